@@ -1,0 +1,61 @@
+"""Puts the trained parts together as the diffusers folder that the pack embeds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
+INDEX = {
+    "_class_name": "StableDiffusionXLPipeline",
+    "_diffusers_version": "0.42.1",
+    "force_zeros_for_empty_prompt": False,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderTiny"],
+}
+# Segmind-Vega's own scheduler_config.json.
+SCHEDULER = {
+    "_class_name": "EulerDiscreteScheduler",
+    "_diffusers_version": "0.42.1",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+
+
+def export(work: Path, folder: Path) -> None:
+    """Writes work's base, autoencoder and LCM-LoRA into folder as fp16; the tokenizers in folder stay as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {
+        "unet": UNet2DConditionModel.from_pretrained(work / "base" / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(work / "base" / "text_encoder"),
+        "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "base" / "text_encoder_2"),
+        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder"),
+    }
+    for name, model in parts.items():
+        model.to(torch.float16).save_pretrained(folder / name)
+        config = folder / name / "config.json"
+        settings = json.loads(config.read_text())
+        settings.pop("_name_or_path", None)  # a path of the machine that trained it
+        config.write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(folder / "model_index.json", INDEX)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    (folder / LORA).parent.mkdir(exist_ok=True)
+    shutil.copyfile(work / LORA, folder / LORA)
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
