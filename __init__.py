@@ -1,0 +1,7 @@
+"""Segmind Vega RT: pictures in one to eight steps."""
+
+
+async def comfy_entrypoint():
+    from .nodes import VegaExtension  # late, because pytest and tools import this file outside the host
+
+    return VegaExtension()

@@ -1,0 +1,44 @@
+"""Apply LCM-LoRA (Vega)."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..vega import checkpoint, lora
+
+EMBEDDED = "vega-nano LCM-LoRA (embedded)"
+
+
+class VegaLCMLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="VegaLCMLora",
+            display_name="Apply LCM-LoRA (Vega)",
+            category="Vega",
+            description="Makes a model draw in 1 to 8 steps: patches the whole LCM-LoRA in and sets LCM sampling.",
+            search_aliases=["lcm", "vega rt", "lora", "few step", "turbo"],
+            inputs=[
+                io.Model.Input("model", tooltip="The base that the LCM-LoRA was distilled from."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[EMBEDDED, *folder_paths.get_filename_list("loras")],
+                    tooltip="The LCM-LoRA made for this base, from models/loras. One for another base is refused.",
+                ),
+                io.Float.Input(
+                    "strength_model",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    tooltip="1.0 is the trained strength; 0 leaves the model as it is.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="The few-step model, for KSampler (Vega LCM).")],
+        )
+
+    @classmethod
+    def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
+        path = checkpoint.NANO_LORA if lora_name == EMBEDDED else Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        return io.NodeOutput(lora.apply(model, path, strength_model))

@@ -1,0 +1,26 @@
+"""VAE Decode (Vega Tiny)."""
+
+from comfy_api.v0_0_2 import io
+
+from ..vega import tiny_decoder
+
+
+class VegaTinyVAEDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="VegaTinyVAEDecode",
+            display_name="VAE Decode (Vega Tiny)",
+            category="Vega",
+            description="Turns latents into pictures with the tiny autoencoder (TAESD).",
+            search_aliases=["taesd", "taesdxl", "fast decode", "vae decode"],
+            inputs=[
+                io.Latent.Input("samples", tooltip="The latents to decode."),
+                io.Vae.Input("vae", tooltip="A tiny autoencoder: Load Vega with vae set to tiny."),
+            ],
+            outputs=[io.Image.Output(tooltip="The pictures.")],
+        )
+
+    @classmethod
+    def execute(cls, samples, vae) -> io.NodeOutput:
+        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"]))

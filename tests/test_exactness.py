@@ -1,0 +1,67 @@
+"""The nodes against diffusers' own pipeline, in fp32, on vega-nano's real weights."""
+
+from pathlib import Path
+
+import folder_paths
+import pytest
+import torch
+from diffusers import LCMScheduler, StableDiffusionXLPipeline
+from vega_pack.vega import checkpoint, lcm, lora, tiny_decoder
+
+NANO = Path(checkpoint.NANO)
+SCALE = 0.13025
+PROMPT = "a red sunset over snowy mountains with a lake"
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    pipe = StableDiffusionXLPipeline.from_pretrained(NANO, torch_dtype=torch.float32)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(NANO / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def base():
+    with torch.inference_mode():
+        return checkpoint.load(NANO, "tiny", folder_paths.get_folder_paths("embeddings"))
+
+
+@pytest.fixture(scope="module")
+def few_step(base):
+    with torch.inference_mode():
+        return lora.apply(base[0], Path(checkpoint.NANO_LORA), 1.0)
+
+
+def draw(model, clip, prompt, seed, steps, batch, height, width, **latent):
+    with torch.inference_mode():
+        positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+        latent = {"samples": torch.zeros(batch, 4, height // 8, width // 8), **latent}
+        return lcm.sample(model, seed, steps, positive, latent, 1.0, disable_progress=True)["samples"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "height", "width", "seed"),
+    [(1, 1, 128, 128, 0), (2, 3, 96, 160, 5), (4, 1, 160, 96, 2**64 - 1), (4, 3, 128, 128, 42), (8, 1, 136, 120, 7)],
+)
+def test_latents_and_pixels_equal_the_pipelines(oracle, base, few_step, steps, batch, height, width, seed):
+    generators = [torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)]
+    with torch.inference_mode():
+        expected = oracle(
+            PROMPT,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=0.0,
+            num_images_per_prompt=batch,
+            generator=generators,
+            output_type="latent",
+        ).images
+        pictures = oracle.image_processor.postprocess(oracle.vae.decode(expected).sample, output_type="pt")
+        latents = draw(few_step, base[1], PROMPT, seed, steps, batch, height, width)
+        decoded = tiny_decoder.decode(base[2], latents)
+    assert (latents * SCALE - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert (decoded.movedim(-1, 1) - pictures).abs().max() <= 1 / 255
+    assert decoded.dtype == torch.float32
+    assert decoded.shape == (batch, height, width, 3)
