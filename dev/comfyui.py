@@ -1,0 +1,165 @@
+"""Starts the real ComfyUI server with this pack, and talks to it over HTTP and its websocket."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import host
+import requests
+import torch
+import websocket
+
+START_SECONDS = 180
+STOP_SECONDS = 10
+FOLDERS = ("checkpoints", "controlnet", "diffusers", "embeddings", "loras", "vae", "vae_approx")
+
+
+class PromptError(Exception):
+    """A prompt that the server refused or that failed; `node_id` says where (None: nowhere in particular)."""
+
+    def __init__(self, message: str, node_id: str | None = None):
+        super().__init__(message)
+        self.node_id = node_id
+
+
+class Server:
+    """A running server: `url`, `base` (its folder of models, inputs and outputs), `log` (a file), `process`."""
+
+    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen):
+        self.url, self.base, self.log, self.process = url, base, log, process
+
+    def get(self, path: str, **query) -> requests.Response:
+        response = requests.get(self.url + path, params=query, timeout=60)
+        response.raise_for_status()
+        return response
+
+    def post(self, path: str, body: dict) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=60)
+
+    def connect(self) -> "Client":
+        return Client(self)
+
+
+class Client:
+    """One websocket connection, and the prompts queued under its id."""
+
+    def __init__(self, server: Server):
+        self.server = server
+        self.id = uuid.uuid4().hex
+        self.socket = websocket.create_connection(f"ws{server.url[4:]}/ws?clientId={self.id}", timeout=600)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close()
+
+    def queue(self, prompt: dict) -> str:
+        """The prompt's id; PromptError with the server's reasons if it is not valid."""
+        response = self.server.post("/prompt", {"prompt": prompt, "client_id": self.id})
+        if response.status_code == 200:
+            return response.json()["prompt_id"]
+        body = response.json()
+        for node_id, node in body.get("node_errors", {}).items():
+            reasons = "; ".join(f"{e['message']}: {e['details']}" for e in node["errors"])
+            raise PromptError(f"{node['class_type']}: {reasons}", node_id)
+        raise PromptError(body["error"]["message"])
+
+    def events(self, prompt_id: str):
+        """(type, data) of the prompt's websocket messages up to its end; binary previews come as ("preview", bytes)."""
+        while True:
+            message = self.socket.recv()
+            if isinstance(message, bytes):
+                yield "preview", message
+                continue
+            event = json.loads(message)
+            if event["data"].get("prompt_id") != prompt_id:
+                continue
+            yield event["type"], event["data"]
+            if event["type"] == "execution_error":
+                data = event["data"]
+                raise PromptError(data["exception_message"].strip(), data["node_id"])
+            if event["type"] == "execution_interrupted":
+                raise PromptError("interrupted", event["data"]["node_id"])
+            if event["type"] == "execution_success":
+                return
+
+    def run(self, prompt: dict) -> dict:
+        """Queues the prompt, waits for its end and returns its outputs: node id -> what /history names."""
+        prompt_id = self.queue(prompt)
+        for _ in self.events(prompt_id):
+            pass
+        return self.outputs(prompt_id)
+
+    def outputs(self, prompt_id: str) -> dict:
+        return self.server.get(f"/history/{prompt_id}").json()[prompt_id]["outputs"]
+
+    def download(self, file: dict) -> bytes:
+        """The bytes of a file that an output names."""
+        return self.server.get("/view", **{k: file[k] for k in ("filename", "subfolder", "type")}).content
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def serve(base: Path, *arguments: str):
+    """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
+
+    The host's own folders are never written to. Models go into base/models.
+    """
+    for name in FOLDERS:
+        (base / "models" / name).mkdir(parents=True, exist_ok=True)
+    for name in ("custom_nodes", "input", "output", "temp", "user"):
+        (base / name).mkdir(exist_ok=True)
+    link = base / "custom_nodes" / host.ROOT.name
+    if not link.is_symlink():
+        link.symlink_to(host.ROOT, target_is_directory=True)
+    port = free_port()
+    command = [sys.executable, "-u", str(host.path() / "main.py"), "--base-directory", str(base), "--port", str(port)]
+    command += ["--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes"]
+    command += ["--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *arguments]
+    if not torch.cuda.is_available():
+        command.append("--cpu")
+    log = base / "server.log"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with log.open("w", encoding="utf-8") as sink:
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
+    server = Server(f"http://127.0.0.1:{port}", base, log, process)
+    try:
+        wait_until_up(server)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_up(server: Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"ComfyUI stopped while starting; the end of {server.log}:\n{tail(server.log)}")
+        try:
+            server.get("/queue")
+            return
+        except requests.ConnectionError:
+            time.sleep(0.1)
+    raise RuntimeError(f"ComfyUI did not answer within {START_SECONDS} s; the end of {server.log}:\n{tail(server.log)}")
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
