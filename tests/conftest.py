@@ -24,3 +24,18 @@ args.cpu = not torch.cuda.is_available()
 spec = importlib.util.spec_from_file_location("vega_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
 sys.modules["vega_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["vega_pack"])
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The real ComfyUI server with this pack, one for the whole run; models dropped into server.base/models are seen."""
+    import comfyui
+
+    with comfyui.serve(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with server.connect() as connected:
+        yield connected

@@ -16,13 +16,14 @@ WORK = Path(__file__).resolve().parent / "work"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("stage", nargs="?", choices=("autoencoder", "base", "lcm-lora", "export"))
+    parser.add_argument("stage", nargs="?", choices=("autoencoder", "base", "lcm-lora", "decoder", "export"))
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and intermediate files")
     parser.add_argument("--out", type=Path, default=NANO, help="the diffusers folder to write")
     parser.add_argument("--pictures", type=int, default=4000, help="pictures whose latents the base learns from")
     parser.add_argument("--autoencoder-steps", type=int, default=900)
-    parser.add_argument("--base-steps", type=int, default=1600)
-    parser.add_argument("--lcm-lora-steps", type=int, default=260)
+    parser.add_argument("--base-steps", type=int, default=1250)
+    parser.add_argument("--lcm-lora-steps", type=int, default=240)
+    parser.add_argument("--decoder-steps", type=int, default=1200)
     options = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -45,6 +46,8 @@ def main() -> None:
 
         losses = lcm_lora.distil(options.work / "base", options.work / LORA, batch_of, options.lcm_lora_steps, options.work)
         report("lcm-lora", losses)
+    if wanted("decoder", options.work / "autoencoder-refined"):
+        report("decoder", autoencoder.refine_decoder(options.work, options.decoder_steps))
     if options.stage in (None, "export"):
         export(options.work, options.out)
         for tokenizer in ("tokenizer", "tokenizer_2"):

@@ -18,6 +18,7 @@ from .resuming import resumable_steps
 CROP = 64
 BATCH = 4
 LEARNING_RATE = 1e-3
+SEEN = 10_000_000  # the decoder's second training draws its crops from here on
 LATENT_NOISE = 0.06  # the decoder sees latents as a sampler leaves them: slightly wrong
 
 
@@ -85,6 +86,43 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
             grid(as_images(torch.cat([target, out.detach()])), CROP).save(work / "autoencoder.png")
     ema.copy_to(vae.parameters())
     model.save_pretrained(work / "autoencoder")
+    return losses
+
+
+def refine_decoder(work: Path, steps: int, seed: int = 1) -> list[float]:
+    """Trains only the decoder of work/autoencoder on, into work/autoencoder-refined, and returns every step's loss.
+
+    The encoder stands still, so latents made with it, and a UNet trained on them, stay valid.
+    """
+    accelerator = Accelerator()
+    set_seed(seed)
+    scenes, _ = pictures.split()
+    vae = AutoencoderTiny.from_pretrained(work / "autoencoder").to(accelerator.device)
+    vae.encoder.requires_grad_(False)
+    decoder = vae.decoder
+    ema = EMAModel(decoder.parameters(), decay=0.995, use_ema_warmup=False)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(30, steps // 5), steps)
+    decoder, optimizer, schedule = accelerator.prepare(decoder, optimizer, schedule)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(ema)
+    losses = []
+    for step in resumable_steps(accelerator, work / "decoder-training", steps, every=100):
+        target = crops(step + SEEN, scenes).to(accelerator.device)
+        with torch.no_grad():
+            latents = vae.encoder(target)
+        loss = reconstruction_loss(decoder(latents + LATENT_NOISE * torch.randn_like(latents)), target)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(decoder.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        ema.step(decoder.parameters())
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            print(f"step {step + 1}: loss {np.mean(losses[-100:]):.4f}", flush=True)
+    ema.copy_to(decoder.parameters())
+    vae.save_pretrained(work / "autoencoder-refined")
     return losses
 
 

@@ -42,7 +42,7 @@ def export(work: Path, folder: Path) -> None:
         "unet": UNet2DConditionModel.from_pretrained(work / "base" / "unet"),
         "text_encoder": CLIPTextModel.from_pretrained(work / "base" / "text_encoder"),
         "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "base" / "text_encoder_2"),
-        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder"),
+        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder-refined"),
     }
     for name, model in parts.items():
         model.to(torch.float16).save_pretrained(folder / name)
