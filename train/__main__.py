@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from diffusers.utils import logging as diffusers_logging
 
-from . import autoencoder, lcm_lora, text_encoders, text_to_image
+from . import autoencoder, classifier, evaluation, lcm_lora, text_encoders, text_to_image
 from .export import LORA, export
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
@@ -16,7 +16,7 @@ WORK = Path(__file__).resolve().parent / "work"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("stage", nargs="?", choices=("autoencoder", "base", "lcm-lora", "decoder", "export"))
+    parser.add_argument("stage", nargs="?", choices=("autoencoder", "base", "lcm-lora", "decoder", "export", "evaluation"))
     parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and intermediate files")
     parser.add_argument("--out", type=Path, default=NANO, help="the diffusers folder to write")
     parser.add_argument("--pictures", type=int, default=4000, help="pictures whose latents the base learns from")
@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=1250)
     parser.add_argument("--lcm-lora-steps", type=int, default=240)
     parser.add_argument("--decoder-steps", type=int, default=1200)
+    parser.add_argument("--classifier-steps", type=int, default=700)
+    parser.add_argument("--prompts", type=int, default=96, help="held-out prompts that the evaluation draws")
     options = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -54,6 +56,10 @@ def main() -> None:
             if options.out != NANO:
                 shutil.copytree(NANO / tokenizer, options.out / tokenizer, dirs_exist_ok=True)
         print(f"exported to {options.out}")
+    if wanted("evaluation", options.work / "scores.json"):
+        if not (options.work / "classifier.pt").exists():
+            report("classifier", classifier.train(options.work, options.classifier_steps))
+        print(evaluation.table(evaluation.evaluate(options.out, options.work, options.prompts)))
 
 
 def report(stage: str, losses: list[float]) -> None:

@@ -15,6 +15,7 @@ from .resuming import resumable_steps
 
 BATCH = 32
 LEARNING_RATE = 2e-3
+UNSEEN = 10**9  # far from the pictures that the autoencoder and the base learn from
 
 
 class AttributeClassifier(nn.Module):
@@ -74,8 +75,9 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
     losses = []
     for step in resumable_steps(accelerator, work / "classifier-training", steps, every=100):
         rng = np.random.default_rng([step, 2])
-        # Far from the indices that the autoencoder and the base learn from.
-        scenes, images = zip(*(pictures.sample(10**9 + step * BATCH + i, pictures.SCENES) for i in range(BATCH)), strict=True)
+        scenes, images = zip(
+            *(pictures.sample(10**9 + step * BATCH + i, pictures.SCENES) for i in range(BATCH)), strict=True
+        )
         outputs = model(blurred(as_tensor(images).to(accelerator.device), rng))
         targets = labels(scenes).to(accelerator.device)
         loss = sum(F.cross_entropy(o, targets[:, i]) for i, o in enumerate(outputs))

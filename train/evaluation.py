@@ -71,7 +71,6 @@ def evaluate(folder: Path, work: Path, prompts: int) -> dict:
         scores[row] = dict(zip(pictures.Scene._fields, hits.mean(0).tolist(), strict=True))
         scores[row] |= {"mean": hits.mean().item(), "all": hits.prod(1).mean().item()}
         print(row, {k: round(100 * v, 1) for k, v in scores[row].items()}, flush=True)
-        (work / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
 
     real = as_tensor([pictures.picture(scene, 2 * 10**9 + i) for i, scene in enumerate(scenes)])
     score("real pictures", real)
@@ -89,6 +88,7 @@ def evaluate(folder: Path, work: Path, prompts: int) -> dict:
                 sheet.append((row, as_images(draw(pipe, list(SHEET_PROMPTS), scheduler, steps, guidance))))
                 score(row, draw(pipe, captions, scheduler, steps, guidance))
     labelled(sheet).save(folder / "samples.jpg", quality=88)
+    (work / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     return scores
 
 
