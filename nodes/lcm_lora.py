@@ -40,5 +40,7 @@ class VegaLCMLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
-        path = checkpoint.NANO_LORA if lora_name == EMBEDDED else Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        path = (
+            checkpoint.NANO_LORA if lora_name == EMBEDDED else Path(folder_paths.get_full_path_or_raise("loras", lora_name))
+        )
         return io.NodeOutput(lora.apply(model, path, strength_model))

@@ -27,7 +27,9 @@ class VegaLCMSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Picture k of a batch is the picture that seed + k draws alone.",
                 ),
-                io.Int.Input("steps", default=4, min=1, max=50, tooltip="2 to 8 is the useful range; 1 works, more gives little."),
+                io.Int.Input(
+                    "steps", default=4, min=1, max=50, tooltip="2 to 8 is the useful range; 1 works, more gives little."
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt. There is no negative: guidance is trained in."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to change."),
                 io.Float.Input(

@@ -15,7 +15,7 @@ if not (HOST / "main.py").is_file():
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(HOST))
-sys.path.append(str(ROOT / "dev"))
+sys.path += [str(ROOT / "dev"), str(ROOT / "tests")]
 
 from comfy.cli_args import args  # noqa: E402
 

@@ -23,6 +23,13 @@ TINY = {
     "num_encoder_blocks": [1, 3, 3, 3],
     "upsampling_scaling_factor": 2,
 }
+FULL = {
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
 
 
 def load(folder: Path, kind: str, latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
@@ -36,7 +43,10 @@ def load(folder: Path, kind: str, latent_format: comfy.latent_formats.LatentForm
         raise ValueError(f"{folder} holds no tiny autoencoder (AutoencoderTiny): set vae to `full`.")
     path = weights.find(folder, "diffusion_pytorch_model")
     found, _ = weights.read(path)
-    vae = tiny(path, found, config, latent_format) if is_tiny else full(path, found)
+    for option, value in (TINY if is_tiny else FULL).items():
+        if config.get(option, value) != value:
+            raise ValueError(f"{config_file}: {option} = {config[option]!r} is not supported (only {value!r}).")
+    vae = tiny(path, found, config.get("scaling_factor", 1.0), latent_format) if is_tiny else full(path, found)
     # The host makes a dynamic patcher where it can; graph replay needs weights at fixed addresses.
     vae.patcher = comfy.model_patcher.ModelPatcher(
         vae.first_stage_model,
@@ -46,17 +56,13 @@ def load(folder: Path, kind: str, latent_format: comfy.latent_formats.LatentForm
     return vae
 
 
-def tiny(path: Path, found: dict, config: dict, latent_format) -> comfy.sd.VAE:
+def tiny(path: Path, found: dict, scaling_factor: float, latent_format) -> comfy.sd.VAE:
     """An AutoencoderTiny state dict as the host's TAESD."""
-    for option, value in TINY.items():
-        if config.get(option, value) != value:
-            raise ValueError(f"{path.parent / 'config.json'}: {option} = {config[option]!r} is not supported (only {value!r}).")
-    needed = comfy.taesd.taesd.TAESD().state_dict()
     state_dict = {host_name(name): tensor for name, tensor in found.items()}
     # latents on the wire are UNet latents / scale_factor; the tiny decoder wants UNet latents / scaling_factor.
-    state_dict["vae_scale"] = torch.tensor(latent_format.scale_factor / config.get("scaling_factor", 1.0))
+    state_dict["vae_scale"] = torch.tensor(latent_format.scale_factor / scaling_factor)
     state_dict["vae_shift"] = torch.tensor(0.0)
-    weights.check(path, state_dict, needed)
+    weights.check(path, state_dict, comfy.taesd.taesd.TAESD().state_dict())
     device = comfy.model_management.vae_device()
     half = comfy.model_management.should_use_fp16(device)
     vae = comfy.sd.VAE(sd=state_dict, dtype=torch.float16 if half else torch.float32)
@@ -77,7 +83,11 @@ def host_name(name: str) -> str:
 def full(path: Path, found: dict) -> comfy.sd.VAE:
     """An AutoencoderKL state dict as the host's VAE."""
     converted = comfy.diffusers_convert.convert_vae_state_dict(found)
-    vae = comfy.sd.VAE(sd=dict(converted))
-    vae.throw_exception_if_invalid()
+    try:
+        vae = comfy.sd.VAE(sd=dict(converted))
+        vae.throw_exception_if_invalid()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit an AutoencoderKL ({reason}). Download the model again.") from error
     weights.check(path, converted, vae.first_stage_model.state_dict())
     return vae

@@ -20,7 +20,14 @@ REQUIRED = {
     "max_position_embeddings": (77,),
     "vocab_size": (49408,),
 }
-USED = ("hidden_act", "hidden_size", "intermediate_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers")
+USED = (
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+)
 
 
 def load(folder: Path, embedding_directory: list[str]) -> comfy.sd.CLIP:
@@ -73,7 +80,9 @@ def host_config(path: Path) -> dict:
     config = json.loads(path.read_text(encoding="utf-8"))
     for option, allowed in REQUIRED.items():
         if config.get(option, allowed[0]) not in allowed:
-            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {' or '.join(map(repr, allowed))}).")
+            raise ValueError(
+                f"{path}: {option} = {config[option]!r} is not supported (only {' or '.join(map(repr, allowed))})."
+            )
     if config["num_hidden_layers"] < 3:
         raise ValueError(f"{path}: {config['num_hidden_layers']} layers; the host needs at least 3.")
     return {option: config[option] for option in USED}

@@ -125,13 +125,9 @@ def host_config(config: dict, path: Path) -> dict:
     up_depths = config.get("reverse_transformer_layers_per_block") or depths[::-1]
     down_attention = [t == "CrossAttnDownBlock2D" for t in down]
     up_attention = [t == "CrossAttnUpBlock2D" for t in up]
-    depth_in = [
-        d for level in range(levels) for d in block_depths(depths[level], layers[level], down_attention[level])
-    ]
+    depth_in = [d for level in range(levels) for d in block_depths(depths[level], layers[level], down_attention[level])]
     depth_out = [
-        d
-        for level in range(levels)
-        for d in block_depths(up_depths[level], layers[-1 - level] + 1, up_attention[level])
+        d for level in range(levels) for d in block_depths(up_depths[level], layers[-1 - level] + 1, up_attention[level])
     ]
     middle = {
         None: -2,  # no middle block

@@ -1,0 +1,97 @@
+"""Diffusers folders with random weights and the real families' block structures, narrow enough for a test."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+CROSS_DOWN, CROSS_UP = "CrossAttnDownBlock2D", "CrossAttnUpBlock2D"
+SDXL = dict(
+    block_out_channels=(64, 128, 256),
+    down_block_types=("DownBlock2D", CROSS_DOWN, CROSS_DOWN),
+    up_block_types=(CROSS_UP, CROSS_UP, "UpBlock2D"),
+    attention_head_dim=[1, 2, 4],
+    layers_per_block=2,
+    cross_attention_dim=128,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=6 * 256 + 64,
+)
+SD = dict(cross_attention_dim=64, attention_head_dim=8)
+FAMILIES = {
+    "Segmind-Vega": {**SDXL, "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": [1, 1, 2]},
+    "SSD-1B": {
+        **SDXL,
+        "mid_block_type": "UNetMidBlock2D",
+        "transformer_layers_per_block": [1, 2, 4],
+        "reverse_transformer_layers_per_block": [[4, 4, 3], [2, 1, 1], 1],
+    },
+    "SDXL": {**SDXL, "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": [1, 2, 3]},
+    "SD 1.5": {
+        **SD,
+        "block_out_channels": (64, 128, 256, 256),
+        "layers_per_block": 2,
+    },
+    "small-sd": {
+        **SD,
+        "block_out_channels": (64, 128, 256, 256),
+        "layers_per_block": 1,
+    },
+    "tiny-sd": {
+        **SD,
+        "block_out_channels": (64, 128, 256),
+        "down_block_types": (CROSS_DOWN,) * 3,
+        "up_block_types": (CROSS_UP,) * 3,
+        "mid_block_type": None,
+        "layers_per_block": 1,
+    },
+}
+
+
+def unet(family: str) -> UNet2DConditionModel:
+    return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family])
+
+
+def text_config(hidden_act: str, pad: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=64,
+        intermediate_size=128,
+        projection_dim=64,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        hidden_act=hidden_act,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=pad,
+    )
+
+
+def text_encoders(family: str) -> list[CLIPTextModel]:
+    first = CLIPTextModel(text_config("quick_gelu", 49407))
+    if "addition_embed_type" in FAMILIES[family]:
+        return [first, CLIPTextModelWithProjection(text_config("gelu", 0))]
+    return [first]
+
+
+def write(folder: Path, family: str, vae: str = "tiny", dtype: torch.dtype = torch.float32, variant: str | None = None):
+    """A whole folder of the family; returns its diffusers modules (unet, text encoders, vae) for comparison."""
+    torch.manual_seed(0)
+    parts = {"unet": unet(family), "vae": AutoencoderTiny() if vae == "tiny" else full_autoencoder()}
+    parts.update(zip(("text_encoder", "text_encoder_2"), text_encoders(family), strict=False))
+    for name, module in parts.items():
+        module.eval().to(dtype).save_pretrained(folder / name, variant=variant)
+    (folder / "model_index.json").write_text("{}")
+    return parts
+
+
+def full_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+    )

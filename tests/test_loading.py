@@ -1,0 +1,141 @@
+"""Folders of every family, random weights at reduced width, against diffusers' own modules in fp32."""
+
+import json
+
+import folders
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTokenizer
+from vega_pack.vega import checkpoint
+
+PROMPTS = [
+    "",
+    "a red sunset over snowy mountains with a lake",
+    "🌅 émoji, naïve café 日本語 — ½",
+    "night!!! desert?!? full-moon...",
+    "  many   spaces\tand\nlines ",
+    "UPPER lower 12345 #hash @at $5.00",
+    " ".join(["word"] * 75),
+]
+
+
+@pytest.fixture(scope="module", params=folders.FAMILIES)
+def pair(request, tmp_path_factory):
+    """(diffusers' modules, our MODEL, CLIP and VAE) of one family."""
+    folder = tmp_path_factory.mktemp("model") / request.param
+    modules = folders.write(folder, request.param)
+    with torch.inference_mode():
+        return modules, checkpoint.load(folder, "tiny", [])
+
+
+def relative(out, expected):
+    return ((out - expected).abs().max() / expected.abs().max()).item()
+
+
+@torch.inference_mode()
+def test_unet(pair):
+    modules, (model, _, _) = pair
+    reference = modules["unet"]
+    width = reference.config.cross_attention_dim
+    x, context, t = torch.randn(2, 4, 16, 24), torch.randn(2, 77, width), torch.tensor([999, 259])
+    pooled, sizes = torch.randn(2, 64), torch.tensor([[128, 192, 0, 0, 128, 192]] * 2)
+    expected = reference(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+    y = None
+    if model.model.model_config.unet_config["adm_in_channels"]:
+        y = torch.cat([model.model.encode_adm(pooled_output=pooled[i : i + 1], width=192, height=128) for i in range(2)])
+    assert relative(model.model.diffusion_model(x, t, context=context, y=y), expected) < 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_text_encoders(pair, prompt):
+    modules, (_, clip, _) = pair
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer")
+    tokenizer_2 = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer_2")
+    ids = tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    tokens = clip.tokenize(prompt)
+    assert [t for t, _ in tokens["l"][0]] == ids[0].tolist()
+    context, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+    first = modules["text_encoder"](ids, output_hidden_states=True)
+    if "text_encoder_2" not in modules:
+        assert relative(context[:, :77], first.last_hidden_state) < 1e-5
+        return
+    ids_2 = tokenizer_2(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    assert [t for t, _ in tokens["g"][0]] == ids_2[0].tolist()
+    second = modules["text_encoder_2"](ids_2, output_hidden_states=True)
+    expected = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    assert relative(context[:, :77], expected) < 1e-5
+    assert relative(pooled, second.text_embeds) < 1e-5
+
+
+@torch.inference_mode()
+def test_tiny_autoencoder(pair):
+    modules, (model, _, vae) = pair
+    scale = model.model.latent_format.scale_factor
+    latents, pixels = torch.randn(2, 4, 8, 12), torch.rand(1, 64, 96, 3)
+    expected = (modules["vae"].decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    assert (vae.decode(latents / scale) - expected).abs().max() < 1e-6
+    expected = modules["vae"].encode(pixels.movedim(-1, 1) * 2 - 1).latents
+    assert relative(vae.encode(pixels) * scale, expected) < 1e-5
+
+
+@torch.inference_mode()
+def test_full_autoencoder(tmp_path):
+    modules = folders.write(tmp_path / "model", "Segmind-Vega", vae="full")
+    _, _, vae = checkpoint.load(tmp_path / "model", "full", [])
+    latents = torch.randn(1, 4, 8, 8)
+    expected = (modules["vae"].decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    assert (vae.decode(latents) - expected).abs().max() < 1e-4  # fp32 rounding through some forty layers
+    with pytest.raises(ValueError, match="set vae to `full`"):
+        checkpoint.load(tmp_path / "model", "tiny", [])
+
+
+@torch.inference_mode()
+def test_fp16_variant_loads(tmp_path):
+    folders.write(tmp_path / "model", "tiny-sd", dtype=torch.float16, variant="fp16")
+    model, _, _ = checkpoint.load(tmp_path / "model", "tiny", [])
+    assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
+    assert model.model.diffusion_model.dtype in (torch.float16, torch.float32)
+
+
+@torch.inference_mode()
+def test_text_model_prefix_of_older_transformers_is_understood(tmp_path):
+    folders.write(tmp_path / "model", "tiny-sd")
+    path = tmp_path / "model" / "text_encoder" / "model.safetensors"
+    _, new, _ = checkpoint.load(tmp_path / "model", "tiny", [])
+    old = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in load_file(path).items()}
+    save_file(old | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, path)
+    _, again, _ = checkpoint.load(tmp_path / "model", "tiny", [])
+    assert torch.equal(new.encode("a prompt"), again.encode("a prompt"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("in_channels", 9),
+        ("act_fn", "gelu"),
+        ("norm_num_groups", 16),
+        ("time_cond_proj_dim", 256),
+        ("resnet_time_scale_shift", "scale_shift"),
+        ("addition_embed_type", "image"),
+        ("down_block_types", ["AttnDownBlock2D"] * 3),
+        ("block_out_channels", [64, 96, 128]),
+        ("attention_head_dim", [1, 3, 5]),
+    ],
+)
+def test_unet_options_that_the_host_cannot_draw_are_refused_by_name(tmp_path, option, value):
+    folders.write(tmp_path / "model", "tiny-sd")
+    config_file = tmp_path / "model" / "unet" / "config.json"
+    config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {option: value}))
+    with pytest.raises(ValueError, match=option) as error:
+        checkpoint.load(tmp_path / "model", "tiny", [])
+    assert str(config_file) in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+def test_a_folder_that_lacks_a_part_is_refused(tmp_path, part):
+    folders.write(tmp_path / "model", "tiny-sd")
+    (tmp_path / "model" / part / "config.json").unlink()
+    with pytest.raises(ValueError, match=f"{part}/config.json is missing"):
+        checkpoint.load(tmp_path / "model", "tiny", [])
