@@ -73,22 +73,29 @@ class Client:
         raise PromptError(body["error"]["message"])
 
     def events(self, prompt_id: str):
-        """(type, data) of the prompt's websocket messages up to its end; binary previews come as ("preview", bytes)."""
+        """(type, data) of the prompt's websocket messages; binary previews come as ("preview", bytes).
+
+        Ends with `executing` of no node, which the server sends last, after the outputs are in /history (the
+        execution_success before it comes too early for that); raises PromptError then if the prompt failed.
+        """
+        failure = None
         while True:
             message = self.socket.recv()
             if isinstance(message, bytes):
                 yield "preview", message
                 continue
             event = json.loads(message)
-            if event["data"].get("prompt_id") != prompt_id:
+            kind, data = event["type"], event["data"]
+            if data.get("prompt_id") != prompt_id:
                 continue
-            yield event["type"], event["data"]
-            if event["type"] == "execution_error":
-                data = event["data"]
-                raise PromptError(data["exception_message"].strip(), data["node_id"])
-            if event["type"] == "execution_interrupted":
-                raise PromptError("interrupted", event["data"]["node_id"])
-            if event["type"] == "execution_success":
+            yield kind, data
+            if kind == "execution_error":
+                failure = PromptError(data["exception_message"].strip(), data["node_id"])
+            elif kind == "execution_interrupted":
+                failure = PromptError("interrupted", data["node_id"])
+            elif kind == "executing" and data["node"] is None:
+                if failure:
+                    raise failure
                 return
 
     def run(self, prompt: dict) -> dict:

@@ -28,7 +28,7 @@ class VegaLCMSampler(io.ComfyNode):
                     tooltip="Picture k of a batch is the picture that seed + k draws alone.",
                 ),
                 io.Int.Input(
-                    "steps", default=4, min=1, max=50, tooltip="2 to 8 is the useful range; 1 works, more gives little."
+                    "steps", default=4, min=1, max=50, tooltip="2 to 8 is the useful range; 1 works, more adds little."
                 ),
                 io.Conditioning.Input("positive", tooltip="The prompt. There is no negative: guidance is trained in."),
                 io.Latent.Input("latent_image", tooltip="An empty latent, or a picture to change."),
@@ -38,7 +38,7 @@ class VegaLCMSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of latent_image to draw anew: 1 all, 0 nothing. Lower values have room for fewer steps.",
+                    tooltip="How much of latent_image to draw anew: 1 all, 0 nothing. Lower ones have room for fewer steps.",
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The drawn latent.")],

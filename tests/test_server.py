@@ -1,0 +1,107 @@
+"""The pack on the running server: the graph's latents and pictures against diffusers, many prompts in a row."""
+
+import hashlib
+import io
+import math
+
+import graphs
+import numpy as np
+import psutil
+import pytest
+import torch
+from diffusers import LCMScheduler, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load
+from vega_pack.vega import checkpoint
+
+SCALE = 0.13025  # host latents x SCALE are what the UNet sees
+NODES = ("VegaLoader", "VegaLCMLora", "VegaLCMSampler", "VegaTinyVAEDecode")
+PROMPT = "night, desert, full moon"
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    pipe = StableDiffusionXLPipeline.from_pretrained(checkpoint.NANO, torch_dtype=torch.float32)
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(checkpoint.NANO / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_nodes_are_offered_with_the_embedded_model_first(server):
+    info = server.get("/object_info").json()
+    assert set(NODES) <= info.keys()
+    assert all(info[n]["category"] == "Vega" for n in NODES)
+    assert info["VegaLoader"]["input"]["required"]["model_name"][1]["options"][0] == "vega-nano (embedded)"
+    assert info["VegaLCMLora"]["input"]["required"]["lora_name"][1]["options"][0] == "vega-nano LCM-LoRA (embedded)"
+    assert [list(info[n]["output"]) for n in NODES] == [["MODEL", "CLIP", "VAE"], ["MODEL"], ["LATENT"], ["IMAGE"]]
+
+
+def test_a_new_folder_shows_after_refresh(server):
+    folder = server.base / "models" / "diffusers" / "sub" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{}")
+    info = server.get("/object_info/VegaLoader").json()
+    assert "sub/mine/" in info["VegaLoader"]["input"]["required"]["model_name"][1]["options"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "width", "height", "seed"),
+    [(1, 1, 128, 128, 3), (2, 3, 160, 96, 2**64 - 2), (4, 1, 128, 128, 1234567890123), (8, 3, 96, 128, 0)],
+)
+def test_a_queued_graph_equals_the_pipeline(client, oracle, steps, batch, width, height, seed):
+    graph = graphs.text_to_image(
+        CLIPTextEncode__text=PROMPT,
+        EmptyLatentImage__width=width,
+        EmptyLatentImage__height=height,
+        EmptyLatentImage__batch_size=batch,
+        VegaLCMSampler__steps=steps,
+        VegaLCMSampler__seed=seed,
+    )
+    graph["8"] = {"class_type": "SaveLatent", "inputs": {"samples": [graphs.SAMPLER, 0], "filename_prefix": "exact"}}
+    outputs = client.run(graph)
+    latents = load(client.download(outputs["8"]["latents"][0]))["latent_tensor"] * SCALE
+    generators = [torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in range(batch)]
+    options = dict(height=height, width=width, num_inference_steps=steps, guidance_scale=0.0, num_images_per_prompt=batch)
+    with torch.inference_mode():
+        expected = oracle(PROMPT, generator=generators, output_type="latent", **options).images
+        pictures = oracle.image_processor.postprocess(oracle.vae.decode(expected).sample, output_type="np")
+    assert (latents - expected).abs().max() <= 1e-4 * expected.abs().max()
+    files = outputs[graphs.SAVE]["images"]
+    assert len(files) == batch
+    for file, picture in zip(files, pictures, strict=True):
+        drawn = np.asarray(Image.open(io.BytesIO(client.download(file))), dtype=np.float32)
+        # SaveImage cuts off what follows the comma of 255 x, which is up to one step of its own.
+        assert np.abs(drawn - np.floor(picture * 255)).max() <= 1
+
+
+def digest(client, seed):
+    outputs = client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, SaveImage__filename_prefix="many"))
+    picture = Image.open(io.BytesIO(client.download(outputs[graphs.SAVE]["images"][0])))
+    return hashlib.sha256(picture.tobytes()).hexdigest()
+
+
+def many_prompts(server, client, count):
+    """Runs `count` prompts over ten seeds; memory after the tenth and at the end, in MiB."""
+    process = psutil.Process(server.process.pid)
+    seen = {}
+    for i in range(count):
+        drawn = digest(client, seed=i % 10)
+        assert seen.setdefault(i % 10, drawn) == drawn
+        if i == 9:
+            early = process.memory_info().rss / 2**20
+    assert len(set(seen.values())) == 10
+    return early, process.memory_info().rss / 2**20
+
+
+def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client):
+    early, late = many_prompts(server, client, 40)
+    assert late - early < 32
+
+
+@pytest.mark.soak
+def test_200_prompts_in_a_row(server, client, record_property):
+    early, late = many_prompts(server, client, 200)
+    record_property("memory_after_10_prompts_mib", math.ceil(early))
+    record_property("memory_after_200_prompts_mib", math.ceil(late))
+    assert late - early < 32
