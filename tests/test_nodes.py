@@ -1,0 +1,29 @@
+"""The schemas: what is saved in people's workflows must not drift from what is executed."""
+
+import inspect
+
+import pytest
+from vega_pack.nodes import VegaLCMLora, VegaLCMSampler, VegaLoader, VegaTinyVAEDecode
+
+INPUTS = {
+    VegaLoader: ["model_name", "vae"],
+    VegaLCMLora: ["model", "lora_name", "strength_model"],
+    VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise"],
+    VegaTinyVAEDecode: ["samples", "vae"],
+}
+
+
+@pytest.mark.parametrize("node", INPUTS)
+def test_ids_are_the_ones_promised_and_the_ones_executed(node):
+    schema = node.define_schema()
+    assert schema.node_id == node.__name__
+    assert [i.id for i in schema.inputs] == INPUTS[node]
+    assert list(inspect.signature(node.execute).parameters) == INPUTS[node]
+
+
+@pytest.mark.parametrize("node", INPUTS)
+def test_everything_explains_itself(node):
+    schema = node.define_schema()
+    assert schema.description
+    assert schema.search_aliases
+    assert all(i.tooltip for i in [*schema.inputs, *schema.outputs])
