@@ -1,7 +1,9 @@
 """Finds the host, keeps it on the CPU where there is no GPU, and loads the pack as the host does, as `vega_pack`."""
 
+import datetime
 import importlib.util
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -39,3 +41,25 @@ def server(tmp_path_factory):
 def client(server):
     with server.connect() as connected:
         yield connected
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """`make soak` leaves its report in bench/results/soak.md."""
+    if config.getoption("markexpr") != "soak":
+        return
+    lines = [
+        "# Soak report",
+        "",
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, "
+        f"{torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, torch {torch.__version__}",
+        "",
+        "| test | outcome | seconds | measured |",
+        "|---|---|---|---|",
+    ]
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            measured = ", ".join(f"{name} = {value}" for name, value in report.user_properties)
+            lines.append(f"| {report.nodeid.split('::')[-1]} | {outcome} | {report.duration:.0f} | {measured} |")
+    target = ROOT / "bench" / "results" / "soak.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -44,6 +44,7 @@ def test_the_workflow_opens_runs_and_shows_its_picture(page, server, tmp_path):
     before = set(server.get("/history").json())
     page.evaluate("window.app.queuePrompt(0)")
     page.wait_for_function("window.app.graph._nodes.find(n => n.type === 'SaveImage').imgs?.length === 1")
+    page.keyboard.press("Escape")  # the first visit opens the template browser on top
     page.screenshot(path=tmp_path / "drawn.png")
     (new,) = set(server.get("/history").json()) - before
     entry = server.get(f"/history/{new}").json()[new]

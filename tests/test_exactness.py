@@ -65,3 +65,41 @@ def test_latents_and_pixels_equal_the_pipelines(oracle, base, few_step, steps, b
     assert (decoded.movedim(-1, 1) - pictures).abs().max() <= 1 / 255
     assert decoded.dtype == torch.float32
     assert decoded.shape == (batch, height, width, 3)
+
+
+WORDS = "red SUNSET snowy-mountains lake's 128x128 naïve 🌙 ½ “quoted” c:\\path\\file #tag @you 100% a/b".split()
+WORDS += "… 日本 ok! why? (really) [no] {yes}".split()
+TEXTS = [
+    "",
+    " ",
+    "!",
+    "!!!",
+    "🌅🌅",
+    "\n",
+    "a" * 200,
+    "tab\tand\nline",
+    "(escaped) parentheses",
+    "50% (of) it",
+    "((nested))",
+]
+TEXTS += [" ".join(WORDS[i % len(WORDS)] for i in range(start, start + 1 + start % 17)) for start in range(39)]
+
+
+def test_token_ids_of_50_prompts_are_the_pipelines(oracle, base):
+    assert len(TEXTS) == 50
+    for text in TEXTS:
+        escaped = text.replace("(", "\\(").replace(")", "\\)")  # the host reads bare parentheses as emphasis
+        tokens = base[1].tokenize(escaped)
+        for side, tokenizer in (("l", oracle.tokenizer), ("g", oracle.tokenizer_2)):
+            ids = tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
+            assert [t for t, _ in tokens[side][0]] == ids, text
+
+
+@pytest.mark.parametrize("text", [PROMPT, "", "night 🌙", "word " * 75, "a long prompt " * 60])
+def test_text_encodings_are_the_pipelines(oracle, base, text):
+    """Prompts beyond 75 tokens are chunked as the host does; their first chunk is what diffusers cuts them to."""
+    with torch.inference_mode():
+        context, pooled = base[1].encode_from_tokens(base[1].tokenize(text), return_pooled=True)
+        expected, _, expected_pooled, _ = oracle.encode_prompt(text, do_classifier_free_guidance=False)
+    assert (context[:, :77] - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (pooled - expected_pooled).abs().max() <= 1e-5 * expected_pooled.abs().max()

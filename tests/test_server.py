@@ -3,6 +3,8 @@
 import hashlib
 import io
 import math
+import statistics
+import time
 
 import graphs
 import numpy as np
@@ -50,6 +52,10 @@ def test_a_new_folder_shows_after_refresh(server):
     [(1, 1, 128, 128, 3), (2, 3, 160, 96, 2**64 - 2), (4, 1, 128, 128, 1234567890123), (8, 3, 96, 128, 0)],
 )
 def test_a_queued_graph_equals_the_pipeline(client, oracle, steps, batch, width, height, seed):
+    check_exactness(client, oracle, steps, batch, width, height, seed)
+
+
+def check_exactness(client, oracle, steps, batch, width, height, seed):
     graph = graphs.text_to_image(
         CLIPTextEncode__text=PROMPT,
         EmptyLatentImage__width=width,
@@ -105,3 +111,23 @@ def test_200_prompts_in_a_row(server, client, record_property):
     record_property("memory_after_10_prompts_mib", math.ceil(early))
     record_property("memory_after_200_prompts_mib", math.ceil(late))
     assert late - early < 32
+
+
+@pytest.mark.soak
+def test_a_warm_four_step_picture_takes_at_most_600_ms(client, record_property):
+    """From POST /prompt to the last event, with a new seed each time; the median of twenty."""
+    client.run(graphs.text_to_image())
+    times = []
+    for seed in range(20):
+        began = time.perf_counter()
+        client.run(graphs.text_to_image(VegaLCMSampler__seed=1000 + seed))
+        times.append(time.perf_counter() - began)
+    record_property("median_seconds", round(statistics.median(times), 3))
+    assert statistics.median(times) < 0.6
+
+
+@pytest.mark.soak
+def test_every_step_count_equals_the_pipeline(client, oracle):
+    for steps in range(1, 9):
+        for batch, width, height in ((1, 128, 128), (3, 96, 160), (1, 192, 128)):
+            check_exactness(client, oracle, steps, batch, width, height, seed=steps * 1000 + batch)

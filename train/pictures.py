@@ -179,7 +179,10 @@ def _terrain(rng, scene, image, horizon, light):
             step = width / 26
             for i in range(28):
                 x = i * step + rng.uniform(-0.3, 0.3) * step
-                top, foot = horizon + base * height - tall * height * rng.uniform(0.3, 1), horizon + base * height + 0.12 * height
+                top, foot = (
+                    horizon + base * height - tall * height * rng.uniform(0.3, 1),
+                    horizon + base * height + 0.12 * height,
+                )
                 draw.polygon([(x, top), (x - step * 0.75, foot), (x + step * 0.75, foot)], fill=colour)
         _below(draw, np.full(width, horizon + 0.07 * height), height, near)
     elif scene.terrain == "city":
@@ -228,21 +231,35 @@ def _object(rng, scene, image, horizon, light):
     if scene.object == "house":
         s, y = width * rng.uniform(0.15, 0.18), horizon + height * rng.uniform(0.2, 0.27)
         draw.rectangle([x - s / 2, y - s * 0.6, x + s / 2, y], fill=_tint((226, 170, 140), light, 1.1))
-        draw.polygon([(x - s * 0.68, y - s * 0.58), (x, y - s * 1.15), (x + s * 0.68, y - s * 0.58)], fill=_tint((186, 46, 40), light, 1.2))
+        draw.polygon(
+            [(x - s * 0.68, y - s * 0.58), (x, y - s * 1.15), (x + s * 0.68, y - s * 0.58)],
+            fill=_tint((186, 46, 40), light, 1.2),
+        )
         draw.rectangle([x - s * 0.34, y - s * 0.45, x - s * 0.08, y - s * 0.2], fill=(255, 222, 110))
         draw.rectangle([x + s * 0.12, y - s * 0.4, x + s * 0.32, y], fill=_tint((110, 70, 60), light))
     elif scene.object == "boat":
         s, y = width * rng.uniform(0.17, 0.21), horizon + height * rng.uniform(0.14, 0.24)
-        draw.polygon([(x - s * 0.5, y), (x + s * 0.5, y), (x + s * 0.3, y + s * 0.24), (x - s * 0.3, y + s * 0.24)], fill=_tint((160, 62, 40), light, 1.1))
-        draw.polygon([(x + s * 0.04, y - s * 1.1), (x + s * 0.04, y - s * 0.08), (x + s * 0.48, y - s * 0.08)], fill=_tint((250, 248, 240), light, 1.15))
-        draw.polygon([(x - s * 0.04, y - s * 0.95), (x - s * 0.04, y - s * 0.08), (x - s * 0.4, y - s * 0.08)], fill=_tint((236, 232, 224), light, 1.15))
+        draw.polygon(
+            [(x - s * 0.5, y), (x + s * 0.5, y), (x + s * 0.3, y + s * 0.24), (x - s * 0.3, y + s * 0.24)],
+            fill=_tint((160, 62, 40), light, 1.1),
+        )
+        draw.polygon(
+            [(x + s * 0.04, y - s * 1.1), (x + s * 0.04, y - s * 0.08), (x + s * 0.48, y - s * 0.08)],
+            fill=_tint((250, 248, 240), light, 1.15),
+        )
+        draw.polygon(
+            [(x - s * 0.04, y - s * 0.95), (x - s * 0.04, y - s * 0.08), (x - s * 0.4, y - s * 0.08)],
+            fill=_tint((236, 232, 224), light, 1.15),
+        )
     elif scene.object == "cactus":
         s, y = width * rng.uniform(0.24, 0.3), horizon + height * rng.uniform(0.24, 0.32)
         w, green = s * 0.09, _tint((46, 112, 58), light, 0.9)
         draw.rounded_rectangle([x - w, y - s, x + w, y], w, fill=green)
         for side, low, high in ((-1, 0.4, 0.75), (1, 0.5, 0.88)):
             arm = x + side * s * 0.3
-            draw.rounded_rectangle([min(x, arm) - w * 0.8, y - s * low - w, max(x, arm) + w * 0.8, y - s * low + w * 0.6], w * 0.8, fill=green)
+            draw.rounded_rectangle(
+                [min(x, arm) - w * 0.8, y - s * low - w, max(x, arm) + w * 0.8, y - s * low + w * 0.6], w * 0.8, fill=green
+            )
             draw.rounded_rectangle([arm - w * 0.8, y - s * high, arm + w * 0.8, y - s * low], w * 0.8, fill=green)
 
 
@@ -283,7 +300,10 @@ LIGHT_WORDS = {
     "full moon": ["full moon", "a full moon", "a round moon"],
     "crescent moon": ["crescent moon", "a crescent moon", "a thin moon"],
 }
-CLOUD_WORDS = {"clear": ["clear sky", "no clouds", "cloudless"], "cloudy": ["clouds", "cloudy", "a few clouds", "cloudy sky"]}
+CLOUD_WORDS = {
+    "clear": ["clear sky", "no clouds", "cloudless"],
+    "cloudy": ["clouds", "cloudy", "a few clouds", "cloudy sky"],
+}
 OBJECT_WORDS = {
     "none": [],
     "lake": ["a lake", "lake", "a calm lake", "reflections in a lake"],

@@ -31,7 +31,7 @@ def known_tokens(tokenizer: CLIPTokenizer) -> torch.Tensor:
 
 
 def build() -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
-    """Untrained encoders: three layers because the pipeline reads the last but one, a square projection as the host wants."""
+    """Untrained encoders: three layers, as the pipeline reads the last but one; a square projection, as the host wants."""
     common = dict(
         vocab_size=VOCABULARY,
         hidden_size=HIDDEN,
@@ -65,7 +65,9 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
 
 def tokenize(tokenizers, texts: list[str]) -> list[torch.Tensor]:
     """Two [B, 77] id tensors."""
-    return [t(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids for t in tokenizers]
+    return [
+        t(texts, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids for t in tokenizers
+    ]
 
 
 def encode(encoders, ids) -> tuple[torch.Tensor, torch.Tensor]:

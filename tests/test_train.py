@@ -1,0 +1,105 @@
+"""The whole training chain at a size that takes about a minute: every stage learns, and what it exports loads and draws."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+ROOT = Path(__file__).resolve().parents[1]
+REDUCED = {
+    "pictures": 32,
+    "autoencoder-steps": 40,
+    "base-steps": 20,
+    "lcm-lora-steps": 10,
+    "decoder-steps": 20,
+    "classifier-steps": 40,
+    "prompts": 8,
+}
+# The most that the mean loss of a stage's last tenth may be, as a share of the first tenth's.
+LEARNS = {"autoencoder": 0.7, "base": 0.85, "lcm-lora": 1.0, "decoder": 1.0, "classifier": 0.8}
+
+
+def train(folder: Path) -> str:
+    """Everything that `python -m train` prints while it makes folder/nano."""
+    settings = [f"--{name}={value}" for name, value in REDUCED.items()]
+    command = [sys.executable, "-m", "train", f"--work={folder / 'work'}", f"--out={folder / 'nano'}", *settings]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    return folder, train(folder)
+
+
+@pytest.fixture(scope="module")
+def pipe(chain):
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(chain[0] / "nano", add_watermarker=False, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.mark.parametrize("stage", LEARNS)
+def test_stage_lowers_its_loss(chain, stage):
+    first, last = map(float, re.search(rf"^{stage}: loss (\S+) -> (\S+)", chain[1], re.MULTILINE).groups())
+    assert last < LEARNS[stage] * first
+
+
+def test_finished_stages_are_not_run_again(chain):
+    assert "loss" not in train(chain[0])
+
+
+def test_every_file_fits_a_repository(chain):
+    files = [f for f in (chain[0] / "nano").rglob("*") if f.is_file()]
+    assert files
+    assert all(f.stat().st_size < 16 * 2**20 for f in files)
+    # An export must not carry the paths of the machine that made it.
+    assert all(str(chain[0]) not in f.read_text() for f in files if f.suffix == ".json")
+
+
+def test_words_never_trained_on_are_zero(pipe):
+    for tokenizer, encoder in ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2)):
+        table = encoder.get_input_embeddings().weight
+        unknown, known = (tokenizer(word).input_ids[1] for word in ("helicopter", "mountains"))
+        assert table[unknown].abs().max() == 0
+        assert table[known].abs().max() > 0
+
+
+def test_pipeline_pools_the_first_end_of_text(pipe):
+    # Encoder 1's padding is the end token too, so taking the last one would pool padding.
+    ids = torch.tensor([pipe.tokenizer("a lake").input_ids])
+    padded = torch.cat([ids, torch.full((1, 77 - ids.shape[1]), pipe.tokenizer.eos_token_id)], dim=1)
+    with torch.no_grad():
+        short, long = (pipe.text_encoder_2(i).text_embeds for i in (ids, padded))
+    torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-5)
+
+
+def test_exported_pipeline_draws_with_every_lora_module(chain, pipe):
+    from diffusers import LCMScheduler
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    def draw():
+        generator = torch.Generator("cpu").manual_seed(0)
+        return pipe("a lake", num_inference_steps=2, guidance_scale=1.0, generator=generator, output_type="pt").images
+
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    plain = draw()
+    lora = chain[0] / "nano" / "lcm-lora" / "pytorch_lora_weights.safetensors"
+    with safe_open(lora, "pt") as file:
+        alphas = [key for key in file.keys() if key.endswith(".alpha")]  # noqa: SIM118
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name)
+    assert sum(isinstance(m, BaseTunerLayer) for m in pipe.unet.modules()) == len(alphas) > 100
+    adapted = draw()
+    assert plain.shape == adapted.shape == (1, 3, 128, 128)
+    assert torch.isfinite(adapted).all()
+    assert not torch.equal(plain, adapted)
