@@ -1,7 +1,6 @@
 # Development only: the pack itself needs no build. Everything lands in .venv, .host and .comfyui, all git-ignored.
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
 COMFYUI_PATH ?=
-export COMFYUI_PATH PROMPT STEPS SEED
+export COMFYUI_PATH PYTHON PROMPT STEPS SEED
 
 ENVIRONMENT := .venv/installed
 BIN := .venv/bin
@@ -32,5 +31,5 @@ clean:
 
 # The environment is whole when this file is newer than what it was made from.
 $(ENVIRONMENT): dev/requirements.txt dev/setup.sh dev/host.py
-	@PYTHON="$(PYTHON)" sh dev/setup.sh
+	@sh dev/setup.sh
 	@touch $@
