@@ -2,6 +2,8 @@
 
 import json
 
+import comfy.memory_management
+import comfy.ops
 import folders
 import pytest
 import torch
@@ -139,3 +141,43 @@ def test_a_folder_that_lacks_a_part_is_refused(tmp_path, part):
     (tmp_path / "model" / part / "config.json").unlink()
     with pytest.raises(ValueError, match=f"{part}/config.json is missing"):
         checkpoint.load(tmp_path / "model", "tiny", [])
+
+
+@pytest.mark.parametrize(
+    ("file", "option", "value"),
+    [
+        ("text_encoder/config.json", "hidden_act", "gelu"),
+        ("text_encoder/config.json", "num_hidden_layers", 2),
+        ("text_encoder/config.json", "vocab_size", 1000),
+        ("vae/config.json", "latent_channels", 16),
+        ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
+    ],
+)
+def test_other_parts_that_the_host_cannot_be_are_refused_by_name(tmp_path, file, option, value):
+    folders.write(tmp_path / "model", "tiny-sd")
+    path = tmp_path / "model" / file
+    path.parent.mkdir(exist_ok=True)
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(config | {option: value}))
+    with pytest.raises(ValueError, match=f"{file}: ({option} = )?.*{value}"):
+        checkpoint.load(tmp_path / "model", "tiny", [])
+
+
+@torch.inference_mode()
+def test_loading_is_the_same_where_the_host_makes_its_layers_without_weights(tmp_path, monkeypatch):
+    """comfy.memory_management.aimdo_enabled: dynamic VRAM, the host's default on NVIDIA GPUs."""
+    folders.write(tmp_path / "model", "SDXL")
+    plain = checkpoint.load(tmp_path / "model", "tiny", [])
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    lazy = comfy.ops.manual_cast.Linear(2, 2)
+    assert lazy.weight is None, "the host no longer does this: weights.EagerOps may go"
+    dynamic = checkpoint.load(tmp_path / "model", "tiny", [])
+    pairs = [(plain[0].model.diffusion_model, dynamic[0].model.diffusion_model)]
+    pairs += [
+        (plain[1].cond_stage_model, dynamic[1].cond_stage_model),
+        (plain[2].first_stage_model, dynamic[2].first_stage_model),
+    ]
+    for one, other in pairs:
+        expected, got = one.state_dict(), other.state_dict()
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(expected[k], got[k]) and expected[k].dtype == got[k].dtype for k in expected)

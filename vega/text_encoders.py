@@ -15,11 +15,12 @@ from . import weights
 # What the host's CLIPTextModel can be (comfy/clip_model.py).
 REQUIRED = {
     "eos_token_id": (49407, 2),  # old configs say 2 and mean 49407 (huggingface/transformers#24773)
-    "hidden_act": ("quick_gelu", "gelu"),
     "layer_norm_eps": (1e-5,),
     "max_position_embeddings": (77,),
     "vocab_size": (49408,),
 }
+# CLIP-L's activation and CLIP-G's; a first encoder with CLIP-H's is Stable Diffusion 2, whose prompts are padded otherwise.
+ACTIVATION = {"clip_l": "quick_gelu", "clip_g": "gelu"}
 USED = (
     "hidden_act",
     "hidden_size",
@@ -38,9 +39,9 @@ def load(folder: Path, embedding_directory: list[str]) -> comfy.sd.CLIP:
         classes = comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
     else:
         classes = comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
-    options = {f"{name}_model_config": host_config(part / "config.json") for name, part in parts.items()}
-    with torch.device("meta"):
-        needed = classes[1](device="meta", dtype=torch.float32, model_options=options).state_dict()
+    options = {f"{name}_model_config": host_config(part / "config.json", ACTIVATION[name]) for name, part in parts.items()}
+    eager = {**options, "custom_operations": weights.EagerOps}
+    needed = classes[1](device="meta", dtype=torch.float32, model_options=eager).state_dict()
     state_dict, stored_dtype = {}, torch.float16
     for name, part in parts.items():
         path = weights.find(part, "model")
@@ -75,10 +76,10 @@ def normalised(found: dict[str, torch.Tensor], projected: bool, hidden: int) -> 
     return renamed
 
 
-def host_config(path: Path) -> dict:
+def host_config(path: Path, activation: str) -> dict:
     """config.json of a CLIPTextModel -> what the host's CLIPTextModel reads; ValueError on what it can't be."""
     config = json.loads(path.read_text(encoding="utf-8"))
-    for option, allowed in REQUIRED.items():
+    for option, allowed in {**REQUIRED, "hidden_act": (activation,)}.items():
         if config.get(option, allowed[0]) not in allowed:
             raise ValueError(
                 f"{path}: {option} = {config[option]!r} is not supported (only {' or '.join(map(repr, allowed))})."

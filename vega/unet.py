@@ -8,6 +8,7 @@ import comfy.model_patcher
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from . import weights
 
@@ -85,7 +86,7 @@ def load(folder: Path) -> comfy.model_patcher.ModelPatcher:
     manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, dtypes)
     model_config.set_inference_dtype(dtype, manual_cast, device=load_device)
     model = model_config.get_model({})
-    native = model.diffusion_model.state_dict()
+    native = UNetModel(**model_config.unet_config, device="meta", operations=weights.EagerOps).state_dict()
     names = diffusers_names(config, native)
     weights.check(path, found, {name: native[key] for name, key in names.items()})
     # With dynamic VRAM the host's Linear takes its dtype from the tensors it is given: cast them before.

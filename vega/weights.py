@@ -2,8 +2,25 @@
 
 from pathlib import Path
 
+import comfy.ops
 import torch
 from safetensors import SafetensorError, safe_open
+
+
+class EagerOps(comfy.ops.manual_cast):
+    """The host's layers with their weights there from the start, to read the shapes that a model needs.
+
+    With dynamic VRAM the host's Linear and Embedding have none until a state dict brings them; it spares subclasses
+    that load state dicts by themselves (comfy/ops.py, guarded by tests/test_loading.py).
+    """
+
+    class Linear(comfy.ops.manual_cast.Linear):
+        def _load_from_state_dict(self, *args):
+            return super()._load_from_state_dict(*args)
+
+    class Embedding(comfy.ops.manual_cast.Embedding):
+        def _load_from_state_dict(self, *args):
+            return super()._load_from_state_dict(*args)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
