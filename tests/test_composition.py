@@ -191,3 +191,14 @@ def test_the_model_that_came_in_is_unchanged(nano, few_step):
     assert not lcm.has_lcm_sampling(nano[0])
     assert not nano[0].patches
     assert len(few_step.patches) > 100
+
+
+def test_every_step_is_reported_with_the_clean_picture_so_far(few_step, positive):
+    """The host's previews and progress bar hang on this callback."""
+    seen = []
+
+    def callback(step, clean, noisy, total):
+        seen.append((step, total, tuple(clean.shape), clean.isfinite().all().item()))
+
+    lcm.sample(few_step, 0, 3, positive, empty(2), 1.0, callback, disable_progress=True)
+    assert seen == [(i, 3, (2, 4, 16, 16), True) for i in range(3)]
