@@ -1,6 +1,8 @@
 # Development only: the pack itself needs no build. Everything lands in .venv, .host and .comfyui, all git-ignored.
 COMFYUI_PATH ?=
-export COMFYUI_PATH PYTHON PROMPT STEPS SEED
+export COMFYUI_PATH PYTHON STEPS SEED
+# A prompt is text: make must not expand the dollar signs in it.
+override export PROMPT := $(value PROMPT)
 # Without its bytecode cache ComfyUI takes half a minute to start, every time.
 unexport PYTHONDONTWRITEBYTECODE
 

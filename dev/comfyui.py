@@ -32,16 +32,19 @@ class PromptError(Exception):
 class Server:
     """A running server: `url`, `base` (its folder of models, inputs and outputs), `log` (a file), `process`."""
 
-    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen):
-        self.url, self.base, self.log, self.process = url, base, log, process
+    def __init__(self, port: int, base: Path, log: Path, process: subprocess.Popen):
+        self.port, self.base, self.log, self.process = port, base, log, process
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = requests.Session()
+        self.http.trust_env = False  # a proxy for the internet must not be asked for this machine
 
     def get(self, path: str, **query) -> requests.Response:
-        response = requests.get(self.url + path, params=query, timeout=60)
+        response = self.http.get(self.url + path, params=query, timeout=60)
         response.raise_for_status()
         return response
 
     def post(self, path: str, body: dict) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=60)
+        return self.http.post(self.url + path, json=body, timeout=60)
 
     def connect(self) -> "Client":
         return Client(self)
@@ -53,7 +56,10 @@ class Client:
     def __init__(self, server: Server):
         self.server = server
         self.id = uuid.uuid4().hex
-        self.socket = websocket.create_connection(f"ws{server.url[4:]}/ws?clientId={self.id}", timeout=600)
+        address = f"ws://127.0.0.1:{server.port}/ws?clientId={self.id}"
+        # Given a socket of its own the library asks no proxy; its option http_no_proxy counts only beside a proxy's name.
+        direct = socket.create_connection(("127.0.0.1", server.port), timeout=600)
+        self.socket = websocket.create_connection(address, timeout=600, socket=direct)
 
     def __enter__(self) -> "Client":
         return self
@@ -123,7 +129,7 @@ def free_port() -> int:
 def serve(base: Path, *arguments: str):
     """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
 
-    The host's own folders are never written to. Models go into base/models.
+    The host's own folders are never written to. Models go into base/models. SIGTERM, too, stops the server first.
     """
     for name in FOLDERS:
         (base / "models" / name).mkdir(parents=True, exist_ok=True)
@@ -140,9 +146,10 @@ def serve(base: Path, *arguments: str):
         command.append("--cpu")
     log = base / "server.log"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with log.open("w", encoding="utf-8") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)
-    server = Server(f"http://127.0.0.1:{port}", base, log, process)
+    server = Server(port, base, log, process)
     try:
         wait_until_up(server)
         yield server
@@ -153,6 +160,7 @@ def serve(base: Path, *arguments: str):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_until_up(server: Server) -> None:
