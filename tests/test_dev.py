@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 @pytest.mark.parametrize("by", ["argument", "environment"])
-@pytest.mark.parametrize("prompt", ["a $5 tree, $(HOME) and $$", "it's \"night\"; 100 %"])
+@pytest.mark.parametrize("prompt", ["a $5 tree, $(HOME) and $$", 'it\'s "night"; 100 %'])
 def test_make_passes_the_prompt_as_it_is(prompt, by):
     command = ["make", "-s", "--eval=show: ; @printenv PROMPT", "show"]
     environment = dict(os.environ)

@@ -1,116 +1,203 @@
-"""Scores an exported folder: how many attributes of held-out prompts can be read back from what it draws."""
+"""Scores an exported folder: how many attributes of held-out prompts can be read back from what it draws.
+
+Each row of the table (a set of pictures) is kept in work/evaluation as soon as it is read, so a run goes on after a kill.
+"""
 
 import json
 import random
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionXLPipeline
-from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from . import classifier, pictures
-from .autoencoder import as_images, as_tensor
+from . import measures, pictures, reader
+from .autoencoder import as_tensor, device
+from .captions import caption
 from .export import LORA
+from .fitting import whole
+from .scenes import Scene, labels, split
 
-BATCH = 16
+BATCH = 32
 SEED = 1000
-# name, LoRA, scheduler, steps, guidance scale
-ROWS = (
-    ("base, Euler, CFG 2", False, EulerDiscreteScheduler, 25, 2.0),
-    ("base, Euler, CFG 4", False, EulerDiscreteScheduler, 25, 4.0),
-    ("base, Euler, no CFG", False, EulerDiscreteScheduler, 4, 1.0),
-    ("base, LCM sampler, no CFG", False, LCMScheduler, 4, 1.0),
-    ("LCM-LoRA", True, LCMScheduler, 1, 1.0),
-    ("LCM-LoRA", True, LCMScheduler, 2, 1.0),
-    ("LCM-LoRA", True, LCMScheduler, 4, 1.0),
-    ("LCM-LoRA", True, LCMScheduler, 8, 1.0),
-)
-SHEET_PROMPTS = (
-    "a red sunset over snowy mountains with a lake",
-    "a starry night over the sea with a full moon and a boat",
-    "a sunny day, green hills, a small house, clouds",
-    "an orange sunset over sand dunes with a cactus and the sun",
-    "a pink dawn over pine trees with a calm lake",
-    "midnight over a city with a crescent moon",
-    "a forest at night with a full moon",
-    "blue sky over the ocean with a sailing boat and the sun",
-)
+SEARCH_PROMPTS = 128  # for choosing a guidance scale
+GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
+SEEDS = 64  # pictures of one prompt, for the diversity
+OTHER_SIZES = ((96, 96), (192, 128), (128, 192), (192, 96), (96, 192), (160, 160), (192, 192), (256, 256))
 
 
-def held_out_prompts(count: int) -> tuple[list[pictures.Scene], list[str]]:
+class Setting(NamedTuple):
+    lora: bool
+    scheduler: type
+    steps: int
+    guidance: float = 1.0
+
+    @property
+    def calls(self) -> int:
+        """UNet evaluations for a picture; guidance takes two a step."""
+        return self.steps * (2 if self.guidance > 1 else 1)
+
+    def __str__(self):
+        model = "LCM-LoRA" if self.lora else f"base, {'LCM' if self.scheduler is LCMScheduler else 'Euler'}"
+        guidance = "" if self.lora else f", CFG {self.guidance:g}"
+        return f"{model}{guidance}, {self.steps} step{'s' * (self.steps > 1)}"
+
+
+def held_out_prompts(count: int) -> tuple[list[Scene], list[str]]:
     """Captions of attribute combinations that training never showed, an equal number for each."""
-    _, scenes = pictures.split()
+    _, scenes = split()
     chosen = [scenes[i % len(scenes)] for i in range(count)]
-    return chosen, [pictures.caption(scene, random.Random(SEED + i)) for i, scene in enumerate(chosen)]
+    return chosen, [caption(scene, random.Random(SEED + i), complete=True) for i, scene in enumerate(chosen)]
 
 
-def draw(pipe, prompts: list[str], scheduler, steps: int, guidance: float) -> torch.Tensor:
-    """[len(prompts), 3, 128, 128] in -1..1; picture i has its own seed, the same in every row of the table."""
-    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
-    pixels = []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        generators = [torch.Generator("cpu").manual_seed(SEED + start + i) for i in range(len(part))]
-        images = pipe(
-            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pil"
-        ).images  # fmt: skip
-        pixels.append(as_tensor(images))
-    return torch.cat(pixels)
+class Artist:
+    """The exported folder in diffusers' own pipeline, drawing with any setting."""
+
+    def __init__(self, folder: Path):
+        self.pipe = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False, torch_dtype=torch.float32)
+        self.pipe.to(device()).set_progress_bar_config(disable=True)
+        self.pipe.load_lora_weights(folder / LORA.parent, weight_name=LORA.name)
+
+    def draw(self, prompts: list[str], setting: Setting, width=pictures.SIZE, height=pictures.SIZE) -> torch.Tensor:
+        """[len(prompts), 3, height, width] in -1..1; picture i has seed SEED + i, whatever the setting."""
+        (self.pipe.enable_lora if setting.lora else self.pipe.disable_lora)()
+        self.pipe.scheduler = setting.scheduler.from_config(self.pipe.scheduler.config)
+        pixels = []
+        for start in range(0, len(prompts), BATCH):
+            part = prompts[start : start + BATCH]
+            generators = [torch.Generator("cpu").manual_seed(SEED + start + i) for i in range(len(part))]
+            images = self.pipe(
+                part,
+                width=width,
+                height=height,
+                num_inference_steps=setting.steps,
+                guidance_scale=setting.guidance,
+                generator=generators,
+                output_type="pil",
+            ).images
+            pixels.append(as_tensor(images))
+        return torch.cat(pixels)
 
 
-def evaluate(folder: Path, work: Path, prompts: int) -> dict:
-    """Writes folder/samples.jpg and work/scores.json, and returns the scores: {row: {attribute: share correct}}."""
-    reader = classifier.load(work)
-    scenes, captions = held_out_prompts(prompts)
-    scores = {}
+class Evaluation:
+    """Draws, reads and keeps rows; a row is what the reader saw in one set of pictures."""
 
-    def score(row, pixels):
-        hits = classifier.correct(reader, pixels, scenes).float()
-        scores[row] = dict(zip(pictures.Scene._fields, hits.mean(0).tolist(), strict=True))
-        scores[row] |= {"mean": hits.mean().item(), "all": hits.prod(1).mean().item()}
-        print(row, {k: round(100 * v, 1) for k, v in scores[row].items()}, flush=True)
+    def __init__(self, folder: Path, work: Path, prompts: int):
+        self.rows = work / "evaluation"
+        self.rows.mkdir(exist_ok=True)
+        self.reader = reader.load(work)
+        self.artist = Artist(folder)
+        self.scenes, self.prompts = held_out_prompts(prompts)
+        self.truth = labels(self.scenes)
+        self.table = {}
 
-    real = as_tensor([pictures.picture(scene, 2 * 10**9 + i) for i, scene in enumerate(scenes)])
-    score("real pictures", real)
-    pipe = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False, torch_dtype=torch.float32)
-    pipe.to(Accelerator().device).set_progress_bar_config(disable=True)
-    with torch.no_grad():
-        score("through the autoencoder", torch.cat([reconstruct(pipe.vae, chunk) for chunk in real.split(BATCH)]))
-    sheet = []
-    for with_lora in (False, True):
-        if with_lora:
-            pipe.load_lora_weights(folder / LORA.parent, weight_name=LORA.name)
-        for name, lora, scheduler, steps, guidance in tqdm(ROWS, desc="scores"):
-            if lora == with_lora:
-                row = f"{name}, {steps} step{'s' * (steps > 1)}"
-                sheet.append((row, as_images(draw(pipe, list(SHEET_PROMPTS), scheduler, steps, guidance))))
-                score(row, draw(pipe, captions, scheduler, steps, guidance))
-    labelled(sheet).save(folder / "samples.jpg", quality=88)
-    (work / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
-    return scores
+    def row(self, name: str, draw) -> tuple[torch.Tensor, torch.Tensor]:
+        """(labels read, features) of the pictures that draw() returns, from the disk when they are there already."""
+        file = self.rows / (re.sub(r"\W+", "-", name) + ".safetensors")
+        if not file.exists():
+            seen, features = reader.read(self.reader, draw())
+            with whole(file) as partial:
+                save_file({"seen": seen, "features": features}, partial)
+        stored = load_file(file)
+        return stored["seen"], stored["features"]
+
+    def score(self, name: str, draw, calls: int = 0) -> float:
+        """Puts a row of the held-out prompts (or of the first of them) into the table and returns its mean accuracy."""
+        seen, features = self.row(name, draw)
+        hits = seen == self.truth[: len(seen)]
+        mean, margin = measures.accuracy(hits)
+        self.table[name] = dict(zip(Scene._fields, hits.float().mean(0).tolist(), strict=True))
+        self.table[name] |= {"mean": mean, "margin": margin, "all": hits.all(1).float().mean().item(), "calls": calls}
+        self.table[name]["prompts"] = len(seen)
+        if name != "real pictures" and len(seen) == len(self.real):
+            self.table[name]["distance"] = measures.frechet(features, self.real)
+        print(name, {k: round(v, 3) for k, v in self.table[name].items()}, flush=True)
+        return mean
+
+    def setting(self, setting: Setting) -> float:
+        return self.score(str(setting), lambda: self.artist.draw(self.prompts, setting), setting.calls)
+
+    def best_guidance(self, steps: int) -> float:
+        """The guidance scale with which the base under Euler draws the first prompts best."""
+        few = self.prompts[:SEARCH_PROMPTS]
+
+        def share(scale):
+            setting = Setting(False, EulerDiscreteScheduler, steps, scale)
+            seen, _ = self.row(f"search {setting}", lambda: self.artist.draw(few, setting))
+            return measures.accuracy(seen == self.truth[: len(few)])[0]
+
+        return max(GUIDANCE_SCALES, key=share)
+
+    def diversity(self, setting: Setting | None) -> float:
+        """Mean pairwise feature distance of SEEDS pictures of one scene, the mean over four held-out scenes.
+
+        Without a setting the pictures are the generator's own.
+        """
+        spreads = []
+        for i in range(4):
+            if setting:
+                draw = lambda i=i: self.artist.draw([self.prompts[i]] * SEEDS, setting)  # noqa: E731
+            else:
+                draw = lambda i=i: real([self.scenes[i]] * SEEDS)  # noqa: E731
+            spreads.append(measures.spread(self.row(f"seeds of prompt {i}, {setting or 'real pictures'}", draw)[1]))
+        return sum(spreads) / len(spreads)
+
+    def run(self) -> dict:
+        """Every row; {"table": ..., "diversity": ..., "chance": ...}."""
+        self.real = self.row("real", lambda: real(self.scenes, 3 * 10**9))[1]
+        self.score("real pictures", lambda: real(self.scenes))
+        self.score("through the autoencoder", lambda: reconstruct(self.artist.pipe.vae, real(self.scenes)))
+        best = {steps: self.best_guidance(steps) for steps in (25, 2, 4, 8)}
+        strongest = Setting(False, EulerDiscreteScheduler, 25, best[25])
+        settings = [strongest, Setting(False, EulerDiscreteScheduler, 25)]
+        settings += [Setting(True, LCMScheduler, steps) for steps in (1, 2, 4, 8)]
+        settings += [Setting(False, LCMScheduler, steps) for steps in (1, 2, 4, 8)]
+        settings += [Setting(False, EulerDiscreteScheduler, steps) for steps in (1, 2, 4, 8)]
+        settings += [Setting(False, EulerDiscreteScheduler, steps, best[steps]) for steps in (2, 4, 8)]
+        for setting in tqdm(settings, desc="rows"):
+            self.setting(setting)
+        seen, _ = self.row(str(strongest), None)
+        shuffled = self.truth[torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))]
+        result = {
+            "table": self.table,
+            "chance": measures.chance(self.truth),
+            "shuffled": measures.accuracy(seen == shuffled)[0],
+        }
+        lcm = Setting(True, LCMScheduler, 4)
+        result["diversity"] = {str(s or "real pictures"): self.diversity(s) for s in (None, strongest, lcm)}
+        few = self.prompts[:SEARCH_PROMPTS]
+        for width, height in OTHER_SIZES:
+            name = f"{lcm}, {width} x {height}"
+            self.score(name, lambda w=width, h=height: self.artist.draw(few, lcm, w, h), lcm.calls)
+        return result
+
+
+def real(scenes, seed: int = 2 * 10**9) -> torch.Tensor:
+    return as_tensor([pictures.picture(scene, seed + i) for i, scene in enumerate(scenes)])
 
 
 def reconstruct(vae, pixels: torch.Tensor) -> torch.Tensor:
-    return vae.decode(vae.encode(pixels.to(vae.device)).latents).sample.cpu()
+    with torch.no_grad():
+        parts = [vae.decode(vae.encode(part.to(vae.device)).latents).sample.cpu() for part in pixels.split(BATCH)]
+    return torch.cat(parts)
 
 
-def labelled(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """One row of pictures for each setting, its name above it."""
-    size, bar = pictures.SIZE, 14
-    sheet = Image.new("RGB", (size * len(SHEET_PROMPTS), (size + bar) * len(rows)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for y, (name, images) in enumerate(rows):
-        pen.text((4, y * (size + bar) + 1), name, fill="black")
-        for x, image in enumerate(images):
-            sheet.paste(image, (x * size, y * (size + bar) + bar))
-    return sheet
+def evaluate(folder: Path, work: Path, prompts: int) -> dict:
+    """Writes work/scores.json and returns what it holds."""
+    result = Evaluation(folder, work, prompts).run()
+    (work / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
 
 
-def table(scores: dict) -> str:
-    """The scores as Markdown, in percent."""
-    columns = [*pictures.Scene._fields, "mean", "all"]
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {row} | " + " | ".join(f"{100 * values[c]:.1f}" for c in columns) + " |" for row, values in scores.items()]
+def as_markdown(result: dict) -> str:
+    """The table in percent, with the 95 % interval of the mean, the distance and the UNet calls of a picture."""
+    columns = [*Scene._fields, "all"]
+    lines = ["| | calls | mean | " + " | ".join(columns) + " | distance |", "|---" * (len(columns) + 4) + "|"]
+    for row, v in result["table"].items():
+        cells = [str(v["calls"] or ""), f"{100 * v['mean']:.1f} ± {100 * v['margin']:.1f}"]
+        cells += [f"{100 * v[c]:.1f}" for c in columns] + [f"{v['distance']:.1f}" if "distance" in v else ""]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

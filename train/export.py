@@ -8,6 +8,8 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from .autoencoder import widened
+
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
 INDEX = {
     "_class_name": "StableDiffusionXLPipeline",
@@ -39,10 +41,10 @@ def export(work: Path, folder: Path) -> None:
     """Writes work's base, autoencoder and LCM-LoRA into folder as fp16; the tokenizers in folder stay as they are."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
-        "unet": UNet2DConditionModel.from_pretrained(work / "base" / "unet"),
-        "text_encoder": CLIPTextModel.from_pretrained(work / "base" / "text_encoder"),
-        "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "base" / "text_encoder_2"),
-        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder-refined"),
+        "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
+        "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2"),
+        "vae": widened(AutoencoderTiny.from_pretrained(work / "autoencoder-refined")),
     }
     for name, model in parts.items():
         model.to(torch.float16).save_pretrained(folder / name)

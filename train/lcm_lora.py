@@ -1,4 +1,4 @@
-"""Stage 3: an LCM-LoRA for any SDXL-family checkpoint, by latent consistency distillation.
+"""Stage 4: an LCM-LoRA for any SDXL-family checkpoint, by latent consistency distillation.
 
 Luo et al. 2023, "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module" (arXiv 2311.05556), after
 "Latent Consistency Models" (arXiv 2310.04378): a guided teacher takes one DDIM step down a coarse grid, and the
@@ -8,19 +8,17 @@ student must predict the same clean latent from both ends of that step.
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.optimization import get_cosine_schedule_with_warmup
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from . import text_encoders
-from .resuming import resumable_steps
+from .autoencoder import device
+from .fitting import fit, flat_then_cosine, whole
+from .text_to_image import NOISE
 
 BATCH = 24
 LEARNING_RATE = 1e-3
@@ -60,10 +58,10 @@ def pseudo_huber(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Diffusion:
-    """The forward process of an epsilon-predicting checkpoint and one DDIM step of its reverse."""
+    """The forward process of an epsilon-predicting SDXL checkpoint and one DDIM step of its reverse."""
 
-    def __init__(self, betas: torch.Tensor):
-        self.alphas_cumprod = torch.cumprod(1 - betas, dim=0)
+    def __init__(self, device: torch.device):
+        self.alphas_cumprod = DDPMScheduler(**NOISE).alphas_cumprod.to(device)
 
     def coefficients(self, t):
         a = self.alphas_cumprod[t][:, None, None, None]
@@ -79,80 +77,56 @@ class Diffusion:
 
 
 def distil(
-    folder: Path,
-    out: Path,
-    batch_of: Callable,
-    steps: int,
-    work: Path,
-    seed: int = 0,
-    rank: int = RANK,
+    folder: Path, out: Path, batch_of: Callable, steps: int, work: Path, seed: int = 0, rank: int = RANK
 ) -> list[float]:
     """Distils folder's UNet into the LoRA file `out` and returns the loss of every step.
 
     folder holds a diffusers checkpoint (unet, text_encoder, text_encoder_2); batch_of(step, size) gives the clean
     latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step.
     """
-    accelerator = Accelerator()
     set_seed(seed)
-    device = accelerator.device
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
-    if device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").to(device())
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # measured faster than fused attention there
     unet.requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
-    encoders = [
-        CLIPTextModel.from_pretrained(folder / "text_encoder").to(device).requires_grad_(False),
-        CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").to(device).requires_grad_(False),
-    ]
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square().float()
-    diffusion = Diffusion(betas.to(device))
-    diffusion.alphas_cumprod = diffusion.alphas_cumprod.to(device)
-    parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=1e-3)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(30, steps // 5), steps)
-    unet, optimizer, schedule = accelerator.prepare(unet, optimizer, schedule)
-    model = accelerator.unwrap_model(unet)
-    skip = 1000 // GRID
-    losses = []
-    for step in resumable_steps(accelerator, work / "lcm-lora-training", steps, every=100):
-        latents, ids, sizes = batch_of(step, BATCH)
-        clean, sizes = latents.to(device), sizes.to(device)
-        ids = [i.to(device) for i in ids]
-        size = len(clean)
+    encoders = text_encoders.load(folder)
+    diffusion = Diffusion(unet.device)
+
+    def loss_of(step):
+        clean, ids, sizes = batch_of(step, BATCH)
+        clean, sizes = clean.to(unet.device), sizes.to(unet.device)
+        ids = [i.to(unet.device) for i in ids]
         with torch.no_grad():
-            context, pooled = text_encoders.encode(encoders, ids)
-            null_context, null_pooled = text_encoders.encode(encoders, batch_null(ids))
-        noise = torch.randn_like(clean)
-        start = (torch.randint(1, GRID + 1, (size,), device=device)) * skip - 1
-        end = (start - skip).clamp(min=0)
-        w = torch.empty(size, 1, 1, 1, device=device).uniform_(*GUIDANCE)
+            conditional = encoders(ids)
+            null = encoders(batch_null(ids))
+        noise = torch.randn(clean.shape).to(unet.device)
+        start = (torch.randint(1, GRID + 1, (len(clean),)) * (1000 // GRID) - 1).to(unet.device)
+        end = (start - 1000 // GRID).clamp(min=0)
+        w = torch.empty(len(clean), 1, 1, 1).uniform_(*GUIDANCE).to(unet.device)
         noisy = diffusion.noised(clean, noise, start)
 
-        def predict(x, t, context=context, pooled=pooled, sizes=sizes):
+        def predict(x, t, text):
+            context, pooled = text
             return unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
 
-        def consistency(x, t, predict=predict):
+        def consistency(x, t):
             c_skip, c_out = (c[:, None, None, None] for c in boundary_scalings(t))
-            return c_skip * x + c_out * diffusion.clean(x, predict(x, t), t)
+            return c_skip * x + c_out * diffusion.clean(x, predict(x, t, conditional), t)
 
         with torch.no_grad():
-            model.disable_adapters()
-            conditional = predict(noisy, start)
-            epsilon = conditional + w * (conditional - predict(noisy, start, null_context, null_pooled))
-            model.enable_adapters()
+            unet.disable_adapters()
+            guided = predict(noisy, start, conditional)
+            guided = guided + w * (guided - predict(noisy, start, null))
+            unet.enable_adapters()
             # One DDIM step (Song et al. 2020, eq. 12) from start to end.
-            lower = diffusion.noised(diffusion.clean(noisy, epsilon, start), epsilon, end)
+            lower = diffusion.noised(diffusion.clean(noisy, guided, start), guided, end)
             target = consistency(lower, end)
-        loss = pseudo_huber(consistency(noisy, start), target)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1}: loss {np.mean(losses[-50:]):.4f}", flush=True)
-    save(model, out, rank)
+        return pseudo_huber(consistency(noisy, start), target)
+
+    optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=1e-3)
+    losses = fit(unet, loss_of, optimizer, flat_then_cosine(steps), work / "lcm-lora-training", steps)
+    save(unet, out, rank)
     return losses
 
 
@@ -174,5 +148,5 @@ def save(unet, out: Path, rank: int) -> None:
         name = "lora_unet_" + module.replace(".", "_")
         tensors[f"{name}.lora_{'down' if side == 'lora_A' else 'up'}.weight"] = value.half().contiguous().cpu()
         tensors[f"{name}.alpha"] = torch.tensor(float(rank), dtype=torch.float16)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out, metadata={"format": "pt"})
+    with whole(out) as file:
+        save_file(tensors, file, metadata={"format": "pt"})

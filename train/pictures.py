@@ -1,347 +1,288 @@
-"""Procedural landscapes with known attributes, and captions for them.
+"""Procedural landscapes in a flat, bold style that stays legible through an autoencoder of eight pixels to a cell.
 
-Every picture is a function of (attributes, seed), so the data set is never stored: an index is enough to draw it again.
+Every picture is a function of (attributes, seed, size), so the data set is never stored: an index draws it again.
 """
 
-import itertools
 import random
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from .scenes import Scene, choose
+
 SIZE = 128
 SUPERSAMPLING = 2
 
-TIMES = ("day", "sunset", "dawn", "night")
-TERRAINS = ("mountains", "snowy mountains", "hills", "desert", "forest", "city", "sea")
-LIGHTS = ("none", "sun", "full moon", "crescent moon")
-CLOUDS = ("clear", "cloudy")
-OBJECTS = ("none", "lake", "house", "boat", "cactus")
-
-
-class Scene(NamedTuple):
-    """What a picture shows; each field is one of the tuples above."""
-
-    time: str
-    terrain: str
-    light: str
-    clouds: str
-    object: str
-
-
-VALUES = Scene(TIMES, TERRAINS, LIGHTS, CLOUDS, OBJECTS)
-
-
-def possible(scene: Scene) -> bool:
-    """Whether nature (and the caption grammar) allows the combination."""
-    moon = scene.light.endswith("moon")
-    if (scene.time == "night" and scene.light == "sun") or (scene.time != "night" and moon):
-        return False
-    allowed = {
-        "sea": ("none", "boat"),
-        "desert": ("none", "cactus"),
-        "city": ("none", "lake"),
-    }.get(scene.terrain, ("none", "lake", "house"))
-    return scene.object in allowed
-
-
-SCENES = [s for s in itertools.starmap(Scene, itertools.product(*VALUES)) if possible(s)]
-
-
-def split(held_out: float = 0.1) -> tuple[list[Scene], list[Scene]]:
-    """(training scenes, held-out scenes): whole attribute combinations, never single pictures, are held out."""
-    scenes = list(SCENES)
-    random.Random(0).shuffle(scenes)
-    cut = int(len(scenes) * held_out)
-    return scenes[cut:], scenes[:cut]
-
-
-# Sky colours from zenith to horizon, the colour of the light on the ground, and how dark silhouettes get.
+# Sky colours from zenith to horizon, and the colour of the light that falls on everything else.
 SKIES = {
-    "day": ([(38, 110, 214), (110, 180, 245), (214, 238, 252)], (1.0, 1.0, 1.0)),
-    "sunset": ([(86, 30, 98), (232, 74, 60), (255, 196, 84)], (0.95, 0.62, 0.46)),
-    "dawn": ([(150, 130, 205), (246, 178, 204), (255, 232, 206)], (0.92, 0.80, 0.88)),
-    "night": ([(8, 10, 38), (16, 24, 66), (36, 48, 104)], (0.30, 0.35, 0.58)),
+    "day": ([(38, 110, 214), (104, 178, 246), (206, 236, 252)], (1.0, 1.0, 1.0)),
+    "sunset": ([(92, 30, 104), (232, 74, 60), (255, 196, 84)], (0.95, 0.66, 0.52)),
+    "dawn": ([(146, 132, 210), (244, 176, 206), (255, 230, 204)], (0.92, 0.82, 0.92)),
+    "night": ([(10, 12, 44), (20, 28, 78), (46, 58, 122)], (0.40, 0.46, 0.72)),
 }
+LIGHT_COLOURS = {"day": (255, 240, 120), "sunset": (255, 228, 110), "dawn": (255, 248, 214), "night": (250, 246, 220)}
+CLOUD_COLOURS = {"day": (253, 254, 255), "sunset": (244, 140, 112), "dawn": (255, 220, 228), "night": (88, 98, 152)}
+# Far, middle and near ground.
 GROUND = {
-    "mountains": [(120, 126, 146), (92, 98, 116), (86, 132, 84)],
-    "snowy mountains": [(238, 244, 252), (150, 168, 200), (232, 238, 246)],
-    "hills": [(140, 196, 96), (104, 168, 76), (70, 138, 58)],
-    "desert": [(240, 204, 140), (226, 176, 104), (206, 146, 78)],
-    "forest": [(74, 128, 92), (42, 96, 66), (24, 70, 46)],
-    "city": [(150, 156, 176), (96, 102, 124), (88, 88, 98)],
-    "sea": [(60, 140, 196), (32, 104, 168), (20, 78, 140)],
+    ("mountains", "none"): [(134, 138, 164), (106, 98, 116), (98, 146, 84)],
+    ("snowy mountains", "none"): [(244, 248, 255), (160, 182, 220), (226, 234, 246)],
+    ("hills", "summer"): [(150, 204, 104), (108, 176, 76), (66, 140, 58)],
+    ("hills", "autumn"): [(236, 176, 74), (220, 128, 48), (176, 84, 40)],
+    ("hills", "winter"): [(236, 242, 252), (208, 220, 240), (176, 194, 224)],
+    ("forest", "summer"): [(84, 146, 96), (44, 108, 66), (30, 82, 48)],
+    ("forest", "autumn"): [(232, 164, 66), (210, 104, 40), (140, 66, 36)],
+    ("forest", "winter"): [(206, 222, 242), (236, 242, 252), (190, 206, 230)],
+    ("desert", "none"): [(246, 214, 150), (236, 190, 116), (214, 158, 88)],
+    ("city", "none"): [(164, 170, 194), (98, 102, 128), (84, 84, 98)],
+    ("sea", "none"): [(70, 156, 210), (36, 116, 182), (20, 84, 150)],
 }
+CROWNS = {"none": (66, 140, 62), "summer": (52, 124, 52), "autumn": (226, 98, 36), "winter": (246, 250, 255)}
 
 
-def _tint(colour, light, gain=1.0):
+def tint(colour, light, gain=1.0):
     return tuple(int(min(255, c * k * gain)) for c, k in zip(colour, light, strict=True))
 
 
-def _gradient(colours, height, width):
-    stops = np.linspace(0, 1, len(colours))
-    rows = np.linspace(0, 1, height)
+def gradient(colours, height, width):
+    stops, rows = np.linspace(0, 1, len(colours)), np.linspace(0, 1, height)
     column = np.stack([np.interp(rows, stops, [c[i] for c in colours]) for i in range(3)], axis=-1)
-    return np.repeat(column[:, None], width, axis=1)
+    return Image.fromarray(np.repeat(column[:, None], width, axis=1).clip(0, 255).astype(np.uint8))
 
 
-def _ridge(rng, width, octaves, roughness=0.5):
-    """A 1-D fractal profile in about -1..1, one value per pixel."""
-    x = np.linspace(0, 1, width)
-    profile = np.zeros(width)
-    for octave in range(octaves):
-        frequency = 2 ** (octave + 1)
-        knots = rng.uniform(-1, 1, frequency + 2)
-        profile += roughness**octave * np.interp(x * frequency, np.arange(frequency + 2), knots)
-    return profile
+class Painter:
+    """One picture being painted, back to front; lengths are shares of `unit`, the side of a square of equal area."""
 
+    def __init__(self, scene: Scene, seed: int, width: int, height: int):
+        self.scene, self.rng = scene, np.random.default_rng(seed)
+        self.width, self.height, self.unit = width, height, (width * height) ** 0.5
+        self.horizon = height * self.rng.uniform(0.52, 0.6)
+        self.shore = self.horizon + 0.11 * height
+        colours, self.light = SKIES[scene.time]
+        self.image = gradient([tuple(c + self.rng.integers(-8, 9) for c in stop) for stop in colours], height, width)
+        self.draw = ImageDraw.Draw(self.image)
 
-def _smooth_ridge(rng, width):
-    x = np.linspace(0, 2 * np.pi, width)
-    return sum(rng.uniform(0.3, 1) / k * np.sin(k * x * rng.uniform(0.6, 1.4) + rng.uniform(0, 7)) for k in (1, 2, 3)) / 1.5
+    def paint(self) -> Image.Image:
+        scene = self.scene
+        place = self.sun_or_moon()
+        if scene.stars == "stars":
+            self.stars(place)
+        if scene.clouds == "cloudy":
+            self.clouds(place)
+        self.terrain()
+        x = self.width * self.rng.uniform(0.24, 0.76)
+        if scene.object in ("house", "tree", "cactus"):
+            on_shore = scene.water == "lake"
+            y = self.shore if on_shore else self.horizon + self.height * self.rng.uniform(0.2, 0.28)
+            getattr(self, scene.object)(x, y)
+        if scene.water == "lake":
+            self.lake()
+        if scene.object == "boat":
+            self.boat(x, self.shore + (self.height - self.shore) * self.rng.uniform(0.35, 0.55))
+        return self.image
 
+    def sun_or_moon(self):
+        """Paints it and returns its (x, y, radius), or None."""
+        scene, rng, unit = self.scene, self.rng, self.unit
+        if scene.light == "none":
+            return None
+        x = self.width * rng.uniform(0.2, 0.8)
+        low = scene.time in ("sunset", "dawn") and scene.terrain in ("sea", "hills", "desert")
+        y = self.horizon * (rng.uniform(0.6, 0.75) if low else rng.uniform(0.26, 0.4))
+        r = unit * rng.uniform(0.095, 0.115)
+        colour = LIGHT_COLOURS[scene.time]
+        glow = Image.new("L", self.image.size)
+        spread = r * (1.6 if scene.light == "sun" else 1.25)
+        ImageDraw.Draw(glow).ellipse([x - spread, y - spread, x + spread, y + spread], fill=110)
+        self.image.paste(colour, mask=glow.filter(ImageFilter.GaussianBlur(r * 0.45)))
+        mask = Image.new("L", self.image.size)
+        disc = ImageDraw.Draw(mask)
+        disc.ellipse([x - r, y - r, x + r, y + r], fill=255)
+        if scene.light == "crescent moon":
+            side = rng.choice([-1, 1])
+            disc.ellipse([x - r + side * r * 0.7, y - r * 1.12, x + r + side * r * 0.7, y + r * 0.88], fill=0)
+        self.image.paste(colour, mask=mask)
+        return x, y, r
 
-def _below(draw, profile, bottom, colour):
-    points = [(x, y) for x, y in enumerate(profile)]
-    draw.polygon([*points, (len(profile), bottom), (0, bottom)], fill=colour)
+    def free_place(self, place, low, high, gap):
+        """A point of the sky that keeps its distance from the sun or moon, as well as ten tries can find one."""
+        for _ in range(10):
+            x, y = self.rng.uniform(0.05, 0.95) * self.width, self.rng.uniform(low, high) * self.horizon
+            if place is None or abs(x - place[0]) > place[2] + gap * self.unit or abs(y - place[1]) > place[2] * 1.3:
+                break
+        return x, y
 
+    def stars(self, place):
+        for _ in range(int(self.rng.integers(11, 16))):
+            x, y = self.free_place(place, 0.04, 0.75, 0.04)
+            r = self.rng.uniform(0.016, 0.027) * self.unit
+            thin = r * 0.3
+            self.draw.polygon(
+                [(x, y - r), (x + thin, y - thin), (x + r, y), (x + thin, y + thin),
+                 (x, y + r), (x - thin, y + thin), (x - r, y), (x - thin, y - thin)],
+                fill=(255, 252, 224),
+            )  # fmt: skip
 
-def _sky(rng, scene, height, width):
-    colours, light = SKIES[scene.time]
-    canvas = _gradient([tuple(c + rng.integers(-8, 9) for c in stop) for stop in colours], height, width)
-    image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
-    if scene.time == "night":
-        for _ in range(int(rng.integers(20, 36))):
-            x, y = rng.uniform(0, width), rng.uniform(0, height * 0.5)
-            r = rng.uniform(0.8, 1.7) * SUPERSAMPLING / 2
-            draw.ellipse([x - r, y - r, x + r, y + r], fill=(225, 230, 250))
-    return image, light
+    def clouds(self, place):
+        colour = CLOUD_COLOURS[self.scene.time]
+        for _ in range(int(self.rng.integers(3, 5))):
+            x, y = self.free_place(place, 0.1, 0.55, 0.15)
+            length, bump = self.rng.uniform(0.24, 0.36) * self.unit, self.rng.uniform(0.045, 0.06) * self.unit
+            self.draw.rounded_rectangle([x - length / 2, y, x + length / 2, y + bump], bump / 2, fill=colour)
+            for offset, size in ((-0.22, 0.75), (0.02, 1.1), (0.24, 0.7)):
+                r, cx = bump * size * self.rng.uniform(0.85, 1.15), x + offset * length
+                self.draw.ellipse([cx - r, y - r * 0.8, cx + r, y + r * 0.9], fill=colour)
 
+    def below(self, profile, colour):
+        self.draw.polygon([*enumerate(profile), (self.width, self.height), (0, self.height)], fill=colour)
 
-def _light(rng, scene, image, horizon):
-    width, _ = image.size
-    if scene.light == "none":
-        return None
-    x = width * rng.choice([0.25, 0.5, 0.75]) + rng.uniform(-0.05, 0.05) * width
-    low = scene.time in ("sunset", "dawn")
-    y = horizon * (rng.uniform(0.62, 0.8) if low else rng.uniform(0.25, 0.45))
-    r = width * rng.uniform(0.085, 0.105)
-    colour = {"day": (255, 240, 130), "sunset": (255, 226, 112), "dawn": (255, 246, 214)}.get(scene.time, (248, 244, 218))
-    glow = Image.new("L", image.size)
-    spread = r * (1.5 if scene.light == "sun" else 1.25)
-    ImageDraw.Draw(glow).ellipse([x - spread, y - spread, x + spread, y + spread], fill=120)
-    image.paste(colour, mask=glow.filter(ImageFilter.GaussianBlur(r * 0.5)))
-    mask = Image.new("L", image.size)
-    draw = ImageDraw.Draw(mask)
-    draw.ellipse([x - r, y - r, x + r, y + r], fill=255)
-    if scene.light == "crescent moon":
-        side = rng.choice([-1, 1])
-        draw.ellipse([x - r + side * r * 0.6, y - r * 1.1, x + r + side * r * 0.6, y + r * 0.9], fill=0)
-    image.paste(colour, mask=mask)
-    return x
+    def wave(self):
+        """A smooth line in about -1..1, one value for each column."""
+        x = np.linspace(0, 2 * np.pi * self.width / self.unit, self.width)
+        rng = self.rng
+        return sum(rng.uniform(0.4, 1) / k * np.sin(k * x * rng.uniform(0.7, 1.3) + rng.uniform(0, 7)) for k in (1, 2)) / 1.2
 
+    def places(self, step, jitter):
+        """Positions from edge to edge, `step` of a unit apart."""
+        step *= self.unit
+        offset = self.rng.uniform(-1, 0)
+        return [(i + offset + self.rng.uniform(-jitter, jitter)) * step for i in range(int(self.width / step) + 3)]
 
-def _clouds(rng, scene, image, horizon):
-    width, _ = image.size
-    colour = {"day": (252, 253, 255), "sunset": (240, 130, 104), "dawn": (255, 214, 224)}.get(scene.time, (70, 80, 124))
-    draw = ImageDraw.Draw(image)
-    for _ in range(int(rng.integers(3, 5))):
-        x, y = rng.uniform(0, width), rng.uniform(0.06, 0.42) * horizon
-        length, bump = rng.uniform(0.16, 0.26) * width, rng.uniform(0.032, 0.045) * width
-        draw.rounded_rectangle([x - length / 2, y, x + length / 2, y + bump], bump / 2, fill=colour)
-        for offset in np.linspace(-0.35, 0.35, 4):
-            r = bump * rng.uniform(0.7, 1.25)
-            cx = x + offset * length
-            draw.ellipse([cx - r, y - r * 0.8, cx + r, y + r], fill=colour)
+    def terrain(self):
+        scene = self.scene
+        far, middle, near = (tint(c, self.light, self.rng.uniform(0.95, 1.05)) for c in GROUND[scene.terrain, scene.season])
+        {
+            "mountains": self.mountains,
+            "snowy mountains": self.mountains,
+            "hills": self.hills,
+            "desert": self.dunes,
+            "forest": self.forest,
+            "city": self.city,
+            "sea": self.sea,
+        }[scene.terrain](far, middle, near)
 
+    def mixed(self, colour, other, share):
+        return tuple(int(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
 
-def _terrain(rng, scene, image, horizon, light):
-    width, height = image.size
-    draw = ImageDraw.Draw(image)
-    far, middle, near = (_tint(c, light, rng.uniform(0.94, 1.06)) for c in GROUND[scene.terrain])
-    if scene.terrain in ("mountains", "snowy mountains"):
-        peak = horizon - np.abs(_ridge(rng, width, 5)) * height * 0.2 - height * 0.03
-        _below(draw, peak, height, far)
-        shade = peak + np.abs(_ridge(rng, width, 4)) * height * 0.1 + height * 0.03
-        _below(draw, shade, height, middle)
-        if scene.terrain == "snowy mountains":
-            _below(draw, shade + np.abs(_ridge(rng, width, 4)) * height * 0.12 + height * 0.03, height, far)
-        _below(draw, horizon + _smooth_ridge(rng, width) * height * 0.012, height, near)
-    elif scene.terrain in ("hills", "desert"):
-        amplitude = height * (0.06 if scene.terrain == "hills" else 0.045)
-        for colour, base in ((far, -0.05), (middle, 0.06), (near, 0.19)):
-            _below(draw, horizon + base * height + _smooth_ridge(rng, width) * amplitude, height, colour)
-    elif scene.terrain == "forest":
-        for colour, base, tall in ((far, -0.07, 0.12), (middle, -0.02, 0.17)):
-            _below(draw, np.full(width, horizon + base * height + 0.1 * height), height, colour)
-            step = width / 26
-            for i in range(28):
-                x = i * step + rng.uniform(-0.3, 0.3) * step
-                top, foot = (
-                    horizon + base * height - tall * height * rng.uniform(0.3, 1),
-                    horizon + base * height + 0.12 * height,
-                )
-                draw.polygon([(x, top), (x - step * 0.75, foot), (x + step * 0.75, foot)], fill=colour)
-        _below(draw, np.full(width, horizon + 0.07 * height), height, near)
-    elif scene.terrain == "city":
-        lit = scene.time in ("night", "sunset")
-        for colour, tall, step in ((far, 0.36, width / 9), (middle, 0.25, width / 11)):
-            x = -rng.uniform(0, step)
-            while x < width:
-                w, h = step * rng.uniform(0.7, 1.1), height * tall * rng.uniform(0.4, 1)
-                draw.rectangle([x, horizon - h, x + w, horizon + 2], fill=colour)
-                pane = width / 64
-                window = (255, 216, 104) if lit else _tint(colour, (0.72, 0.76, 0.84))
+    def mountains(self, far, middle, near):
+        snowy = self.scene.terrain == "snowy mountains"
+        haze = self.image.getpixel((self.width // 2, int(self.horizon) - 1))
+        base = self.horizon + 0.04 * self.height
+        for distance, step in ((0.55, 0.3), (0.0, 0.42)):
+            lit, shade = (self.mixed(colour, haze, distance * 0.6) for colour in (far, middle))
+            for x in self.places(step, 0.25):
+                tall = self.height * (self.rng.uniform(0.2, 0.27) if distance else self.rng.uniform(0.14, 0.25))
+                half = self.unit * step * self.rng.uniform(0.75, 0.95)
+                top, kink = base - tall, self.rng.uniform(-0.12, 0.12) * half
+                self.draw.polygon([(x, top), (x - half, base), (x + half, base)], fill=shade)
+                self.draw.polygon([(x, top), (x - half, base), (x + kink, base), (x - kink, base - tall * 0.5)], fill=lit)
+        ground = base + self.wave() * 0.012 * self.height
+        self.below(ground, near)
+        if snowy:
+            self.below(ground + 0.16 * self.height + self.wave() * 0.02 * self.height, tint(near, (0.9, 0.93, 1.0)))
+
+    def hills(self, far, middle, near):
+        for colour, base in ((far, -0.04), (middle, 0.07), (near, 0.21)):
+            self.below(self.horizon + (base + self.wave() * 0.055) * self.height, colour)
+
+    def dunes(self, far, middle, near):
+        self.below(np.full(self.width, self.horizon + 0.02 * self.height), middle)
+        for base, tall, step in ((0.04, 0.1, 0.5), (0.16, 0.12, 0.65), (0.34, 0.15, 0.8)):
+            foot = self.horizon + base * self.height
+            for x in self.places(step, 0.2):
+                half, top = step * self.unit * 0.72, foot - tall * self.height * self.rng.uniform(0.7, 1.1)
+                self.draw.polygon([(x - half, foot), (x, top), (x + half, foot)], fill=far)
+                self.draw.polygon([(x, top), (x + half, foot), (x + half * 0.15, foot)], fill=near)
+            self.draw.rectangle([0, foot, self.width, self.height], fill=far if base < 0.3 else middle)
+
+    def forest(self, far, middle, near):
+        for colour, base, tall in ((far, 0.02, 0.26), (middle, 0.09, 0.3)):
+            foot = self.horizon + base * self.height
+            for x in self.places(0.085, 0.3):
+                top, half = foot - tall * self.height * self.rng.uniform(0.5, 1), 0.075 * self.unit
+                self.draw.polygon([(x, top), (x - half, foot), (x + half, foot)], fill=colour)
+            self.draw.rectangle([0, foot, self.width, self.height], fill=colour)
+        self.below(np.full(self.width, self.horizon + 0.1 * self.height), near)
+
+    def city(self, far, middle, near):
+        lit = self.scene.time in ("night", "sunset")
+        window = (255, 218, 104) if lit else tint(middle, (0.66, 0.7, 0.8))
+        pane = 0.032 * self.unit
+        for colour, tall, step in ((far, 0.36, 0.13), (middle, 0.27, 0.16)):
+            for x in self.places(step, 0.1):
+                w, h = step * self.unit * self.rng.uniform(0.75, 1), self.height * tall * self.rng.uniform(0.45, 1)
+                self.draw.rectangle([x, self.horizon - h, x + w, self.height], fill=colour)
                 if colour is middle:
-                    for wy in np.arange(horizon - h + pane, horizon - pane, pane * 2):
-                        for wx in np.arange(x + pane, x + w - pane, pane * 2):
-                            if rng.random() < 0.55:
-                                draw.rectangle([wx, wy, wx + pane * 0.8, wy + pane * 0.9], fill=window)
-                x += w + step * rng.uniform(0, 0.1)
-        draw.rectangle([0, horizon, width, height], fill=near)
-    else:
-        water = _gradient([far, middle, near], height - int(horizon), width)
-        image.paste(Image.fromarray(water.clip(0, 255).astype(np.uint8)), (0, int(horizon)))
-        _waves(rng, draw, horizon, height, width, _tint(far, (1.2, 1.2, 1.2)))
+                    for wy in np.arange(self.horizon - h + pane, self.horizon - pane, pane * 2):
+                        for wx in np.arange(x + pane * 0.8, x + w - pane * 1.2, pane * 1.7):
+                            if self.rng.random() < 0.75:
+                                self.draw.rectangle([wx, wy, wx + pane, wy + pane], fill=window)
+        self.draw.rectangle([0, self.horizon, self.width, self.height], fill=near)
+
+    def sea(self, far, middle, near):
+        self.image.paste(gradient([far, middle, near], self.height - int(self.horizon), self.width), (0, int(self.horizon)))
+        self.ripples(self.horizon, tint(far, (1.2, 1.15, 1.1)))
+
+    def ripples(self, top, colour):
+        for _ in range(9):
+            y = top + (self.height - top) * self.rng.uniform(0.06, 0.97)
+            x, length = self.rng.uniform(-0.05, 0.95) * self.width, self.unit * self.rng.uniform(0.08, 0.2)
+            thick = self.unit * 0.007
+            self.draw.rounded_rectangle([x, y - thick, x + length, y + thick], thick, fill=colour)
+
+    def lake(self):
+        """Mirrors what stands above the shore, bluer."""
+        shore = int(self.shore)
+        depth = self.height - shore
+        mirrored = self.image.crop((0, shore - depth, self.width, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        water = Image.new("RGB", mirrored.size, tint((60, 136, 214), self.light))
+        self.image.paste(Image.blend(mirrored, water, 0.5), (0, shore))
+        self.ripples(shore, tint((196, 224, 246), self.light))
+
+    def house(self, x, y):
+        s = self.unit * self.rng.uniform(0.22, 0.26)
+        self.draw.rectangle([x - s / 2, y - s * 0.6, x + s / 2, y], fill=tint((244, 214, 176), self.light, 1.1))
+        roof = [(x - s * 0.68, y - s * 0.56), (x, y - s * 1.1), (x + s * 0.68, y - s * 0.56)]
+        self.draw.polygon(roof, fill=tint((206, 50, 44), self.light, 1.2))
+        self.draw.rectangle([x - s * 0.36, y - s * 0.44, x - s * 0.08, y - s * 0.16], fill=(255, 224, 110))
+        self.draw.rectangle([x + s * 0.1, y - s * 0.4, x + s * 0.34, y], fill=tint((110, 66, 56), self.light))
+
+    def boat(self, x, y):
+        s = self.unit * self.rng.uniform(0.26, 0.3)
+        hull = [(x - s * 0.5, y), (x + s * 0.5, y), (x + s * 0.3, y + s * 0.26), (x - s * 0.3, y + s * 0.26)]
+        self.draw.polygon(hull, fill=tint((176, 60, 40), self.light, 1.1))
+        right = [(x + s * 0.04, y - s), (x + s * 0.04, y - s * 0.07), (x + s * 0.5, y - s * 0.07)]
+        left = [(x - s * 0.04, y - s * 0.85), (x - s * 0.04, y - s * 0.07), (x - s * 0.42, y - s * 0.07)]
+        self.draw.polygon(right, fill=tint((255, 252, 244), self.light, 1.2))
+        self.draw.polygon(left, fill=tint((240, 232, 220), self.light, 1.15))
+
+    def tree(self, x, y):
+        s = self.unit * self.rng.uniform(0.36, 0.42)
+        self.draw.rectangle([x - s * 0.055, y - s * 0.5, x + s * 0.055, y], fill=tint((96, 62, 44), self.light))
+        crown = CROWNS[self.scene.season]
+        if self.scene.terrain == "snowy mountains":
+            crown = CROWNS["winter"]
+        for dx, dy, r in ((-0.17, 0.52, 0.19), (0.17, 0.52, 0.19), (0, 0.72, 0.26)):
+            cx, cy = x + dx * s, y - dy * s
+            self.draw.ellipse([cx - r * s, cy - r * s, cx + r * s, cy + r * s], fill=tint(crown, self.light, 0.9 + 0.2 * dy))
+
+    def cactus(self, x, y):
+        s = self.unit * self.rng.uniform(0.33, 0.39)
+        w, green = s * 0.1, tint((50, 124, 62), self.light, 0.95)
+        self.draw.rounded_rectangle([x - w, y - s, x + w, y], w, fill=green)
+        for side, low, high in ((-1, 0.38, 0.75), (1, 0.5, 0.9)):
+            arm = x + side * s * 0.32
+            left, right = min(x, arm) - w * 0.8, max(x, arm) + w * 0.8
+            self.draw.rounded_rectangle([left, y - s * low - w, right, y - s * low + w * 0.6], w * 0.8, fill=green)
+            self.draw.rounded_rectangle([arm - w * 0.8, y - s * high, arm + w * 0.8, y - s * low], w * 0.8, fill=green)
 
 
-def _waves(rng, draw, top, height, width, colour):
-    for _ in range(26):
-        y = top + (height - top) * rng.uniform(0.03, 1)
-        x, length = rng.uniform(0, width), width * rng.uniform(0.03, 0.12)
-        draw.line([x, y, x + length, y], fill=colour, width=SUPERSAMPLING)
+def picture(scene: Scene, seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
+    """The scene as an RGB picture; the seed decides shapes and places, never attributes."""
+    painted = Painter(scene, seed, width * SUPERSAMPLING, height * SUPERSAMPLING).paint()
+    return painted.resize((width, height), Image.Resampling.BOX)
 
 
-def _lake(rng, image, horizon, light):
-    """Mirrors what stands above the shore into the lower part of the picture, darker and bluer."""
-    width, height = image.size
-    shore = int(horizon + 0.09 * height)
-    mirrored = image.crop((0, max(0, 2 * shore - height), width, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    water = Image.new("RGB", mirrored.size, _tint((70, 140, 210), light))
-    image.paste(Image.blend(mirrored, water, 0.45), (0, shore))
-    _waves(rng, ImageDraw.Draw(image), shore, height, width, _tint((190, 220, 245), light))
-
-
-def _object(rng, scene, image, horizon, light):
-    width, height = image.size
-    draw = ImageDraw.Draw(image)
-    x = width * rng.uniform(0.2, 0.8)
-    if scene.object == "house":
-        s, y = width * rng.uniform(0.15, 0.18), horizon + height * rng.uniform(0.2, 0.27)
-        draw.rectangle([x - s / 2, y - s * 0.6, x + s / 2, y], fill=_tint((226, 170, 140), light, 1.1))
-        draw.polygon(
-            [(x - s * 0.68, y - s * 0.58), (x, y - s * 1.15), (x + s * 0.68, y - s * 0.58)],
-            fill=_tint((186, 46, 40), light, 1.2),
-        )
-        draw.rectangle([x - s * 0.34, y - s * 0.45, x - s * 0.08, y - s * 0.2], fill=(255, 222, 110))
-        draw.rectangle([x + s * 0.12, y - s * 0.4, x + s * 0.32, y], fill=_tint((110, 70, 60), light))
-    elif scene.object == "boat":
-        s, y = width * rng.uniform(0.17, 0.21), horizon + height * rng.uniform(0.14, 0.24)
-        draw.polygon(
-            [(x - s * 0.5, y), (x + s * 0.5, y), (x + s * 0.3, y + s * 0.24), (x - s * 0.3, y + s * 0.24)],
-            fill=_tint((160, 62, 40), light, 1.1),
-        )
-        draw.polygon(
-            [(x + s * 0.04, y - s * 1.1), (x + s * 0.04, y - s * 0.08), (x + s * 0.48, y - s * 0.08)],
-            fill=_tint((250, 248, 240), light, 1.15),
-        )
-        draw.polygon(
-            [(x - s * 0.04, y - s * 0.95), (x - s * 0.04, y - s * 0.08), (x - s * 0.4, y - s * 0.08)],
-            fill=_tint((236, 232, 224), light, 1.15),
-        )
-    elif scene.object == "cactus":
-        s, y = width * rng.uniform(0.24, 0.3), horizon + height * rng.uniform(0.24, 0.32)
-        w, green = s * 0.09, _tint((46, 112, 58), light, 0.9)
-        draw.rounded_rectangle([x - w, y - s, x + w, y], w, fill=green)
-        for side, low, high in ((-1, 0.4, 0.75), (1, 0.5, 0.88)):
-            arm = x + side * s * 0.3
-            draw.rounded_rectangle(
-                [min(x, arm) - w * 0.8, y - s * low - w, max(x, arm) + w * 0.8, y - s * low + w * 0.6], w * 0.8, fill=green
-            )
-            draw.rounded_rectangle([arm - w * 0.8, y - s * high, arm + w * 0.8, y - s * low], w * 0.8, fill=green)
-
-
-def picture(scene: Scene, seed: int, size: int = SIZE) -> Image.Image:
-    """The scene as a size x size RGB picture; the seed decides shapes and places, never attributes."""
-    rng = np.random.default_rng(seed)
-    full = size * SUPERSAMPLING
-    image, light = _sky(rng, scene, full, full)
-    horizon = full * rng.uniform(0.5, 0.6)
-    _light(rng, scene, image, horizon)
-    if scene.clouds == "cloudy":
-        _clouds(rng, scene, image, horizon)
-    _terrain(rng, scene, image, horizon, light)
-    if scene.object == "lake":
-        _lake(rng, image, horizon, light)
-    _object(rng, scene, image, horizon, light)
-    return image.resize((size, size), Image.Resampling.BOX)
-
-
-TIME_WORDS = {
-    "day": ["day", "a sunny day", "daytime", "noon", "a bright day", "blue sky"],
-    "sunset": ["sunset", "a red sunset", "evening", "dusk", "an orange sunset"],
-    "dawn": ["dawn", "sunrise", "a pink dawn", "early morning", "morning"],
-    "night": ["night", "a dark night", "midnight", "a starry night"],
-}
-TERRAIN_WORDS = {
-    "mountains": ["mountains", "rocky mountains", "a mountain range", "peaks"],
-    "snowy mountains": ["snowy mountains", "snow covered mountains", "mountains with snow", "white peaks"],
-    "hills": ["hills", "green hills", "rolling hills", "meadows"],
-    "desert": ["desert", "a desert", "sand dunes", "dunes"],
-    "forest": ["forest", "a forest", "pine trees", "woods"],
-    "city": ["city", "a city", "a skyline", "buildings", "skyscrapers"],
-    "sea": ["sea", "the sea", "the ocean", "ocean"],
-}
-LIGHT_WORDS = {
-    "none": [],
-    "sun": ["sun", "the sun", "a sun in the sky"],
-    "full moon": ["full moon", "a full moon", "a round moon"],
-    "crescent moon": ["crescent moon", "a crescent moon", "a thin moon"],
-}
-CLOUD_WORDS = {
-    "clear": ["clear sky", "no clouds", "cloudless"],
-    "cloudy": ["clouds", "cloudy", "a few clouds", "cloudy sky"],
-}
-OBJECT_WORDS = {
-    "none": [],
-    "lake": ["a lake", "lake", "a calm lake", "reflections in a lake"],
-    "house": ["a house", "house", "a small house", "a cottage"],
-    "boat": ["a boat", "a sailing boat", "boat", "a ship"],
-    "cactus": ["a cactus", "cactus", "a tall cactus"],
-}
-FILLERS = ["a painting of", "a picture of", "landscape,", "an illustration of", "view of", "beautiful", "scenic", ""]
-UNKNOWN = ["amazing", "8k", "masterpiece", "by an artist", "trending", "detailed", "minimal", "vector art", "cozy", "epic"]
-
-
-def caption(scene: Scene, rng: random.Random) -> str:
-    """One of many wordings; about one in eight carries a word that means nothing, so that such words do no harm."""
-    time = rng.choice(TIME_WORDS[scene.time])
-    terrain = rng.choice(TERRAIN_WORDS[scene.terrain])
-    details = [rng.choice(w) for w in (LIGHT_WORDS[scene.light], OBJECT_WORDS[scene.object]) if w]
-    if scene.clouds == "cloudy" or rng.random() < 0.5:
-        details.append(rng.choice(CLOUD_WORDS[scene.clouds]))
-    rng.shuffle(details)
-    form = rng.randrange(4)
-    if form == 0:
-        text = f"{time} over {terrain}" + (f" with {' and '.join(details)}" if details else "")
-    elif form == 1:
-        parts = [time, terrain, *details]
-        rng.shuffle(parts)
-        text = ", ".join(parts)
-    elif form == 2:
-        text = f"{rng.choice(FILLERS)} {terrain} at {time}" + (f", {', '.join(details)}" if details else "")
-    else:
-        text = f"{terrain} with {' and '.join(details)}, {time}" if details else f"{terrain}, {time}"
-    if rng.random() < 0.12:
-        words = [text, rng.choice(UNKNOWN)]
-        rng.shuffle(words)
-        text = ", ".join(words)
-    return " ".join(text.split())
-
-
-def sample(index: int, scenes: list[Scene]) -> tuple[Scene, Image.Image]:
+def sample(index: int, scenes: list[Scene], width: int = SIZE, height: int = SIZE) -> tuple[Scene, Image.Image]:
     """Picture number `index` of the endless data set drawn from `scenes`."""
-    scene = random.Random(index).choice(scenes)
-    return scene, picture(scene, index)
+    scene = choose(scenes, random.Random(index))
+    return scene, picture(scene, index, width, height)

@@ -1,0 +1,206 @@
+"""The parts that vega-nano's training is made of, each against an independent statement of the same thing."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+
+from train import autoencoder, captions, latents, lcm_lora, measures, muon, pictures, reader, scenes, text_encoders
+from train.text_to_image import NOISE, noise_levels
+
+NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return text_encoders.load_tokenizers(NANO)
+
+
+def test_held_out_combinations_are_never_drawn_for_training():
+    training, held_out = scenes.split()
+    assert not set(training) & set(held_out)
+    assert set(training) | set(held_out) == set(scenes.SCENES)
+    assert {pictures.sample(i, training)[0] for i in range(60)} <= set(training)
+    # Each value of each attribute is still seen in training, or no model could know its word.
+    for i, values in enumerate(scenes.VALUES):
+        assert {scene[i] for scene in training} == set(values)
+
+
+def test_every_time_and_terrain_is_equally_likely():
+    rng = random.Random(0)
+    training, _ = scenes.split()
+    drawn = [scenes.choose(training, rng) for _ in range(7000)]
+    for values, key in ((scenes.TIMES, "time"), (scenes.TERRAINS, "terrain")):
+        shares = [sum(getattr(s, key) == v for s in drawn) / 7000 for v in values]
+        assert max(abs(share - 1 / len(values)) for share in shares) < 0.02
+
+
+@pytest.mark.parametrize("size", [(96, 192), (192, 96), (128, 128), (256, 256)])
+def test_picture_is_one_scene_of_the_asked_size(size):
+    scene = scenes.Scene("day", "sea", "none", "none", "none", "clear", "sea", "none")
+    pixels = np.asarray(pictures.picture(scene, 5, *size)).astype(int)
+    assert pixels.shape == (size[1], size[0], 3)
+    # One horizon: going down, the sky turns to water exactly once.
+    red = np.median(pixels[:, :, 0], axis=1)
+    falls = np.flatnonzero(red[2:] - red[:-2] < -60)
+    assert 0 < falls[-1] - falls[0] + 1 <= 3
+    assert 0.45 < falls[0] / size[1] < 0.65
+
+
+def test_picture_depends_on_scene_and_seed_alone():
+    scene = scenes.SCENES[100]
+    first = pictures.picture(scene, 7)
+    random.seed(1)
+    np.random.seed(1)
+    assert first.tobytes() == pictures.picture(scene, 7).tobytes()
+    assert first.tobytes() != pictures.picture(scene, 8).tobytes()
+
+
+def test_complete_captions_tell_all_that_is_not_plain():
+    """A caption that must be complete has a word for each attribute that differs from its plain value."""
+    plain = {"none", "clear", "summer"}
+    for i, scene in enumerate(scenes.SCENES):
+        text = captions.caption(scene, random.Random(i), complete=True)
+        for table, value in zip(captions.TABLES, scene, strict=True):
+            words = [re.sub(r"^(an? |at )", "", w) for w in table[value]]
+            if value not in plain and words and not (value == "night" and "starry night" in text):
+                assert any(w in text for w in words) or "starry night" in text, (scene, text)
+
+
+def test_every_token_of_a_caption_is_known_or_meant_to_be_unknown(tokenizers):
+    known = set(text_encoders.known_tokens(tokenizers[0]).tolist())
+    strangers = {i for word in captions.UNKNOWN for i in tokenizers[0](word).input_ids}
+    rng = random.Random(3)
+    for _ in range(3000):
+        text = captions.caption(rng.choice(scenes.SCENES), rng)
+        assert set(tokenizers[0](text).input_ids) <= known | strangers, text
+
+
+def test_null_ids_are_the_tokenizers_empty_prompt(tokenizers):
+    ids = text_encoders.tokenize(tokenizers, ["a lake"])
+    for null, empty in zip(lcm_lora.batch_null(ids), text_encoders.tokenize(tokenizers, [""]), strict=True):
+        assert torch.equal(null, empty)
+
+
+def test_size_ids_are_in_sdxl_order_and_mostly_true():
+    rows = latents.size_ids(192, 96, np.random.default_rng(0), 2000)
+    truth = torch.tensor([96, 192, 0, 0, 96, 192])  # original height and width, crop, target height and width
+    true = (rows == truth).all(1).float().mean()
+    assert 0.65 < true < 0.75
+
+
+def test_widened_autoencoder_is_the_same_function():
+    torch.manual_seed(0)
+    slim = autoencoder.build(autoencoder.SLIM)
+    wide = autoencoder.widened(slim)
+    pixels = torch.rand(2, 3, 48, 64) * 2 - 1
+    with torch.no_grad():
+        assert wide.config.decoder_block_out_channels == [64] * 4 or wide.config.decoder_block_out_channels == (64,) * 4
+        torch.testing.assert_close(wide.encoder(pixels), slim.encoder(pixels), atol=1e-6, rtol=1e-5)
+        z = slim.encoder(pixels)
+        torch.testing.assert_close(wide.decoder(z), slim.decoder(z), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 576), (512, 128)])
+def test_muon_keeps_directions_and_levels_their_strength(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(2, *shape, dtype=torch.float64)
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    out = muon.orthogonalized(matrix)
+    # In the basis of the matrix's own singular vectors the result is diagonal, with entries around 1.
+    inside = u.mT @ out @ vh.mT
+    diagonal = inside.diagonal(dim1=1, dim2=2)
+    assert (inside - torch.diag_embed(diagonal)).abs().max() < 1e-6
+    strong = s > 0.05 * s.max()
+    assert diagonal[strong].min() > 0.5
+    assert diagonal.max() < 1.4
+
+
+def test_muon_leaves_first_and_last_layers_to_adamw():
+    torch.manual_seed(0)
+    vae = autoencoder.build(16)
+    muon_group, rest = muon.Muon(vae, 1e-3, 1e-3).param_groups
+    ids = {id(p) for p in muon_group["params"]}
+    names = {n for n, p in vae.named_parameters() if id(p) in ids}
+    assert "decoder.layers.3.conv.0.weight" in names
+    assert "encoder.layers.0.weight" not in names
+    assert len(muon_group["params"]) + len(rest["params"]) == len(list(vae.parameters()))
+
+
+@pytest.mark.parametrize("guidance_step", range(1, lcm_lora.GRID + 1))
+def test_teacher_takes_the_ddim_step_of_diffusers(guidance_step):
+    scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
+    skip = 1000 // lcm_lora.GRID
+    start = torch.tensor([guidance_step * skip - 1])
+    end = (start - skip).clamp(min=0)
+    scheduler.num_inference_steps = 1000 // max(1, (start - end).item())
+    torch.manual_seed(0)
+    x, epsilon = torch.randn(2, 1, 4, 8, 8)
+    diffusion = lcm_lora.Diffusion(torch.device("cpu"))
+    ours = diffusion.noised(diffusion.clean(x, epsilon, start), epsilon, end)
+    if end > 0:
+        expected = scheduler.step(epsilon, start.item(), x).prev_sample
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    else:
+        a = scheduler.alphas_cumprod
+        clean = (x - (1 - a[start]).sqrt() * epsilon) / a[start].sqrt()
+        torch.testing.assert_close(ours, a[0].sqrt() * clean + (1 - a[0]).sqrt() * epsilon, atol=1e-5, rtol=1e-4)
+
+
+def test_consistency_function_is_the_identity_at_its_boundary():
+    c_skip, c_out = lcm_lora.boundary_scalings(torch.tensor([0, 39, 999]))
+    assert (c_skip[0].item(), c_out[0].item()) == (1.0, 0.0)
+    from diffusers import LCMScheduler
+
+    scheduler = LCMScheduler(**NOISE)
+    for t, ours in zip((39, 999), zip(c_skip[1:], c_out[1:], strict=True), strict=True):
+        theirs = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(t))
+        torch.testing.assert_close(torch.stack(ours), torch.stack(theirs))
+
+
+def test_noise_levels_cover_the_schedule():
+    torch.manual_seed(0)
+    levels = torch.cat([noise_levels(48) for _ in range(50)])
+    assert levels.min() < 20
+    assert levels.max() > 985
+    assert (levels > 500).float().mean() > 0.55
+    # Within a batch they are spread out, not drawn one by one.
+    assert noise_levels(48).sort().values.diff().max() < 120
+    assert DDPMScheduler(**NOISE).config.num_train_timesteps == 1000
+
+
+def test_frechet_distance_of_known_gaussians():
+    torch.manual_seed(0)
+    a = torch.randn(200_000, 3) @ torch.diag(torch.tensor([1.0, 2.0, 3.0]))
+    b = torch.randn(200_000, 3) @ torch.diag(torch.tensor([2.0, 2.0, 1.0])) + torch.tensor([1.0, 0.0, -2.0])
+    # With commuting covariances the distance is |difference of means|^2 + sum of (difference of deviations)^2.
+    assert measures.frechet(a, b) == pytest.approx(5 + 1 + 0 + 4, rel=0.02)
+    assert measures.frechet(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_accuracy_and_its_interval():
+    torch.manual_seed(0)
+    # 400 repetitions of an experiment whose true accuracy is 0.8: the interval holds it in about 95 % of them.
+    inside = 0
+    for _ in range(400):
+        mean, margin = measures.accuracy(torch.rand(512, 8) < 0.8)
+        inside += abs(mean - 0.8) < margin
+    assert 0.91 < inside / 400 < 0.985
+
+
+def test_chance_is_what_shuffled_labels_score():
+    truth = scenes.labels([scenes.SCENES[i % len(scenes.SCENES)] for i in range(2048)])
+    other = truth[torch.randperm(2048, generator=torch.Generator().manual_seed(0))]
+    assert measures.chance(truth) == pytest.approx((truth == other).float().mean().item(), abs=0.02)
+
+
+def test_reader_takes_any_size():
+    model = reader.Reader().eval()
+    for size in ((96, 192), (192, 96), (256, 256)):
+        seen, features = reader.read(model, torch.zeros(2, 3, *size))
+        assert seen.shape == (2, len(scenes.VALUES))
+        assert features.shape == (2, reader.FEATURES)
