@@ -46,7 +46,7 @@ def test_picture_is_one_scene_of_the_asked_size(size):
     assert pixels.shape == (size[1], size[0], 3)
     # One horizon: going down, the sky turns to water exactly once.
     red = np.median(pixels[:, :, 0], axis=1)
-    falls = np.flatnonzero(red[2:] - red[:-2] < -60)
+    falls = np.flatnonzero(red[2:] - red[:-2] < -40)
     assert 0 < falls[-1] - falls[0] + 1 <= 3
     assert 0.45 < falls[0] / size[1] < 0.65
 

@@ -47,6 +47,7 @@ class Muon(torch.optim.AdamW):
         for p in group["params"]:
             state = self.state[p]
             momentum = state.setdefault("momentum", torch.zeros_like(p))
+            state.setdefault("step", torch.zeros(()))  # AdamW, loading a state, looks for it
             momentum.lerp_(p.grad, 1 - MOMENTUM)
             alike.setdefault(p.flatten(1).shape, []).append((p, p.grad.lerp(momentum, MOMENTUM).flatten(1)))
             p.grad = None  # AdamW passes it over
