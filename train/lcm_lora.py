@@ -10,15 +10,13 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from diffusers import DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers import DDPMScheduler
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from . import text_encoders
-from .autoencoder import device
 from .fitting import fit, flat_then_cosine, whole
-from .text_to_image import NOISE
+from .text_to_image import NOISE, load
 
 BATCH = 24
 LEARNING_RATE = 1e-3
@@ -85,10 +83,7 @@ def distil(
     latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step.
     """
     set_seed(seed)
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet").to(device())
-    if unet.device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())  # measured faster than fused attention there
-    unet.requires_grad_(False)
+    unet = load(folder / "unet").requires_grad_(False)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
     encoders = text_encoders.load(folder)
     diffusion = Diffusion(unet.device)

@@ -1,6 +1,7 @@
 """Stage 3: the base model, a latent diffusion UNet of Vega's shape."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate.utils import set_seed
@@ -18,29 +19,44 @@ BATCH = 48
 LEARNING_RATE = 1e-3
 MATRIX_LEARNING_RATE = 2e-3
 SMALL = 1500  # so many steps, and at most half of all, see small pictures only at first: they cost half as much
-FLAT = 0.7  # the share of the steps at full learning rate; a longer run can go on from any state within it
+SEEN = 10**8  # batches of a second training are numbered from here on
 SNR_CAP = 5.0  # min-SNR weighting, Hang et al. 2023 (arXiv 2303.09556)
 # The schedule of Segmind-Vega, and of SDXL.
 NOISE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
 
-def build() -> UNet2DConditionModel:
+SHAPE = dict(
+    sample_size=pictures.SIZE // 8,
+    block_out_channels=(64, 64, 128),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    mid_block_type="UNetMidBlock2D",
+    layers_per_block=2,
+    transformer_layers_per_block=[1, 1, 1],
+    attention_head_dim=[1, 1, 2],
+    cross_attention_dim=2 * text_encoders.HIDDEN,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=6 * 256 + text_encoders.HIDDEN,
+)
+
+
+def build(**larger) -> UNet2DConditionModel:
     """Vega's block structure at 6.7 M parameters, inside what ComfyUI's own UNet class takes."""
-    return UNet2DConditionModel(
-        sample_size=pictures.SIZE // 8,
-        block_out_channels=(64, 64, 128),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        mid_block_type="UNetMidBlock2D",
-        layers_per_block=2,
-        transformer_layers_per_block=[1, 1, 1],
-        attention_head_dim=[1, 1, 2],
-        cross_attention_dim=2 * text_encoders.HIDDEN,
-        use_linear_projection=True,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=256,
-        projection_class_embeddings_input_dim=6 * 256 + text_encoders.HIDDEN,
-    )
+    return ready(UNet2DConditionModel(**{**SHAPE, **larger}))
+
+
+def load(folder: Path) -> UNet2DConditionModel:
+    """A UNet of any family, as this machine trains it best."""
+    return ready(UNet2DConditionModel.from_pretrained(folder))
+
+
+def ready(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    unet = unet.to(device())
+    if unet.device.type == "cpu":
+        unet.set_attn_processor(AttnProcessor())  # measured faster than fused attention there
+    return unet
 
 
 def noise_levels(count: int) -> torch.Tensor:
@@ -54,34 +70,77 @@ def weight(snr: torch.Tensor) -> torch.Tensor:
     return snr.clamp(max=SNR_CAP) / snr * snr.clamp(max=1) ** -0.25
 
 
+class Question(NamedTuple):
+    """What a UNet is asked, and the noise that it should answer; `weight` is that of each picture in the loss."""
+
+    noisy: torch.Tensor
+    t: torch.Tensor
+    context: torch.Tensor
+    added: dict[str, torch.Tensor]
+    noise: torch.Tensor
+    weight: torch.Tensor
+
+    def put_to(self, unet) -> torch.Tensor:
+        return unet(self.noisy, self.t, self.context, added_cond_kwargs=self.added).sample
+
+    def error(self, out: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        return ((out - truth).square().mean((1, 2, 3)) * self.weight).mean()
+
+
+class Examiner:
+    """Makes the question of a step: latents and captions by the step's number, noise by torch's generator."""
+
+    def __init__(self, work: Path, batches: Batches):
+        self.batches, self.encoders = batches, text_encoders.load(work)
+        self.diffusion = DDPMScheduler(**NOISE)
+
+    def __call__(self, step: int, small: bool = False) -> Question:
+        clean, ids, sizes = self.batches(step, BATCH, small)
+        noise = torch.randn(clean.shape).to(device())
+        t = noise_levels(len(clean)).to(device())
+        with torch.no_grad():
+            context, pooled = self.encoders([i.to(device()) for i in ids])
+        noisy = self.diffusion.add_noise(clean.to(device()), noise, t)
+        added = {"text_embeds": pooled, "time_ids": sizes.to(device())}
+        return Question(noisy, t, context, added, noise, weight(compute_snr(self.diffusion, t)))
+
+
 def train(work: Path, batches: Batches, steps: int, seed: int = 0) -> list[float]:
-    """Trains into work/unet and returns the loss of every step."""
+    """Trains work/base from nothing and returns the loss of every step.
+
+    The learning rate stays up: what goes on from here, and in which way, brings it down.
+    """
     set_seed(seed)
-    unet = build().to(device())
-    if unet.device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())  # measured faster than fused attention there
-    encoders = text_encoders.load(work)
-    diffusion = DDPMScheduler(**NOISE)
+    unet, ask = build(), Examiner(work, batches)
 
     def loss_of(step):
-        clean, ids, sizes = batches(step, BATCH, small=step < min(SMALL, steps // 2))
-        clean, sizes = clean.to(unet.device), sizes.to(unet.device)
-        with torch.no_grad():
-            context, pooled = encoders([i.to(unet.device) for i in ids])
-        noise = torch.randn(clean.shape).to(unet.device)
-        t = noise_levels(len(clean)).to(unet.device)
-        noisy = diffusion.add_noise(clean, noise, t)
-        out = unet(noisy, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
-        return ((out - noise).square().mean((1, 2, 3)) * weight(compute_snr(diffusion, t))).mean()
+        question = ask(step, small=step < min(SMALL, steps // 2))
+        return question.error(question.put_to(unet), question.noise)
+
+    return fit_unet(unet, loss_of, work, "base", ask, steps, flat_then_cosine(steps, flat=1.0))
+
+
+def train_on(work: Path, batches: Batches, steps: int, seed: int = 1) -> list[float]:
+    """Trains work/base on, into work/direct, with a falling learning rate; returns the loss of every step."""
+    set_seed(seed)
+    unet, ask = load(work / "base"), Examiner(work, batches)
+
+    def loss_of(step):
+        question = ask(SEEN + step)
+        return question.error(question.put_to(unet), question.noise)
+
+    return fit_unet(unet, loss_of, work, "direct", ask, steps, flat_then_cosine(steps))
+
+
+def fit_unet(unet, loss_of, work: Path, name: str, ask: Examiner, steps: int, factor) -> list[float]:
+    """Trains `unet` into the folder work/name; a sheet of samples lies beside it all the while."""
 
     def sample():
-        grid(draw(work, unet, encoders, batches), pictures.SIZE).save(work / "base.png")
+        grid(draw(work, unet, ask.encoders, ask.batches), pictures.SIZE).save(work / f"{name}.png")
 
     optimizer = Muon(unet, MATRIX_LEARNING_RATE, LEARNING_RATE, weight_decay=0.01)
-    factor = flat_then_cosine(steps, FLAT)
-    losses = fit(unet, loss_of, optimizer, factor, work / "base-training", steps, ema_decay=0.998, sample=sample)
-    unet.set_default_attn_processor()
-    with whole(work / "unet") as folder:
+    losses = fit(unet, loss_of, optimizer, factor, work / f"{name}-training", steps, ema_decay=0.998, sample=sample)
+    with whole(work / name) as folder:
         unet.save_pretrained(folder)
     return losses
 
