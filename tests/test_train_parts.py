@@ -9,8 +9,20 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 
-from train import autoencoder, captions, latents, lcm_lora, measures, muon, pictures, reader, scenes, text_encoders
-from train.text_to_image import NOISE, noise_levels
+from train import (
+    autoencoder,
+    block_removal,
+    captions,
+    latents,
+    lcm_lora,
+    measures,
+    muon,
+    pictures,
+    reader,
+    scenes,
+    text_encoders,
+)
+from train.text_to_image import NOISE, build, noise_levels
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 
@@ -204,3 +216,24 @@ def test_reader_takes_any_size():
         seen, features = reader.read(model, torch.zeros(2, 3, *size))
         assert seen.shape == (2, len(scenes.VALUES))
         assert features.shape == (2, reader.FEATURES)
+
+
+def test_grown_teacher_and_what_blocks_removal_leaves_compute_the_same():
+    torch.manual_seed(0)
+    small = build()
+    for p in small.parameters():
+        p.data += 0.02 * torch.randn_like(p)
+    large = block_removal.grown(small)
+    assert sum(p.numel() for p in large.parameters()) > 1.5 * sum(p.numel() for p in small.parameters())
+    added = {"text_embeds": torch.randn(2, 64), "time_ids": torch.ones(2, 6)}
+    x, context = torch.randn(2, 4, 12, 16), torch.randn(2, 77, 128)
+    with torch.no_grad(), block_removal.features(large) as found:
+        ours, theirs, back = (
+            unet(x, 500, context, added_cond_kwargs=added).sample for unet in (small, large, block_removal.shrunk(large))
+        )
+    assert ours.std() > 0.1
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(back, ours, atol=0, rtol=0)
+    # One output for each down block, the middle and each up block; hooks don't outlive the block.
+    assert [f.shape[1] for f in found] == [64, 64, 128, 128, 128, 64, 64]
+    assert not any(m._forward_hooks for m in large.modules())
