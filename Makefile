@@ -28,7 +28,7 @@ lint: $(ENVIRONMENT)
 	$(BIN)/ruff format --check .
 
 nano: $(ENVIRONMENT)
-	$(BIN)/python -m train
+	$(BIN)/python -m train $(STAGE)
 
 clean:
 	rm -rf .venv .host .comfyui output

@@ -163,6 +163,7 @@ class Evaluation:
         shuffled = self.truth[torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))]
         result = {
             "table": self.table,
+            "guidance": best,
             "chance": measures.chance(self.truth),
             "shuffled": measures.accuracy(seen == shuffled)[0],
         }
@@ -193,11 +194,18 @@ def evaluate(folder: Path, work: Path, prompts: int) -> dict:
 
 
 def as_markdown(result: dict) -> str:
-    """The table in percent, with the 95 % interval of the mean, the distance and the UNet calls of a picture."""
+    """The table in percent, with the 95 % interval of the mean, the distance and the UNet calls of a picture; controls."""
     columns = [*Scene._fields, "all"]
     lines = ["| | calls | mean | " + " | ".join(columns) + " | distance |", "|---" * (len(columns) + 4) + "|"]
     for row, v in result["table"].items():
         cells = [str(v["calls"] or ""), f"{100 * v['mean']:.1f} ± {100 * v['margin']:.1f}"]
         cells += [f"{100 * v[c]:.1f}" for c in columns] + [f"{v['distance']:.1f}" if "distance" in v else ""]
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Chance is {100 * result['chance']:.1f}; with the prompts shuffled the base scores {100 * result['shuffled']:.1f}.",
+    ]
+    real_spread = result["diversity"]["real pictures"]
+    spreads = (f"{name} {v / real_spread:.2f}" for name, v in result["diversity"].items() if v != real_spread)
+    lines += ["", f"Diversity of {SEEDS} seeds for one prompt, as a share of the real pictures': {'; '.join(spreads)}."]
     return "\n".join(lines)

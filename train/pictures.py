@@ -4,11 +4,13 @@ Every picture is a function of (attributes, seed, size), so the data set is neve
 """
 
 import random
+import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from .scenes import Scene, choose
+from .captions import caption
+from .scenes import Scene, choose, split
 
 SIZE = 128
 SUPERSAMPLING = 2
@@ -286,3 +288,17 @@ def sample(index: int, scenes: list[Scene], width: int = SIZE, height: int = SIZ
     """Picture number `index` of the endless data set drawn from `scenes`."""
     scene = choose(scenes, random.Random(index))
     return scene, picture(scene, index, width, height)
+
+
+def sheet(count: int, columns: int = 4) -> Image.Image:
+    """The first `count` training pictures, each beside a caption of it."""
+    training, _ = split()
+    cell, font = 2 * SIZE, ImageFont.load_default(13)
+    whole = Image.new("RGB", (cell * columns, SIZE * -(-count // columns)), "white")
+    draw = ImageDraw.Draw(whole)
+    for i in range(count):
+        scene, image = sample(i, training)
+        x, y = i % columns * cell, i // columns * SIZE
+        whole.paste(image, (x, y))
+        draw.multiline_text((x + SIZE + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 17), "black", font)
+    return whole
