@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,29 @@ def test_stage_lowers_its_loss(chain, stage):
 
 def test_finished_stages_are_not_run_again(chain):
     assert "loss" not in train(chain[0])
+
+
+def test_card_holds_the_grid_and_the_scores(chain):
+    readme = chain[0] / "nano" / "README.md"
+    readme.write_text("before\n<!-- scores -->\nold\n<!-- end of scores -->\nafter\n")
+    train(chain[0], "card")
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    assert "| LCM-LoRA, 4 steps |" in text
+    with Image.open(chain[0] / "nano" / "samples.jpg") as samples, Image.open(chain[0] / "nano" / "icon.png") as icon:
+        assert samples.width > 8 * 128
+        assert samples.height == 6 * 128
+        assert icon.size == (400, 400)
+
+
+def test_stage_says_what_it_lacks(tmp_path):
+    run = subprocess.run(command(tmp_path, "base"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    assert run.returncode == 1
+    assert "base needs" in run.stderr
+    assert "`python -m train autoencoder`" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):

@@ -101,7 +101,7 @@ OTHERS = {
     "unet": choose_unet,
     "export": write,
     "evaluation": evaluate,
-    "card": lambda o: card.make(o.out, o.work, ROOT / "icon.png"),
+    "card": lambda o: card.make(o.out, o.work),
 }
 
 

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,7 +14,6 @@ from .text_to_image import PROMPTS
 
 MARGIN = 150  # pixels, for a row's label
 TEXT = 14
-ICON_PROMPT = PROMPTS[0]
 
 
 def settings(guidance: float) -> list[Setting]:
@@ -35,14 +33,13 @@ def grid(artist: Artist, rows: list[Setting]) -> Image.Image:
     return sheet
 
 
-def make(folder: Path, work: Path, icon: Path) -> None:
-    """Writes folder/samples.jpg, the scores between the marks of folder/README.md, and the icon."""
+def make(folder: Path, work: Path) -> None:
+    """Writes samples.jpg, icon.png and the scores between the marks of README.md, all in folder."""
     result = json.loads((work / "scores.json").read_text())
     artist = Artist(folder)
     grid(artist, settings(result["guidance"]["25"])).save(folder / "samples.jpg", quality=92)
-    with torch.no_grad():
-        drawn = artist.draw([ICON_PROMPT], Setting(True, LCMScheduler, 4))
-    as_images(drawn)[0].resize((400, 400), Image.Resampling.LANCZOS).save(icon)
+    drawn = artist.draw([PROMPTS[0]], Setting(True, LCMScheduler, 4))
+    as_images(drawn)[0].resize((400, 400), Image.Resampling.LANCZOS).save(folder / "icon.png")
     readme = folder / "README.md"
     marked = re.compile(r"(<!-- scores -->\n).*?(<!-- end of scores -->)", re.DOTALL)
     readme.write_text(marked.sub(lambda m: m[1] + as_markdown(result) + "\n" + m[2], readme.read_text()))

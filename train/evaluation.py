@@ -93,6 +93,7 @@ class Evaluation:
         self.scenes, self.prompts = held_out_prompts(prompts)
         self.truth = labels(self.scenes)
         self.table = {}
+        self.seeds = min(SEEDS, prompts)
 
     def row(self, name: str, draw) -> tuple[torch.Tensor, torch.Tensor]:
         """(labels read, features) of the pictures that draw() returns, from the disk when they are there already."""
@@ -132,16 +133,16 @@ class Evaluation:
         return max(GUIDANCE_SCALES, key=share)
 
     def diversity(self, setting: Setting | None) -> float:
-        """Mean pairwise feature distance of SEEDS pictures of one scene, the mean over four held-out scenes.
+        """Mean pairwise feature distance of `seeds` pictures of one scene, the mean over four held-out scenes.
 
         Without a setting the pictures are the generator's own.
         """
         spreads = []
         for i in range(4):
             if setting:
-                draw = lambda i=i: self.artist.draw([self.prompts[i]] * SEEDS, setting)  # noqa: E731
+                draw = lambda i=i: self.artist.draw([self.prompts[i]] * self.seeds, setting)  # noqa: E731
             else:
-                draw = lambda i=i: real([self.scenes[i]] * SEEDS)  # noqa: E731
+                draw = lambda i=i: real([self.scenes[i]] * self.seeds)  # noqa: E731
             spreads.append(measures.spread(self.row(f"seeds of prompt {i}, {setting or 'real pictures'}", draw)[1]))
         return sum(spreads) / len(spreads)
 
