@@ -67,7 +67,7 @@ def run(name: str, options: argparse.Namespace) -> None:
                 f"{name} needs {options.work / result}: run `python -m train {need}` first, or `python -m train` for all"
             )
     losses = stage.train(options, getattr(options, name.replace("-", "_") + "_steps"))
-    tenth = max(1, len(losses) // 10)
+    tenth = max(min(3, len(losses)), len(losses) // 10)
     print(
         f"{name}: loss {np.mean(losses[:tenth]):.5f} -> {np.mean(losses[-tenth:]):.5f} over {len(losses)} steps", flush=True
     )
@@ -114,7 +114,7 @@ def everything(options) -> None:
         elif not (options.work / STAGES[name].result).exists():
             run(name, options)
     write(options)
-    if not (options.work / "scores.json").exists():
+    if options.prompts and not (options.work / "scores.json").exists():
         evaluate(options)
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     for name, stage in STAGES.items():
         parser.add_argument(f"--{name}-steps", type=int, default=stage.steps)
     parser.add_argument("--route", choices=ROUTES, default="direct", help="how the base is finished")
-    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts that the evaluation draws")
+    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts for the evaluation; 0: none")
     options = parser.parse_args()
     diffusers_logging.set_verbosity_error()
     options.work.mkdir(parents=True, exist_ok=True)

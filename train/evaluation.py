@@ -133,12 +133,12 @@ class Evaluation:
         return max(GUIDANCE_SCALES, key=share)
 
     def diversity(self, setting: Setting | None) -> float:
-        """Mean pairwise feature distance of `seeds` pictures of one scene, the mean over four held-out scenes.
+        """Mean pairwise feature distance of `seeds` pictures of one scene, the mean over the first four held-out scenes.
 
         Without a setting the pictures are the generator's own.
         """
         spreads = []
-        for i in range(4):
+        for i in range(min(4, len(self.prompts))):
             if setting:
                 draw = lambda i=i: self.artist.draw([self.prompts[i]] * self.seeds, setting)  # noqa: E731
             else:

@@ -13,7 +13,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from tqdm import tqdm
 
-SAVE_EVERY = 100  # steps; ten times in a run that is shorter than ten times that
+SAVE_EVERY = 100  # steps; a run shorter than four times that saves four times
 REPORT_EVERY = 50
 
 
@@ -45,7 +45,7 @@ def fit(
         accelerator.register_for_checkpointing(average)
     folder.mkdir(parents=True, exist_ok=True)
     latest = folder / "latest"
-    save_every = max(1, min(SAVE_EVERY, steps // 10))
+    save_every = max(1, min(SAVE_EVERY, steps // 4))
     losses = []
     if latest.exists():
         saved = folder / latest.read_text()

@@ -51,7 +51,7 @@ def encode(work: Path, count: int) -> dict[tuple[int, int], torch.Tensor]:
     """{(width, height): [N, 4, H/8, W/8]} of about `count` training pictures, kept in work/latents, a file for each size."""
     bank = {}
     for (width, height), share in tqdm(SIZES.items(), desc="latents"):
-        number = max(8, round(share * count))
+        number = max(2, round(share * count))
         file = work / "latents" / f"{number} of {width}x{height}.safetensors"
         if not file.exists():
             with whole(file) as partial:
