@@ -20,8 +20,8 @@ REDUCED = {
     "text-encoders-steps": 16,
     "base-steps": 12,
     "direct-steps": 6,
-    "teacher-steps": 4,
-    "student-steps": 4,
+    "teacher-steps": 6,
+    "student-steps": 6,
     "lcm-lora-steps": 6,
     "decoder-steps": 12,
     "reader-steps": 20,
@@ -31,13 +31,13 @@ REDUCED = {
 LEARNS = {
     "autoencoder": 0.5,
     "text-encoders": 0.8,
-    "base": 0.7,
-    "direct": 0.95,
-    "teacher": 0.95,
-    "student": 0.95,
-    "lcm-lora": 1.0,
-    "decoder": 1.0,
-    "reader": 0.8,
+    "base": 0.3,
+    "direct": 0.9,
+    "teacher": 0.9,
+    "student": 0.9,
+    "lcm-lora": 0.9,
+    "decoder": 0.95,
+    "reader": 0.85,
 }
 
 
