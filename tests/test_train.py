@@ -27,7 +27,7 @@ REDUCED = {
     "reader-steps": 20,
     "prompts": 2,
 }
-# The most that the mean loss of a stage's last tenth may be, as a share of the first tenth's.
+# The most that a stage's mean loss over its last tenth (at least three steps) may be, as a share of the first tenth's.
 LEARNS = {
     "autoencoder": 0.5,
     "text-encoders": 0.8,
