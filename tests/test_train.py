@@ -12,6 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from train.__main__ import main
+from train.evaluation import Evaluation
 
 ROOT = Path(__file__).resolve().parents[1]
 REDUCED = {
@@ -87,6 +91,13 @@ def test_finished_stages_are_not_run_again(chain):
     assert "loss" not in train(chain[0])
 
 
+def test_weights_of_another_route_are_not_taken_for_the_asked_one(chain, capsys):
+    arguments = command(chain[0])[3:]
+    with pytest.raises(SystemExit, match=r"unet is not \S+student"):
+        main([*arguments, "--route=block-removal"])
+    assert "exported" not in capsys.readouterr().out
+
+
 def test_card_holds_the_grid_and_the_scores(chain):
     readme = chain[0] / "nano" / "README.md"
     readme.write_text("before\n<!-- scores -->\nold\n<!-- end of scores -->\nafter\n")
@@ -102,12 +113,64 @@ def test_card_holds_the_grid_and_the_scores(chain):
         assert icon.size == (400, 400)
 
 
-def test_stage_says_what_it_lacks(tmp_path):
-    run = subprocess.run(command(tmp_path, "base"), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
-    assert run.returncode == 1
-    assert "base needs" in run.stderr
-    assert "`python -m train autoencoder`" in run.stderr
-    assert "Traceback" not in run.stderr
+def refused(capsys, *arguments: str) -> str:
+    """The sentence with which `python -m train` refuses the arguments."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    return f"{capsys.readouterr().err}{exit_.value}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "lacks"),
+    [
+        ("base", "autoencoder"),
+        ("unet", "direct"),
+        ("export", "text-encoders"),
+        ("evaluation", "export"),
+        ("card", "export"),
+    ],
+)
+def test_stage_says_what_it_lacks(tmp_path, capsys, stage, lacks):
+    said = refused(capsys, stage, f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'nano'}")
+    assert f"{stage} needs" in said
+    assert f"`python -m train {lacks}`" in said
+
+
+def test_shipped_model_s_card_needs_its_scores(tmp_path, capsys):
+    assert "`python -m train evaluation`" in refused(capsys, "card", f"--work={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("--reader-steps=0", "0 is less than 1"),
+        ("--pictures=-5", "-5 is less than 1"),
+        ("--prompts=1", "1 is less than 2"),
+        ("--prompts=many", "invalid"),
+        ("--work=Makefile", "Makefile is a file"),
+        ("--out=Makefile", "Makefile is a file"),
+    ],
+)
+def test_argument_that_cannot_work_is_refused(monkeypatch, capsys, argument, reason):
+    monkeypatch.chdir(ROOT)
+    assert reason in refused(capsys, argument)
+
+
+def test_rows_of_other_weights_are_not_taken_for_ours(chain):
+    nano, work = chain[0] / "nano", chain[0] / "work"
+    file = nano / "vae" / "diffusion_pytorch_model.safetensors"
+    before = file.read_bytes()
+    rows = Evaluation(nano, work, 2).rows
+    assert any(rows.iterdir())
+    assert not any(Evaluation(nano, work, 3).rows.iterdir())
+    weights = load_file(file)
+    weights["decoder.layers.0.bias"] += 0.1
+    try:
+        save_file(weights, file, metadata={"format": "pt"})
+        assert not any(Evaluation(nano, work, 2).rows.iterdir())
+    finally:
+        file.write_bytes(before)
+    assert Evaluation(nano, work, 2).rows == rows
 
 
 def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):
@@ -125,7 +188,7 @@ def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):
         kills += 1
     train(tmp_path, prompts=0)
     files = sorted(f.relative_to(chain[0]) for f in (chain[0] / "nano").rglob("*.safetensors"))
-    assert len(files) == 5
+    assert len(files) == 6
     for file in files:
         assert (tmp_path / file).read_bytes() == (chain[0] / file).read_bytes(), f"{file} differs"
 

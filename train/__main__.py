@@ -1,6 +1,7 @@
 """Makes vega-nano: `python -m train` runs every stage that is not done yet, `python -m train lcm-lora` just one."""
 
 import argparse
+import filecmp
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,70 +19,21 @@ from .latents import Batches
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "vega" / "nano"
 # How the base is finished: by training it on, or by way of a larger teacher. Both take about the same time.
-ROUTES = {"direct": "direct", "block-removal": "student"}
-
-
-class Stage(NamedTuple):
-    steps: int
-    result: Path  # in the working folder; a stage with a result is done
-    needs: tuple[str, ...]
-    train: Callable[[argparse.Namespace, int], list[float]]
+ROUTES = {"direct": ("direct",), "block-removal": ("teacher", "student")}
 
 
 def batches(options) -> Batches:
     return Batches(options.work, NANO, options.pictures)
 
 
-STAGES = {
-    "autoencoder": Stage(10000, Path("autoencoder"), (), lambda o, n: autoencoder.train(o.work, n)),
-    "text-encoders": Stage(300, Path("text_encoder_2"), (), lambda o, n: text_encoders.train(o.work, NANO, n)),
-    "base": Stage(
-        3500,
-        Path("base"),
-        ("autoencoder", "text-encoders"),
-        lambda o, n: text_to_image.train(o.work, batches(o), n),
-    ),
-    "direct": Stage(2000, Path("direct"), ("base",), lambda o, n: text_to_image.train_on(o.work, batches(o), n)),
-    "teacher": Stage(800, Path("teacher"), ("base",), lambda o, n: block_removal.train_teacher(o.work, batches(o), n)),
-    "student": Stage(800, Path("student"), ("teacher",), lambda o, n: block_removal.distil(o.work, batches(o), n)),
-    "lcm-lora": Stage(
-        1000,
-        LORA,
-        ("autoencoder", "text-encoders", "unet"),
-        lambda o, n: lcm_lora.distil(o.work, o.work / LORA, batches(o), n, o.work),
-    ),
-    "decoder": Stage(
-        1500, Path("autoencoder-refined"), ("autoencoder",), lambda o, n: autoencoder.refine_decoder(o.work, n)
-    ),
-    "reader": Stage(800, Path("reader.pt"), (), lambda o, n: reader.train(o.work, n)),
-}
-
-
-def run(name: str, options: argparse.Namespace) -> None:
-    """Trains one stage to its end, or says what it needs first."""
-    stage = STAGES[name]
-    for need in stage.needs:
-        result = STAGES[need].result if need in STAGES else Path(need)
-        if not (options.work / result).exists():
-            sys.exit(
-                f"{name} needs {options.work / result}: run `python -m train {need}` first, or `python -m train` for all"
-            )
-    losses = stage.train(options, getattr(options, name.replace("-", "_") + "_steps"))
-    tenth = max(min(3, len(losses)), len(losses) // 10)
-    print(
-        f"{name}: loss {np.mean(losses[:tenth]):.5f} -> {np.mean(losses[-tenth:]):.5f} over {len(losses)} steps", flush=True
-    )
-
-
 def show_pictures(options) -> None:
-    options.work.mkdir(parents=True, exist_ok=True)
     pictures.sheet(32).save(options.work / "pictures.png")
     print(f"see {options.work / 'pictures.png'}")
 
 
 def choose_unet(options) -> None:
     with whole(options.work / "unet") as unet:
-        shutil.copytree(options.work / STAGES[ROUTES[options.route]].result, unet)
+        shutil.copytree(options.work / STAGES[ROUTES[options.route][-1]].result, unet)
 
 
 def write(options) -> None:
@@ -96,47 +48,108 @@ def evaluate(options) -> None:
     print(evaluation.as_markdown(evaluation.evaluate(options.out, options.work, options.prompts)))
 
 
-OTHERS = {
-    "pictures": show_pictures,
-    "unet": choose_unet,
-    "export": write,
-    "evaluation": evaluate,
-    "card": lambda o: card.make(o.out, o.work),
+class Stage(NamedTuple):
+    result: str | Path  # in the working folder; a stage with a result is done
+    needs: tuple[str, ...]  # stages
+    run: Callable[[argparse.Namespace], list[float] | None]
+    steps: int = 0  # by default; only a stage that trains has any, and returns the loss of each
+
+
+STAGES = {
+    "pictures": Stage("pictures.png", (), show_pictures),
+    "autoencoder": Stage("autoencoder", (), lambda o: autoencoder.train(o.work, o.autoencoder_steps), 10000),
+    "text-encoders": Stage("text_encoder_2", (), lambda o: text_encoders.train(o.work, NANO, o.text_encoders_steps), 300),
+    "base": Stage(
+        "base", ("autoencoder", "text-encoders"), lambda o: text_to_image.train(o.work, batches(o), o.base_steps), 3500
+    ),
+    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 2000),
+    "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
+    "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
+    "unet": Stage("unet", (), choose_unet),
+    "lcm-lora": Stage(
+        LORA,
+        ("autoencoder", "text-encoders", "unet"),
+        lambda o: lcm_lora.distil(o.work, o.work / LORA, batches(o), o.lcm_lora_steps, o.work),
+        1000,
+    ),
+    "decoder": Stage(
+        "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 1500
+    ),
+    "reader": Stage(reader.WEIGHTS, (), lambda o: reader.train(o.work, o.reader_steps), 800),
+    "export": Stage("", ("text-encoders", "unet", "lcm-lora", "decoder", "reader"), write),
+    "evaluation": Stage("scores.json", ("export",), evaluate),
+    "card": Stage("", ("export", "evaluation"), lambda o: card.make(o.out, o.work)),
 }
 
 
+def needed(name: str, options: argparse.Namespace) -> dict[str, Path]:
+    """The stages that `name` builds on, each with what it leaves behind."""
+    needs = ROUTES[options.route][-1:] if name == "unet" else STAGES[name].needs
+    return {n: options.out / reader.WEIGHTS if n == "export" else options.work / STAGES[n].result for n in needs}
+
+
+def run(name: str, options: argparse.Namespace) -> None:
+    """Runs one stage to its end, or says what it needs first."""
+    for need, result in needed(name, options).items():
+        if not result.exists():
+            sys.exit(f"{name} needs {result}: run `python -m train {need}` first, or `python -m train` for all")
+    losses = STAGES[name].run(options)
+    if losses:
+        tenth = max(min(3, len(losses)), len(losses) // 10)
+        first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
+        print(f"{name}: loss {first:.5f} -> {last:.5f} over {len(losses)} steps", flush=True)
+
+
 def everything(options) -> None:
-    finish = ("teacher", "student") if options.route == "block-removal" else ("direct",)
-    for name in ("autoencoder", "text-encoders", "base", *finish, "unet", "lcm-lora", "decoder", "reader"):
-        if name == "unet":
-            if not (options.work / name).exists():
-                choose_unet(options)
-        elif not (options.work / STAGES[name].result).exists():
+    route = ROUTES[options.route]
+    for name in ("autoencoder", "text-encoders", "base", *route, "unet", "lcm-lora", "decoder", "reader"):
+        if not (options.work / STAGES[name].result).exists():
             run(name, options)
-    write(options)
-    if options.prompts and not (options.work / "scores.json").exists():
-        evaluate(options)
+    chosen, finished = (options.work / name / "diffusion_pytorch_model.safetensors" for name in ("unet", route[-1]))
+    if not filecmp.cmp(chosen, finished, shallow=False):
+        sys.exit(
+            f"{chosen.parent} is not {finished.parent}: to go on with the latter, delete the former, "
+            f"{options.work / LORA.parent} and {options.work / 'lcm-lora-training'}"
+        )
+    run("export", options)
+    if options.prompts:
+        run("evaluation", options)
 
 
-def main() -> None:
+def at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
+
+
+def prompts(text: str) -> int:
+    return 0 if text == "0" else at_least(2)(text)  # a distribution of one picture has no spread
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
-    parser.add_argument("stage", nargs="?", choices=(*STAGES, *OTHERS))
+    parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--work", type=Path, default=ROOT / "train" / "work", help="checkpoints and intermediate files")
     parser.add_argument("--out", type=Path, default=NANO, help="the diffusers folder to write")
-    parser.add_argument("--pictures", type=int, default=12000, help="pictures whose latents the base learns from")
+    parser.add_argument("--pictures", type=at_least(1), default=12000, help="pictures whose latents the base learns from")
     for name, stage in STAGES.items():
-        parser.add_argument(f"--{name}-steps", type=int, default=stage.steps)
+        if stage.steps:
+            parser.add_argument(f"--{name}-steps", type=at_least(1), default=stage.steps)
     parser.add_argument("--route", choices=ROUTES, default="direct", help="how the base is finished")
-    parser.add_argument("--prompts", type=int, default=512, help="held-out prompts for the evaluation; 0: none")
-    options = parser.parse_args()
+    parser.add_argument("--prompts", type=prompts, default=512, help="held-out prompts for the evaluation; 0: none")
+    options = parser.parse_args(arguments)
     diffusers_logging.set_verbosity_error()
+    for folder in (options.work, options.out):
+        if folder.exists() and not folder.is_dir():
+            parser.error(f"{folder} is a file; --work and --out are folders")
     options.work.mkdir(parents=True, exist_ok=True)
-    if options.stage is None:
-        everything(options)
-    elif options.stage in STAGES:
+    if options.stage:
         run(options.stage, options)
     else:
-        OTHERS[options.stage](options)
+        everything(options)
 
 
 if __name__ == "__main__":

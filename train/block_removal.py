@@ -62,8 +62,7 @@ def train_teacher(work: Path, batches: Batches, steps: int, seed: int = 2) -> li
     unet, ask = grown(load(work / "base")), Examiner(work, batches)
 
     def loss_of(step):
-        question = ask(SEEN + step)
-        return question.error(question.put_to(unet), question.noise)
+        return ask(SEEN + step).loss(unet)
 
     return fit_unet(unet, loss_of, work, "teacher", ask, steps, flat_then_cosine(steps, flat=0.5))
 

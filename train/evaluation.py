@@ -1,8 +1,10 @@
 """Scores an exported folder: how many attributes of held-out prompts can be read back from what it draws.
 
-Each row of the table (a set of pictures) is kept in work/evaluation as soon as it is read, so a run goes on after a kill.
+Each row of the table (a set of pictures) is kept in work/evaluation as soon as it is read, so a run goes on after a kill;
+what other weights drew lies in a folder of its own and is never mixed in.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -53,6 +55,14 @@ def held_out_prompts(count: int) -> tuple[list[Scene], list[str]]:
     return chosen, [caption(scene, random.Random(SEED + i), complete=True) for i, scene in enumerate(chosen)]
 
 
+def fingerprint(files: list[Path]) -> str:
+    """Twelve hexadecimal digits that stand for what the files hold."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 class Artist:
     """The exported folder in diffusers' own pipeline, drawing with any setting."""
 
@@ -86,13 +96,14 @@ class Evaluation:
     """Draws, reads and keeps rows; a row is what the reader saw in one set of pictures."""
 
     def __init__(self, folder: Path, work: Path, prompts: int):
-        self.rows = work / "evaluation"
-        self.rows.mkdir(exist_ok=True)
-        self.reader = reader.load(work)
+        weights = fingerprint(sorted(folder.rglob("*.safetensors")))
+        self.rows = work / "evaluation" / f"{prompts} prompts, {weights}"
+        self.rows.mkdir(parents=True, exist_ok=True)
+        self.reader = reader.load(folder)
         self.artist = Artist(folder)
         self.scenes, self.prompts = held_out_prompts(prompts)
         self.truth = labels(self.scenes)
-        self.table = {}
+        self.table, self.seen = {}, {}
         self.seeds = min(SEEDS, prompts)
 
     def row(self, name: str, draw) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,6 +119,7 @@ class Evaluation:
     def score(self, name: str, draw, calls: int = 0) -> float:
         """Puts a row of the held-out prompts (or of the first of them) into the table and returns its mean accuracy."""
         seen, features = self.row(name, draw)
+        self.seen[name] = seen
         hits = seen == self.truth[: len(seen)]
         mean, margin = measures.accuracy(hits)
         self.table[name] = dict(zip(Scene._fields, hits.float().mean(0).tolist(), strict=True))
@@ -160,7 +172,7 @@ class Evaluation:
         settings += [Setting(False, EulerDiscreteScheduler, steps, best[steps]) for steps in (2, 4, 8)]
         for setting in tqdm(settings, desc="rows"):
             self.setting(setting)
-        seen, _ = self.row(str(strongest), None)
+        seen = self.seen[str(strongest)]
         shuffled = self.truth[torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))]
         result = {
             "table": self.table,
@@ -206,7 +218,8 @@ def as_markdown(result: dict) -> str:
         "",
         f"Chance is {100 * result['chance']:.1f}; with the prompts shuffled the base scores {100 * result['shuffled']:.1f}.",
     ]
-    real_spread = result["diversity"]["real pictures"]
-    spreads = (f"{name} {v / real_spread:.2f}" for name, v in result["diversity"].items() if v != real_spread)
+    drawn = dict(result["diversity"])
+    real_spread = drawn.pop("real pictures")
+    spreads = (f"{name} {spread / real_spread:.2f}" for name, spread in drawn.items())
     lines += ["", f"Diversity of {SEEDS} seeds for one prompt, as a share of the real pictures': {'; '.join(spreads)}."]
     return "\n".join(lines)

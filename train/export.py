@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from . import reader
 from .autoencoder import widened
 
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
@@ -38,7 +39,10 @@ SCHEDULER = {
 
 
 def export(work: Path, folder: Path) -> None:
-    """Writes work's base, autoencoder and LCM-LoRA into folder as fp16; the tokenizers in folder stay as they are."""
+    """Writes work's base, autoencoder and LCM-LoRA into folder as fp16, and the reader that they are scored with.
+
+    The tokenizers in folder stay as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     parts = {
         "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
@@ -56,6 +60,7 @@ def export(work: Path, folder: Path) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     (folder / LORA).parent.mkdir(exist_ok=True)
     shutil.copyfile(work / LORA, folder / LORA)
+    shutil.copyfile(work / reader.WEIGHTS, folder / reader.WEIGHTS)
 
 
 def write_json(path: Path, content: dict) -> None:

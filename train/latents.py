@@ -14,7 +14,7 @@ from . import pictures, text_encoders
 from .autoencoder import as_tensor, device
 from .captions import caption
 from .fitting import whole
-from .scenes import choose, split
+from .scenes import split
 
 # (width, height) in pixels: share of the pictures. The native size and its smaller, cheaper neighbour lead.
 SIZES = {
@@ -95,7 +95,7 @@ class Batches:
         bank = self.bank[width, height]
         size = round(size * min(1.0, pictures.SIZE**2 / (width * height)))
         picked = rng.integers(0, len(bank), size)
-        scenes = [choose(self.scenes, random.Random(int(i))) for i in picked]
+        scenes = [pictures.scene_of(int(i), self.scenes) for i in picked]
         texts = ["" if words.random() < NULL_CAPTIONS else caption(scene, words) for scene in scenes]
         clean = bank[picked]
         mirrored = torch.from_numpy(rng.random(size) < 0.5)

@@ -284,9 +284,14 @@ def picture(scene: Scene, seed: int, width: int = SIZE, height: int = SIZE) -> I
     return painted.resize((width, height), Image.Resampling.BOX)
 
 
+def scene_of(index: int, scenes: list[Scene]) -> Scene:
+    """What picture number `index` of the endless data set drawn from `scenes` shows, at any size."""
+    return choose(scenes, random.Random(index))
+
+
 def sample(index: int, scenes: list[Scene], width: int = SIZE, height: int = SIZE) -> tuple[Scene, Image.Image]:
-    """Picture number `index` of the endless data set drawn from `scenes`."""
-    scene = choose(scenes, random.Random(index))
+    """Picture number `index`."""
+    scene = scene_of(index, scenes)
     return scene, picture(scene, index, width, height)
 
 
@@ -294,11 +299,11 @@ def sheet(count: int, columns: int = 4) -> Image.Image:
     """The first `count` training pictures, each beside a caption of it."""
     training, _ = split()
     cell, font = 2 * SIZE, ImageFont.load_default(13)
-    whole = Image.new("RGB", (cell * columns, SIZE * -(-count // columns)), "white")
-    draw = ImageDraw.Draw(whole)
+    page = Image.new("RGB", (cell * columns, SIZE * -(-count // columns)), "white")
+    draw = ImageDraw.Draw(page)
     for i in range(count):
         scene, image = sample(i, training)
         x, y = i % columns * cell, i // columns * SIZE
-        whole.paste(image, (x, y))
+        page.paste(image, (x, y))
         draw.multiline_text((x + SIZE + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 17), "black", font)
-    return whole
+    return page

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from . import pictures
@@ -19,6 +20,7 @@ LEARNING_RATE = 2e-3
 UNSEEN = 10**9  # far from the pictures that the autoencoder and the base learn from
 SIDE = 112  # the side of a square of the area that every picture is brought to
 FEATURES = 64
+WEIGHTS = "reader.safetensors"
 
 
 class Reader(nn.Module):
@@ -70,7 +72,7 @@ def blurred(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def train(work: Path, steps: int, seed: int = 0) -> list[float]:
-    """Trains into work/reader.pt and returns the loss of every step; held-out scenes are not left out here,
+    """Trains into work/reader.safetensors and returns the loss of every step; held-out scenes are not left out here,
     since their attribute combinations must be readable to be scored."""
     set_seed(seed)
     model = Reader().to(device())
@@ -88,12 +90,13 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
     losses = fit(model, loss_of, optimizer, flat_then_cosine(steps), work / "reader-training", steps)
-    with whole(work / "reader.pt") as file:
-        torch.save(model.state_dict(), file)
+    with whole(work / WEIGHTS) as file:
+        save_file(model.state_dict(), file)
     return losses
 
 
-def load(work: Path) -> Reader:
+def load(folder: Path) -> Reader:
+    """The reader that lies beside the model it is to read."""
     model = Reader()
-    model.load_state_dict(torch.load(work / "reader.pt", weights_only=True))
+    model.load_state_dict(load_file(folder / WEIGHTS))
     return model.eval()

@@ -86,6 +86,9 @@ class Question(NamedTuple):
     def error(self, out: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((out - truth).square().mean((1, 2, 3)) * self.weight).mean()
 
+    def loss(self, unet) -> torch.Tensor:
+        return self.error(self.put_to(unet), self.noise)
+
 
 class Examiner:
     """Makes the question of a step: latents and captions by the step's number, noise by torch's generator."""
@@ -114,8 +117,7 @@ def train(work: Path, batches: Batches, steps: int, seed: int = 0) -> list[float
     unet, ask = build(), Examiner(work, batches)
 
     def loss_of(step):
-        question = ask(step, small=step < min(SMALL, steps // 2))
-        return question.error(question.put_to(unet), question.noise)
+        return ask(step, small=step < min(SMALL, steps // 2)).loss(unet)
 
     return fit_unet(unet, loss_of, work, "base", ask, steps, flat_then_cosine(steps, flat=1.0))
 
@@ -126,8 +128,7 @@ def train_on(work: Path, batches: Batches, steps: int, seed: int = 1) -> list[fl
     unet, ask = load(work / "base"), Examiner(work, batches)
 
     def loss_of(step):
-        question = ask(SEEN + step)
-        return question.error(question.put_to(unet), question.noise)
+        return ask(SEEN + step).loss(unet)
 
     return fit_unet(unet, loss_of, work, "direct", ask, steps, flat_then_cosine(steps))
 
