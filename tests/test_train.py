@@ -136,8 +136,8 @@ def test_stage_says_what_it_lacks(tmp_path, capsys, stage, lacks):
     assert f"`python -m train {lacks}`" in said
 
 
-def test_shipped_model_s_card_needs_its_scores(tmp_path, capsys):
-    assert "`python -m train evaluation`" in refused(capsys, "card", f"--work={tmp_path}")
+def test_card_needs_scores(chain, tmp_path, capsys):
+    assert "`python -m train evaluation`" in refused(capsys, "card", f"--work={tmp_path}", f"--out={chain[0] / 'nano'}")
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,11 @@ def test_widened_autoencoder_is_the_same_function():
         torch.testing.assert_close(wide.encoder(pixels), slim.encoder(pixels), atol=1e-6, rtol=1e-5)
         z = slim.encoder(pixels)
         torch.testing.assert_close(wide.decoder(z), slim.decoder(z), atol=1e-5, rtol=1e-5)
+    # The added channels can be learned: a step's gradient reaches the weights that will read them.
+    wide.decoder(z).square().mean().backward()
+    kernel = wide.decoder.layers[3].conv[0].weight
+    learned = kernel.grad[: autoencoder.SLIM, autoencoder.SLIM :].abs().amax((2, 3)) > 0
+    assert learned.float().mean() > 0.5
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (64, 576), (512, 128)])

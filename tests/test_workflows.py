@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import thumbnails
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -71,3 +74,12 @@ def test_the_template_browser_offers_it_with_a_thumbnail(path, server):
     served = server.get(f"/api/workflow_templates/{ROOT.name}/{path.name}")
     assert served.json() == json.loads(path.read_text(encoding="utf-8"))
     assert server.get(f"/api/workflow_templates/{ROOT.name}/{path.stem}.jpg").content[:3] == b"\xff\xd8\xff"
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_the_thumbnail_is_what_the_workflow_draws(path, client):
+    drawn = thumbnails.draw(client, json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8")))
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        shown = thumbnail.resize(drawn.size, Image.Resampling.BOX)
+    error = np.square(np.asarray(drawn, dtype=float) - np.asarray(shown)).mean()
+    assert 10 * np.log10(255**2 / error) > 28

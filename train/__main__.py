@@ -62,7 +62,7 @@ STAGES = {
     "base": Stage(
         "base", ("autoencoder", "text-encoders"), lambda o: text_to_image.train(o.work, batches(o), o.base_steps), 3500
     ),
-    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 2000),
+    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 1600),
     "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
     "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
     "unet": Stage("unet", (), choose_unet),
@@ -70,7 +70,7 @@ STAGES = {
         LORA,
         ("autoencoder", "text-encoders", "unet"),
         lambda o: lcm_lora.distil(o.work, o.work / LORA, batches(o), o.lcm_lora_steps, o.work),
-        1000,
+        800,
     ),
     "decoder": Stage(
         "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 1500

@@ -1,5 +1,6 @@
 """Stage 1: a TAESD-architecture autoencoder (Boer Bohan, github.com/madebyollin/taesd) for the pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ BATCH = 8
 SIDES = (96, 128, 160, 192)
 LEARNING_RATE = 1e-3
 MATRIX_LEARNING_RATE = 5e-3
-SLIM = 32  # channels while training: a quarter of TAESD's arithmetic, and enough for these pictures
+SLIM = 32  # channels until the decoder is refined: a quarter of TAESD's arithmetic
 COLOURS = 0.1  # for this share of the steps three latent channels are drawn to a cell's mean colour, as a start
 WIDE = 64  # channels of TAESD, which is what hosts build
 SEEN = 10_000_000  # the decoder's second training draws its crops from here on
@@ -84,7 +85,6 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
     """Trains into work/autoencoder (a diffusers folder, SLIM channels) and returns the loss of every step."""
     set_seed(seed)
     vae = build(SLIM).to(device())
-    shown = crops(2 * SEEN).to(vae.device)
 
     def loss_of(step):
         target = crops(step).to(vae.device)
@@ -96,12 +96,7 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
         colours = (latents[:, :3] - cell_colours).square().mean() * max(0.0, 1 - step / (COLOURS * steps))
         return reconstruction_loss(out, target) + 0.05 * moments + colours
 
-    def sample():
-        out = vae.decoder(vae.encoder(shown))
-        error = F.mse_loss(out.clamp(-1, 1), shown).item()
-        print(f"PSNR of {len(shown)} crops {10 * np.log10(4 / error):.2f} dB", flush=True)
-        grid(as_images(torch.cat([shown, out])), CROP).save(work / "autoencoder.png")
-
+    sample = reconstruction(vae, work / "autoencoder.png")
     optimizer = Muon(vae, MATRIX_LEARNING_RATE, LEARNING_RATE)
     factor = flat_then_cosine(steps, flat=0.3)
     losses = fit(vae, loss_of, optimizer, factor, work / "autoencoder-training", steps, ema_decay=0.995, sample=sample)
@@ -110,25 +105,40 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
     return losses
 
 
+def reconstruction(vae: AutoencoderTiny, file: Path) -> Callable[[], None]:
+    """Draws the same crops whenever it is called, above what comes back of them, and prints how close that is."""
+    shown = crops(2 * SEEN).to(vae.device)
+
+    def draw():
+        out = vae.decoder(vae.encoder(shown))
+        error = F.mse_loss(out.clamp(-1, 1), shown).item()
+        print(f"PSNR of {len(shown)} crops {10 * np.log10(4 / error):.2f} dB", flush=True)
+        grid(as_images(torch.cat([shown, out])), CROP).save(file)
+
+    return draw
+
+
 def widened(slim: AutoencoderTiny) -> AutoencoderTiny:
-    """The same function with TAESD's channel count: the added channels lead nowhere (Net2Net, Chen et al. 2015)."""
+    """The same function with TAESD's channel count: what the added channels find leads nowhere until training uses it
+    (Net2Net, Chen et al. 2015)."""
     wide = build(WIDE)
     narrow = slim.state_dict()
-    state = {}
-    for key, value in wide.state_dict().items():
-        state[key] = torch.zeros_like(value)
-        state[key][tuple(slice(n) for n in narrow[key].shape)] = narrow[key]
+    state = wide.state_dict()
+    for key, value in state.items():
+        value[: len(narrow[key])] = 0
+        value[tuple(slice(n) for n in narrow[key].shape)] = narrow[key]
     wide.load_state_dict(state)
     return wide
 
 
 def refine_decoder(work: Path, steps: int, seed: int = 1) -> list[float]:
-    """Trains only the decoder of work/autoencoder on, into work/autoencoder-refined, and returns every step's loss.
+    """Trains the decoder of work/autoencoder on, with all of TAESD's channels, into work/autoencoder-refined, and returns
+    every step's loss.
 
     The encoder stands still, so latents made with it, and a UNet trained on them, stay valid.
     """
     set_seed(seed)
-    vae = AutoencoderTiny.from_pretrained(work / "autoencoder").to(device())
+    vae = widened(AutoencoderTiny.from_pretrained(work / "autoencoder")).to(device())
     vae.encoder.requires_grad_(False)
 
     def loss_of(step):
@@ -138,8 +148,8 @@ def refine_decoder(work: Path, steps: int, seed: int = 1) -> list[float]:
         return reconstruction_loss(vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents)), target)
 
     optimizer = Muon(vae.decoder, MATRIX_LEARNING_RATE / 2, LEARNING_RATE)
-    factor = flat_then_cosine(steps)
-    losses = fit(vae.decoder, loss_of, optimizer, factor, work / "decoder-training", steps, ema_decay=0.995)
+    factor, sample = flat_then_cosine(steps), reconstruction(vae, work / "decoder.png")
+    losses = fit(vae.decoder, loss_of, optimizer, factor, work / "decoder-training", steps, ema_decay=0.995, sample=sample)
     with whole(work / "autoencoder-refined") as folder:
         vae.save_pretrained(folder)
     return losses

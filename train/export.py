@@ -9,7 +9,6 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from . import reader
-from .autoencoder import widened
 
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
 INDEX = {
@@ -48,7 +47,7 @@ def export(work: Path, folder: Path) -> None:
         "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
         "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
         "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2"),
-        "vae": widened(AutoencoderTiny.from_pretrained(work / "autoencoder-refined")),
+        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder-refined"),
     }
     for name, model in parts.items():
         model.to(torch.float16).save_pretrained(folder / name)
