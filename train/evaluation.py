@@ -159,7 +159,7 @@ class Evaluation:
         return sum(spreads) / len(spreads)
 
     def run(self) -> dict:
-        """Every row; {"table": ..., "diversity": ..., "chance": ...}."""
+        """Every row; what `as_markdown` takes."""
         self.real = self.row("real", lambda: real(self.scenes, 3 * 10**9))[1]
         self.score("real pictures", lambda: real(self.scenes))
         self.score("through the autoencoder", lambda: reconstruct(self.artist.pipe.vae, real(self.scenes)))
@@ -178,6 +178,7 @@ class Evaluation:
             "table": self.table,
             "guidance": best,
             "chance": measures.chance(self.truth),
+            "seeds": self.seeds,
             "shuffled": measures.accuracy(seen == shuffled)[0],
         }
         lcm = Setting(True, LCMScheduler, 4)
@@ -221,5 +222,8 @@ def as_markdown(result: dict) -> str:
     drawn = dict(result["diversity"])
     real_spread = drawn.pop("real pictures")
     spreads = (f"{name} {spread / real_spread:.2f}" for name, spread in drawn.items())
-    lines += ["", f"Diversity of {SEEDS} seeds for one prompt, as a share of the real pictures': {'; '.join(spreads)}."]
+    lines += [
+        "",
+        f"Diversity of {result['seeds']} seeds for one prompt, as a share of the real pictures': {'; '.join(spreads)}.",
+    ]
     return "\n".join(lines)
