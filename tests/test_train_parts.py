@@ -148,12 +148,11 @@ def test_muon_leaves_first_and_last_layers_to_adamw():
     assert len(muon_group["params"]) + len(rest["params"]) == len(list(vae.parameters()))
 
 
-@pytest.mark.parametrize("guidance_step", range(1, lcm_lora.GRID + 1))
-def test_teacher_takes_the_ddim_step_of_diffusers(guidance_step):
+@pytest.mark.parametrize("start", [30, 99, 100, 259, 499, 759, 999])
+def test_teacher_takes_the_ddim_step_of_diffusers(start):
     scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
-    skip = 1000 // lcm_lora.GRID
-    start = torch.tensor([guidance_step * skip - 1])
-    end = (start - skip).clamp(min=0)
+    start = torch.tensor([start])
+    end = (start - lcm_lora.DDIM_STEP).clamp(min=0)
     scheduler.num_inference_steps = 1000 // max(1, (start - end).item())
     torch.manual_seed(0)
     x, epsilon = torch.randn(2, 1, 4, 8, 8)

@@ -1,8 +1,8 @@
 """Stage 4: an LCM-LoRA for any SDXL-family checkpoint, by latent consistency distillation.
 
 Luo et al. 2023, "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module" (arXiv 2311.05556), after
-"Latent Consistency Models" (arXiv 2310.04378): a guided teacher takes one DDIM step down a coarse grid, and the
-student must predict the same clean latent from both ends of that step.
+"Latent Consistency Models" (arXiv 2310.04378): a guided teacher takes one long DDIM step, and the student must predict
+the same clean latent from both ends of that step.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,17 @@ from safetensors.torch import save_file
 
 from . import text_encoders
 from .fitting import fit, flat_then_cosine, whole
-from .text_to_image import NOISE, load
+from .text_to_image import NOISE, load, noise_levels
 
 BATCH = 24
 LEARNING_RATE = 1e-3
-GUIDANCE = (1.5, 3.5)  # the range of w; the guidance scale is 1 + w
-GRID = 25  # DDIM steps from noise to picture
+GUIDANCE = (1.5, 2.5)  # the range of w; the guidance scale is 1 + w
+DDIM_STEP = 100  # timesteps that the teacher goes down at once
+FROM_NOISE = 4  # one picture in so many starts from pure noise, as every picture that is sampled does
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
 HUBER_C = 0.001
+EMA_DECAY = 0.98
 RANK = 32
 # What the published LCM-LoRAs adapt.
 TARGETS = (
@@ -74,6 +76,12 @@ class Diffusion:
         return (noisy - s * epsilon) / a
 
 
+def starts(count: int) -> torch.Tensor:
+    """[count] timesteps to take the teacher's step from."""
+    pure = count // FROM_NOISE
+    return torch.cat([torch.full((pure,), 999), noise_levels(count - pure)])
+
+
 def distil(
     folder: Path, out: Path, batch_of: Callable, steps: int, work: Path, seed: int = 0, rank: int = RANK
 ) -> list[float]:
@@ -96,8 +104,8 @@ def distil(
             conditional = encoders(ids)
             null = encoders(batch_null(ids))
         noise = torch.randn(clean.shape).to(unet.device)
-        start = (torch.randint(1, GRID + 1, (len(clean),)) * (1000 // GRID) - 1).to(unet.device)
-        end = (start - 1000 // GRID).clamp(min=0)
+        start = starts(len(clean)).to(unet.device)
+        end = (start - DDIM_STEP).clamp(min=0)
         w = torch.empty(len(clean), 1, 1, 1).uniform_(*GUIDANCE).to(unet.device)
         noisy = diffusion.noised(clean, noise, start)
 
@@ -120,7 +128,8 @@ def distil(
         return pseudo_huber(consistency(noisy, start), target)
 
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=1e-3)
-    losses = fit(unet, loss_of, optimizer, flat_then_cosine(steps), work / "lcm-lora-training", steps)
+    factor = flat_then_cosine(steps)
+    losses = fit(unet, loss_of, optimizer, factor, work / "lcm-lora-training", steps, ema_decay=EMA_DECAY)
     save(unet, out, rank)
     return losses
 

@@ -63,14 +63,6 @@ def read(model: Reader, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         return torch.stack([head(features).argmax(-1) for head in model.heads], dim=-1).cpu(), features.cpu()
 
 
-def blurred(pixels: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mostly softer, and noisy by a little: a model's pictures are, and must not be misread only for that."""
-    if rng.random() < 0.7:
-        small = F.interpolate(pixels, scale_factor=float(rng.uniform(0.25, 0.75)), mode="area")
-        pixels = F.interpolate(small, size=pixels.shape[-2:], mode="bilinear")
-    return pixels + 0.04 * torch.randn_like(pixels)
-
-
 def train(work: Path, steps: int, seed: int = 0) -> list[float]:
     """Trains into work/reader.safetensors and returns the loss of every step; held-out scenes are not left out here,
     since their attribute combinations must be readable to be scored."""
@@ -84,7 +76,7 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
         size = sizes[rng.integers(len(sizes))]
         drawn = [pictures.sample(UNSEEN + step * BATCH + i, SCENES, *size) for i in range(BATCH)]
         scenes, images = zip(*drawn, strict=True)
-        outputs = model(blurred(as_tensor(images).to(device()), rng))
+        outputs = model(as_tensor(images).to(device()))
         targets = labels(scenes).to(device())
         return sum(F.cross_entropy(o, targets[:, i]) for i, o in enumerate(outputs))
 
