@@ -2,7 +2,7 @@
 
 import random
 
-from .scenes import Scene
+from .scenes import SCENES, Scene
 
 TIME_WORDS = {
     "day": ["day", "daytime", "noon", "a bright day", "blue sky", "midday"],
@@ -52,10 +52,19 @@ FILLERS = ["a painting of", "a picture of", "landscape,", "an illustration of", 
 UNKNOWN = ["amazing", "8k", "masterpiece", "by an artist", "trending", "detailed", "minimal", "vector art", "cozy", "epic"]
 
 
+MISTAKES = 0.2  # the share of attributes that a careless caption takes from another scene
+
+
 def vocabulary() -> list[str]:
     """Every wording that captions are made of."""
     texts = [wording for table in TABLES for wordings in table.values() for wording in wordings]
     return [*texts, *FILLERS, "a starry night", "in over with and at on under the a, b. of to by near"]
+
+
+def mistaken(scene: Scene, rng: random.Random) -> Scene:
+    """What a careless writer takes the scene for: each attribute may be that of another one, possible or not."""
+    other = rng.choice(SCENES)
+    return Scene(*(b if rng.random() < MISTAKES else a for a, b in zip(scene, other, strict=True)))
 
 
 def caption(scene: Scene, rng: random.Random, complete: bool = False) -> str:

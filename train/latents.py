@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from . import pictures, text_encoders
 from .autoencoder import as_tensor, device
-from .captions import caption
+from .captions import caption, mistaken
 from .fitting import whole
 from .scenes import split
 
@@ -83,10 +83,11 @@ class Batches:
         self.scenes, _ = split()
         self.tokenizers = text_encoders.load_tokenizers(tokenizer_folder)
 
-    def __call__(self, step: int, size: int, small: bool = False):
+    def __call__(self, step: int, size: int, small: bool = False, careless: bool = False):
         """Clean latents [B, 4, h, w], two [B, 77] id tensors and [B, 6] size ids, all pictures of one random size.
 
-        B is `size` up to the native area and shrinks with larger ones; `small` asks for sizes below the native one.
+        B is `size` up to the native area and shrinks with larger ones; `small` asks for sizes below the native one,
+        `careless` for captions with mistakes.
         """
         rng, words = np.random.default_rng(step), random.Random(step)
         shares = {s: p for s, p in SIZES.items() if not small or s[0] * s[1] < pictures.SIZE**2}
@@ -96,6 +97,8 @@ class Batches:
         size = round(size * min(1.0, pictures.SIZE**2 / (width * height)))
         picked = rng.integers(0, len(bank), size)
         scenes = [pictures.scene_of(int(i), self.scenes) for i in picked]
+        if careless:
+            scenes = [mistaken(scene, words) for scene in scenes]
         texts = ["" if words.random() < NULL_CAPTIONS else caption(scene, words) for scene in scenes]
         clean = bank[picked]
         mirrored = torch.from_numpy(rng.random(size) < 0.5)

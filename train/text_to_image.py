@@ -97,8 +97,8 @@ class Examiner:
         self.batches, self.encoders = batches, text_encoders.load(work)
         self.diffusion = DDPMScheduler(**NOISE)
 
-    def __call__(self, step: int, small: bool = False) -> Question:
-        clean, ids, sizes = self.batches(step, BATCH, small)
+    def __call__(self, step: int, **kind) -> Question:
+        clean, ids, sizes = self.batches(step, BATCH, **kind)
         noise = torch.randn(clean.shape).to(device())
         t = noise_levels(len(clean)).to(device())
         with torch.no_grad():
@@ -111,7 +111,9 @@ class Examiner:
 def train(work: Path, batches: Batches, steps: int, seed: int = 0) -> list[float]:
     """Trains work/base from nothing and returns the loss of every step.
 
-    The learning rate stays up: what goes on from here, and in which way, brings it down.
+    The learning rate stays up: what goes on from here, and in which way, brings it down. It also changes to careless
+    captions, which are what makes guidance matter, here as in models that learned from the web: without guidance the
+    picture is as unsure as its caption may be wrong.
     """
     set_seed(seed)
     unet, ask = build(), Examiner(work, batches)
@@ -128,7 +130,7 @@ def train_on(work: Path, batches: Batches, steps: int, seed: int = 1) -> list[fl
     unet, ask = load(work / "base"), Examiner(work, batches)
 
     def loss_of(step):
-        return ask(SEEN + step).loss(unet)
+        return ask(SEEN + step, careless=True).loss(unet)
 
     return fit_unet(unet, loss_of, work, "direct", ask, steps, flat_then_cosine(steps))
 
