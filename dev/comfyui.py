@@ -119,6 +119,11 @@ class Client:
         return self.server.get("/view", **{k: file[k] for k in ("filename", "subfolder", "type")}).content
 
 
+def images(outputs: dict) -> list[dict]:
+    """The files of every picture among a prompt's outputs."""
+    return [image for output in outputs.values() for image in output.get("images", [])]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -63,10 +63,10 @@ def main() -> None:
         with comfyui.serve(BASE) as server, server.connect() as client:
             started = time.monotonic()
             prompt_id, seconds = draw(client, prompt)
-            images = [f for o in client.outputs(prompt_id).values() for f in o.get("images", [])]
-            picture = host.ROOT / "output" / images[0]["filename"]
+            file = comfyui.images(client.outputs(prompt_id))[0]
+            picture = host.ROOT / "output" / file["filename"]
             picture.parent.mkdir(exist_ok=True)
-            picture.write_bytes(client.download(images[0]))
+            picture.write_bytes(client.download(file))
     except (comfyui.PromptError, RuntimeError) as error:
         sys.exit(f"No picture: {error}")
     print(f"{'server start':24}{started - began:8.2f} s")

@@ -22,8 +22,8 @@ def main() -> None:
 
 def draw(client: comfyui.Client, prompt: dict) -> Image.Image:
     """The first picture that the prompt saves."""
-    files = [image for output in client.run(prompt).values() for image in output.get("images", [])]
-    return Image.open(io.BytesIO(client.download(files[0]))).convert("RGB")
+    file = comfyui.images(client.run(prompt))[0]
+    return Image.open(io.BytesIO(client.download(file))).convert("RGB")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The commands of the README on an ordinary machine: odd prompts, a proxy in the environment, a stop from outside."""
+"""The commands of the README on an ordinary machine: odd prompts, a proxy in the environment, a stop from outside.
+
+Like the Makefile they are for Linux and macOS; what runs on Windows is the pack.
+"""
 
 import os
 import signal
@@ -14,7 +17,6 @@ import requests
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the Makefile is for Linux and macOS")
 @pytest.mark.parametrize("by", ["argument", "environment"])
 @pytest.mark.parametrize("prompt", ["a $5 tree, $(HOME) and $$", 'it\'s "night"; 100 %'])
 def test_make_passes_the_prompt_as_it_is(prompt, by):
@@ -36,7 +38,6 @@ def test_a_proxy_is_not_asked_for_the_local_server(server, monkeypatch):
         assert client.run(graphs.text_to_image(VegaLCMSampler__steps=1))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows ends a process without asking it")
 def test_sigterm_stops_the_server_too(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-u", str(ROOT / "dev" / "run.py")], stdout=subprocess.PIPE, text=True, cwd=tmp_path

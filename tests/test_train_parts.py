@@ -83,6 +83,17 @@ def test_complete_captions_tell_all_that_is_not_plain():
                 assert any(w in text for w in words) or "starry night" in text, (scene, text)
 
 
+def test_careless_captions_are_mostly_right():
+    rng = random.Random(0)
+    chosen = [rng.choice(scenes.SCENES) for _ in range(4000)]
+    wrong = scenes.labels(chosen) != scenes.labels([captions.mistaken(scene, rng) for scene in chosen])
+    expected = captions.MISTAKES * (1 - measures.chance(scenes.labels(scenes.SCENES)))
+    assert wrong.float().mean().item() == pytest.approx(expected, abs=0.01)
+    # One attribute's mistake says nothing of another's.
+    both = (wrong[:, 0] & wrong[:, 1]).float().mean().item()
+    assert both == pytest.approx(wrong[:, 0].float().mean().item() * wrong[:, 1].float().mean().item(), abs=0.01)
+
+
 def test_every_token_of_a_caption_is_known_or_meant_to_be_unknown(tokenizers):
     known = set(text_encoders.known_tokens(tokenizers[0]).tolist())
     strangers = {i for word in captions.UNKNOWN for i in tokenizers[0](word).input_ids}
@@ -111,7 +122,7 @@ def test_widened_autoencoder_is_the_same_function():
     wide = autoencoder.widened(slim)
     pixels = torch.rand(2, 3, 48, 64) * 2 - 1
     with torch.no_grad():
-        assert wide.config.decoder_block_out_channels == [64] * 4 or wide.config.decoder_block_out_channels == (64,) * 4
+        assert tuple(wide.config.decoder_block_out_channels) == (64,) * 4
         torch.testing.assert_close(wide.encoder(pixels), slim.encoder(pixels), atol=1e-6, rtol=1e-5)
         z = slim.encoder(pixels)
         torch.testing.assert_close(wide.decoder(z), slim.decoder(z), atol=1e-5, rtol=1e-5)
@@ -146,6 +157,15 @@ def test_muon_leaves_first_and_last_layers_to_adamw():
     assert "decoder.layers.3.conv.0.weight" in names
     assert "encoder.layers.0.weight" not in names
     assert len(muon_group["params"]) + len(rest["params"]) == len(list(vae.parameters()))
+
+
+def test_the_lcm_lora_learns_from_every_timestep_and_most_from_pure_noise():
+    torch.manual_seed(0)
+    drawn = torch.stack([lcm_lora.starts(24) for _ in range(100)])
+    assert (drawn == 999).float().mean() >= 1 / lcm_lora.FROM_NOISE
+    assert drawn.max() == 999
+    assert drawn.min() < 20
+    assert len(drawn.unique()) > 600
 
 
 @pytest.mark.parametrize("start", [30, 99, 100, 259, 499, 759, 999])

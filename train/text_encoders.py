@@ -6,6 +6,8 @@ linear heads read every attribute from the vectors that the UNet will be given. 
 
 import random
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -138,9 +140,8 @@ def train(work: Path, tokenizer_folder: Path, steps: int, seed: int = 0) -> list
     return losses
 
 
-def load(work: Path) -> Encoders:
-    """The trained encoders, which nothing trains any further."""
-    encoders = Encoders()
-    encoders.first = CLIPTextModel.from_pretrained(work / "text_encoder")
-    encoders.second = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2")
-    return encoders.to(device()).requires_grad_(False).eval()
+def load(work: Path) -> Callable[[list[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
+    """`encode` with the trained encoders, which nothing trains any further."""
+    first = CLIPTextModel.from_pretrained(work / "text_encoder")
+    second = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2")
+    return partial(encode, [encoder.to(device()).requires_grad_(False).eval() for encoder in (first, second)])
