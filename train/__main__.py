@@ -62,7 +62,7 @@ STAGES = {
     "base": Stage(
         "base", ("autoencoder", "text-encoders"), lambda o: text_to_image.train(o.work, batches(o), o.base_steps), 3500
     ),
-    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 1400),
+    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 1000),
     "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
     "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
     "unet": Stage("unet", (), choose_unet),

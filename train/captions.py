@@ -50,7 +50,7 @@ TABLES = (
 FILLERS = ["a painting of", "a picture of", "landscape,", "an illustration of", "view of", "beautiful", "scenic", ""]
 # Stand-ins for the words that nobody can foresee: their embeddings are held at zero.
 UNKNOWN = ["amazing", "8k", "masterpiece", "by an artist", "trending", "detailed", "minimal", "vector art", "cozy", "epic"]
-MISTAKES = 0.2  # the share of attributes that a careless caption takes from another scene
+MISTAKES = 0.1  # the share of attributes that a careless caption takes from another scene
 
 
 def vocabulary() -> list[str]:
