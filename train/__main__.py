@@ -70,10 +70,10 @@ STAGES = {
         LORA,
         ("autoencoder", "text-encoders", "unet"),
         lambda o: lcm_lora.distil(o.work, o.work / LORA, batches(o), o.lcm_lora_steps, o.work),
-        800,
+        900,
     ),
     "decoder": Stage(
-        "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 1500
+        "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600
     ),
     "reader": Stage(reader.WEIGHTS, (), lambda o: reader.train(o.work, o.reader_steps), 800),
     "export": Stage("", ("text-encoders", "unet", "lcm-lora", "decoder", "reader"), write),

@@ -1,0 +1,84 @@
+"""What vega-nano's card says, measured again on 512 held-out prompts: half an hour, so in `make soak`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from train import evaluation, scenes
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.soak
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory):
+    result = evaluation.evaluate(ROOT / "vega" / "nano", tmp_path_factory.mktemp("scores"), 512)
+    (ROOT / "bench" / "results" / "vega-nano.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+@pytest.fixture(scope="module")
+def table(scores):
+    return scores["table"]
+
+
+@pytest.fixture(scope="module")
+def base(scores, table):
+    return table[f"base, Euler, CFG {scores['guidance'][25]:g}, 25 steps"]
+
+
+def lora(table, steps):
+    return table[f"LCM-LoRA, {steps} step{'s' * (steps > 1)}"]
+
+
+def test_reader_reads_real_pictures(table):
+    assert table["real pictures"]["prompts"] == 512
+    assert table["real pictures"]["mean"] >= 0.98
+
+
+def test_base_draws_what_its_prompt_says(base):
+    assert base["mean"] >= 0.92
+
+
+@pytest.mark.parametrize("attribute", scenes.Scene._fields)
+def test_every_attribute_is_obeyed(base, attribute):
+    assert base[attribute] >= 0.80
+
+
+@pytest.mark.parametrize(("steps", "share"), [(4, 0.98), (2, 0.95), (1, 0.88)])
+def test_lcm_lora_keeps_the_base_s_accuracy(table, base, steps, share):
+    assert lora(table, steps)["mean"] >= share * base["mean"]
+
+
+def test_lcm_lora_draws_like_the_base(table, base):
+    assert lora(table, 4)["distance"] <= 1.2 * base["distance"]
+
+
+@pytest.mark.parametrize(("steps", "points"), [(2, 0.08), (4, 0.05)])
+def test_it_is_the_lora_and_not_the_sampler(table, steps, points):
+    ours, theirs = lora(table, steps), table[f"base, LCM, CFG 1, {steps} steps"]
+    assert ours["mean"] - theirs["mean"] >= points
+    assert ours["mean"] - ours["margin"] > theirs["mean"] + theirs["margin"]
+    assert ours["distance"] <= 0.6 * theirs["distance"]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 4])
+def test_lcm_lora_wins_at_equal_unet_calls(table, calls):
+    rivals = {name: row for name, row in table.items() if name.startswith("base, Euler") and row["calls"] == calls}
+    assert len(rivals) == (2 if calls == 4 else 1), rivals
+    assert all(lora(table, calls)["mean"] > row["mean"] for row in rivals.values())
+
+
+def test_shuffled_prompts_score_at_chance(scores, base):
+    assert abs(scores["shuffled"] - scores["chance"]) < 0.03
+
+
+def test_seeds_give_different_pictures(scores):
+    real = scores["diversity"]["real pictures"]
+    assert all(spread >= 0.7 * real for spread in scores["diversity"].values())
+
+
+@pytest.mark.parametrize(("width", "height"), evaluation.OTHER_SIZES[:-1])
+def test_other_sizes_hold_one_sensible_picture(table, width, height):
+    assert table[f"LCM-LoRA, 4 steps, {width} x {height}"]["mean"] >= 0.8
