@@ -1,11 +1,13 @@
-"""What vega-nano's card says, measured again on 512 held-out prompts: half an hour, so in `make soak`."""
+"""What vega-nano's card says, measured again on 512 held-out prompts: the better part of an hour, so in `make soak`."""
 
 import json
 from pathlib import Path
 
 import pytest
+from diffusers import EulerDiscreteScheduler, LCMScheduler
 
 from train import evaluation, scenes
+from train.evaluation import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.soak
@@ -25,11 +27,11 @@ def table(scores):
 
 @pytest.fixture(scope="module")
 def base(scores, table):
-    return table[f"base, Euler, CFG {scores['guidance'][25]:g}, 25 steps"]
+    return table[str(Setting(False, EulerDiscreteScheduler, 25, scores["guidance"][25]))]
 
 
 def lora(table, steps):
-    return table[f"LCM-LoRA, {steps} step{'s' * (steps > 1)}"]
+    return table[str(Setting(True, LCMScheduler, steps))]
 
 
 def test_reader_reads_real_pictures(table):
@@ -57,7 +59,7 @@ def test_lcm_lora_draws_like_the_base(table, base):
 
 @pytest.mark.parametrize(("steps", "points"), [(2, 0.08), (4, 0.05)])
 def test_it_is_the_lora_and_not_the_sampler(table, steps, points):
-    ours, theirs = lora(table, steps), table[f"base, LCM, CFG 1, {steps} steps"]
+    ours, theirs = lora(table, steps), table[str(Setting(False, LCMScheduler, steps))]
     assert ours["mean"] - theirs["mean"] >= points
     assert ours["mean"] - ours["margin"] > theirs["mean"] + theirs["margin"]
     assert ours["distance"] <= 0.6 * theirs["distance"]

@@ -91,7 +91,10 @@ class Question(NamedTuple):
 
 
 class Examiner:
-    """Makes the question of a step: latents and captions by the step's number, noise by torch's generator."""
+    """Makes the question of a step: latents and captions by the step's number, noise by torch's generator.
+
+    What else is asked for by name (`small`, `careless`) goes to the batches.
+    """
 
     def __init__(self, work: Path, batches: Batches):
         self.batches, self.encoders = batches, text_encoders.load(work)
