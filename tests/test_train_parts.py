@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
+from safetensors.torch import save
 
 from train import (
     autoencoder,
@@ -81,6 +82,14 @@ def test_complete_captions_tell_all_that_is_not_plain():
             words = [re.sub(r"^(an? |at )", "", w) for w in table[value]]
             if value not in plain and words and not (value == "night" and "starry night" in text):
                 assert any(w in text for w in words) or "starry night" in text, (scene, text)
+
+
+@pytest.mark.parametrize("content", [b"cut short", save({"weight": torch.zeros(1)})], ids=["broken", "another model"])
+def test_a_file_that_is_no_reader_is_named(tmp_path, content):
+    file = tmp_path / reader.WEIGHTS
+    file.write_bytes(content)
+    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))}.*`python -m train export`"):
+        reader.load(tmp_path)
 
 
 def test_careless_captions_are_mostly_right():

@@ -1,11 +1,13 @@
 """Reads a picture's attributes back. Trained on the generator's own pictures, used to measure and never in a loss."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -88,7 +90,11 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
 
 
 def load(folder: Path) -> Reader:
-    """The reader that lies beside the model it is to read."""
-    model = Reader()
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    """The reader that lies beside the model it is to read; ends the run with a sentence if the file is not one."""
+    model, file = Reader(), folder / WEIGHTS
+    try:
+        model.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        sys.exit(f"{file} does not hold a whole reader ({reason}): run `python -m train export`, which writes it anew")
     return model.eval()
