@@ -20,7 +20,9 @@ from .text_to_image import NOISE, load, noise_levels
 
 BATCH = 24
 LEARNING_RATE = 1e-3
-GUIDANCE = (4.0, 5.0)  # the range of w; the guidance scale is 1 + w. What renewed noise takes away, guidance must give again
+# The range of w; the guidance scale is 1 + w. More than the base draws best with: the sampler renews the noise after each
+# step, and what that loses of the prompt the next step must give again.
+GUIDANCE = (4.0, 5.0)
 DDIM_STEP = 100  # timesteps that the teacher goes down at once
 FROM_NOISE = 4  # one picture in so many starts from pure noise, as every picture that is sampled does
 SIGMA_DATA = 0.5
