@@ -70,7 +70,7 @@ STAGES = {
         LORA,
         ("autoencoder", "text-encoders", "unet"),
         lambda o: lcm_lora.distil(o.work, o.work / LORA, batches(o), o.lcm_lora_steps, o.work),
-        3600,
+        4800,
     ),
     "decoder": Stage(
         "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600

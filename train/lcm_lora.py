@@ -1,8 +1,10 @@
 """Stage 4: an LCM-LoRA for any SDXL-family checkpoint, by latent consistency distillation.
 
 Luo et al. 2023, "LCM-LoRA: A Universal Stable-Diffusion Acceleration Module" (arXiv 2311.05556), after
-"Latent Consistency Models" (arXiv 2310.04378): a guided teacher takes one long DDIM step, and the student must predict
-the same clean latent from both ends of that step.
+"Latent Consistency Models" (arXiv 2310.04378): a guided teacher goes down by DDIM, and from every point of its way the
+student must predict the clean latent that it predicts from the end of it. The way has several steps, as in Kim et al.
+2023, "Consistency Trajectory Models" (arXiv 2310.02279): the fewer ways lie between a timestep and the clean latent, the
+less do the student's own errors add up.
 """
 
 from collections.abc import Callable
@@ -16,14 +18,15 @@ from safetensors.torch import save_file
 
 from . import text_encoders
 from .fitting import fit, flat_then_cosine, whole
-from .text_to_image import NOISE, load, noise_levels
+from .text_to_image import NOISE, load
 
-BATCH = 24
+BATCH = 24  # points, WAY of them on the way of one picture
 LEARNING_RATE = 1e-3
 # The range of w; the guidance scale is 1 + w. More than the base draws best with: the sampler renews the noise after each
 # step, and what that loses of the prompt the next step must give again.
-GUIDANCE = (4.0, 5.0)
+GUIDANCE = (3.5, 4.5)
 DDIM_STEP = 100  # timesteps that the teacher goes down at once
+WAY = 3  # such steps
 FROM_NOISE = 4  # one picture in so many starts from pure noise, as every picture that is sampled does
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
@@ -79,9 +82,10 @@ class Diffusion:
 
 
 def starts(count: int) -> torch.Tensor:
-    """[count] timesteps to take the teacher's step from."""
+    """[count] timesteps to take the teacher's first step from."""
     pure = count // FROM_NOISE
-    return torch.cat([torch.full((pure,), 999), noise_levels(count - pure)])
+    least = (WAY - 1) * DDIM_STEP  # the last step begins anywhere
+    return torch.cat([torch.full((pure,), 999), torch.randint(least, 1000, (count - pure,))])
 
 
 def distil(
@@ -99,35 +103,39 @@ def distil(
     diffusion = Diffusion(unet.device)
 
     def loss_of(step):
-        clean, ids, sizes = batch_of(step, BATCH)
+        clean, ids, sizes = batch_of(step, BATCH // WAY)
         clean, sizes = clean.to(unet.device), sizes.to(unet.device)
         ids = [i.to(unet.device) for i in ids]
         with torch.no_grad():
             conditional = encoders(ids)
             null = encoders(batch_null(ids))
         noise = torch.randn(clean.shape).to(unet.device)
-        start = starts(len(clean)).to(unet.device)
-        end = (start - DDIM_STEP).clamp(min=0)
+        t = starts(len(clean)).to(unet.device)
         w = torch.empty(len(clean), 1, 1, 1).uniform_(*GUIDANCE).to(unet.device)
-        noisy = diffusion.noised(clean, noise, start)
+        x = diffusion.noised(clean, noise, t)
 
         def predict(x, t, text):
-            context, pooled = text
-            return unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+            context, pooled, ids = (part.repeat(len(x) // len(part), *[1] * (part.ndim - 1)) for part in (*text, sizes))
+            return unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": ids}).sample
 
         def consistency(x, t):
             c_skip, c_out = (c[:, None, None, None] for c in boundary_scalings(t))
             return c_skip * x + c_out * diffusion.clean(x, predict(x, t, conditional), t)
 
+        points = []
         with torch.no_grad():
             unet.disable_adapters()
-            guided = predict(noisy, start, conditional)
-            guided = guided + w * (guided - predict(noisy, start, null))
+            for _ in range(WAY):
+                points.append((x, t))
+                guided = predict(x, t, conditional)
+                guided = guided + w * (guided - predict(x, t, null))
+                end = (t - DDIM_STEP).clamp(min=0)
+                # One DDIM step (Song et al. 2020, eq. 12) from t to end.
+                x, t = diffusion.noised(diffusion.clean(x, guided, t), guided, end), end
             unet.enable_adapters()
-            # One DDIM step (Song et al. 2020, eq. 12) from start to end.
-            lower = diffusion.noised(diffusion.clean(noisy, guided, start), guided, end)
-            target = consistency(lower, end)
-        return pseudo_huber(consistency(noisy, start), target)
+            target = consistency(x, t)
+        out = consistency(*(torch.cat(part) for part in zip(*points, strict=True)))
+        return pseudo_huber(out, target.repeat(WAY, 1, 1, 1))
 
     optimizer = torch.optim.AdamW([p for p in unet.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=1e-3)
     factor = flat_then_cosine(steps)
