@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from train.__main__ import main
 from train.evaluation import Evaluation
+from train.export import LORA
 
 ROOT = Path(__file__).resolve().parents[1]
 REDUCED = {
@@ -164,21 +165,28 @@ def test_argument_that_cannot_work_is_refused(monkeypatch, capsys, argument, rea
     assert reason in refused(capsys, argument)
 
 
-def test_rows_of_other_weights_are_not_taken_for_ours(chain):
+@pytest.mark.parametrize(
+    ("changed", "stale"), [("vae/diffusion_pytorch_model.safetensors", (True, False)), (str(LORA), (True,))]
+)
+def test_rows_of_other_weights_are_not_taken_for_ours(chain, changed, stale):
+    """Nor are those drawn with another LoRA; what was drawn without any stays."""
     nano, work = chain[0] / "nano", chain[0] / "work"
-    file = nano / "vae" / "diffusion_pytorch_model.safetensors"
+    file = nano / changed
     before = file.read_bytes()
-    rows = Evaluation(nano, work, 2).rows
-    assert any(rows.iterdir())
-    assert not any(Evaluation(nano, work, 3).rows.iterdir())
+
+    def kept(prompts=2):
+        return {lora: any(folder.iterdir()) for lora, folder in Evaluation(nano, work, prompts).rows.items()}
+
+    assert kept() == {True: True, False: True}
+    assert kept(prompts=3) == {True: False, False: False}
     weights = load_file(file)
-    weights["decoder.layers.0.bias"] += 0.1
+    weights[min(weights)] += 0.1
     try:
         save_file(weights, file, metadata={"format": "pt"})
-        assert not any(Evaluation(nano, work, 2).rows.iterdir())
+        assert kept() == {lora: lora not in stale for lora in (True, False)}
     finally:
         file.write_bytes(before)
-    assert Evaluation(nano, work, 2).rows == rows
+    assert kept() == {True: True, False: True}
 
 
 def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):

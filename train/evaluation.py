@@ -1,7 +1,7 @@
 """Scores an exported folder: how many attributes of held-out prompts can be read back from what it draws.
 
 Each row of the table (a set of pictures) is kept in work/evaluation as soon as it is read, so a run goes on after a kill;
-what other weights drew lies in a folder of its own and is never mixed in.
+what other weights or other code drew lies in a folder of its own and is never mixed in.
 """
 
 import hashlib
@@ -96,9 +96,18 @@ class Evaluation:
     """Draws, reads and keeps rows; a row is what the reader saw in one set of pictures."""
 
     def __init__(self, folder: Path, work: Path, prompts: int):
-        weights = fingerprint(sorted(folder.rglob("*.safetensors")))
-        self.rows = work / "evaluation" / f"{prompts} prompts, {weights}"
-        self.rows.mkdir(parents=True, exist_ok=True)
+        code = [
+            Path(__file__).with_name(f"{name}.py") for name in ("captions", "evaluation", "pictures", "reader", "scenes")
+        ]
+        weights = sorted(folder.rglob("*.safetensors"))
+        # A LoRA says nothing about what is drawn without it, which takes most of the time.
+        plain = [file for file in weights if file != folder / LORA]
+        self.rows = {
+            lora: work / "evaluation" / f"{prompts} prompts, {fingerprint(code + files)}"
+            for lora, files in ((True, weights), (False, plain))
+        }
+        for rows in self.rows.values():
+            rows.mkdir(parents=True, exist_ok=True)
         self.reader = reader.load(folder)
         self.artist = Artist(folder)
         self.scenes, self.prompts = held_out_prompts(prompts)
@@ -106,9 +115,9 @@ class Evaluation:
         self.table, self.seen = {}, {}
         self.seeds = min(SEEDS, prompts)
 
-    def row(self, name: str, draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def row(self, name: str, draw, lora: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """(labels read, features) of the pictures that draw() returns, from the disk when they are there already."""
-        file = self.rows / (re.sub(r"\W+", "-", name) + ".safetensors")
+        file = self.rows[lora] / (re.sub(r"\W+", "-", name) + ".safetensors")
         if not file.exists():
             seen, features = reader.read(self.reader, draw())
             with whole(file) as partial:
@@ -116,22 +125,22 @@ class Evaluation:
         stored = load_file(file)
         return stored["seen"], stored["features"]
 
-    def score(self, name: str, draw, calls: int = 0) -> float:
-        """Puts a row of the held-out prompts (or of the first of them) into the table and returns its mean accuracy."""
-        seen, features = self.row(name, draw)
+    def score(self, name: str, draw, setting: Setting | None = None) -> None:
+        """Puts a row of the held-out prompts (or of the first of them) into the table."""
+        seen, features = self.row(name, draw, lora=bool(setting and setting.lora))
         self.seen[name] = seen
         hits = seen == self.truth[: len(seen)]
         mean, margin = measures.accuracy(hits)
         self.table[name] = dict(zip(Scene._fields, hits.float().mean(0).tolist(), strict=True))
-        self.table[name] |= {"mean": mean, "margin": margin, "all": hits.all(1).float().mean().item(), "calls": calls}
+        self.table[name] |= {"mean": mean, "margin": margin, "all": hits.all(1).float().mean().item()}
+        self.table[name]["calls"] = setting.calls if setting else 0
         self.table[name]["prompts"] = len(seen)
         if name != "real pictures" and len(seen) == len(self.real):
             self.table[name]["distance"] = measures.frechet(features, self.real)
         print(name, {k: round(v, 3) for k, v in self.table[name].items()}, flush=True)
-        return mean
 
-    def setting(self, setting: Setting) -> float:
-        return self.score(str(setting), lambda: self.artist.draw(self.prompts, setting), setting.calls)
+    def setting(self, setting: Setting) -> None:
+        self.score(str(setting), lambda: self.artist.draw(self.prompts, setting), setting)
 
     def best_guidance(self, steps: int) -> float:
         """The guidance scale with which the base under Euler draws the first prompts best."""
@@ -155,7 +164,8 @@ class Evaluation:
                 draw = lambda i=i: self.artist.draw([self.prompts[i]] * self.seeds, setting)  # noqa: E731
             else:
                 draw = lambda i=i: real([self.scenes[i]] * self.seeds)  # noqa: E731
-            spreads.append(measures.spread(self.row(f"seeds of prompt {i}, {setting or 'real pictures'}", draw)[1]))
+            name, lora = f"seeds of prompt {i}, {setting or 'real pictures'}", bool(setting and setting.lora)
+            spreads.append(measures.spread(self.row(name, draw, lora)[1]))
         return sum(spreads) / len(spreads)
 
     def run(self) -> dict:
@@ -186,7 +196,7 @@ class Evaluation:
         few = self.prompts[:SEARCH_PROMPTS]
         for width, height in OTHER_SIZES:
             name = f"{lcm}, {width} x {height}"
-            self.score(name, lambda w=width, h=height: self.artist.draw(few, lcm, w, h), lcm.calls)
+            self.score(name, lambda w=width, h=height: self.artist.draw(few, lcm, w, h), lcm)
         return result
 
 
