@@ -82,10 +82,11 @@ class Diffusion:
 
 
 def starts(count: int) -> torch.Tensor:
-    """[count] timesteps to take the teacher's first step from."""
+    """[count] timesteps to take the teacher's first step from, spread evenly so that batches are alike."""
     pure = count // FROM_NOISE
     least = (WAY - 1) * DDIM_STEP  # the last step begins anywhere
-    return torch.cat([torch.full((pure,), 999), torch.randint(least, 1000, (count - pure,))])
+    even = (torch.arange(count - pure) + torch.rand(())) / (count - pure)
+    return torch.cat([torch.full((pure,), 999), (least + (1000 - least) * even).long().clamp(max=999)])
 
 
 def distil(
