@@ -44,8 +44,9 @@ def client(server):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """`make soak` leaves its report in bench/results/soak.md."""
-    if config.getoption("markexpr") != "soak":
+    """`make soak` leaves its report in bench/results/soak.md, unless nothing ran (--collect-only)."""
+    reports = {outcome: terminalreporter.getreports(outcome) for outcome in ("passed", "failed")}
+    if config.getoption("markexpr") != "soak" or not any(reports.values()):
         return
     lines = [
         "# Soak report",
@@ -56,8 +57,8 @@ def pytest_terminal_summary(terminalreporter, config):
         "| test | outcome | seconds | measured |",
         "|---|---|---|---|",
     ]
-    for outcome in ("passed", "failed"):
-        for report in terminalreporter.getreports(outcome):
+    for outcome, ran in reports.items():
+        for report in ran:
             measured = ", ".join(f"{name} = {value}" for name, value in report.user_properties)
             lines.append(f"| {report.nodeid.split('::')[-1]} | {outcome} | {report.duration:.0f} | {measured} |")
     target = ROOT / "bench" / "results" / "soak.md"

@@ -1,4 +1,4 @@
-"""The whole training chain at a size that takes about a minute: every stage learns, and what it exports loads and draws."""
+"""The whole training chain at a size that takes a few minutes: every stage learns, and what it exports loads and draws."""
 
 import io
 import os

@@ -115,9 +115,9 @@ class Evaluation:
         self.table, self.seen = {}, {}
         self.seeds = min(SEEDS, prompts)
 
-    def row(self, name: str, draw, lora: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    def row(self, name: str, draw, setting: Setting | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """(labels read, features) of the pictures that draw() returns, from the disk when they are there already."""
-        file = self.rows[lora] / (re.sub(r"\W+", "-", name) + ".safetensors")
+        file = self.rows[setting is not None and setting.lora] / (re.sub(r"\W+", "-", name) + ".safetensors")
         if not file.exists():
             seen, features = reader.read(self.reader, draw())
             with whole(file) as partial:
@@ -127,7 +127,7 @@ class Evaluation:
 
     def score(self, name: str, draw, setting: Setting | None = None) -> None:
         """Puts a row of the held-out prompts (or of the first of them) into the table."""
-        seen, features = self.row(name, draw, lora=bool(setting and setting.lora))
+        seen, features = self.row(name, draw, setting)
         self.seen[name] = seen
         hits = seen == self.truth[: len(seen)]
         mean, margin = measures.accuracy(hits)
@@ -164,8 +164,8 @@ class Evaluation:
                 draw = lambda i=i: self.artist.draw([self.prompts[i]] * self.seeds, setting)  # noqa: E731
             else:
                 draw = lambda i=i: real([self.scenes[i]] * self.seeds)  # noqa: E731
-            name, lora = f"seeds of prompt {i}, {setting or 'real pictures'}", bool(setting and setting.lora)
-            spreads.append(measures.spread(self.row(name, draw, lora)[1]))
+            name = f"seeds of prompt {i}, {setting or 'real pictures'}"
+            spreads.append(measures.spread(self.row(name, draw, setting)[1]))
         return sum(spreads) / len(spreads)
 
     def run(self) -> dict:

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 
 from . import text_encoders
 from .fitting import fit, flat_then_cosine, whole
-from .text_to_image import NOISE, load
+from .text_to_image import NOISE, evenly, load
 
 BATCH = 24  # points, WAY of them on the way of one picture
 LEARNING_RATE = 1e-3
-# The range of w; the guidance scale is 1 + w. More than the base draws best with: the sampler renews the noise after each
-# step, and what that loses of the prompt the next step must give again.
+# The range of w; the guidance scale is 1 + w. On 256 prompts a perfect student would come closest at w = 3 (distance 15.7,
+# at 4 20.2); this range is what the shipped LoRA was finished with.
 GUIDANCE = (3.5, 4.5)
 DDIM_STEP = 100  # timesteps that the teacher goes down at once
 WAY = 3  # such steps
@@ -82,11 +82,11 @@ class Diffusion:
 
 
 def starts(count: int) -> torch.Tensor:
-    """[count] timesteps to take the teacher's first step from, spread evenly so that batches are alike."""
+    """[count] timesteps to take the teacher's first step from."""
     pure = count // FROM_NOISE
     least = (WAY - 1) * DDIM_STEP  # the last step begins anywhere
-    even = (torch.arange(count - pure) + torch.rand(())) / (count - pure)
-    return torch.cat([torch.full((pure,), 999), (least + (1000 - least) * even).long().clamp(max=999)])
+    others = (least + (1000 - least) * evenly(count - pure)).long().clamp(max=999)
+    return torch.cat([torch.full((pure,), 999), others])
 
 
 def distil(

@@ -59,10 +59,14 @@ def ready(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
+def evenly(count: int) -> torch.Tensor:
+    """[count] random numbers in 0..1, one in each of `count` equal parts, so that batches are alike."""
+    return (torch.arange(count) + torch.rand(())) / count % 1
+
+
 def noise_levels(count: int) -> torch.Tensor:
     """[count] timesteps spread evenly over the schedule, a little denser at high noise, where pictures are decided."""
-    u = (torch.arange(count) + torch.rand(())) / count % 1
-    return (1000 * u**0.75).long().clamp(max=999)
+    return (1000 * evenly(count) ** 0.75).long().clamp(max=999)
 
 
 def weight(snr: torch.Tensor) -> torch.Tensor:
