@@ -24,11 +24,15 @@ def orthogonalized(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for a module's hidden matrices and convolutions, AdamW for its first and last layers, biases and norms."""
+    """Muon for a module's hidden matrices and convolutions, AdamW for its first and last layers, biases and norms.
+
+    What requires no gradient is left alone.
+    """
 
     def __init__(self, module: nn.Module, matrix_rate: float, rate: float, weight_decay: float = 0.0):
-        hidden = [p for p in module.parameters() if p.ndim > 1 and min(p.shape[:2]) > 4]
-        others = [p for p in module.parameters() if p.ndim < 2 or min(p.shape[:2]) <= 4]
+        learned = [p for p in module.parameters() if p.requires_grad]
+        hidden = [p for p in learned if p.ndim > 1 and min(p.shape[:2]) > 4]
+        others = [p for p in learned if p.ndim < 2 or min(p.shape[:2]) <= 4]
         groups = [
             {"params": hidden, "matrices": True, "lr": matrix_rate, "weight_decay": weight_decay},
             {"params": others, "matrices": False, "lr": rate, "weight_decay": 0.0},
