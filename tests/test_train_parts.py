@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save
 
 from train import (
@@ -22,6 +22,7 @@ from train import (
     reader,
     scenes,
     text_encoders,
+    ways,
 )
 from train.text_to_image import NOISE, build, noise_levels
 
@@ -114,7 +115,7 @@ def test_every_token_of_a_caption_is_known_or_meant_to_be_unknown(tokenizers):
 
 def test_null_ids_are_the_tokenizers_empty_prompt(tokenizers):
     ids = text_encoders.tokenize(tokenizers, ["a lake"])
-    for null, empty in zip(lcm_lora.batch_null(ids), text_encoders.tokenize(tokenizers, [""]), strict=True):
+    for null, empty in zip(ways.empty(ids), text_encoders.tokenize(tokenizers, [""]), strict=True):
         assert torch.equal(null, empty)
 
 
@@ -168,33 +169,74 @@ def test_muon_leaves_first_and_last_layers_to_adamw():
     assert len(muon_group["params"]) + len(rest["params"]) == len(list(vae.parameters()))
 
 
-def test_the_lcm_lora_learns_from_every_timestep_and_most_from_pure_noise():
+def test_ways_pass_every_timestep_and_many_begin_at_pure_noise():
     torch.manual_seed(0)
-    drawn = torch.stack([lcm_lora.starts(8) for _ in range(400)])
-    assert (drawn == 999).float().mean() >= 1 / lcm_lora.FROM_NOISE
-    learnt = torch.cat([drawn - i * lcm_lora.DDIM_STEP for i in range(lcm_lora.WAY)])
-    assert learnt.max() == 999
-    assert 0 <= learnt.min() < 20
-    assert len(learnt.unique()) > 900
+    drawn = torch.stack([ways.starts(24) for _ in range(400)])
+    assert (drawn == 999).float().mean() >= 1 / ways.FROM_NOISE
+    assert len(drawn.unique()) > 900
+    points = torch.cat([drawn.flatten() - i * ways.DDIM_STEP for i in range(10)])
+    of_each_hundred = torch.histc(points[points > 0].float(), 10, 0, 1000)
+    assert of_each_hundred.min() > 0.15 * of_each_hundred.max()
 
 
-@pytest.mark.parametrize("start", [30, 99, 100, 259, 499, 759, 999])
-def test_teacher_takes_the_ddim_step_of_diffusers(start):
-    scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
-    start = torch.tensor([start])
-    end = (start - lcm_lora.DDIM_STEP).clamp(min=0)
-    scheduler.num_inference_steps = 1000 // max(1, (start - end).item())
+def test_a_way_takes_the_ddim_steps_of_diffusers():
+    scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True)
+    scheduler.set_timesteps(1000 // ways.DDIM_STEP)
     torch.manual_seed(0)
-    x, epsilon = torch.randn(2, 1, 4, 8, 8)
-    diffusion = lcm_lora.Diffusion(torch.device("cpu"))
-    ours = diffusion.noised(diffusion.clean(x, epsilon, start), epsilon, end)
-    if end > 0:
-        expected = scheduler.step(epsilon, start.item(), x).prev_sample
-        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
-    else:
-        a = scheduler.alphas_cumprod
-        clean = (x - (1 - a[start]).sqrt() * epsilon) / a[start].sqrt()
-        torch.testing.assert_close(ours, a[0].sqrt() * clean + (1 - a[0]).sqrt() * epsilon, atol=1e-5, rtol=1e-4)
+    clean, t = torch.randn(7, 4, 8, 8), torch.tensor([30, 99, 101, 259, 499, 759, 999])
+
+    def teacher(x, t, picture):
+        return torch.tanh(x) + 0.001 * t[:, None, None, None]
+
+    found = ways.way(teacher, ways.Diffusion(torch.device("cpu")), clean, t)
+    for picture, start in enumerate(t.tolist()):
+        mine = found["picture"] == picture
+        assert found["t"][mine].tolist() == list(range(start, 0, -ways.DDIM_STEP))
+        seen, *later = found["x"][mine]
+        for at, expected in zip(found["t"][mine], [*later, found["end"][picture]], strict=True):
+            seen = scheduler.step(teacher(seen[None], at[None], None), at.item(), seen[None]).prev_sample[0]
+            torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_ways_end_where_the_guided_pipeline_does(tmp_path):
+    """What the LCM-LoRA must learn is what vega-nano draws with guidance, DDIM and ten steps, from the same noise."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(NANO, add_watermarker=False, torch_dtype=torch.float32)
+    pipe.scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
+    pipe.set_progress_bar_config(disable=True)
+    prompts = [f"{time} over a lake" for time in ("night", "dawn", "sunset")] * 8
+    ids = text_encoders.tokenize([pipe.tokenizer, pipe.tokenizer_2], prompts)
+    sizes = torch.tensor([[96, 128, 0, 0, 96, 128]] * len(prompts))
+
+    def batch_of(step, size):
+        assert size == len(prompts)
+        return torch.zeros(size, 4, 12, 16), ids, sizes
+
+    encoders = text_encoders.load(NANO)
+    laid = ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=3)
+    before = laid.files[0].read_bytes()
+    x, t, end, (found, found_2), found_sizes = laid.some(np.random.default_rng(0), 1000)
+    assert torch.equal(found_sizes, sizes[:1].expand(len(t), 6))
+    whole_ways = (t == 999).nonzero()[:, 0]
+    assert len(whole_ways) == len(prompts) // ways.FROM_NOISE
+    for i in whole_ways:
+        row = next(j for j, prompt in enumerate(ids[0]) if torch.equal(prompt, found[i]))
+        assert torch.equal(ids[1][row], found_2[i])
+        expected = pipe(
+            prompts[row],
+            latents=x[i : i + 1],
+            width=128,
+            height=96,
+            num_inference_steps=10,
+            guidance_scale=1 + ways.GUIDANCE,
+            output_type="latent",
+        ).images[0]
+        torch.testing.assert_close(end[i], expected, atol=2e-3, rtol=2e-3)
+    # A file that is there is taken as it is; one that is lost is made again, the same.
+    ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=4)
+    assert laid.files[0].read_bytes() == before
+    laid.files[0].unlink()
+    ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=3)
+    assert laid.files[0].read_bytes() == before
 
 
 def test_consistency_function_is_the_identity_at_its_boundary():

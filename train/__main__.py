@@ -109,7 +109,7 @@ def everything(options) -> None:
     if not filecmp.cmp(chosen, finished, shallow=False):
         sys.exit(
             f"{chosen.parent} is not {finished.parent}: to go on with the latter, delete the former, "
-            f"{options.work / LORA.parent} and {options.work / 'lcm-lora-training'}"
+            f"{options.work / LORA.parent}, {options.work / 'lcm-lora-ways'} and {options.work / 'lcm-lora-training'}"
         )
     run("export", options)
     if options.prompts:

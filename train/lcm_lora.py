@@ -23,8 +23,8 @@ from .text_to_image import load
 from .ways import Diffusion, Ways, predicted
 
 BATCH = 24  # points
-LESSONS = 3  # how often each point is learned from
-POINTS = 150  # of a file of ways, about
+LESSONS = 2  # how often each point is learned from
+POINTS = 200  # of a file of ways, about
 LEARNING_RATE = 3e-3
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
