@@ -96,6 +96,13 @@ def test_stage_lowers_its_loss(chain, stage):
     assert last < LEARNS[stage] * first
 
 
+@pytest.mark.parametrize("stage", ["autoencoder", "base", "direct", "lcm-lora", "decoder"])
+def test_stage_shows_what_it_has_learned(chain, stage):
+    with Image.open(chain[0] / "work" / f"{stage}.png") as sheet:
+        assert sheet.width > 256
+        assert all(high - low > 20 for low, high in sheet.getextrema())
+
+
 def test_finished_stages_are_not_run_again(chain):
     assert "loss" not in here(chain[0])
 

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from diffusers import LCMScheduler
 from diffusers.utils import logging as diffusers_logging
 
 from . import autoencoder, block_removal, card, evaluation, lcm_lora, pictures, reader, text_encoders, text_to_image
 from .export import LORA, export
 from .fitting import whole
 from .latents import Batches
+from .text_to_image import show
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "vega" / "nano"
@@ -34,6 +36,16 @@ def show_pictures(options) -> None:
 def choose_unet(options) -> None:
     with whole(options.work / "unet") as unet:
         shutil.copytree(options.work / STAGES[ROUTES[options.route][-1]].result, unet)
+
+
+def distil(options) -> list[float]:
+    learned_from = batches(options)
+
+    def sample(unet, encoders):
+        show(options.work / "lcm-lora.png", unet, encoders, learned_from.tokenizers, LCMScheduler, steps=4, guidance=1.0)
+
+    work, steps = options.work, options.lcm_lora_steps
+    return lcm_lora.distil(work, work / LORA, learned_from, steps, work, sample=sample)
 
 
 def write(options) -> None:
@@ -66,12 +78,7 @@ STAGES = {
     "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
     "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
     "unet": Stage("unet", (), choose_unet),
-    "lcm-lora": Stage(
-        LORA,
-        ("autoencoder", "text-encoders", "unet"),
-        lambda o: lcm_lora.distil(o.work, o.work / LORA, batches(o), o.lcm_lora_steps, o.work),
-        4800,
-    ),
+    "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 2400),
     "decoder": Stage(
         "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600
     ),

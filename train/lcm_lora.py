@@ -61,12 +61,20 @@ def pseudo_huber(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def distil(
-    folder: Path, out: Path, batch_of: Callable, steps: int, work: Path, seed: int = 0, rank: int = RANK
+    folder: Path,
+    out: Path,
+    batch_of: Callable,
+    steps: int,
+    work: Path,
+    seed: int = 0,
+    rank: int = RANK,
+    sample: Callable | None = None,
 ) -> list[float]:
     """Distils folder's UNet into the LoRA file `out` and returns the loss of every step.
 
     folder holds a diffusers checkpoint (unet, text_encoder, text_encoder_2); batch_of(step, size) gives the clean
-    latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step.
+    latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step. sample(unet, encoders) shows
+    what was learned so far.
     """
     set_seed(seed)
     unet, encoders = load(folder / "unet").requires_grad_(False), text_encoders.load(folder)
@@ -85,7 +93,8 @@ def distil(
 
     optimizer = Muon(unet, LEARNING_RATE, LEARNING_RATE)
     factor = flat_then_cosine(steps)
-    losses = fit(unet, loss_of, optimizer, factor, work / "lcm-lora-training", steps, ema_decay=EMA_DECAY)
+    show = sample and (lambda: sample(unet, encoders))
+    losses = fit(unet, loss_of, optimizer, factor, work / "lcm-lora-training", steps, EMA_DECAY, show)
     save(unet, out, rank)
     return losses
 

@@ -146,7 +146,7 @@ def fit_unet(unet, loss_of, work: Path, name: str, ask: Examiner, steps: int, fa
     """Trains `unet` into the folder work/name; a sheet of samples lies beside it all the while."""
 
     def sample():
-        grid(draw(work, unet, ask.encoders, ask.batches), pictures.SIZE).save(work / f"{name}.png")
+        show(work / f"{name}.png", unet, ask.encoders, ask.batches.tokenizers)
 
     optimizer = Muon(unet, MATRIX_LEARNING_RATE, LEARNING_RATE, weight_decay=0.01)
     losses = fit(unet, loss_of, optimizer, factor, work / f"{name}-training", steps, ema_decay=0.998, sample=sample)
@@ -167,18 +167,20 @@ PROMPTS = (
 )
 
 
-def draw(work: Path, unet, encoders, batches: Batches, steps: int = 12, guidance: float = 3.0):
-    """PROMPTS as the model draws them now, by DDIM with guidance."""
-    vae = AutoencoderTiny.from_pretrained(work / "autoencoder").to(unet.device)
-    scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
+def show(file: Path, unet, encoders, tokenizers, scheduler: type = DDIMScheduler, steps: int = 12, guidance: float = 3.0):
+    """Writes the sheet `file`: PROMPTS as `unet` draws them now, decoded by the autoencoder beside it."""
+    vae = AutoencoderTiny.from_pretrained(file.parent / "autoencoder").to(unet.device)
+    scheduler = scheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
     texts = [*PROMPTS, *[""] * len(PROMPTS)]
-    context, pooled = encoders([i.to(unet.device) for i in text_encoders.tokenize(batches.tokenizers, texts)])
+    context, pooled = encoders([i.to(unet.device) for i in text_encoders.tokenize(tokenizers, texts)])
     side = pictures.SIZE
     sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(texts), device=unet.device)
-    x = torch.randn(len(PROMPTS), 4, side // 8, side // 8, generator=torch.Generator().manual_seed(0)).to(unet.device)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(PROMPTS), 4, side // 8, side // 8, generator=generator).to(unet.device)
     for t in scheduler.timesteps:
         kwargs = {"text_embeds": pooled, "time_ids": sizes}
         conditional, unconditional = unet(torch.cat([x, x]), t, context, added_cond_kwargs=kwargs).sample.chunk(2)
-        x = scheduler.step(unconditional + guidance * (conditional - unconditional), t, x).prev_sample
-    return as_images(vae.decoder(x))
+        guided = unconditional + guidance * (conditional - unconditional)
+        x = scheduler.step(guided, t, x, generator=generator).prev_sample
+    grid(as_images(vae.decoder(x)), side).save(file)
