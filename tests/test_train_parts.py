@@ -173,10 +173,11 @@ def test_ways_pass_every_timestep_and_many_begin_at_pure_noise():
     torch.manual_seed(0)
     drawn = torch.stack([ways.starts(24) for _ in range(400)])
     assert (drawn == 999).float().mean() >= 1 / ways.FROM_NOISE
-    assert len(drawn.unique()) > 900
     points = torch.cat([drawn.flatten() - i * ways.DDIM_STEP for i in range(10)])
-    of_each_hundred = torch.histc(points[points > 0].float(), 10, 0, 1000)
-    assert of_each_hundred.min() > 0.15 * of_each_hundred.max()
+    points = points[points > 0]
+    assert len(points.unique()) == 999
+    of_each_hundred = torch.histc(points.float(), 10, 0, 1000)
+    assert of_each_hundred.min() > 0.5 * of_each_hundred.max()
 
 
 def test_a_way_takes_the_ddim_steps_of_diffusers():

@@ -78,7 +78,7 @@ STAGES = {
     "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
     "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
     "unet": Stage("unet", (), choose_unet),
-    "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 2400),
+    "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 3900),
     "decoder": Stage(
         "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600
     ),

@@ -141,7 +141,7 @@ def train(work: Path, tokenizer_folder: Path, steps: int, seed: int = 0) -> list
 
 
 def load(work: Path) -> Callable[[list[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]:
-    """`encode` with the trained encoders, which nothing trains any further."""
+    """`encode` with the trained encoders, in fp32 whatever the files hold; nothing trains them any further."""
     first = CLIPTextModel.from_pretrained(work / "text_encoder")
     second = CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2")
-    return partial(encode, [encoder.to(device()).requires_grad_(False).eval() for encoder in (first, second)])
+    return partial(encode, [encoder.to(device()).float().requires_grad_(False).eval() for encoder in (first, second)])
