@@ -27,7 +27,7 @@ from .scenes import Scene, labels, split
 BATCH = 32
 SEED = 1000
 SEARCH_PROMPTS = 128  # for choosing a guidance scale
-GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0)
+GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SEEDS = 64  # pictures of one prompt, for the diversity
 OTHER_SIZES = ((96, 96), (192, 128), (128, 192), (192, 96), (96, 192), (160, 160), (192, 192), (256, 256))
 
