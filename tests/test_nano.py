@@ -15,7 +15,7 @@ NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 PROMPTS = 64
 FEW = 16  # prompts, where the margin is wide
 SCENES, TEXTS = held_out_prompts(PROMPTS)
-BASE = Setting(False, EulerDiscreteScheduler, 25, 6.0)  # its best scale in the card
+BASE = Setting(False, EulerDiscreteScheduler, 25, 8.0)  # its best scale in the card
 
 
 def lora(steps: int) -> Setting:
