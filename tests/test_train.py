@@ -29,7 +29,7 @@ REDUCED = {
     "direct-steps": 6,
     "teacher-steps": 6,
     "student-steps": 6,
-    "lcm-lora-steps": 10,
+    "lcm-lora-steps": 24,
     "decoder-steps": 12,
     "reader-steps": 20,
     "prompts": 2,
