@@ -238,6 +238,9 @@ def test_ways_end_where_the_guided_pipeline_does(tmp_path):
     laid.files[0].unlink()
     ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=3)
     assert laid.files[0].read_bytes() == before
+    laid.files[0].write_bytes(before[:1000])
+    with pytest.raises(SystemExit, match=r"0\.safetensors is broken .* delete it"):
+        laid.some(np.random.default_rng(0), 1000)
 
 
 def test_consistency_function_is_the_identity_at_its_boundary():

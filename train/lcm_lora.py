@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from . import text_encoders
 from .fitting import fit, flat_then_cosine, whole
 from .muon import Muon
-from .text_to_image import load
-from .ways import Diffusion, Ways, predicted
+from .text_to_image import load, predicted
+from .ways import Diffusion, Ways
 
 BATCH = 24  # points
 LESSONS = 2  # how often each point is learned from

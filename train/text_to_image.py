@@ -59,6 +59,12 @@ def ready(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
+def predicted(unet, x: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], sizes: torch.Tensor):
+    """The noise [B, 4, h, w] that an SDXL UNet sees in x, given (context, pooled text) and [B, 6] size ids."""
+    context, pooled = text
+    return unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
+
+
 def evenly(count: int) -> torch.Tensor:
     """[count] random numbers in 0..1, one in each of `count` equal parts, so that batches are alike."""
     return (torch.arange(count) + torch.rand(())) / count % 1
@@ -173,14 +179,13 @@ def show(file: Path, unet, encoders, tokenizers, scheduler: type = DDIMScheduler
     scheduler = scheduler(**NOISE, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
     texts = [*PROMPTS, *[""] * len(PROMPTS)]
-    context, pooled = encoders([i.to(unet.device) for i in text_encoders.tokenize(tokenizers, texts)])
+    text = encoders([i.to(unet.device) for i in text_encoders.tokenize(tokenizers, texts)])
     side = pictures.SIZE
     sizes = torch.tensor([[side, side, 0, 0, side, side]] * len(texts), device=unet.device)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(len(PROMPTS), 4, side // 8, side // 8, generator=generator).to(unet.device)
     for t in scheduler.timesteps:
-        kwargs = {"text_embeds": pooled, "time_ids": sizes}
-        conditional, unconditional = unet(torch.cat([x, x]), t, context, added_cond_kwargs=kwargs).sample.chunk(2)
+        conditional, unconditional = predicted(unet, torch.cat([x, x]), t, text, sizes).chunk(2)
         guided = unconditional + guidance * (conditional - unconditional)
         x = scheduler.step(guided, t, x, generator=generator).prev_sample
     grid(as_images(vae.decoder(x)), side).save(file)

@@ -4,17 +4,19 @@ They lie on the disk, so that each point of a way can be learned from more than 
 learning from it.
 """
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from .fitting import whole
-from .text_to_image import NOISE, evenly
+from .text_to_image import NOISE, evenly, predicted
 
 # w; the guidance scale is 1 + w. With it a perfect student of vega-nano would come closest to the real pictures: on 256
 # prompts their distance was 15.7, with 4 20.2.
@@ -41,12 +43,6 @@ class Diffusion:
     def clean(self, noisy, epsilon, t):
         a, s = self.coefficients(t)
         return (noisy - s * epsilon) / a
-
-
-def predicted(unet, x: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], sizes: torch.Tensor):
-    """The noise [B, 4, h, w] that an SDXL UNet sees in x, given (context, pooled text) and [B, 6] size ids."""
-    context, pooled = text
-    return unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
 
 
 def starts(count: int) -> torch.Tensor:
@@ -109,9 +105,14 @@ class Ways:
     def some(self, rng: np.random.Generator, points: int):
         """Points of random pictures of one file: x, t, the clean latents that they lead to, two token id tensors, size ids.
 
-        There are `points` of them where the file has all its pictures, and fewer of large ones.
+        There are `points` of them where the file has all its pictures, and fewer of large ones. A broken file ends the run
+        with a sentence.
         """
-        found = {k: v.to(self.device) for k, v in load_file(self.files[rng.integers(len(self.files))]).items()}
+        file = self.files[rng.integers(len(self.files))]
+        try:
+            found = {k: v.to(self.device) for k, v in load_file(file).items()}
+        except SafetensorError as error:
+            sys.exit(f"{file} is broken ({error}): delete it and run the stage again, which makes it anew and goes on")
         share = len(found["end"]) / PICTURES
         chosen = torch.from_numpy(rng.permutation(len(found["t"]))[: max(1, round(points * share))]).to(self.device)
         picture = found["picture"][chosen]
