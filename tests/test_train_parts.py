@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from train import (
     text_encoders,
     ways,
 )
-from train.text_to_image import NOISE, build, noise_levels
+from train.text_to_image import NOISE, build, load, noise_levels
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 
@@ -241,6 +242,27 @@ def test_ways_end_where_the_guided_pipeline_does(tmp_path):
     laid.files[0].write_bytes(before[:1000])
     with pytest.raises(SystemExit, match=r"0\.safetensors is broken .* delete it"):
         laid.some(np.random.default_rng(0), 1000)
+
+
+def test_what_another_base_began_is_not_gone_on_with(tmp_path, tokenizers):
+    ids = text_encoders.tokenize(tokenizers, ["night, desert, full moon"] * 24)
+
+    def batch_of(step, size):
+        return torch.zeros(size, 4, 4, 4), ids, torch.full((size, 6), 32)
+
+    def distil(folder):
+        return lcm_lora.distil(folder, tmp_path / "lora.safetensors", batch_of, 1, tmp_path / "work", rank=2)
+
+    first = distil(NANO)
+    assert distil(NANO) == first
+    other = tmp_path / "other"
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        shutil.copytree(NANO / part, other / part)
+    unet = load(other / "unet")
+    torch.nn.init.zeros_(unet.conv_out.weight)
+    unet.save_pretrained(other / "unet")
+    assert distil(other) != first
+    assert distil(NANO) == first
 
 
 def test_consistency_function_is_the_identity_at_its_boundary():

@@ -115,8 +115,8 @@ def everything(options) -> None:
     chosen, finished = (options.work / name / "diffusion_pytorch_model.safetensors" for name in ("unet", route[-1]))
     if not filecmp.cmp(chosen, finished, shallow=False):
         sys.exit(
-            f"{chosen.parent} is not {finished.parent}: to go on with the latter, delete the former, "
-            f"{options.work / LORA.parent}, {options.work / 'lcm-lora-ways'} and {options.work / 'lcm-lora-training'}"
+            f"{chosen.parent} is not {finished.parent}: to go on with the latter, delete the former "
+            f"and {options.work / LORA.parent}"
         )
     run("export", options)
     if options.prompts:

@@ -5,7 +5,6 @@ what other weights or other code drew lies in a folder of its own and is never m
 """
 
 import copy
-import hashlib
 import json
 import random
 import re
@@ -21,7 +20,7 @@ from . import measures, pictures, reader
 from .autoencoder import as_tensor, device
 from .captions import caption
 from .export import LORA
-from .fitting import whole
+from .fitting import fingerprint, whole
 from .scenes import Scene, labels, split
 
 BATCH = 32
@@ -54,14 +53,6 @@ def held_out_prompts(count: int) -> tuple[list[Scene], list[str]]:
     _, scenes = split()
     chosen = [scenes[i % len(scenes)] for i in range(count)]
     return chosen, [caption(scene, random.Random(SEED + i), complete=True) for i, scene in enumerate(chosen)]
-
-
-def fingerprint(files: list[Path]) -> str:
-    """Twelve hexadecimal digits that stand for what the files hold."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 class Artist:

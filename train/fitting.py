@@ -1,5 +1,6 @@
 """The loop that every stage trains with: it can be killed at any moment and goes on as if it had not been."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -94,6 +95,14 @@ def whole(path: Path):
     yield partial
     shutil.rmtree(path, ignore_errors=True)
     partial.replace(path)
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Twelve hexadecimal digits that stand for what the files hold."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def save(accelerator: Accelerator, folder: Path, done: int, losses: list[float]) -> None:

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from . import text_encoders
-from .fitting import fit, flat_then_cosine, whole
+from .fitting import fingerprint, fit, flat_then_cosine, whole
 from .muon import Muon
 from .text_to_image import load, predicted
 from .ways import Diffusion, Ways
@@ -31,6 +31,7 @@ TIMESTEP_SCALING = 10.0
 HUBER_C = 0.001
 EMA_DECAY = 0.98
 RANK = 32
+PARTS = ("unet", "text_encoder", "text_encoder_2")
 # What the published LCM-LoRAs adapt.
 TARGETS = (
     "to_q",
@@ -74,13 +75,14 @@ def distil(
 
     folder holds a diffusers checkpoint (unet, text_encoder, text_encoder_2); batch_of(step, size) gives the clean
     latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step. sample(unet, encoders) shows
-    what was learned so far.
+    what was learned so far. What was begun with other weights in folder is neither gone on with nor learned from.
     """
     set_seed(seed)
     unet, encoders = load(folder / "unet").requires_grad_(False), text_encoders.load(folder)
     diffusion = Diffusion(unet.device)
+    base = fingerprint(sorted(f for name in PARTS for f in (folder / name).glob("*.safetensors")))
     files = -(-steps * BATCH // (LESSONS * POINTS))
-    ways = Ways(work / "lcm-lora-ways", files, unet, encoders, batch_of, seed)
+    ways = Ways(work / f"lcm-lora-ways-{base}", files, unet, encoders, batch_of, seed)
     unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)))
 
     def loss_of(step):
@@ -94,7 +96,7 @@ def distil(
     optimizer = Muon(unet, LEARNING_RATE, LEARNING_RATE)
     factor = flat_then_cosine(steps)
     show = sample and (lambda: sample(unet, encoders))
-    losses = fit(unet, loss_of, optimizer, factor, work / "lcm-lora-training", steps, EMA_DECAY, show)
+    losses = fit(unet, loss_of, optimizer, factor, work / f"lcm-lora-training-{base}", steps, EMA_DECAY, show)
     save(unet, out, rank)
     return losses
 
