@@ -75,8 +75,8 @@ STAGES = {
         "base", ("autoencoder", "text-encoders"), lambda o: text_to_image.train(o.work, batches(o), o.base_steps), 3500
     ),
     "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 1000),
-    "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 800),
-    "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 800),
+    "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 400),
+    "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 400),
     "unet": Stage("unet", (), choose_unet),
     "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 3900),
     "decoder": Stage(
