@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ENVIRONMENT := .venv/installed
 BIN := .venv/bin
 
-.PHONY: demo run test soak lint nano clean
+.PHONY: demo run test soak table lint nano clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python dev/demo.py
@@ -22,6 +22,10 @@ test: $(ENVIRONMENT)
 
 soak: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m soak
+
+# The README's table of what loads.
+table: $(ENVIRONMENT)
+	WRITE_TABLE=1 $(BIN)/python -m pytest -m soak tests/test_bases.py tests/test_lora.py tests/test_readme.py
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

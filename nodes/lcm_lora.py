@@ -23,7 +23,7 @@ class VegaLCMLora(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base that the LCM-LoRA was distilled from."),
                 io.Combo.Input(
                     "lora_name",
-                    options=[EMBEDDED, *folder_paths.get_filename_list("loras")],
+                    options=[EMBEDDED, *(Path(name).as_posix() for name in folder_paths.get_filename_list("loras"))],
                     tooltip="The LCM-LoRA made for this base, from models/loras. One for another base is refused.",
                 ),
                 io.Float.Input(

@@ -21,6 +21,25 @@ def diffusers_folders() -> dict[str, Path]:
     return found
 
 
+def checkpoints() -> list[str]:
+    """Every file in models/checkpoints, as it is saved in a workflow: with / on every system."""
+    return [Path(name).as_posix() for name in folder_paths.get_filename_list("checkpoints")]
+
+
+def located(model_name: str) -> Path:
+    """The folder or file of a name in the list; ValueError where it is no longer there."""
+    if model_name == EMBEDDED:
+        return checkpoint.NANO
+    if model_name.endswith("/"):
+        path = diffusers_folders().get(model_name)
+    else:
+        path = folder_paths.get_full_path("checkpoints", model_name)
+    if path is None:
+        where = "models/diffusers" if model_name.endswith("/") else "models/checkpoints"
+        raise ValueError(f"There is no model {model_name!r} in {where}: refresh the page and choose another.")
+    return Path(path)
+
+
 class VegaLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -33,14 +52,15 @@ class VegaLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=[EMBEDDED, *sorted(diffusers_folders())],
+                    options=[EMBEDDED, *sorted(diffusers_folders()), *checkpoints()],
                     tooltip="vega-nano comes with this pack and draws small landscapes. Names ending in / are diffusers "
-                    "folders in models/diffusers.",
+                    "folders in models/diffusers, the others files in models/checkpoints.",
                 ),
                 io.Combo.Input(
                     "vae",
                     options=["tiny", "full"],
-                    tooltip="tiny (TAESD) decodes in milliseconds; full is the model's own autoencoder, slower and finer.",
+                    tooltip="tiny (TAESD, from the model or from models/vae_approx) decodes in milliseconds; full is the "
+                    "model's own autoencoder, slower and finer.",
                 ),
             ],
             outputs=[
@@ -52,7 +72,6 @@ class VegaLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, vae) -> io.NodeOutput:
-        folder = checkpoint.NANO if model_name == EMBEDDED else diffusers_folders().get(model_name)
-        if folder is None:
-            raise ValueError(f"There is no model {model_name!r} in models/diffusers: refresh the page and choose another.")
-        return io.NodeOutput(*checkpoint.load(folder, vae, folder_paths.get_folder_paths("embeddings")))
+        approx = {n: Path(folder_paths.get_full_path("vae_approx", n)) for n in folder_paths.get_filename_list("vae_approx")}
+        embeddings = folder_paths.get_folder_paths("embeddings")
+        return io.NodeOutput(*checkpoint.load(located(model_name), vae, embeddings, approx))

@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..vega import tiny_decoder
+from ..vega import lcm, tiny_decoder
 
 
 class VegaTinyVAEDecode(io.ComfyNode):
@@ -23,4 +23,4 @@ class VegaTinyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"]))
+        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(lcm.FAMILY)))

@@ -1,5 +1,7 @@
 """Diffusers folders with random weights and the real families' block structures, narrow enough for a test."""
 
+import copy
+import functools
 from pathlib import Path
 
 import torch
@@ -49,6 +51,37 @@ FAMILIES = {
     },
 }
 
+XL_WIDE = dict(block_out_channels=(320, 640, 1280), attention_head_dim=[5, 10, 20], cross_attention_dim=2048)
+XL_WIDE |= dict(projection_class_embeddings_input_dim=2816)
+SD_WIDE = dict(cross_attention_dim=768)
+# What differs at the published dimensions.
+REAL = {
+    "Segmind-Vega": XL_WIDE,
+    "SSD-1B": {
+        **XL_WIDE,
+        "transformer_layers_per_block": [1, 2, 4],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
+    },
+    "SDXL": {**XL_WIDE, "transformer_layers_per_block": [1, 2, 10]},
+    "SD 1.5": {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)},
+    "small-sd": {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)},
+    "tiny-sd": {**SD_WIDE, "block_out_channels": (320, 640, 1280)},
+}
+DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+
+
+def real_unet(family: str) -> UNet2DConditionModel:
+    """The family's UNet at its published dimensions, on the meta device."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family] | REAL[family])
+
+
+def whole_unet(family: str) -> UNet2DConditionModel:
+    """The family's UNet with every block of the published one, but reduced in width, on the meta device."""
+    depths = {option: REAL[family][option] for option in DEPTHS if option in REAL[family]}
+    with torch.device("meta"):
+        return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family] | depths)
+
 
 def unet(family: str) -> UNet2DConditionModel:
     return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family])
@@ -61,7 +94,7 @@ def text_config(hidden_act: str, pad: int) -> CLIPTextConfig:
         intermediate_size=128,
         projection_dim=64,
         num_hidden_layers=4,
-        num_attention_heads=2,
+        num_attention_heads=1,  # 64 channels each, as in every published CLIP: a single file cannot say otherwise
         hidden_act=hidden_act,
         bos_token_id=49406,
         eos_token_id=49407,
@@ -76,13 +109,33 @@ def text_encoders(family: str) -> list[CLIPTextModel]:
     return [first]
 
 
-def write(folder: Path, family: str, vae: str = "tiny", dtype: torch.dtype = torch.float32, variant: str | None = None):
-    """A whole folder of the family; returns its diffusers modules (unet, text encoders, vae) for comparison."""
+@functools.cache
+def made(family: str, vae: str) -> dict[str, torch.nn.Module]:
     torch.manual_seed(0)
     parts = {"unet": unet(family), "vae": AutoencoderTiny() if vae == "tiny" else full_autoencoder()}
     parts.update(zip(("text_encoder", "text_encoder_2"), text_encoders(family), strict=False))
+    if vae == "full":
+        parts["vae"].register_to_config(scaling_factor=0.13025 if "text_encoder_2" in parts else 0.18215)
+    return {name: module.eval() for name, module in parts.items()}
+
+
+def modules(family: str, vae: str = "tiny") -> dict[str, torch.nn.Module]:
+    """diffusers' modules of the family (unet, text encoders, vae) with random weights, the same every time."""
+    return copy.deepcopy(made(family, vae))
+
+
+def write(
+    folder: Path,
+    family: str,
+    vae: str = "tiny",
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    **saved,
+) -> dict[str, torch.nn.Module]:
+    """A whole folder of the family; returns its diffusers modules for comparison. saved: options of save_pretrained."""
+    parts = modules(family, vae)
     for name, module in parts.items():
-        module.eval().to(dtype).save_pretrained(folder / name, variant=variant)
+        module.to(dtype).save_pretrained(folder / name, variant=variant, **saved)
     (folder / "model_index.json").write_text("{}")
     return parts
 

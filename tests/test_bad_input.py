@@ -9,6 +9,7 @@ import comfyui
 import folders
 import graphs
 import pytest
+import test_lora
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -101,11 +102,10 @@ def test_second_lcm_lora(client):
 
 def test_lora_for_another_model(server, client):
     path = server.base / "models" / "loras" / "other.safetensors"
-    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_9_attn1_to_q"
-    tensors = {f"{name}.lora_down.weight": torch.zeros(4, 640), f"{name}.lora_up.weight": torch.zeros(640, 4)}
+    tensors, _ = test_lora.kohya(test_lora.matrices(folders.whole_unet("SDXL")))
     save_file(tensors, path)
     graph = graphs.text_to_image(VegaLCMLora__lora_name="other.safetensors")
-    refused(client, graph, graphs.LORA, str(path), "made for another base", "distilled from this model")
+    refused(client, graph, graphs.LORA, str(path), "788 modules and matches SDXL", "the model is vega-nano")
 
 
 def test_truncated_lora(server, client):

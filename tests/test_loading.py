@@ -83,25 +83,6 @@ def test_tiny_autoencoder(pair):
 
 
 @torch.inference_mode()
-def test_full_autoencoder(tmp_path):
-    modules = folders.write(tmp_path / "model", "Segmind-Vega", vae="full")
-    _, _, vae = checkpoint.load(tmp_path / "model", "full", [])
-    latents = torch.randn(1, 4, 8, 8)
-    expected = (modules["vae"].decode(latents).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
-    assert (vae.decode(latents) - expected).abs().max() < 1e-4  # fp32 rounding through some forty layers
-    with pytest.raises(ValueError, match="set vae to `full`"):
-        checkpoint.load(tmp_path / "model", "tiny", [])
-
-
-@torch.inference_mode()
-def test_fp16_variant_loads(tmp_path):
-    folders.write(tmp_path / "model", "tiny-sd", dtype=torch.float16, variant="fp16")
-    model, _, _ = checkpoint.load(tmp_path / "model", "tiny", [])
-    assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.fp16.safetensors").is_file()
-    assert model.model.diffusion_model.dtype in (torch.float16, torch.float32)
-
-
-@torch.inference_mode()
 def test_text_model_prefix_of_older_transformers_is_understood(tmp_path):
     folders.write(tmp_path / "model", "tiny-sd")
     path = tmp_path / "model" / "text_encoder" / "model.safetensors"

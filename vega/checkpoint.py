@@ -1,37 +1,97 @@
-"""A diffusers folder to MODEL, CLIP and VAE."""
+"""A model on disk, a diffusers folder or a single file, to MODEL, CLIP and VAE."""
 
-import json
 from pathlib import Path
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
+import torch
 
-from . import autoencoder, text_encoders, unet
+from . import full_autoencoder, single_file, text_encoders, tiny_autoencoder, unet, weights
 
 NANO = Path(__file__).parent / "nano"
 NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
+SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
 
 def load(
-    folder: Path, vae: str, embedding_directory: list[str]
+    path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path] | None = None
 ) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """Every part of a diffusers folder, complete or refused.
+    """Every part of a diffusers folder or a single file, complete or refused.
 
-    vae: "tiny" (the folder's AutoencoderTiny) or "full" (its AutoencoderKL).
-    Raises ValueError naming the file, what is wrong with it and what to do.
+    vae: "tiny" (the model's own AutoencoderTiny, or TAESD from approx, name -> path of the files in models/vae_approx)
+    or "full" (the model's own AutoencoderKL). Raises ValueError naming the file, what is wrong with it and what to do.
     """
+    model, clip, autoencoder = (from_folder if path.is_dir() else from_file)(path, vae, embedding_directory, approx or {})
+    # The host makes a dynamic patcher where it can; graph replay needs weights at fixed addresses.
+    autoencoder.patcher = comfy.model_patcher.ModelPatcher(
+        autoencoder.first_stage_model,
+        load_device=autoencoder.device,
+        offload_device=comfy.model_management.vae_offload_device(),
+    )
+    return model, clip, autoencoder
+
+
+def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
     for part in ("unet", "text_encoder", "vae"):
         if not (folder / part / "config.json").is_file():
             raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. Download it again.")
     check_prediction(folder / "scheduler" / "scheduler_config.json")
-    model = unet.load(folder / "unet")
-    clip = text_encoders.load(folder, embedding_directory)
-    return model, clip, autoencoder.load(folder / "vae", vae, model.model.latent_format)
+    config_file = folder / "unet" / "config.json"
+    config = weights.read_json(config_file)
+    encoders = text_encoders.from_folder(folder)
+    path, found = weights.read_part(folder / "unet", "diffusion_pytorch_model")
+    model = unet.load(path, config_file, config, found)
+    check_widths(config_file, model.model.model_config.unet_config, encoders)
+    clip = text_encoders.load(encoders, embedding_directory)
+    latent_format = model.model.latent_format
+    vae_config = weights.read_json(folder / "vae" / "config.json")
+    is_tiny = vae_config.get("_class_name") == "AutoencoderTiny"
+    if vae == "tiny":
+        if is_tiny:
+            return model, clip, tiny_autoencoder.from_folder(folder / "vae", vae_config, latent_format)
+        return model, clip, tiny_autoencoder.from_approx(approx, latent_format)
+    if is_tiny:
+        raise ValueError(f"{folder / 'vae'} holds only a tiny autoencoder: set vae to `tiny`.")
+    return model, clip, full_autoencoder.from_folder(folder / "vae", vae_config, latent_format.scale_factor)
+
+
+def from_file(path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
+    parts = single_file.read(path)
+    model = unet.load(path, path, parts.config, parts.unet)
+    check_widths(path, model.model.model_config.unet_config, parts.encoders)
+    clip = text_encoders.load(parts.encoders, embedding_directory)
+    latent_format = model.model.latent_format
+    is_tiny = any(name.startswith("taesd_decoder.") for name in parts.vae)
+    if vae == "tiny":
+        if is_tiny:
+            scale = parts.vae.get("vae_scale", torch.zeros(0))
+            if scale.numel() != 1:
+                raise ValueError(f"{path}: its tiny autoencoder lacks vae_scale. Save or download it again.")
+            saved = tiny_autoencoder.load(path, parts.vae, scale.item(), f"the tiny encoder, which {path} was saved without")
+            return model, clip, saved
+        return model, clip, tiny_autoencoder.from_approx(approx, latent_format)
+    if is_tiny or not parts.vae:
+        raise ValueError(f"{path} holds no full autoencoder: set vae to `tiny`.")
+    return model, clip, full_autoencoder.load(path, parts.vae)
 
 
 def check_prediction(path: Path) -> None:
     """ValueError for a model that predicts anything but the noise, which would be drawn wrong without a word."""
     if path.is_file():
-        prediction = json.loads(path.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+        prediction = weights.read_json(path).get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise ValueError(f"{path}: prediction_type = {prediction!r} is not supported (only 'epsilon').")
+
+
+def check_widths(path: Path, unet_config: dict, encoders: dict[str, text_encoders.Encoder]) -> None:
+    """ValueError where the text encoders are not this UNet's own: every prompt would fail, or mean something else."""
+    needed, pooled = unet_config["context_dim"], unet_config["adm_in_channels"]
+    if pooled and "clip_g" not in encoders:
+        raise ValueError(f"{path} needs two text encoders, and text_encoder_2/ is missing. Download the model again.")
+    widths = {name: encoder.width for name, encoder in encoders.items()}
+    if sum(widths.values()) != needed or (pooled and pooled != SIZE_IDS + widths["clip_g"]):
+        raise ValueError(
+            f"{path} needs {needed} features a token{f' and {pooled - SIZE_IDS} a prompt' if pooled else ''}, its text "
+            f"encoders give {' + '.join(map(str, widths.values()))}: they belong to another model. Download it again."
+        )

@@ -14,6 +14,7 @@ ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1
 SKIP = 1000 // ORIGINAL_STEPS
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
+FAMILY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
 
 
 class LCMSampling(host_lcm.ModelSamplingDiscreteDistilled, host_lcm.LCM):
@@ -132,6 +133,8 @@ def sample(
             "fp16: download them again, or start ComfyUI with --force-fp32."
         )
     out["samples"] = samples
+    # For the tiny decoder, which would make a psychedelic picture of another family's latents.
+    out[FAMILY] = type(model.get_model_object("latent_format")).__name__
     return out
 
 

@@ -9,31 +9,38 @@ import comfy.lora
 import comfy.model_patcher
 import torch
 
-from . import lcm, unet, weights
+from . import lcm, lora_keys, unet, weights
 
-# A module's place in the network, in front of what it is: "down_blocks.1.attentions.0.transformer_blocks.0.attn1.".
-PLACE = re.compile(
-    r"^(down_blocks\.\d+\.|up_blocks\.\d+\.|mid_block\.)?"
-    r"((resnets|attentions)\.\d+\.)?(transformer_blocks\.\d+\.)?(attn[12]\.)?"
+# What every published LCM-LoRA adapts, in kohya's spelling.
+ADAPTED = re.compile(
+    r"_(to_q|to_k|to_v|to_out_0|proj_in|proj_out|ff_net_0_proj|ff_net_2|conv1|conv2|conv_shortcut"
+    r"|downsamplers_0_conv|upsamplers_0_conv|time_emb_proj)$"
 )
-PREFIX = re.compile(r"^(base_model\.model\.)?(unet\.)?(base_model\.model\.)?")
-SIDES = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "alpha": "alpha",
+# No LoRA for a style has these unless it was trained on convolutions too.
+RESIDUAL = ("conv1", "conv2", "time_emb_proj")
+# Number of such modules -> the base, and where its LCM-LoRA is.
+BASES = {
+    788: ("SDXL", "latent-consistency/lcm-lora-sdxl"),
+    423: ("SSD-1B", "latent-consistency/lcm-lora-ssd-1b"),
+    233: ("Segmind-Vega", "the VegaRT adapter, segmind/Segmind-VegaRT"),
+    278: ("Stable Diffusion 1.5", "latent-consistency/lcm-lora-sdv1-5"),
+    178: ("small-sd", "latent-consistency/lcm-lora-sdv1-5"),
+    147: ("tiny-sd", "latent-consistency/lcm-lora-sdv1-5"),
 }
-# Modules that the published LCM-LoRAs adapt, by the base they were distilled from.
-BASES = {788: "SDXL", 423: "SSD-1B", 233: "Segmind-Vega", 278: "Stable Diffusion 1.5"}
+SD15 = 278
+NANO = (182, 64)  # modules and channels of vega-nano
+CHANNELS = 320  # of every published base
+# kohya's training scripts write these about their pictures; what distils a model has none of its own.
+STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
+
+USE_CORE = "Put it on with ComfyUI's own Load LoRA, before or after this node, and choose an LCM-LoRA here."
 
 
 def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with the LCM-LoRA as a weight patch and LCM sampling set; the model itself at strength 0.
 
-    Raises ValueError unless the file adapts exactly the modules that an LCM-LoRA for this model adapts.
+    Raises ValueError unless the file adapts exactly the modules that an LCM-LoRA for this model adapts. One for Stable
+    Diffusion 1.5 is mapped onto small-sd and tiny-sd, which were made from it by leaving blocks out.
     """
     if strength == 0:
         return model
@@ -41,94 +48,153 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         raise ValueError("This model already samples as an LCM: apply one LCM-LoRA, and only one, to a base model.")
     tensors, metadata = weights.read(path)
     state_dict = model.model.diffusion_model.state_dict()
-    names = unet.diffusers_names(model.model.model_config.unet_config, state_dict)
+    config = model.model.model_config.unet_config
     targets = {
-        name.removesuffix(".weight"): key
-        for name, key in names.items()
-        if name.endswith(".weight") and state_dict[key].ndim >= 2
+        kohya: key
+        for name, key in unet.diffusers_names(config, state_dict).items()
+        if ADAPTED.search(kohya := name.removesuffix(".weight").replace(".", "_"))
     }
-    adapter = grouped(path, tensors, targets)
-    check_modules(path, set(adapter), targets)
-    alphas = peft_alphas(metadata)
+    adapter = matched(path, tensors, metadata, targets, config["model_channels"])
+    alpha_of = peft_alphas(path, metadata)
 
-    renamed, key_map = {}, {}
+    renamed, ranks, alphas, dtypes = {}, set(), set(), set()
     for module, sides in adapter.items():
-        weight = state_dict[targets[module]]
         down, up = sides.get("down"), sides.get("up")
         if down is None or up is None:
             raise ValueError(f"{path}: {module} has only one of its two matrices. Download the file again.")
-        if down.shape[1:] != weight.shape[1:] or up.shape[0] != weight.shape[0] or up.shape[1] != down.shape[0]:
-            raise ValueError(
-                f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is "
-                f"{list(weight.shape)}: the file was made for another base."
-            )
-        renamed[f"{module}.lora_down.weight"] = down
-        renamed[f"{module}.lora_up.weight"] = up
-        alpha = sides.get("alpha", alphas(module))
+        check_shapes(path, module, down, up, state_dict[targets[module]], config["model_channels"])
+        renamed[f"{module}.lora_down.weight"], renamed[f"{module}.lora_up.weight"] = down, up
+        alpha = sides.get("alpha", alpha_of(module))
+        if isinstance(alpha, torch.Tensor):
+            alpha = alpha.item() if alpha.numel() == 1 else float("nan")
         if alpha is not None:
-            renamed[f"{module}.alpha"] = torch.as_tensor(float(alpha))
-        key_map[module] = f"diffusion_model.{targets[module]}"
+            if not abs(alpha) < float("inf"):
+                raise ValueError(f"{path}: the alpha of {module} is not a number. Download the file again.")
+            renamed[f"{module}.alpha"] = torch.tensor(float(alpha))
+        ranks.add(down.shape[0])
+        alphas.add(down.shape[0] if alpha is None else alpha)
+        dtypes.add(str(down.dtype).removeprefix("torch."))
+    key_map = {module: f"diffusion_model.{targets[module]}" for module in adapter}
     patches = comfy.lora.load_lora(renamed, key_map, log_missing=False)
 
     patched = model.clone()
     applied = patched.add_patches(patches, strength)
-    if len(applied) != len(adapter):
-        raise ValueError(f"{path}: the host took {len(applied)} of {len(adapter)} modules.")
+    if len(applied) != len(targets):
+        raise ValueError(f"{path}: the host took {len(applied)} of {len(targets)} modules.")
     patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
-    rank = next(iter(adapter.values()))["down"].shape[0]
-    logging.info("LCM-LoRA %s: %d of %d modules, rank %d", path.name, len(applied), len(adapter), rank)
+    logging.info(
+        "LCM-LoRA %s: %d of %d modules, rank %s, alpha %s, %s, base %s",
+        path.name,
+        len(applied),
+        len(targets),
+        span(ranks),
+        span(alphas),
+        " and ".join(sorted(dtypes)),
+        base(len(targets), config["model_channels"]),
+    )
     return patched
 
 
-def grouped(path: Path, tensors: dict[str, torch.Tensor], targets: dict[str, str]) -> dict[str, dict[str, torch.Tensor]]:
-    """diffusers' name of each adapted module -> its "down", "up" and perhaps "alpha", from kohya or PEFT keys."""
-    kohya = {"lora_unet_" + name.replace(".", "_"): name for name in targets}
-    adapter = {}
-    for key, tensor in tensors.items():
-        side = next((s for s in SIDES if key.endswith("." + s)), None)
-        if side is None:
-            raise ValueError(f"{path}: {key!r} is not part of an LCM-LoRA in kohya or PEFT style.")
-        module = key.removesuffix("." + side)
-        module = kohya.get(module) or PREFIX.sub("", module)
-        adapter.setdefault(module, {})[SIDES[side]] = tensor
-    if not adapter:
-        raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    return adapter
-
-
-def check_modules(path: Path, found: set[str], targets: dict[str, str]) -> None:
-    """ValueError unless the file adapts every module of the kinds that it adapts, and nothing else.
+def matched(
+    path: Path,
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    targets: dict[str, str],
+    channels: int,
+) -> dict[str, dict[str, torch.Tensor]]:
+    """Each of the model's modules -> its matrices in the file; ValueError unless the file has just these.
 
     Names and shapes alone would let an SDXL LCM-LoRA onto Vega: the smaller model's modules are a subset.
     """
-    strangers = sorted(found - targets.keys())
-    kinds = {PLACE.sub("", module) for module in found}
-    expected = {module for module in targets if PLACE.sub("", module) in kinds}
-    missing = sorted(expected - found)
-    if not strangers and not missing:
-        return
-    made_for = BASES.get(len(found), "another base")
-    parts = [f"{len(found & targets.keys())} of its {len(found)} modules exist in this model"]
-    if strangers:
-        parts.append(f"not here: {weights.listing(strangers)}")
-    if missing:
-        parts.append(f"{len(missing)} of this model's are not in the file: {weights.listing(missing)}")
+    if not tensors:
+        raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
+    for_text = [key for key in tensors if lora_keys.is_text_encoders(key)]
+    if len(for_text) == len(tensors):
+        raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {USE_CORE}")
+    adapter = lora_keys.grouped(path, tensors)
+    found = adapter.keys()
+    residual = any(module.endswith(RESIDUAL) for module in found)
+    if for_text or not residual or any(key in metadata for key in STYLE_METADATA):
+        why = "text encoders too" if for_text else "attention alone" if not residual else "a model to pictures"
+        raise ValueError(
+            f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {USE_CORE}"
+        )
+    if found == targets.keys():
+        return adapter
+    if len(found) == SD15 and len(targets) in (178, 147):
+        sources = {module: in_sd15(module, tiny=len(targets) == 147) for module in targets}
+        if all(source in found for source in sources.values()):
+            return {module: adapter[source] for module, source in sources.items()}
+    strangers, missing = sorted(found - targets.keys()), sorted(targets.keys() - found)
+    ours = f"the model is {base(len(targets), channels)}, which has {len(targets)}"
+    where = "the embedded LCM-LoRA" if is_nano(len(targets), channels) else BASES.get(len(targets), (0, "its own"))[1]
+    if len(found) in BASES:
+        raise ValueError(
+            f"{path}: this LCM-LoRA has {len(found)} modules and matches {BASES[len(found)][0]}; {ours}: use {where}."
+        )
+    parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
+    parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []
     raise ValueError(
-        f"{path} was made for {made_for}, not for this model ({'; '.join(parts)}). "
-        "Use the LCM-LoRA that was distilled from this model."
+        f"{path}: this LoRA has {len(found)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
+        f"If it should be whole, download it again; else use {where}."
     )
 
 
-def peft_alphas(metadata: dict[str, str]):
-    """module -> alpha from the adapter configuration that newer diffusers writes into the file, or None without one."""
-    config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    config = {key.removeprefix("unet."): value for key, value in config.items()}
-    patterns = config.get("alpha_pattern") or {}
+def is_nano(modules: int, channels: int) -> bool:
+    return (modules, channels) == NANO
 
-    def alpha(module: str):
-        for pattern, value in patterns.items():
-            if re.search(rf"(^|\.){pattern}$", module):
-                return value
-        return config.get("lora_alpha")
+
+def base(modules: int, channels: int) -> str:
+    """What a model with so many modules and channels is called."""
+    if is_nano(modules, channels):
+        return "vega-nano"
+    name = BASES[modules][0] if modules in BASES else "another one"
+    return name if channels == CHANNELS else f"{name} with {channels} channels"
+
+
+def in_sd15(module: str, tiny: bool) -> str:
+    """The module of Stable Diffusion 1.5 that one of small-sd or tiny-sd was made from.
+
+    segmind/distill-sd (distill_training.py, prepare_unet) keeps the first and the last block of each level going up;
+    tiny-sd's three levels are the outer three.
+    """
+    module = re.sub(r"^(up_blocks_\d+_(?:resnets|attentions))_1_", r"\1_2_", module)
+    return re.sub(r"^up_blocks_(\d+)", lambda match: f"up_blocks_{int(match[1]) + 1}", module) if tiny else module
+
+
+def check_shapes(path: Path, module: str, down, up, weight, channels: int) -> None:
+    """ValueError unless up @ down, flattened, is an update of the weight."""
+    if down.ndim < 2 or up.ndim < 2 or not {down.dtype, up.dtype} <= set(weights.DTYPES):
+        raise ValueError(f"{path}: {module} is not two matrices of fp32, fp16 or bf16. Download the file again.")
+    if (up.flatten(1).shape[0], up.flatten(1).shape[1], down.flatten(1).shape[1]) != (
+        weight.shape[0],
+        down.shape[0],
+        weight.flatten(1).shape[1],
+    ):
+        raise ValueError(
+            f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "
+            f"({channels} channels): the file was made for another base."
+        )
+
+
+def span(values: set) -> str:
+    """One number, or the least and the most."""
+    least, most = min(values), max(values)
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
+
+
+def peft_alphas(path: Path, metadata: dict[str, str]):
+    """module -> alpha from the adapter configuration that newer diffusers writes into the file, or None without one."""
+    try:
+        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+        config = {key.removeprefix("unet."): value for key, value in config.items()}
+        patterns = {key.replace(".", "_"): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
+        general = None if config.get("lora_alpha") is None else float(config["lora_alpha"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: its lora_adapter_metadata can't be read ({error}). Download the file again.") from error
+
+    def alpha(module: str) -> float | None:
+        # PEFT takes a pattern as the end of a module's name.
+        return next((value for pattern, value in patterns.items() if f"_{module}".endswith(f"_{pattern}")), general)
 
     return alpha

@@ -1,7 +1,8 @@
-"""The CLIP text encoders of a diffusers folder as the host's CLIP, with the host's own tokenizer and prompt syntax."""
+"""CLIP text encoders as the host's CLIP, with the host's own tokenizer and prompt syntax."""
 
-import json
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import comfy.model_management
 import comfy.sd
@@ -21,34 +22,60 @@ REQUIRED = {
 }
 # CLIP-L's activation and CLIP-G's; a first encoder with CLIP-H's is Stable Diffusion 2, whose prompts are padded otherwise.
 ACTIVATION = {"clip_l": "quick_gelu", "clip_g": "gelu"}
-USED = (
-    "hidden_act",
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-)
+# What is used: CLIPTextConfig's default, and the most that it may be; far above every CLIP.
+USED = {
+    "hidden_size": (512, 4096),
+    "intermediate_size": (2048, 16384),
+    "max_position_embeddings": (77, 77),
+    "num_attention_heads": (8, 128),
+    "num_hidden_layers": (12, 64),
+}
+HEAD_CHANNELS = 64  # of every published CLIP text encoder; it cannot be seen in the weights
 
 
-def load(folder: Path, embedding_directory: list[str]) -> comfy.sd.CLIP:
-    """CLIP from folder/text_encoder and, for the SDXL family, folder/text_encoder_2."""
-    parts = {"clip_l": folder / "text_encoder"}
-    if (folder / "text_encoder_2").is_dir():
-        parts["clip_g"] = folder / "text_encoder_2"
+class Encoder(NamedTuple):
+    """One text encoder: the files that errors name, its config.json and its weights."""
+
+    path: Path
+    config_source: Path
+    config: dict
+    found: dict[str, torch.Tensor]
+
+    @property
+    def width(self) -> int:
+        """Features of a token, by its weights; 0 where they have no token embedding."""
+        return next((v.shape[-1] for k, v in self.found.items() if k.endswith("token_embedding.weight") and v.ndim), 0)
+
+
+def from_folder(folder: Path) -> dict[str, Encoder]:
+    """The host's name of each text encoder in a diffusers folder (clip_l, and clip_g in the SDXL family) -> the encoder."""
+    encoders = {}
+    for name, part in (("clip_l", folder / "text_encoder"), ("clip_g", folder / "text_encoder_2")):
+        if part.is_dir():
+            config_file = part / "config.json"
+            path, found = weights.read_part(part, "model")
+            encoders[name] = Encoder(path, config_file, weights.read_json(config_file), found)
+    return encoders
+
+
+def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.sd.CLIP:
+    """CLIP from one text encoder (clip_l), or for the SDXL family from two (clip_l and clip_g)."""
+    if "clip_g" in encoders:
         classes = comfy.sdxl_clip.SDXLTokenizer, comfy.sdxl_clip.SDXLClipModel
     else:
         classes = comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel
-    options = {f"{name}_model_config": host_config(part / "config.json", ACTIVATION[name]) for name, part in parts.items()}
+    options = {
+        f"{name}_model_config": host_config(encoder.config, encoder.config_source, ACTIVATION[name])
+        for name, encoder in encoders.items()
+    }
     eager = {**options, "custom_operations": weights.EagerOps}
     needed = classes[1](device="meta", dtype=torch.float32, model_options=eager).state_dict()
     state_dict, stored_dtype = {}, torch.float16
-    for name, part in parts.items():
-        path = weights.find(part, "model")
-        found, _ = weights.read(path)
-        found = normalised(found, projected=name == "clip_g", hidden=options[f"{name}_model_config"]["hidden_size"])
+    for name, encoder in encoders.items():
+        hidden = options[f"{name}_model_config"]["hidden_size"]
+        found = normalised(encoder.found, projected=name == "clip_g", hidden=hidden)
         prefix = f"{name}.transformer."
-        weights.check(path, found, {k.removeprefix(prefix): v for k, v in needed.items() if k.startswith(prefix)})
+        weights.check(encoder.path, found, {k.removeprefix(prefix): v for k, v in needed.items() if k.startswith(prefix)})
         state_dict.update({prefix + k: v for k, v in found.items()})
         stored_dtype = torch.promote_types(stored_dtype, found["text_projection.weight"].dtype)
     device = comfy.model_management.text_encoder_device()
@@ -58,7 +85,7 @@ def load(folder: Path, embedding_directory: list[str]) -> comfy.sd.CLIP:
     return comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         embedding_directory=embedding_directory,
-        state_dict={k: v.to(dtype) for k, v in state_dict.items()},
+        state_dict={k: weights.cast(v, dtype) for k, v in state_dict.items()},
         parameters=sum(v.numel() for v in state_dict.values()),
         model_options={**options, "dtype": dtype},
         disable_dynamic=True,
@@ -67,7 +94,7 @@ def load(folder: Path, embedding_directory: list[str]) -> comfy.sd.CLIP:
 
 def normalised(found: dict[str, torch.Tensor], projected: bool, hidden: int) -> dict[str, torch.Tensor]:
     """Names with the text_model. prefix that transformers 5 dropped, and a projection where the file has none."""
-    found = {k: v for k, v in found.items() if not k.endswith("position_ids")}
+    found = {k: v for k, v in found.items() if not k.endswith(("position_ids", "logit_scale"))}
     renamed = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v for k, v in found.items()}
     if not projected and "text_projection.weight" not in renamed:
         # The first encoder's pooled output is never used; the host's class has the layer all the same.
@@ -76,14 +103,34 @@ def normalised(found: dict[str, torch.Tensor], projected: bool, hidden: int) -> 
     return renamed
 
 
-def host_config(path: Path, activation: str) -> dict:
+def config(found: dict[str, torch.Tensor], activation: str) -> dict:
+    """The config.json of the CLIPTextModel that has these weights; KeyError where they are not one's."""
+    hidden = found["text_model.embeddings.token_embedding.weight"].shape[1]
+    layers = {match[1] for name in found if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
+    return {
+        "hidden_act": activation,
+        "hidden_size": hidden,
+        "intermediate_size": found["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "max_position_embeddings": found["text_model.embeddings.position_embedding.weight"].shape[0],
+        "num_attention_heads": max(1, hidden // HEAD_CHANNELS),
+        "num_hidden_layers": len(layers),
+    }
+
+
+def host_config(config: dict, path: Path, activation: str) -> dict:
     """config.json of a CLIPTextModel -> what the host's CLIPTextModel reads; ValueError on what it can't be."""
-    config = json.loads(path.read_text(encoding="utf-8"))
     for option, allowed in {**REQUIRED, "hidden_act": (activation,)}.items():
         if config.get(option, allowed[0]) not in allowed:
             raise ValueError(
                 f"{path}: {option} = {config[option]!r} is not supported (only {' or '.join(map(repr, allowed))})."
             )
-    if config["num_hidden_layers"] < 3:
-        raise ValueError(f"{path}: {config['num_hidden_layers']} layers; the host needs at least 3.")
-    return {option: config[option] for option in USED}
+    found = {}
+    for option, (default, most) in USED.items():
+        found[option] = value = config.get(option, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ValueError(f"{path}: {option} = {value!r} is not supported (only 1 to {most}).")
+    if found["num_hidden_layers"] < 3:
+        raise ValueError(f"{path}: {found['num_hidden_layers']} layers; the host needs at least 3.")
+    if found["hidden_size"] % found["num_attention_heads"]:
+        raise ValueError(f"{path}: num_attention_heads {found['num_attention_heads']} does not divide hidden_size.")
+    return {**found, "hidden_act": activation}

@@ -1,6 +1,5 @@
-"""A diffusers UNet folder as the host's MODEL, for any SDXL- or SD-shaped config.json."""
+"""A UNet under diffusers' names as the host's MODEL, for any SDXL- or SD-shaped config.json."""
 
-import json
 from pathlib import Path
 
 import comfy.model_management
@@ -50,8 +49,32 @@ REQUIRED = {
 }
 DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
 UP = ("UpBlock2D", "CrossAttnUpBlock2D")
-# UNet2DConditionModel's own default, where a config.json of an older diffusers leaves the key out.
-DEFAULTS = {"mid_block_type": "UNetMidBlock2DCrossAttn"}
+# UNet2DConditionModel's own defaults, where a config.json of an older diffusers leaves the key out.
+DEFAULTS = {
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 1280,
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "layers_per_block": 2,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "transformer_layers_per_block": 1,
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+# The most that each number may be; far above every model of these families, far below what would fill the memory.
+MOST = {
+    "attention_head_dim": 512,
+    "block_out_channels": 8192,
+    "cross_attention_dim": 8192,
+    "layers_per_block": 16,
+    "num_attention_heads": 512,
+    "projection_class_embeddings_input_dim": 16384,
+    "reverse_transformer_layers_per_block": 64,
+    "transformer_layers_per_block": 64,
+}
+MOST_LEVELS = 8
+MOST_TRANSFORMER_LAYERS = 512
+# What a refused option is known as, for who chose the wrong file.
+KNOWN_AS = {("in_channels", 9): "an inpaint UNet", ("in_channels", 5): "a depth UNet", ("in_channels", 8): "an edit UNet"}
 
 
 class SDXLShaped(comfy.supported_models.SDXL):
@@ -68,14 +91,17 @@ class SDShaped(comfy.supported_models.SD15):
     unet_extra_config = {}
 
 
-def load(folder: Path) -> comfy.model_patcher.ModelPatcher:
-    """MODEL from folder/config.json and its weights; ValueError where the host could not draw it exactly."""
-    config_file = folder / "config.json"
-    config = host_config(json.loads(config_file.read_text(encoding="utf-8")), config_file)
-    path = weights.find(folder, "diffusion_pytorch_model")
-    found, _ = weights.read(path)
-    family = SDXLShaped if config["adm_in_channels"] else SDShaped
-    model_config = family(config)
+def load(path: Path, config_source: Path, config: dict, found: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:
+    """MODEL from a UNet2DConditionModel's config and its weights under diffusers' names, which `found` loses.
+
+    path and config_source are the files that errors name. ValueError where the host could not draw it exactly.
+    """
+    unet_config = host_config(config, config_source)
+    native = UNetModel(**unet_config, device="meta", operations=weights.EagerOps).state_dict()
+    names = diffusers_names(unet_config, native)
+    weights.check(path, found, {name: native[key] for name, key in names.items()})
+    family = SDXLShaped if unet_config["adm_in_channels"] else SDShaped
+    model_config = family(unet_config)
     load_device = comfy.model_management.get_torch_device()
     dtypes = model_config.supported_inference_dtypes
     dtype = comfy.model_management.unet_dtype(
@@ -85,16 +111,10 @@ def load(folder: Path) -> comfy.model_patcher.ModelPatcher:
     )
     manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, dtypes)
     model_config.set_inference_dtype(dtype, manual_cast, device=load_device)
-    model = model_config.get_model({})
-    native = UNetModel(**model_config.unet_config, device="meta", operations=weights.EagerOps).state_dict()
-    names = diffusers_names(config, native)
-    weights.check(path, found, {name: native[key] for name, key in names.items()})
-    # With dynamic VRAM the host's Linear takes its dtype from the tensors it is given: cast them before.
-    state_dict = {names[name]: tensor.to(dtype) for name, tensor in found.items()}
     offload_device = comfy.model_management.unet_offload_device()
+    model = model_config.get_model({}, device=offload_device)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    model.to(offload_device)
-    model.load_model_weights(state_dict)
+    model.load_model_weights({names[name]: weights.cast(found.pop(name), dtype) for name in list(found)})
     return patcher
 
 
@@ -107,40 +127,70 @@ def diffusers_names(config: dict, native: dict[str, torch.Tensor]) -> dict[str, 
 
 def host_config(config: dict, path: Path) -> dict:
     """config.json of a UNet2DConditionModel -> the arguments of the host's UNetModel."""
-    config = {**DEFAULTS, **config}
+    config = DEFAULTS | {o: value for o, value in config.items() if value is not None or o == "mid_block_type"}
     for option, allowed in REQUIRED.items():
         value = config.get(option, allowed[0])
         if value not in allowed:
-            raise ValueError(f"{path}: {option} = {value!r} is not supported (only {' or '.join(map(repr, allowed))}).")
-    channels = config["block_out_channels"]
+            known = f" ({name})" if not isinstance(value, (list, dict)) and (name := KNOWN_AS.get((option, value))) else ""
+            raise ValueError(
+                f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
+            )
+    for option, most in MOST.items():
+        if option in config and not are_counts(config[option], most):
+            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only 1 to {most}).")
+    channels, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
+    if not isinstance(channels, list) or any(isinstance(c, list) for c in channels) or len(channels) > MOST_LEVELS:
+        raise ValueError(f"{path}: block_out_channels = {channels!r} is not a list of up to {MOST_LEVELS} numbers.")
     levels = len(channels)
-    down, up = config["down_block_types"], config["up_block_types"]
     for option, types, allowed in (("down_block_types", down, DOWN), ("up_block_types", up, UP)):
+        if not isinstance(types, list) or len(types) != levels:
+            raise ValueError(f"{path}: {option} = {types!r} does not have one entry for each of block_out_channels.")
         if unknown := [t for t in types if t not in allowed]:
             raise ValueError(f"{path}: {option} contains {unknown[0]!r}; only {' and '.join(allowed)} are supported.")
-    if any(c % channels[0] for c in channels):
-        raise ValueError(f"{path}: block_out_channels {channels} are not whole multiples of the first.")
+    if any(c % channels[0] or c % 32 for c in channels):
+        raise ValueError(f"{path}: block_out_channels {channels} are not whole multiples of the first and of 32.")
 
-    layers = per_level(config["layers_per_block"], levels)
-    depths = per_level(config.get("transformer_layers_per_block", 1), levels)
-    up_depths = config.get("reverse_transformer_layers_per_block") or depths[::-1]
+    def per_level(option: str) -> list:
+        """An entry that may be one value for all levels or a list of one each."""
+        value = config[option]
+        entries = value if isinstance(value, list) else [value] * levels
+        if len(entries) != levels:
+            raise ValueError(f"{path}: {option} = {value!r} does not have one entry for each of block_out_channels.")
+        return entries
+
+    def block_depths(option: str, depth, blocks: int, attention: bool) -> list[int]:
+        """Transformer layers of each block of a level: none without attention; SSD-1B gives every block its own."""
+        depths = depth if isinstance(depth, list) else [depth] * blocks
+        if attention and (len(depths) != blocks or any(isinstance(d, list) for d in depths)):
+            raise ValueError(f"{path}: {option} gives {depth!r} to a level of {blocks} blocks.")
+        return depths if attention else [0] * blocks
+
+    layers, depths = per_level("layers_per_block"), per_level("transformer_layers_per_block")
+    up_option = "reverse_transformer_layers_per_block"
+    up_depths = per_level(up_option) if config.get(up_option) else depths[::-1]
+    if any(isinstance(n, list) for n in layers):
+        raise ValueError(f"{path}: layers_per_block = {layers!r} is not supported (only one number a level).")
     down_attention = [t == "CrossAttnDownBlock2D" for t in down]
     up_attention = [t == "CrossAttnUpBlock2D" for t in up]
-    depth_in = [d for level in range(levels) for d in block_depths(depths[level], layers[level], down_attention[level])]
-    depth_out = [
-        d for level in range(levels) for d in block_depths(up_depths[level], layers[-1 - level] + 1, up_attention[level])
-    ]
+    depth_in, depth_out = [], []
+    for i in range(levels):
+        depth_in += block_depths("transformer_layers_per_block", depths[i], layers[i], down_attention[i])
+        depth_out += block_depths(up_option, up_depths[i], layers[-1 - i] + 1, up_attention[i])
     middle = {
         None: -2,  # no middle block
         "UNetMidBlock2D": -1,  # one residual block
-        "UNetMidBlock2DCrossAttn": block_depths(depths[-1], 1, True)[0],
+        "UNetMidBlock2DCrossAttn": depths[-1][0] if isinstance(depths[-1], list) else depths[-1],
     }[config["mid_block_type"]]
+    if sum(depth_in + depth_out) > MOST_TRANSFORMER_LAYERS:
+        raise ValueError(f"{path}: {sum(depth_in + depth_out)} transformer layers; at most {MOST_TRANSFORMER_LAYERS}.")
 
     # diffusers calls the number of heads "attention_head_dim" (huggingface/diffusers#2011).
-    heads = per_level(config.get("num_attention_heads") or config.get("attention_head_dim", 8), levels)
-    attended = [level for level in range(levels) if down_attention[level]]
+    heads = per_level("num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim")
+    attended = [i for i in range(levels) if down_attention[i] or up_attention[-1 - i] or (i == levels - 1 and middle > 0)]
     if not attended:
         raise ValueError(f"{path}: a UNet without cross attention is not supported.")
+    if any(isinstance(heads[level], list) or channels[level] % heads[level] for level in attended):
+        raise ValueError(f"{path}: attention_head_dim {heads} does not divide the channels {channels}.")
     if len({heads[level] for level in attended}) == 1:
         head_settings = {"num_heads": heads[attended[0]], "num_head_channels": -1}
     elif len({channels[level] / heads[level] for level in attended}) == 1:
@@ -149,6 +199,12 @@ def host_config(config: dict, path: Path) -> dict:
         raise ValueError(f"{path}: attention_head_dim {heads} gives neither equal heads nor heads of equal size.")
 
     text_time = config.get("addition_embed_type") == "text_time"
+    if text_time and not isinstance(config.get("projection_class_embeddings_input_dim"), int):
+        raise ValueError(f"{path}: projection_class_embeddings_input_dim is missing. Download it again.")
+    if not isinstance(config["cross_attention_dim"], int):
+        raise ValueError(
+            f"{path}: cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)."
+        )
     return {
         "image_size": 32,
         "in_channels": 4,
@@ -172,13 +228,8 @@ def host_config(config: dict, path: Path) -> dict:
     }
 
 
-def per_level(value, levels: int) -> list:
-    """A config entry that may be one value for all levels or a list of one each."""
-    return list(value) if isinstance(value, (list, tuple)) else [value] * levels
-
-
-def block_depths(depth, blocks: int, attention: bool) -> list[int]:
-    """Transformer layers of each block of a level: none without attention; SSD-1B gives every block its own."""
-    if not attention:
-        return [0] * blocks
-    return list(depth) if isinstance(depth, (list, tuple)) else [depth] * blocks
+def are_counts(value, most: int, nesting: int = 2) -> bool:
+    """Whether this is a whole number from 1 to `most`, or a list, perhaps of lists, of such."""
+    if isinstance(value, list):
+        return nesting > 0 and 0 < len(value) <= 32 and all(are_counts(v, most, nesting - 1) for v in value)
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -1,0 +1,83 @@
+"""Segmind-Vega at its full size (3.29 GB), random weights: our loader and core's, side by side; in `make soak`."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import folders
+import pytest
+import single_files
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+pytestmark = pytest.mark.soak
+RUNS = 5
+
+
+def modules() -> dict[str, torch.nn.Module]:
+    """Segmind-Vega's parts at their published dimensions, in fp16, with weights that keep activations in range."""
+    first = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
+    second = dict(hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32)
+    second = CLIPTextConfig(**second, projection_dim=1280, hidden_act="gelu")
+    with torch.device("meta"):
+        parts = {"unet": folders.real_unet("Segmind-Vega"), "vae": folders.full_autoencoder()}
+        parts |= {"text_encoder": CLIPTextModel(first), "text_encoder_2": CLIPTextModelWithProjection(second)}
+    parts["vae"].register_to_config(scaling_factor=0.13025)
+    torch.manual_seed(0)
+    noise = torch.randn(2**24).half()
+    for module in parts.values():
+        module.half().to_empty(device="cpu")
+        for name, weight in module.named_parameters():
+            if weight.ndim == 1:
+                weight.data.fill_(float(name.endswith("weight")))
+                continue
+            noise = noise.roll(12345)
+            flat = noise.repeat(-(-weight.numel() // len(noise)))[: weight.numel()]
+            weight.data.copy_(flat.reshape(weight.shape) * weight[0].numel() ** -0.5)
+    return parts
+
+
+@pytest.fixture(scope="module", params=["single file", "folder"])
+def vega(request, tmp_path_factory):
+    """The path of the model, without which the disk is left as it was."""
+    base = tmp_path_factory.mktemp("vega")
+    parts = modules()
+    if request.param == "single file":
+        path = base / "vega.safetensors"
+        save_file({k: v.detach().contiguous() for k, v in single_files.tensors(parts).items()}, path)
+    else:
+        path = base / "vega"
+        for name, module in parts.items():
+            module.save_pretrained(path / name, variant="fp16", max_shard_size="20GB")
+        (path / "model_index.json").write_text("{}")
+    del parts
+    yield path
+    for file in [path] if path.is_file() else path.rglob("*.safetensors"):
+        file.unlink()
+
+
+def load(who: str, path: Path, out: Path) -> dict:
+    command = [sys.executable, str(Path(__file__).with_name("load_once.py")), who, str(path), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_loads_as_fast_as_core_in_as_little_memory(vega, tmp_path, record_property):
+    load("core", vega, tmp_path / "warm")  # so that the file is in the system's cache for both
+    seen = {"ours": [], "core": []}
+    for _ in range(RUNS):
+        for who, runs in seen.items():
+            runs.append(load(who, vega, tmp_path / who))
+    answers = [load_file(tmp_path / who)["answer"] for who in seen]
+    assert answers[0].std() > 0.01
+    assert (answers[0] - answers[1]).abs().max() <= 1e-5 * answers[1].abs().max()
+    seconds, peak = ({w: statistics.median(r[key] for r in runs) for w, runs in seen.items()} for key in ("seconds", "peak"))
+    for who in seen:
+        record_property(f"{who}_seconds", round(seconds[who], 2))
+        record_property(f"{who}_peak_gib", round(peak[who] / 2**30, 2))
+    assert seconds["ours"] <= 1.1 * seconds["core"]
+    assert peak["ours"] <= 1.1 * peak["core"]

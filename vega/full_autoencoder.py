@@ -1,0 +1,44 @@
+"""A checkpoint's own AutoencoderKL as the host's VAE."""
+
+from pathlib import Path
+
+import comfy.diffusers_convert
+import comfy.sd
+import torch
+
+from . import weights
+
+# What the host makes of any AutoencoderKL (comfy/sd.py).
+REQUIRED = {
+    "act_fn": "silu",
+    "block_out_channels": [128, 256, 512, 512],
+    "latent_channels": 4,
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
+
+
+def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE:
+    """VAE from a diffusers folder's vae/; ValueError where the host's is not the same, or its latents another family's."""
+    path, found = weights.read_part(folder, "diffusion_pytorch_model")
+    for option, value in REQUIRED.items():
+        if config.get(option, value) != value:
+            raise ValueError(f"{folder / 'config.json'}: {option} = {config[option]!r} is not supported (only {value!r}).")
+    if config.get("scaling_factor", scale_factor) != scale_factor:
+        raise ValueError(
+            f"{folder / 'config.json'}: scaling_factor = {config['scaling_factor']!r}, but the UNet's latents need "
+            f"{scale_factor}: this autoencoder belongs to another model."
+        )
+    return load(path, comfy.diffusers_convert.convert_vae_state_dict(found))
+
+
+def load(path: Path, found: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+    """VAE from weights in Stability's layout, as single files hold them."""
+    try:
+        vae = comfy.sd.VAE(sd=dict(found))
+        vae.throw_exception_if_invalid()
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit an AutoencoderKL ({reason}). Download the model again.") from error
+    weights.check(path, found, vae.first_stage_model.state_dict())
+    return vae

@@ -1,0 +1,62 @@
+"""The key styles of LoRA files, brought to one: diffusers' name of the module with underscores for dots, as kohya has it."""
+
+import re
+from pathlib import Path
+
+import torch
+
+from . import unet_layout
+
+# Longest first: some end like others.
+ENDINGS = {
+    ".lora_A.default.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_up.weight": "up",
+    ".lora_A.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora.up.weight": "up",
+    "_lora.down.weight": "down",
+    "_lora.up.weight": "up",
+    ".lora.alpha": "alpha",
+    "_lora.alpha": "alpha",
+    ".alpha": "alpha",
+}
+KOHYA = "lora_unet_"
+PREFIX = re.compile(r"^(base_model\.model\.)?(unet\.)?(base_model\.model\.)?")
+NATIVE = re.compile(r"^(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)[._]\d")
+TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
+
+
+def is_text_encoders(key: str) -> bool:
+    return bool(TEXT_ENCODER.match(key))
+
+
+def grouped(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha".
+
+    kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
+    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. ValueError for any other key.
+    """
+    native, adapter = {}, {}
+    for key, tensor in tensors.items():
+        if is_text_encoders(key):
+            continue
+        ending = next((e for e in ENDINGS if key.endswith(e)), None)
+        if ending is None:
+            raise ValueError(f"{path}: {key!r} is no part of a LoRA of two matrices (kohya, PEFT or diffusers keys).")
+        module = key.removesuffix(ending)
+        if module.startswith(KOHYA):
+            module = module.removeprefix(KOHYA)
+            if NATIVE.match(module):
+                module = re.sub(r"(\.\d+)_", r"\1.", re.sub(r"_(\d+)(?=_|$)", r".\1", module))
+        else:
+            module = PREFIX.sub("", module).removeprefix("diffusion_model.").replace(".processor.", ".")
+            if module.endswith(".to_out"):
+                module += ".0"
+        group = native if NATIVE.match(module) else adapter
+        group.setdefault(module, {})[ENDINGS[ending]] = tensor
+    names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
+    adapter |= {names[f"{module}.weight"].removesuffix(".weight"): sides for module, sides in native.items()}
+    return {module.replace(".", "_"): sides for module, sides in adapter.items()}

@@ -1,0 +1,120 @@
+"""TAESD (Boer Bohan, github.com/madebyollin/taesd) from wherever a user has it, as the host's VAE."""
+
+from pathlib import Path
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.sd
+import comfy.taesd.taesd
+import torch
+
+from . import weights
+
+REQUIRED = {
+    "act_fn": "relu",
+    "block_out_channels": [64, 64, 64, 64],
+    "decoder_block_out_channels": [64, 64, 64, 64],
+    "encoder_block_out_channels": [64, 64, 64, 64],
+    "latent_channels": 4,
+    "num_decoder_blocks": [3, 3, 3, 1],
+    "num_encoder_blocks": [1, 3, 3, 3],
+    "upsampling_scaling_factor": 2,
+}
+# Both have the same layers and shapes, so only the name of the file tells them apart.
+MADE_FOR = {"taesd": "SD 1.5", "taesdxl": "SDXL"}
+
+
+class MissingEncoder(torch.nn.Module):
+    """Stands where the encoder would: a picture cannot be encoded with the decoder's file alone."""
+
+    def __init__(self, needed: str):
+        super().__init__()
+        self.needed = needed
+
+    def forward(self, pixels):
+        raise ValueError(f"Only the tiny decoder is there; encoding a picture needs {self.needed}.")
+
+
+def from_folder(folder: Path, config: dict, latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
+    """VAE from a diffusers folder's vae/ that holds an AutoencoderTiny."""
+    path, found = weights.read_part(folder, "diffusion_pytorch_model")
+    for option, value in REQUIRED.items():
+        if config.get(option, value) != value:
+            raise ValueError(f"{folder / 'config.json'}: {option} = {config[option]!r} is not supported (only {value!r}).")
+    scaling_factor = config.get("scaling_factor", 1.0)
+    if not isinstance(scaling_factor, (int, float)) or not 0 < scaling_factor < float("inf"):
+        raise ValueError(f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number.")
+    return load(path, host_names(found, "decoder"), latent_format.scale_factor / scaling_factor)
+
+
+def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
+    """VAE from models/vae_approx: files (name -> path) holds ComfyUI's pair of files, or a whole AutoencoderTiny.
+
+    ValueError naming the file to download, if what is there is for another family's latents.
+    """
+    name = latent_format.taesd_decoder_name.removesuffix("_decoder")
+    by_stem = {}
+    for file, path in files.items():
+        whole_folder = Path(file).stem == "diffusion_pytorch_model"
+        by_stem.setdefault(Path(file).parent.name if whole_folder else Path(file).stem, path)
+    decoder, encoder, both = (by_stem.get(stem) for stem in (f"{name}_decoder", f"{name}_encoder", name))
+    if decoder:
+        found = host_names(weights.read(decoder)[0], "decoder")
+        if encoder:
+            part = host_names(weights.read(encoder)[0], "encoder")
+            weights.check(encoder, part, {k: v for k, v in layers().items() if k.startswith("taesd_encoder.")})
+            found |= part
+        return load(decoder, found, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
+    if both:
+        return load(both, host_names(weights.read(both)[0], "decoder"), latent_format.scale_factor)
+    there = "".join(
+        f" ({other}, which is there, is for {MADE_FOR[other]}, and this model is of the {MADE_FOR[name]} family)"
+        for other in MADE_FOR
+        if other != name and {other, f"{other}_decoder"} & by_stem.keys()
+    )
+    raise ValueError(
+        f"There is no {name} in models/vae_approx{there}: download {name}_decoder.safetensors and "
+        f"{name}_encoder.safetensors from huggingface.co/madebyollin/{name} into it, or set vae to `full`."
+    )
+
+
+def load(path: Path, found: dict[str, torch.Tensor], vae_scale: float, encoder: str = "") -> comfy.sd.VAE:
+    """VAE from the host's names; vae_scale takes the host's latents to the autoencoder's.
+
+    Where `encoder` names what is missing for it, the decoder alone is enough.
+    """
+    state_dict = found | {"vae_scale": torch.tensor(vae_scale), "vae_shift": torch.tensor(0.0)}
+    needed = layers()
+    decodes_only = encoder and not any(k.startswith("taesd_encoder.") for k in found)
+    if decodes_only:
+        state_dict |= {k: torch.zeros(v.shape) for k, v in needed.items() if k.startswith("taesd_encoder.")}
+    weights.check(path, state_dict, needed)
+    half = comfy.model_management.should_use_fp16(comfy.model_management.vae_device())
+    vae = comfy.sd.VAE(sd=state_dict, dtype=torch.float16 if half else torch.float32)
+    if decodes_only:
+        vae.first_stage_model.taesd_encoder = MissingEncoder(encoder)
+    # 64 channels at full size, about six of them alive at once; the host reserves AutoencoderKL's 4 to 8 GiB.
+    vae.memory_used_decode = lambda shape, dtype: 6 * 64 * 64 * shape[2] * shape[3] * dtype.itemsize
+    vae.memory_used_encode = lambda shape, dtype: 6 * 64 * shape[2] * shape[3] * dtype.itemsize
+    return vae
+
+
+def layers() -> dict[str, torch.Tensor]:
+    """The host's TAESD state dict, without memory behind it."""
+    with torch.device("meta"):
+        return comfy.taesd.taesd.TAESD().state_dict()
+
+
+def host_names(found: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+    """TAESD weights under the host's names, from diffusers', the host's, or those of a file of one `side` alone."""
+    renamed = {}
+    for name, tensor in found.items():
+        module, _, rest = name.partition(".")
+        if module.isdigit():
+            name = f"taesd_{side}.{name}"
+        elif rest.startswith("layers."):
+            index, _, leaf = rest.removeprefix("layers.").partition(".")
+            if index.isdigit():  # the host counts the decoder's clamp as layer 0
+                name = f"taesd_{module}.{int(index) + (module == 'decoder')}.{leaf}"
+        renamed[name] = tensor
+    return renamed
