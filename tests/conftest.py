@@ -29,11 +29,24 @@ spec.loader.exec_module(sys.modules["vega_pack"])
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def elsewhere(tmp_path_factory):
+    """A second place for models, which the server knows from an extra_model_paths.yaml."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    kinds = ("checkpoints", "diffusers", "loras", "vae_approx")
+    for kind in kinds:
+        (folder / f"my {kind}").mkdir()
+    lines = ["mine:", f"  base_path: {folder}", *(f"  {kind}: my {kind}" for kind in kinds)]
+    (folder / "extra_model_paths.yaml").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, elsewhere):
     """The real ComfyUI server with this pack, one for the whole run; models dropped into server.base/models are seen."""
     import comfyui
 
-    with comfyui.serve(tmp_path_factory.mktemp("comfyui")) as running:
+    paths = str(elsewhere / "extra_model_paths.yaml")
+    with comfyui.serve(tmp_path_factory.mktemp("comfyui"), "--extra-model-paths-config", paths) as running:
         yield running
 
 
