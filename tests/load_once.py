@@ -20,6 +20,7 @@ from comfy.cli_args import args  # noqa: E402
 
 args.cpu = not torch.cuda.is_available()
 
+import comfy.diffusers_load  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -36,8 +37,6 @@ def ours(path: Path):
 
 def core(path: Path):
     if path.is_dir():
-        import comfy.diffusers_load
-
         return lambda: comfy.diffusers_load.load_diffusers(str(path))
     return lambda: comfy.sd.load_checkpoint_guess_config(str(path))[:3]
 

@@ -44,6 +44,7 @@ def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: 
     model = unet.load(path, config_file, config, found)
     check_widths(config_file, model.model.model_config.unet_config, encoders)
     clip = text_encoders.load(encoders, embedding_directory)
+    del encoders  # while they live, their files count as memory
     latent_format = model.model.latent_format
     vae_config = weights.read_json(folder / "vae" / "config.json")
     is_tiny = vae_config.get("_class_name") == "AutoencoderTiny"
