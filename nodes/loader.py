@@ -72,6 +72,8 @@ class VegaLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, vae) -> io.NodeOutput:
-        approx = {n: Path(folder_paths.get_full_path("vae_approx", n)) for n in folder_paths.get_filename_list("vae_approx")}
+        names = folder_paths.get_filename_list("vae_approx")
+        # The host lists links that lead nowhere, too.
+        approx = {n: Path(path) for n in names if (path := folder_paths.get_full_path("vae_approx", n))}
         embeddings = folder_paths.get_folder_paths("embeddings")
         return io.NodeOutput(*checkpoint.load(located(model_name), vae, embeddings, approx))

@@ -67,8 +67,7 @@ def relative(out, expected):
 def test_loads_exactly(family, form, tmp_path):
     path, modules = FORMS[form](tmp_path, family)
     modules = {name: module.float() for name, module in modules.items()}
-    approx, _ = approx_files(tmp_path, ["taesd.safetensors", "taesdxl.safetensors"])
-    model, clip, _ = checkpoint.load(path, "tiny", [], approx)
+    model, clip, _ = checkpoint.load(path, "tiny", [], tiny_files(tmp_path))
     ours, reference = model.model.diffusion_model.float(), modules["unet"]
     width = reference.config.cross_attention_dim
     x, context, t = torch.randn(2, 4, 16, 24), torch.randn(2, 77, width), torch.tensor([999, 259])
@@ -201,6 +200,97 @@ def test_single_files_that_cannot_be_drawn_are_refused(tmp_path):
     refused(file, str(file), "incomplete")
 
 
+def test_leftovers_of_other_tools_do_no_harm(tmp_path):
+    """Keys that files in the field have, and that nothing is made of."""
+    sd, _ = single(tmp_path, "tiny-sd")
+    extras = ("cond_stage_model.logit_scale", "cond_stage_model.text_projection", "cond_stage_model.attn_mask")
+    extras += (
+        "cond_stage_model.transformer.text_projection.weight",
+        "model_ema.decay",
+        "embedding_manager.x",
+        "denoiser.sigmas",
+    )
+    before = checkpoint.load(sd, "tiny", [], tiny_files(tmp_path))
+    changed(sd, lambda tensors: tensors.update({key: torch.ones(3, 3) for key in extras}))
+    after = checkpoint.load(sd, "tiny", [], tiny_files(tmp_path))
+    with torch.inference_mode():
+        assert torch.equal(before[1].encode("a lake"), after[1].encode("a lake"))
+
+
+def test_a_first_encoder_saved_by_transformers_5_in_a_single_file(tmp_path):
+    xl, _ = single(tmp_path, "Segmind-Vega")
+    before = checkpoint.load(xl, "tiny", [], tiny_files(tmp_path))
+    prefix = "conditioner.embedders.0.transformer."
+
+    def unprefixed(tensors):
+        for key in [k for k in tensors if k.startswith(prefix)]:
+            tensors[key.replace("text_model.", "")] = tensors.pop(key)
+
+    after = checkpoint.load(changed(xl, unprefixed), "tiny", [], tiny_files(tmp_path))
+    with torch.inference_mode():
+        assert torch.equal(before[1].encode("a lake"), after[1].encode("a lake"))
+
+
+@torch.inference_mode()
+def test_an_autoencoder_whose_attention_has_newer_names(tmp_path):
+    path, _ = single(tmp_path, "tiny-sd", vae="full")
+    latents = torch.randn(1, 4, 8, 8)
+    before = checkpoint.load(path, "full", [])[2].decode(latents)
+
+    def newer(tensors):
+        for key in [k for k in tensors if ".attn_1." in k]:
+            name = key
+            for old, new in ((".q.", ".to_q."), (".k.", ".to_k."), (".v.", ".to_v."), (".proj_out.", ".to_out.0.")):
+                name = name.replace(old, new)
+            tensor = tensors.pop(key)
+            tensors[name] = tensor.squeeze() if ".norm." not in key else tensor
+        tensors["first_stage_model.loss.logvar"] = torch.zeros(1)
+
+    changed(path, newer)
+    assert any("to_out.0" in key for key in load_file(path))
+    assert torch.equal(checkpoint.load(path, "full", [])[2].decode(latents), before)
+    changed(path, lambda tensors: tensors.update({"first_stage_model.decoder.conv_in.weight": torch.zeros(())}))
+    refused(path, str(path), "does not fit an AutoencoderKL", vae="full")
+
+
+def test_configs_that_are_written_otherwise(tmp_path):
+    """A byte order mark, as Notepad leaves; no depth where there is no attention; nulls."""
+    path, _ = folder(tmp_path, "Segmind-Vega")
+    file = path / "unet" / "config.json"
+    config = json.loads(file.read_text()) | {"transformer_layers_per_block": [0, 1, 2], "dropout": None, "act_fn": None}
+    file.write_text(json.dumps({k: v for k, v in config.items() if k != "act_fn"}), encoding="utf-8-sig")
+    assert checkpoint.load(path, "tiny", [])
+    file.write_text(json.dumps(config | {"transformer_layers_per_block": [1, 0, 2], "act_fn": "silu"}))
+    refused(path, str(file), "transformer_layers_per_block")
+
+
+def test_a_part_without_its_config_is_named(tmp_path):
+    path, _ = folder(tmp_path, "Segmind-Vega")
+    (path / "text_encoder_2" / "config.json").unlink()
+    refused(path, str(path / "text_encoder_2" / "config.json"), "can't be read")
+    shutil.rmtree(path / "unet")
+    (path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    refused(path, "unet/config.json is missing", "It is for FluxPipeline")
+
+
+def test_models_that_do_not_predict_the_noise_are_refused(tmp_path):
+    path, _ = folder(tmp_path, "Segmind-Vega")
+    scheduler = path / "scheduler" / "scheduler_config.json"
+    scheduler.parent.mkdir()
+    for config, words in (
+        ({"prediction_type": "v_prediction"}, "prediction_type = 'v_prediction'"),
+        ({"_class_name": "EDMDPMSolverMultistepScheduler"}, "EDMDPMSolverMultistepScheduler is not supported"),
+    ):
+        scheduler.write_text(json.dumps(config))
+        refused(path, str(scheduler), words)
+    file, _ = single(tmp_path, "Segmind-Vega")
+    tensors = load_file(file)
+    save_file(tensors, file, metadata={"modelspec.predict_key": "epsilon", "modelspec.prediction_type": ""})
+    checkpoint.load(file, "tiny", [], tiny_files(tmp_path))
+    save_file(tensors, file, metadata={"modelspec.prediction_type": "v"})
+    refused(file, str(file), "a v-prediction model")
+
+
 class Harmless:
     def __reduce__(self):
         return print, ("a pickle ran",)
@@ -214,7 +304,9 @@ def test_pickles_that_are_not_plain_weights_are_refused_unopened(tmp_path, capsy
     torch.save([torch.zeros(1)], file)
     refused(path, str(file), "something else than named weights")
     file.write_bytes(b"\x80")
-    refused(path, str(file))
+    refused(path, str(file), "incomplete")
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    refused(path, str(file), "not a file of weights at all")
     assert "a pickle ran" not in capsys.readouterr().out
 
 
@@ -274,6 +366,11 @@ def approx_files(folder: Path, names, seed=7):
                     content[f"{int(index) + (side == 'decoder')}.{leaf}"] = tensor.clone()
         torch.save(content, path) if path.suffix == ".pth" else save_file(content, path)
     return files, reference
+
+
+def tiny_files(folder: Path):
+    """TAESD for both families."""
+    return approx_files(folder, ["taesd.safetensors", "taesdxl.safetensors"])[0]
 
 
 @torch.inference_mode()

@@ -12,12 +12,13 @@ import pytest
 import single_files
 import torch
 from diffusers import UNet2DConditionModel
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from vega_pack.vega import checkpoint, lora
 
 MOST_MEMORY = 2 * 1024**3
 FUZZ = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+FUZZ["phases"] = [Phase.generate]  # without shrinking, whose memory would be taken for ours
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
@@ -102,7 +103,7 @@ def mutated(draw, original: dict) -> bytes:
         elif what == "shape":
             entry["shape"] = draw(VALUES)
         elif what == "transpose":
-            entry["shape"] = entry["shape"][::-1]
+            entry["shape"] = list(reversed(entry["shape"] if isinstance(entry["shape"], list) else []))
         elif what == "offsets":
             entry["data_offsets"] = draw(st.lists(st.integers(-1, 2**66), max_size=3))
         else:
@@ -167,12 +168,12 @@ def fuzz_configs(sound, tmp_path, examples):
         gc.collect()
 
     def same_as_diffusers(unet, config):
-        try:
-            reference = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
-        except Exception:
-            return  # what diffusers itself cannot make of it says nothing about ours
         with torch.inference_mode():
-            expected = reference(x, t, context).sample
+            try:
+                reference = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False)
+                expected = reference(x, t, context).sample
+            except Exception:
+                return  # what diffusers itself cannot make of it says nothing about ours
             assert (unet(x, t, context=context) - expected).abs().max() <= 1e-4 * expected.abs().max(), config
 
     one()

@@ -48,13 +48,6 @@ def peft(pairs, prefix="unet.", metadata=True, adapter=""):
     return tensors, {"lora_adapter_metadata": json.dumps(config)} if metadata else None
 
 
-def peft_pattern(pairs):
-    """PEFT's metadata with an alpha of their own for some modules; the others have the general one."""
-    tensors, _ = peft(pairs)
-    config = {"unet.r": RANK, "unet.lora_alpha": ALPHA, "unet.alpha_pattern": {"conv1": 8.0}}
-    return tensors, {"lora_adapter_metadata": json.dumps(config)}
-
-
 def legacy(pairs):
     """diffusers before PEFT: processors for attention, `.lora.` elsewhere."""
     tensors = {}
@@ -170,11 +163,33 @@ def test_every_module_is_patched_exactly(bases, tmp_path, family, style):
 
 
 @torch.inference_mode()
-def test_alphas_of_single_modules_in_pefts_metadata(vega, tmp_path):
+@pytest.mark.parametrize(
+    ("config", "conv1", "others"),
+    [
+        ({"lora_alpha": 2.0, "alpha_pattern": {"conv1": 8.0}}, 2.0, 0.5),
+        ({"lora_alpha": 2.0, "alpha_pattern": {r"(down|up)_blocks\..*\.conv1|mid_block\..*conv1": 8.0}}, 2.0, 0.5),
+        ({"lora_alpha": 2.0, "use_rslora": True}, 1.0, 1.0),  # alpha over the root of the rank, 4
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_pefts_configuration_says_of_alpha(vega, tmp_path, config, conv1, others, beside):
+    """In the metadata, as diffusers writes it, and in adapter_config.json, as PEFT itself does."""
     reference, model = vega
     pairs = matrices(reference)
-    patched = lora.apply(model, written(tmp_path / "lora.safetensors", *peft_pattern(pairs)), 1.0)
-    check_merge(model, patched, reference, pairs, lambda name: 8.0 / RANK if name.endswith("conv1") else ALPHA / RANK)
+    tensors, _ = peft(pairs, prefix="base_model.model." if beside else "unet.")
+    if beside:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    metadata = None if beside else {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()})}
+    path = written(tmp_path / "adapter_model.safetensors", tensors, metadata)
+    patched = lora.apply(model, path, 1.0)
+    check_merge(model, patched, reference, pairs, lambda name: conv1 if name.endswith("conv1") else others)
+
+
+def test_a_broken_peft_configuration_is_refused(vega, tmp_path):
+    tensors, _ = peft(matrices(vega[0]))
+    for broken in ("{", "[]", '{"unet.lora_alpha": "much"}', '{"unet.alpha_pattern": {"(": 1}}'):
+        path = written(tmp_path / "lora.safetensors", tensors, {"lora_adapter_metadata": broken})
+        refused(vega[1], path, "adapter configuration can't be read")
 
 
 @torch.inference_mode()
@@ -187,6 +202,10 @@ def test_what_the_file_holds_is_logged(vega, tmp_path, caplog, dtype):
     name = str(dtype).removeprefix("torch.")
     expected = f"some.safetensors: 233 of 233 modules, rank 4, alpha 2, {name}, base Segmind-Vega with 64 channels"
     assert expected in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        lora.apply(model, written(tmp_path / "some.safetensors", *peft(matrices(reference), metadata=False)), 1.0)
+    assert "alpha not in the file, so the rank" in caplog.text
 
 
 # By how segmind/distill-sd's prepare_unet made them: the first block of each level down, the first and the last of each
@@ -304,7 +323,7 @@ def test_files_that_are_no_lora_are_refused(vega, tmp_path):
     (tmp_path / "text.safetensors").write_text("not weights")
     refused(vega[1], tmp_path / "text.safetensors", "not a safetensors file")
     (tmp_path / "text.pt").write_text("not weights")
-    refused(vega[1], tmp_path / "text.pt", "not a file of plain weights")
+    refused(vega[1], tmp_path / "text.pt", "not a file of weights at all")
     key = "lora_unet_mid_block_resnets_0_conv1.hada_w1_a"
     refused(vega[1], written(tmp_path / "loha.safetensors", {key: torch.zeros(1)}), key, "no part of a LoRA of two matrices")
 

@@ -58,6 +58,7 @@ def test_the_tiny_decoder_elsewhere_is_found(server, client, elsewhere, saved):
     names = {k: k.split(".", 3)[2:] for k in vae if k.startswith("decoder.")}
     decoder = {f"{int(index) + 1}.{leaf}": vae[key] for key, (index, leaf) in names.items()}
     save_file(decoder, elsewhere / "my vae_approx" / "taesdxl_decoder.safetensors")
+    (server.base / "models" / "vae_approx" / "taesdxl_encoder.safetensors").symlink_to("nowhere")  # listed all the same
     assert drawn(client, VegaLoader__model_name="bare.safetensors") == drawn(client)
 
 

@@ -11,6 +11,7 @@ from . import full_autoencoder, single_file, text_encoders, tiny_autoencoder, un
 
 NANO = Path(__file__).parent / "nano"
 NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
+OTHER_SCHEDULERS = ("EDM", "FlowMatch")
 SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
 
@@ -35,7 +36,7 @@ def load(
 def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
     for part in ("unet", "text_encoder", "vae"):
         if not (folder / part / "config.json").is_file():
-            raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. Download it again.")
+            raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. {advice(folder)}")
     check_prediction(folder / "scheduler" / "scheduler_config.json")
     config_file = folder / "unet" / "config.json"
     config = weights.read_json(config_file)
@@ -57,11 +58,21 @@ def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: 
     return model, clip, full_autoencoder.from_folder(folder / "vae", vae_config, latent_format.scale_factor)
 
 
+def advice(folder: Path) -> str:
+    """What to do about a folder that lacks a part, by what its model_index.json says that it is."""
+    index = folder / "model_index.json"
+    pipeline = weights.read_json(index).get("_class_name") if index.is_file() else None
+    if isinstance(pipeline, str) and "StableDiffusion" not in pipeline:
+        return f"It is for {pipeline}; Load Vega takes models of the SDXL and SD 1.5 families."
+    return "Download it again."
+
+
 def from_file(path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
     parts = single_file.read(path)
     model = unet.load(path, path, parts.config, parts.unet)
-    check_widths(path, model.model.model_config.unet_config, parts.encoders)
-    clip = text_encoders.load(parts.encoders, embedding_directory)
+    encoders = single_file.encoders(path, parts)
+    check_widths(path, model.model.model_config.unet_config, encoders)
+    clip = text_encoders.load(encoders, embedding_directory)
     latent_format = model.model.latent_format
     is_tiny = any(name.startswith("taesd_decoder.") for name in parts.vae)
     if vae == "tiny":
@@ -80,7 +91,10 @@ def from_file(path: Path, vae: str, embedding_directory: list[str], approx: dict
 def check_prediction(path: Path) -> None:
     """ValueError for a model that predicts anything but the noise, which would be drawn wrong without a word."""
     if path.is_file():
-        prediction = weights.read_json(path).get("prediction_type", "epsilon")
+        config = weights.read_json(path)
+        if str(config.get("_class_name")).startswith(OTHER_SCHEDULERS):
+            raise ValueError(f"{path}: {config['_class_name']} is not supported: the model does not predict the noise.")
+        prediction = config.get("prediction_type", "epsilon")
         if prediction != "epsilon":
             raise ValueError(f"{path}: prediction_type = {prediction!r} is not supported (only 'epsilon').")
 

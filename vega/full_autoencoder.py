@@ -16,6 +16,8 @@ REQUIRED = {
     "layers_per_block": 2,
     "norm_num_groups": 32,
 }
+ATTENTION = {".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out."}
+LEFTOVERS = ("loss.", "model_ema.")  # of its training
 
 
 def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE:
@@ -29,16 +31,34 @@ def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE
             f"{folder / 'config.json'}: scaling_factor = {config['scaling_factor']!r}, but the UNet's latents need "
             f"{scale_factor}: this autoencoder belongs to another model."
         )
-    return load(path, comfy.diffusers_convert.convert_vae_state_dict(found))
+    return load(path, found)
 
 
 def load(path: Path, found: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """VAE from weights in Stability's layout, as single files hold them."""
+    """VAE from weights under diffusers' names, or in Stability's layout as single files hold them."""
     try:
+        if any(name.startswith("decoder.up_blocks.") for name in found):
+            found = comfy.diffusers_convert.convert_vae_state_dict(found)
+        else:
+            found = dict(stabilitys(*item) for item in found.items() if not item[0].startswith(LEFTOVERS))
         vae = comfy.sd.VAE(sd=dict(found))
         vae.throw_exception_if_invalid()
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, LookupError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit an AutoencoderKL ({reason}). Download the model again.") from error
     weights.check(path, found, vae.first_stage_model.state_dict())
+    if (vae.latent_channels, vae.downscale_ratio) != (4, 8):
+        raise ValueError(f"{path} holds an autoencoder of another family: {vae.latent_channels} channels instead of 4.")
     return vae
+
+
+def stabilitys(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """A weight of Stability's layout, in which some converters left diffusers' newer attention: its names, and no 1 x 1
+    convolutions (github.com/huggingface/diffusers/issues/8320).
+    """
+    if ".attn_1." in name:
+        for theirs, ours in ATTENTION.items():
+            name = name.replace(theirs, ours)
+        if name.endswith("weight") and tensor.ndim == 2:
+            tensor = tensor[..., None, None]
+    return name, tensor

@@ -1,6 +1,5 @@
 """An LCM-LoRA file onto a model: every module, or a clear refusal."""
 
-import json
 import logging
 import re
 from pathlib import Path
@@ -9,7 +8,7 @@ import comfy.lora
 import comfy.model_patcher
 import torch
 
-from . import lcm, lora_keys, unet, weights
+from . import lcm, lora_keys, peft_alpha, unet, weights
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
 ADAPTED = re.compile(
@@ -54,8 +53,9 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         for name, key in unet.diffusers_names(config, state_dict).items()
         if ADAPTED.search(kohya := name.removesuffix(".weight").replace(".", "_"))
     }
+    if not targets:
+        raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
     adapter = matched(path, tensors, metadata, targets, config["model_channels"])
-    alpha_of = peft_alphas(path, metadata)
 
     renamed, ranks, alphas, dtypes = {}, set(), set(), set()
     for module, sides in adapter.items():
@@ -64,15 +64,13 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
             raise ValueError(f"{path}: {module} has only one of its two matrices. Download the file again.")
         check_shapes(path, module, down, up, state_dict[targets[module]], config["model_channels"])
         renamed[f"{module}.lora_down.weight"], renamed[f"{module}.lora_up.weight"] = down, up
-        alpha = sides.get("alpha", alpha_of(module))
-        if isinstance(alpha, torch.Tensor):
-            alpha = alpha.item() if alpha.numel() == 1 else float("nan")
-        if alpha is not None:
+        if "alpha" in sides:
+            alpha = sides["alpha"].item() if sides["alpha"].numel() == 1 else float("nan")
             if not abs(alpha) < float("inf"):
                 raise ValueError(f"{path}: the alpha of {module} is not a number. Download the file again.")
             renamed[f"{module}.alpha"] = torch.tensor(float(alpha))
+            alphas.add(alpha)
         ranks.add(down.shape[0])
-        alphas.add(down.shape[0] if alpha is None else alpha)
         dtypes.add(str(down.dtype).removeprefix("torch."))
     key_map = {module: f"diffusion_model.{targets[module]}" for module in adapter}
     patches = comfy.lora.load_lora(renamed, key_map, log_missing=False)
@@ -88,7 +86,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         len(applied),
         len(targets),
         span(ranks),
-        span(alphas),
+        span(alphas) if alphas else "not in the file, so the rank",
         " and ".join(sorted(dtypes)),
         base(len(targets), config["model_channels"]),
     )
@@ -111,7 +109,7 @@ def matched(
     for_text = [key for key in tensors if lora_keys.is_text_encoders(key)]
     if len(for_text) == len(tensors):
         raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {USE_CORE}")
-    adapter = lora_keys.grouped(path, tensors)
+    adapter = lora_keys.grouped(path, tensors, peft_alpha.read(path, metadata))
     found = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in found)
     if for_text or not residual or any(key in metadata for key in STYLE_METADATA):
@@ -181,20 +179,3 @@ def span(values: set) -> str:
     """One number, or the least and the most."""
     least, most = min(values), max(values)
     return f"{least:g}" if least == most else f"{least:g} to {most:g}"
-
-
-def peft_alphas(path: Path, metadata: dict[str, str]):
-    """module -> alpha from the adapter configuration that newer diffusers writes into the file, or None without one."""
-    try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        config = {key.removeprefix("unet."): value for key, value in config.items()}
-        patterns = {key.replace(".", "_"): float(value) for key, value in (config.get("alpha_pattern") or {}).items()}
-        general = None if config.get("lora_alpha") is None else float(config["lora_alpha"])
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: its lora_adapter_metadata can't be read ({error}). Download the file again.") from error
-
-    def alpha(module: str) -> float | None:
-        # PEFT takes a pattern as the end of a module's name.
-        return next((value for pattern, value in patterns.items() if f"_{module}".endswith(f"_{pattern}")), general)
-
-    return alpha

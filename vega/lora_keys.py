@@ -1,13 +1,14 @@
 """The key styles of LoRA files, brought to one: diffusers' name of the module with underscores for dots, as kohya has it."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from . import unet_layout
 
-# Longest first: some end like others.
+# Some end like others: the longer of those first.
 ENDINGS = {
     ".lora_A.default.weight": "down",
     ".lora_B.default.weight": "up",
@@ -33,11 +34,14 @@ def is_text_encoders(key: str) -> bool:
     return bool(TEXT_ENCODER.match(key))
 
 
-def grouped(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def grouped(
+    path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
+) -> dict[str, dict[str, torch.Tensor]]:
     """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha".
 
     kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
-    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. ValueError for any other key.
+    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. alpha_of(module, rank) is the alpha of
+    a module without its own, if there is any. ValueError for any other key.
     """
     native, adapter = {}, {}
     for key, tensor in tensors.items():
@@ -59,4 +63,9 @@ def grouped(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str,
         group.setdefault(module, {})[ENDINGS[ending]] = tensor
     names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
     adapter |= {names[f"{module}.weight"].removesuffix(".weight"): sides for module, sides in native.items()}
+    for module, sides in adapter.items():
+        if "alpha" not in sides and "down" in sides and sides["down"].ndim:
+            alpha = alpha_of(module, sides["down"].shape[0])
+            if alpha is not None:
+                sides["alpha"] = torch.tensor(alpha)
     return {module.replace(".", "_"): sides for module, sides in adapter.items()}

@@ -1,5 +1,6 @@
 """The parts of a checkpoint in one file (Stability's layout), told from its keys and shapes, never from its name."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,29 +11,34 @@ from . import text_encoders, unet_layout, weights
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT = ("conditioner.embedders.", "cond_stage_model.")
+# Since transformers 5 a CLIPTextModel is saved without text_model., which the host adds in SD 1.5's layout alone.
+UNPREFIXED = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
 # Keys of models that do not predict the noise, and what those models are.
 OTHER_PREDICTIONS = {
     "v_pred": "a v-prediction model",
     "edm_mean": "an EDM model (Playground 2.5)",
     "edm_vpred.sigma_max": "an EDM v-prediction model (CosXL)",
 }
+# Where the file says so (github.com/Stability-AI/ModelSpec, and what the host writes).
+PREDICTION_METADATA = ("modelspec.prediction_type", "modelspec.predict_key")
 
 
 class Parts(NamedTuple):
-    """What a checkpoint file holds: the UNet under diffusers' names, each text encoder, the autoencoder as it is."""
+    """What a checkpoint file holds: the UNet under diffusers' names, text encoders and autoencoder under their own."""
 
     config: dict
     unet: dict[str, torch.Tensor]
-    encoders: dict[str, text_encoders.Encoder]
+    text: dict[str, torch.Tensor]
     vae: dict[str, torch.Tensor]
 
 
 def read(path: Path) -> Parts:
     """Every part of a checkpoint file; ValueError saying what else the file is."""
-    found, _ = weights.read(path)
-    for key, kind in OTHER_PREDICTIONS.items():
-        if key in found:
-            raise ValueError(f"{path} is {kind}; only models that predict the noise (epsilon) are supported.")
+    found, metadata = weights.read(path)
+    kinds = [kind for key, kind in OTHER_PREDICTIONS.items() if key in found]
+    kinds += ["a v-prediction model" for key in PREDICTION_METADATA if metadata.get(key, "").lower().startswith("v")]
+    if kinds:
+        raise ValueError(f"{path} is {kinds[0]}; only models that predict the noise (epsilon) are supported.")
     unet, vae = within(found, UNET), within(found, VAE)
     if not unet:
         raise ValueError(f"{path} is not a checkpoint: it is {what(found)}.")
@@ -47,9 +53,7 @@ def read(path: Path) -> Parts:
             f"{path} holds no whole UNet of the SDXL or SD 1.5 family ({error} is missing or of another shape). "
             "If it should, download it again."
         ) from error
-    if config["addition_embed_type"] is None and config["cross_attention_dim"] == 1024:
-        raise ValueError(f"{path} is a Stable Diffusion 2 model, which is not supported.")
-    return Parts(config, unet, encoders(path, found, config["addition_embed_type"] is not None), vae)
+    return Parts(config, unet, {key: tensor for key, tensor in found.items() if key.startswith(TEXT)}, vae)
 
 
 def within(found: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -66,21 +70,20 @@ def what(found: dict[str, torch.Tensor]) -> str:
     return "empty" if not found else f"something with keys like {next(iter(found))!r}"
 
 
-def encoders(path: Path, found: dict[str, torch.Tensor], xl: bool) -> dict[str, text_encoders.Encoder]:
+def encoders(path: Path, parts: Parts) -> dict[str, text_encoders.Encoder]:
     """The host's name of each text encoder (clip_l, and in the SDXL family clip_g) -> the encoder."""
+    xl = parts.config["addition_embed_type"] is not None
     family = comfy.supported_models.SDXL if xl else comfy.supported_models.SD15
-    text = {key: tensor for key, tensor in found.items() if key.startswith(TEXT)}
+    text = {UNPREFIXED.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
     try:
         renamed = family({}).process_clip_state_dict(text)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{path}: its text encoders can't be read ({error}). Download it again.") from error
     result = {}
     for name in ("clip_l", "clip_g") if xl else ("clip_l",):
-        encoder = {
-            key.removeprefix(f"{name}.").removeprefix("transformer."): tensor
-            for key, tensor in renamed.items()
-            if key.startswith(f"{name}.")
-        }
+        encoder = within(renamed, f"{name}.transformer.")
+        if name == "clip_l":  # some files hold a projection, which is never used
+            encoder = {key: tensor for key, tensor in encoder.items() if "text_projection" not in key}
         try:
             config = text_encoders.config(encoder, text_encoders.ACTIVATION[name])
         except (KeyError, IndexError) as error:

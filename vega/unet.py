@@ -71,6 +71,7 @@ MOST = {
     "reverse_transformer_layers_per_block": 64,
     "transformer_layers_per_block": 64,
 }
+DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
 MOST_LEVELS = 8
 MOST_TRANSFORMER_LAYERS = 512
 # What a refused option is known as, for who chose the wrong file.
@@ -136,8 +137,9 @@ def host_config(config: dict, path: Path) -> dict:
                 f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
             )
     for option, most in MOST.items():
-        if option in config and not are_counts(config[option], most):
-            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only 1 to {most}).")
+        least = int(option not in DEPTHS)  # a level without attention may well have none
+        if option in config and not are_counts(config[option], least, most):
+            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {least} to {most}).")
     channels, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
     if not isinstance(channels, list) or any(isinstance(c, list) for c in channels) or len(channels) > MOST_LEVELS:
         raise ValueError(f"{path}: block_out_channels = {channels!r} is not a list of up to {MOST_LEVELS} numbers.")
@@ -161,7 +163,7 @@ def host_config(config: dict, path: Path) -> dict:
     def block_depths(option: str, depth, blocks: int, attention: bool) -> list[int]:
         """Transformer layers of each block of a level: none without attention; SSD-1B gives every block its own."""
         depths = depth if isinstance(depth, list) else [depth] * blocks
-        if attention and (len(depths) != blocks or any(isinstance(d, list) for d in depths)):
+        if attention and (len(depths) != blocks or any(isinstance(d, list) or d == 0 for d in depths)):
             raise ValueError(f"{path}: {option} gives {depth!r} to a level of {blocks} blocks.")
         return depths if attention else [0] * blocks
 
@@ -181,6 +183,8 @@ def host_config(config: dict, path: Path) -> dict:
         "UNetMidBlock2D": -1,  # one residual block
         "UNetMidBlock2DCrossAttn": depths[-1][0] if isinstance(depths[-1], list) else depths[-1],
     }[config["mid_block_type"]]
+    if not isinstance(middle, int) or middle == 0:
+        raise ValueError(f"{path}: transformer_layers_per_block gives {depths[-1]!r} to the middle block.")
     if sum(depth_in + depth_out) > MOST_TRANSFORMER_LAYERS:
         raise ValueError(f"{path}: {sum(depth_in + depth_out)} transformer layers; at most {MOST_TRANSFORMER_LAYERS}.")
 
@@ -205,6 +209,8 @@ def host_config(config: dict, path: Path) -> dict:
         raise ValueError(
             f"{path}: cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)."
         )
+    if not text_time and config["cross_attention_dim"] == 1024:
+        raise ValueError(f"{path}: cross_attention_dim = 1024 is Stable Diffusion 2's, which is not supported.")
     return {
         "image_size": 32,
         "in_channels": 4,
@@ -228,8 +234,8 @@ def host_config(config: dict, path: Path) -> dict:
     }
 
 
-def are_counts(value, most: int, nesting: int = 2) -> bool:
-    """Whether this is a whole number from 1 to `most`, or a list, perhaps of lists, of such."""
+def are_counts(value, least: int, most: int, nesting: int = 2) -> bool:
+    """Whether this is a whole number from `least` to `most`, or a list, perhaps of lists, of such."""
     if isinstance(value, list):
-        return nesting > 0 and 0 < len(value) <= 32 and all(are_counts(v, most, nesting - 1) for v in value)
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+        return nesting > 0 and 0 < len(value) <= 32 and all(are_counts(v, least, most, nesting - 1) for v in value)
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

@@ -57,6 +57,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
+        if start(path) != b"\x80" and not zipfile.is_zipfile(path):
+            raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
             "use the model's safetensors files."
@@ -65,9 +67,16 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} can't be read: it is incomplete. Download or copy it again.") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+    tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
         raise ValueError(f"{path} holds something else than named weights. Use the model's safetensors files.")
-    return found
+    return tensors
+
+
+def start(path: Path) -> bytes:
+    """The first byte."""
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
@@ -97,7 +106,9 @@ def read_shards(index: Path) -> dict[str, torch.Tensor]:
 def read_json(path: Path) -> dict:
     """The object in a JSON file; ValueError naming it if it holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}). Download the model again.") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Download it again.") from error
     if not isinstance(found, dict):
@@ -114,6 +125,13 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if comfy.memory_management.aimdo_enabled else tensor
 
 
+def require(path: Path, config: dict, required: dict) -> None:
+    """ValueError naming the first option of a config.json that is neither left out nor as required."""
+    for option, value in required.items():
+        if config.get(option, value) != value:
+            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {value!r}).")
+
+
 def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:
     """ValueError, listing the first five of each, unless `found` has exactly the names and shapes of `needed`, as floats."""
     missing = sorted(needed.keys() - found.keys())
@@ -122,16 +140,16 @@ def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Te
     wrong = [
         f"{k} {list(found[k].shape)} instead of {list(needed[k].shape)}" for k in common if found[k].shape != needed[k].shape
     ]
-    other = [f"{k} {str(found[k].dtype).removeprefix('torch.')}" for k in common if found[k].dtype not in DTYPES]
-    problems = [
-        ("missing", missing),
-        ("unexpected", unexpected),
-        ("of the wrong shape", wrong),
-        ("neither fp32 nor fp16 nor bf16", other),
-    ]
+    problems = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
     parts = [f"{len(names)} weights {what}: {listing(names)}" for what, names in problems if names]
     if parts:
         raise ValueError(f"{path} does not fit its model; {'; '.join(parts)}. Download the model again.")
+    other = [f"{k} {str(found[k].dtype).removeprefix('torch.')}" for k in common if found[k].dtype not in DTYPES]
+    if other:
+        raise ValueError(
+            f"{path} has {len(other)} weights that are neither fp32 nor fp16 nor bf16: {listing(other)}. "
+            "Take the model in one of these."
+        )
 
 
 def listing(names: list[str]) -> str:
