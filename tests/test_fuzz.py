@@ -186,7 +186,7 @@ def test_mutated_safetensors_headers(sound, tmp_path, memory):
 
 
 def test_mutated_configs(sound, tmp_path, memory):
-    outcomes = fuzz_configs(sound, tmp_path, 60)
+    outcomes = fuzz_configs(sound, tmp_path, 40)
     assert min(outcomes.values()) > 5
 
 
