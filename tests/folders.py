@@ -22,15 +22,23 @@ SDXL = dict(
     projection_class_embeddings_input_dim=6 * 256 + 64,
 )
 SD = dict(cross_attention_dim=64, attention_head_dim=8)
+# Every block of the published models, in less width: where they are deepest, less still.
+NARROW = dict(block_out_channels=(32, 64, 128), attention_head_dim=[1, 1, 2])
 FAMILIES = {
     "Segmind-Vega": {**SDXL, "mid_block_type": "UNetMidBlock2D", "transformer_layers_per_block": [1, 1, 2]},
     "SSD-1B": {
         **SDXL,
+        **NARROW,
         "mid_block_type": "UNetMidBlock2D",
         "transformer_layers_per_block": [1, 2, 4],
-        "reverse_transformer_layers_per_block": [[4, 4, 3], [2, 1, 1], 1],
+        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
     },
-    "SDXL": {**SDXL, "mid_block_type": "UNetMidBlock2DCrossAttn", "transformer_layers_per_block": [1, 2, 3]},
+    "SDXL": {
+        **SDXL,
+        **NARROW,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "transformer_layers_per_block": [1, 2, 10],
+    },
     "SD 1.5": {
         **SD,
         "block_out_channels": (64, 128, 256, 256),
@@ -55,32 +63,15 @@ XL_WIDE = dict(block_out_channels=(320, 640, 1280), attention_head_dim=[5, 10, 2
 XL_WIDE |= dict(projection_class_embeddings_input_dim=2816)
 SD_WIDE = dict(cross_attention_dim=768)
 # What differs at the published dimensions.
-REAL = {
-    "Segmind-Vega": XL_WIDE,
-    "SSD-1B": {
-        **XL_WIDE,
-        "transformer_layers_per_block": [1, 2, 4],
-        "reverse_transformer_layers_per_block": [[4, 4, 10], [2, 1, 1], 1],
-    },
-    "SDXL": {**XL_WIDE, "transformer_layers_per_block": [1, 2, 10]},
-    "SD 1.5": {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)},
-    "small-sd": {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)},
-    "tiny-sd": {**SD_WIDE, "block_out_channels": (320, 640, 1280)},
-}
-DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+REAL = dict.fromkeys(("Segmind-Vega", "SSD-1B", "SDXL"), XL_WIDE)
+REAL |= dict.fromkeys(("SD 1.5", "small-sd"), {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)})
+REAL["tiny-sd"] = {**SD_WIDE, "block_out_channels": (320, 640, 1280)}
 
 
 def real_unet(family: str) -> UNet2DConditionModel:
     """The family's UNet at its published dimensions, on the meta device."""
     with torch.device("meta"):
         return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family] | REAL[family])
-
-
-def whole_unet(family: str) -> UNet2DConditionModel:
-    """The family's UNet with every block of the published one, but reduced in width, on the meta device."""
-    depths = {option: REAL[family][option] for option in DEPTHS if option in REAL[family]}
-    with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family] | depths)
 
 
 def unet(family: str) -> UNet2DConditionModel:

@@ -71,7 +71,7 @@ def dotted(pairs):
 
 def native_names(family):
     """diffusers' module name -> Stability's, as the host names this family's modules."""
-    config = unet.host_config(json.loads(folders.whole_unet(family).to_json_string()), "config.json")
+    config = unet.host_config(json.loads(folders.unet(family).to_json_string()), "config.json")
     keys = unet.comfy.utils.unet_to_diffusers(config)
     return lambda name: keys[f"{name}.weight"].removesuffix(".weight")
 
@@ -253,7 +253,7 @@ BASES |= {"SD 1.5": (278, "Stable Diffusion 1.5"), "small-sd": (178, "small-sd")
 @pytest.mark.parametrize("made_for", folders.FAMILIES)
 def test_a_lora_for_another_base_is_refused_naming_both(vega, tmp_path, made_for):
     """Also where all names and shapes of the smaller one are in the larger."""
-    reference = folders.whole_unet(made_for)
+    reference = folders.unet(made_for)
     count, name = BASES[made_for]
     pairs = matrices(reference)
     assert len(pairs) == count

@@ -117,7 +117,7 @@ def config(found: dict[str, torch.Tensor]) -> dict:
         "reverse_transformer_layers_per_block": [d or 1 for d in up],
         "cross_attention_dim": shapes[f"{attention}transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
-        "attention_head_dim": [c // HEAD_CHANNELS for c in channels] if xl else HEADS,
+        "attention_head_dim": [max(1, c // HEAD_CHANNELS) for c in channels] if xl else HEADS,
         "addition_embed_type": "text_time" if xl else None,
         "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1] if xl else None,
     }
