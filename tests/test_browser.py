@@ -51,3 +51,12 @@ def test_the_workflow_opens_runs_and_shows_its_picture(page, server, tmp_path):
     assert entry["status"]["status_str"] == "success"
     loaded = page.evaluate("window.app.graph._nodes.find(n => n.type === 'SaveImage').imgs[0].naturalWidth")
     assert loaded == 128
+
+
+def test_refresh_shows_a_new_file(page, server):
+    """What the R key does."""
+    (server.base / "models" / "checkpoints" / "new.safetensors").write_bytes(b"")
+    widget = "window.app.graph._nodes.find(n => n.type === 'VegaLoader').widgets.find(w => w.name === 'model_name')"
+    assert "new.safetensors" not in page.evaluate(f"{widget}.options.values")
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
+    page.wait_for_function(f"{widget}.options.values.includes('new.safetensors')")
