@@ -293,6 +293,9 @@ def test_a_partial_file_and_a_wrong_shape_are_refused(vega, tmp_path):
     refused(vega[1], written(tmp_path / "half.safetensors", half), "one of its two")
     wrong = {**tensors, key: torch.zeros(3, RANK, 1, 1)}
     refused(vega[1], written(tmp_path / "wrong.safetensors", wrong), "made for another base")
+    down = key.replace("lora_up", "lora_down")
+    rankless = {**tensors, key: torch.zeros(64, 0, 1, 1), down: torch.zeros(0, 64, 3, 3)}
+    refused(vega[1], written(tmp_path / "rankless.safetensors", rankless), "is not two matrices")
     more = {**tensors, "lora_unet_conv_in.lora_down.weight": torch.zeros(4, 4, 3, 3)}
     refused(vega[1], written(tmp_path / "more.safetensors", more), "234 modules", "not in the model: conv_in")
     infinite = {**tensors, key.replace("lora_up.weight", "alpha"): torch.tensor(float("nan"))}

@@ -23,9 +23,7 @@ LEFTOVERS = ("loss.", "model_ema.")  # of its training
 def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE:
     """VAE from a diffusers folder's vae/; ValueError where the host's is not the same, or its latents another family's."""
     path, found = weights.read_part(folder, "diffusion_pytorch_model")
-    for option, value in REQUIRED.items():
-        if config.get(option, value) != value:
-            raise ValueError(f"{folder / 'config.json'}: {option} = {config[option]!r} is not supported (only {value!r}).")
+    weights.require(folder / "config.json", config, REQUIRED)
     if config.get("scaling_factor", scale_factor) != scale_factor:
         raise ValueError(
             f"{folder / 'config.json'}: scaling_factor = {config['scaling_factor']!r}, but the UNet's latents need "

@@ -162,7 +162,7 @@ def in_sd15(module: str, tiny: bool) -> str:
 
 def check_shapes(path: Path, module: str, down, up, weight, channels: int) -> None:
     """ValueError unless up @ down, flattened, is an update of the weight."""
-    if down.ndim < 2 or up.ndim < 2 or not {down.dtype, up.dtype} <= set(weights.DTYPES):
+    if down.ndim < 2 or up.ndim < 2 or not len(down) or not {down.dtype, up.dtype} <= set(weights.DTYPES):
         raise ValueError(f"{path}: {module} is not two matrices of fp32, fp16 or bf16. Download the file again.")
     if (up.flatten(1).shape[0], up.flatten(1).shape[1], down.flatten(1).shape[1]) != (
         weight.shape[0],

@@ -38,9 +38,7 @@ class MissingEncoder(torch.nn.Module):
 def from_folder(folder: Path, config: dict, latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
     """VAE from a diffusers folder's vae/ that holds an AutoencoderTiny."""
     path, found = weights.read_part(folder, "diffusion_pytorch_model")
-    for option, value in REQUIRED.items():
-        if config.get(option, value) != value:
-            raise ValueError(f"{folder / 'config.json'}: {option} = {config[option]!r} is not supported (only {value!r}).")
+    weights.require(folder / "config.json", config, REQUIRED)
     scaling_factor = config.get("scaling_factor", 1.0)
     if not isinstance(scaling_factor, (int, float)) or not 0 < scaling_factor < float("inf"):
         raise ValueError(f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number.")
