@@ -89,6 +89,11 @@ def test_unknown_model_name(client, name):
     refused(client, graphs.text_to_image(VegaLoader__model_name=name), graphs.LOADER, "Value not in list", name)
 
 
+@pytest.mark.parametrize("name", ["no-such.safetensors", "../../secret.safetensors", "/etc/passwd"])
+def test_unknown_lora_name(client, name):
+    refused(client, graphs.text_to_image(VegaLCMLora__lora_name=name), graphs.LORA, "Value not in list", name)
+
+
 def test_sampler_without_lcm_sampling(client):
     graph = graphs.text_to_image(VegaLCMSampler__model=[graphs.LOADER, 0])
     refused(client, graph, graphs.SAMPLER, "Apply LCM-LoRA (Vega)", "ModelSamplingDiscrete")
