@@ -85,13 +85,13 @@ class Question(NamedTuple):
 
     noisy: torch.Tensor
     t: torch.Tensor
-    context: torch.Tensor
-    added: dict[str, torch.Tensor]
+    text: tuple[torch.Tensor, torch.Tensor]
+    sizes: torch.Tensor
     noise: torch.Tensor
     weight: torch.Tensor
 
     def put_to(self, unet) -> torch.Tensor:
-        return unet(self.noisy, self.t, self.context, added_cond_kwargs=self.added).sample
+        return predicted(unet, self.noisy, self.t, self.text, self.sizes)
 
     def error(self, out: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
         return ((out - truth).square().mean((1, 2, 3)) * self.weight).mean()
@@ -115,10 +115,9 @@ class Examiner:
         noise = torch.randn(clean.shape).to(device())
         t = noise_levels(len(clean)).to(device())
         with torch.no_grad():
-            context, pooled = self.encoders([i.to(device()) for i in ids])
+            text = self.encoders([i.to(device()) for i in ids])
         noisy = self.diffusion.add_noise(clean.to(device()), noise, t)
-        added = {"text_embeds": pooled, "time_ids": sizes.to(device())}
-        return Question(noisy, t, context, added, noise, weight(compute_snr(self.diffusion, t)))
+        return Question(noisy, t, text, sizes.to(device()), noise, weight(compute_snr(self.diffusion, t)))
 
 
 def train(work: Path, batches: Batches, steps: int, seed: int = 0) -> list[float]:

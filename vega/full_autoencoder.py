@@ -10,11 +10,11 @@ from . import weights
 
 # What the host makes of any AutoencoderKL (comfy/sd.py).
 REQUIRED = {
-    "act_fn": "silu",
-    "block_out_channels": [128, 256, 512, 512],
-    "latent_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,
+    "act_fn": ("silu",),
+    "block_out_channels": ([128, 256, 512, 512],),
+    "latent_channels": (4,),
+    "layers_per_block": (2,),
+    "norm_num_groups": (32,),
 }
 ATTENTION = {".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out."}
 LEFTOVERS = ("loss.", "model_ema.")  # of its training

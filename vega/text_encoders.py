@@ -119,11 +119,7 @@ def config(found: dict[str, torch.Tensor], activation: str) -> dict:
 
 def host_config(config: dict, path: Path, activation: str) -> dict:
     """config.json of a CLIPTextModel -> what the host's CLIPTextModel reads; ValueError on what it can't be."""
-    for option, allowed in {**REQUIRED, "hidden_act": (activation,)}.items():
-        if config.get(option, allowed[0]) not in allowed:
-            raise ValueError(
-                f"{path}: {option} = {config[option]!r} is not supported (only {' or '.join(map(repr, allowed))})."
-            )
+    weights.require(path, config, {**REQUIRED, "hidden_act": (activation,)})
     found = {}
     for option, (default, most) in USED.items():
         found[option] = value = config.get(option, default)

@@ -11,14 +11,14 @@ import torch
 from . import weights
 
 REQUIRED = {
-    "act_fn": "relu",
-    "block_out_channels": [64, 64, 64, 64],
-    "decoder_block_out_channels": [64, 64, 64, 64],
-    "encoder_block_out_channels": [64, 64, 64, 64],
-    "latent_channels": 4,
-    "num_decoder_blocks": [3, 3, 3, 1],
-    "num_encoder_blocks": [1, 3, 3, 3],
-    "upsampling_scaling_factor": 2,
+    "act_fn": ("relu",),
+    "block_out_channels": ([64, 64, 64, 64],),
+    "decoder_block_out_channels": ([64, 64, 64, 64],),
+    "encoder_block_out_channels": ([64, 64, 64, 64],),
+    "latent_channels": (4,),
+    "num_decoder_blocks": ([3, 3, 3, 1],),
+    "num_encoder_blocks": ([1, 3, 3, 3],),
+    "upsampling_scaling_factor": (2,),
 }
 # Both have the same layers and shapes, so only the name of the file tells them apart.
 MADE_FOR = {"taesd": "SD 1.5", "taesdxl": "SDXL"}

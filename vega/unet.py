@@ -129,13 +129,7 @@ def diffusers_names(config: dict, native: dict[str, torch.Tensor]) -> dict[str, 
 def host_config(config: dict, path: Path) -> dict:
     """config.json of a UNet2DConditionModel -> the arguments of the host's UNetModel."""
     config = DEFAULTS | {o: value for o, value in config.items() if value is not None or o == "mid_block_type"}
-    for option, allowed in REQUIRED.items():
-        value = config.get(option, allowed[0])
-        if value not in allowed:
-            known = f" ({name})" if not isinstance(value, (list, dict)) and (name := KNOWN_AS.get((option, value))) else ""
-            raise ValueError(
-                f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
-            )
+    weights.require(path, config, REQUIRED, KNOWN_AS)
     for option, most in MOST.items():
         least = int(option not in DEPTHS)  # a level without attention may well have none
         if option in config and not are_counts(config[option], least, most):

@@ -38,7 +38,7 @@ class EagerOps(comfy.ops.manual_cast):
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a file on the CPU (mapped, not copied, where the format allows), and its metadata.
 
-    safetensors, or a pickle that holds plain weights and nothing else; ValueError for anything else.
+    safetensors, or a pickle of plain weights, with plain values beside them that are left; ValueError for anything else.
     """
     return read_safetensors(path) if path.suffix.lower() in SAFETENSORS else (read_pickle(path), {})
 
@@ -54,10 +54,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    is_zip = zipfile.is_zipfile(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if start(path) != b"\x80" and not zipfile.is_zipfile(path):
+        if start(path) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
@@ -125,11 +126,19 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if comfy.memory_management.aimdo_enabled else tensor
 
 
-def require(path: Path, config: dict, required: dict) -> None:
-    """ValueError naming the first option of a config.json that is neither left out nor as required."""
-    for option, value in required.items():
-        if config.get(option, value) != value:
-            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {value!r}).")
+def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict[tuple, str] | None = None) -> None:
+    """ValueError naming the first option of a config.json that is not one of its required values; left out, it is the first.
+
+    known_as: (option, value) -> what a model with such a value is called.
+    """
+    for option, allowed in required.items():
+        value = config.get(option, allowed[0])
+        if value not in allowed:
+            name = next((n for refused, n in (known_as or {}).items() if refused == (option, value)), None)
+            known = f" ({name})" if name else ""
+            raise ValueError(
+                f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
+            )
 
 
 def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:
