@@ -1,0 +1,476 @@
+"""Accelerate (Vega) draws what the model draws without it, whatever else is done to the model.
+
+A CUDA graph is stood in for by a recording of the weights' values: one that is not thrown away when the weights change
+draws a wrong picture here, as a graph would on a GPU (tests/gpu has the same cases with real graphs).
+"""
+
+import copy
+import logging
+import time
+from pathlib import Path
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.hooks
+import comfy.ldm.modules.attention
+import comfy.model_management
+import comfy.ops
+import comfy.sample
+import comfy.sd
+import comfy.supported_models
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_extras.nodes_freelunch import FreeU_V2
+from vega_pack.nodes.accelerate import VegaAccelerate
+from vega_pack.vega import accelerate, checkpoint, lcm, lora
+
+import nodes as host_nodes
+
+NANO = Path(checkpoint.NANO)
+LORA = checkpoint.NANO_LORA
+
+
+class Recorder:
+    """Counts recordings and replays; a replay answers with the weights as they were at the recording."""
+
+    def __init__(self):
+        self.recorded = self.replayed = 0
+        self.broken = False
+
+    def __call__(self, run, *inputs):
+        if self.broken:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        self.recorded += 1
+        unet, *_ = run.args
+        frozen = copy.deepcopy(unet)
+
+        def replay(*inputs):
+            self.replayed += 1
+            return run.func(frozen, *inputs)
+
+        return replay
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def nano(inference):
+    return checkpoint.load(NANO, "tiny", [])
+
+
+@pytest.fixture(scope="module")
+def few_step(nano):
+    return lora.apply(nano[0], LORA, 1.0)
+
+
+@pytest.fixture(scope="module")
+def positive(nano):
+    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
+
+
+@pytest.fixture
+def recorder():
+    return Recorder()
+
+
+def draw(model, positive, seed=5, steps=3, batch=1, height=8, width=8, **latent):
+    latent = {"samples": torch.zeros(batch, 4, height, width), **latent}
+    return lcm.sample(model, seed, steps, positive, latent, 1.0, disable_progress=True)["samples"]
+
+
+def graphed(model, recorder):
+    return accelerate.apply(model, "cuda graph", recorder)
+
+
+def test_replays_from_the_third_call_on_and_draws_the_same(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    assert torch.equal(draw(fast, positive), draw(few_step, positive))
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
+    assert torch.equal(draw(fast, positive, seed=6), draw(few_step, positive, seed=6))
+    assert (recorder.recorded, recorder.replayed) == (1, 5)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun", "uni_pc", "lcm"])
+def test_serves_every_sampler_with_guidance(nano, positive, recorder, sampler):
+    model, clip, _ = nano
+    negative = clip.encode_from_tokens_scheduled(clip.tokenize("sea"))
+    fast = graphed(model, recorder)
+
+    def core(model):
+        empty = torch.zeros(1, 4, 8, 8)
+        noise = comfy.sample.prepare_noise(empty, 1)
+        return comfy.sample.sample(
+            model, noise, 4, 3.0, sampler, "normal", positive, negative, empty, disable_pbar=True, seed=1
+        )
+
+    assert torch.equal(core(fast), core(model))
+    assert recorder.recorded == 1
+    assert recorder.replayed >= 3
+
+
+def test_sizes_and_batches_live_side_by_side(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    shapes = [dict(batch=1), dict(batch=2), dict(height=16), dict(width=16)]
+    for _ in range(2):
+        for shape in shapes:
+            assert torch.equal(draw(fast, positive, **shape), draw(few_step, positive, **shape))
+    assert recorder.recorded == len(shapes)
+
+
+def test_memory_is_bounded_and_the_longest_unused_graph_goes(few_step, positive, recorder, monkeypatch):
+    fast = graphed(few_step, recorder)
+    two = 2 * few_step.memory_required((1, 4, 8, 8))
+    monkeypatch.setattr(accelerate, "MEMORY_SHARE", 1.1 * two / comfy.model_management.get_total_memory(fast.load_device))
+    calls = getattr(fast.model, accelerate.KEY)
+    draw(fast, positive)
+    draw(fast, positive, height=4, width=16)
+    assert len(calls.graphs) == 2
+    draw(fast, positive)  # used again, so that the other one has waited longer
+    draw(fast, positive, height=16, width=4)
+    assert len(calls.graphs) == 2
+    before = recorder.recorded
+    draw(fast, positive)
+    assert recorder.recorded == before
+    draw(fast, positive, batch=4)  # more than the bound for itself alone
+    assert recorder.recorded == before
+
+
+def test_longer_prompts_are_recorded_for_themselves(nano, few_step, recorder):
+    clip = nano[1]
+    fast = graphed(few_step, recorder)
+    for text in ("night", "night, " * 60):
+        prompt = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        assert torch.equal(draw(fast, prompt), draw(few_step, prompt))
+    assert recorder.recorded == 2
+
+
+def test_a_changed_strength_is_noticed(nano, positive, recorder):
+    for strength in (1.0, 0.5, 1.0, 0.25):
+        model = lora.apply(nano[0], LORA, strength)
+        fast = graphed(model, recorder)
+        assert torch.equal(draw(fast, positive), draw(model, positive))
+    assert recorder.recorded == 4
+    assert len(getattr(nano[0].model, accelerate.KEY).graphs) == 1
+
+
+def test_one_accelerated_model_and_its_base_in_turns(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    style = few_step.clone()
+    key = "diffusion_model.out.2.bias"
+    style.add_patches({key: (torch.ones(4),)}, 1.0)
+    faster_style = graphed(style, recorder)
+    for _ in range(2):
+        assert torch.equal(draw(fast, positive), draw(few_step, positive))
+        assert torch.equal(draw(faster_style, positive), draw(style, positive))
+
+
+def test_another_model_in_its_place_takes_the_graphs_away(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    expected = draw(fast, positive)
+    comfy.model_management.unload_all_models()
+    assert not getattr(fast.model, accelerate.KEY).graphs
+    assert torch.equal(draw(fast, positive), expected)
+    assert recorder.recorded == 2
+
+
+def test_weights_moved_behind_its_back_are_noticed(few_step, positive, recorder):
+    """The host says nothing to anybody when it moves a part of the weights (ModelPatcher.partially_unload)."""
+    fast = graphed(few_step, recorder)
+    draw(fast, positive)
+    weight = few_step.model.diffusion_model.out[2].weight
+    weight.data = weight.data + 1
+    assert torch.equal(draw(fast, positive), draw(few_step, positive))
+    assert recorder.recorded == 2
+
+
+def test_partly_loaded_weights_are_not_recorded(few_step, positive, recorder):
+    """A CPU has room for all of them, so what the host says of such a model is said here."""
+    fast = graphed(few_step, recorder)
+    draw(fast, positive)
+    assert accelerate.is_static(fast)
+    fast.model.model_lowvram = True
+    try:
+        assert not accelerate.is_static(fast)
+    finally:
+        fast.model.model_lowvram = False
+
+
+def controlnet(model):
+    torch.manual_seed(3)
+    config = dict(model.model.model_config.unet_config, hint_channels=3, dtype=torch.float32, device="cpu")
+    config.pop("out_channels")
+    config.pop("transformer_depth_output")
+    net = comfy.cldm.cldm.ControlNet(**config, operations=comfy.ops.disable_weight_init)
+    for parameter in net.parameters():
+        parameter.data = torch.randn_like(parameter) * 0.05
+    return comfy.controlnet.ControlNet(net, load_device=model.load_device)
+
+
+def test_a_controlnet_runs_eagerly(few_step, positive, recorder):
+    (steered, _) = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
+        positive, [], controlnet(few_step), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    assert torch.equal(draw(graphed(few_step, recorder), steered), draw(few_step, steered))
+    assert recorder.recorded == 0
+
+
+def attention_patch(model):
+    model.set_model_attn1_patch(lambda q, k, v, options: (q, k, v * 1.5))
+
+
+def attention_replacement(model):
+    def replacement(q, k, v, options):
+        return comfy.ldm.modules.attention.optimized_attention(q, k, v, heads=options["n_heads"]) + 1.0
+
+    model.set_model_attn2_replace(replacement, "middle", 0)
+    for number in range(9):
+        model.set_model_attn2_replace(replacement, "input", number)
+
+
+def unknown_option(model):
+    model.model_options["transformer_options"]["somebodys_option"] = True
+
+
+def attention_override(model):
+    override = lambda func, *args, **kwargs: func(*args, **kwargs) * 1.5  # noqa: E731
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+
+
+def other_wrapper(model):
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "somebody", lambda executor, *args: executor(*args) * 1.5)
+
+
+def layer_patch(model):
+    layer = copy.deepcopy(model.model.diffusion_model.out)
+    layer[2].bias += 1
+    model.add_object_patch("diffusion_model.out", layer)
+
+
+def weight_wrapper(model):
+    model.add_weight_wrapper("diffusion_model.out.2.bias", lambda weight: weight + 1)
+
+
+PATCHES = [attention_patch, attention_replacement, unknown_option, attention_override, other_wrapper, layer_patch]
+PATCHES += [weight_wrapper]
+
+
+@pytest.mark.parametrize("accelerated_first", [True, False])
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.__name__)
+def test_a_patched_model_runs_eagerly(few_step, positive, recorder, patch, accelerated_first):
+    draw(graphed(few_step, recorder), positive)  # graphs of the model as it is are there
+    replayed = recorder.replayed
+    patched = few_step.clone()
+    patch(patched)
+    if accelerated_first:
+        fast = graphed(few_step, recorder).clone()
+        patch(fast)
+    else:
+        fast = graphed(patched, recorder)
+    assert torch.equal(draw(fast, positive), draw(patched, positive))
+    assert recorder.replayed == replayed
+
+
+def test_freeu_runs_eagerly(few_step, positive, recorder):
+    (freed,) = FreeU_V2.execute(few_step, 1.3, 1.4, 0.9, 0.2).args
+    assert torch.equal(draw(graphed(freed, recorder), positive), draw(freed, positive))
+    assert recorder.recorded == 0
+
+
+def test_a_hook_of_torch_runs_eagerly(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    plain = draw(fast, positive)
+    replayed = recorder.replayed
+    handle = few_step.model.diffusion_model.out.register_forward_hook(lambda module, inputs, output: output * 1.5)
+    try:
+        hooked = draw(fast, positive)
+        assert torch.equal(hooked, draw(few_step, positive))
+        assert not torch.allclose(hooked, plain, atol=1e-3)
+    finally:
+        handle.remove()
+    assert recorder.replayed == replayed
+
+
+def style_lora(model, scale):
+    key = "lora_unet_mid_block_resnets_0_conv1"
+    weight = model.model.diffusion_model.middle_block[0].in_layers[2].weight
+    generator = torch.Generator().manual_seed(1)
+    down = torch.randn(4, *weight.shape[1:], generator=generator) * scale
+    return {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": torch.ones(len(weight), 4, 1, 1) * scale}
+
+
+def test_a_bypass_lora_runs_eagerly(few_step, positive, recorder):
+    plain = draw(few_step, positive)
+    styled, _ = comfy.sd.load_bypass_lora_for_models(few_step, None, style_lora(few_step, 0.1), 1.0, 0.0)
+    fast = graphed(styled, recorder)
+    drawn = draw(fast, positive)
+    assert torch.equal(drawn, draw(styled, positive))
+    assert not torch.allclose(drawn, plain, atol=1e-3)
+    assert recorder.recorded == 0
+    fast = graphed(few_step, recorder)
+    assert torch.equal(draw(fast, positive), plain)
+    assert recorder.recorded == 1  # gone again, and so accelerated
+
+
+def test_a_lora_hook_on_the_prompt_runs_eagerly(few_step, positive, recorder):
+    hooks = comfy.hooks.create_hook_lora(style_lora(few_step, 0.1), 1.0, 0.0)
+    hooked = [[context, {**options, "hooks": hooks}] for context, options in positive]
+    fast = graphed(few_step, recorder)
+    plain = draw(fast, positive)
+    replayed = recorder.replayed
+    drawn = draw(fast, hooked)
+    assert recorder.replayed == replayed
+    assert torch.equal(drawn, draw(few_step, hooked))
+    assert not torch.allclose(drawn, plain, atol=1e-3)
+    assert torch.equal(draw(fast, positive), plain)
+
+
+def test_a_mask_and_two_areas_are_replayed(nano, few_step, positive, recorder):
+    (left,) = host_nodes.ConditioningSetArea().append(positive, 32, 64, 0, 0, 1.0)
+    fast = graphed(few_step, recorder)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 4:] = 1
+    both = positive + left
+    assert torch.equal(draw(fast, both, noise_mask=mask), draw(few_step, both, noise_mask=mask))
+    assert recorder.replayed > 0
+
+
+def test_a_recording_that_fails_draws_all_the_same_and_is_told_once(few_step, positive, recorder, caplog):
+    recorder.broken = True
+    fast = graphed(few_step, recorder)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(3):
+            assert torch.equal(draw(fast, positive, seed=seed), draw(few_step, positive, seed=seed))
+    told = [record.message for record in caplog.records if "Accelerate" in record.message]
+    assert told == [
+        "Accelerate (Vega) leaves this model as it is from now on: operation not permitted when stream is capturing"
+    ]
+
+
+def test_an_error_of_the_inputs_is_the_hosts_own_and_accelerates_on(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    draw(fast, positive)
+    unet = fast.model.diffusion_model
+    calls = getattr(fast.model, accelerate.KEY)
+    calls.begin(fast)
+    with pytest.raises(AssertionError, match="class-conditional"):
+        unet(
+            torch.zeros(1, 4, 8, 8),
+            torch.ones(1),
+            positive[0][0],
+            transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {accelerate.KEY: [calls.answer]}}},
+        )
+    calls.end(fast)
+    assert not calls.gave_up
+
+
+def test_an_interrupt_passes_and_the_next_run_is_right(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    expected = draw(fast, positive)
+
+    def interrupt(step, *_):
+        if step == 1:
+            comfy.model_management.interrupt_current_processing()
+
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        lcm.sample(fast, 5, 3, positive, latent, 1.0, interrupt, disable_progress=True)
+    assert torch.equal(draw(fast, positive), expected)
+
+
+def test_outside_of_a_run_the_model_is_as_it_was(few_step, positive, recorder):
+    """Another node may call the UNet by itself, with weights that nobody has looked at."""
+    fast = graphed(few_step, recorder)
+    draw(fast, positive)
+    assert getattr(fast.model, accelerate.KEY).patcher is None
+
+
+def test_training_runs_eagerly(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    with torch.inference_mode(False), torch.enable_grad():
+        context = [[c.clone(), {k: v.clone() for k, v in o.items()}] for c, o in positive]
+        draw(fast, context)
+    assert recorder.recorded == 0
+
+
+def assert_close(drawn, expected):
+    """Within rounding: what is compiled adds in another order."""
+    assert (drawn - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def graphs_compiled():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def test_compile_draws_the_same_and_compiles_once_for_every_seed_prompt_and_strength(nano, positive):
+    """With dynamo alone; what inductor makes of it is in the soak test and in tests/gpu."""
+    model, clip, _ = nano
+    other = clip.encode_from_tokens_scheduled(clip.tokenize("sea"))
+    with torch.compiler.set_stance("default", force_backend="eager"):
+        before = graphs_compiled()
+        for strength, seed, prompt in ((1.0, 5, positive), (1.0, 6, positive), (1.0, 5, other), (0.5, 5, positive)):
+            plain = lora.apply(model, LORA, strength)
+            fast = accelerate.apply(plain, "compile")
+            assert_close(draw(fast, prompt, seed=seed), draw(plain, prompt, seed=seed))
+            assert graphs_compiled() == before + 1
+    assert not getattr(model.model, accelerate.KEY).gave_up
+
+
+@pytest.mark.soak
+def test_cores_compile_on_top_draws_the_same(few_step, positive, recorder):
+    """TorchCompileModel compiles through our wrapper, which then steps aside."""
+    fast = graphed(few_step, recorder)
+    set_torch_compile_wrapper(fast, backend="eager")
+    assert_close(draw(fast, positive), draw(few_step, positive))
+    assert recorder.recorded == 0
+
+
+@pytest.mark.soak
+def test_inductor_draws_the_same(few_step, positive, record_property):
+    fast = accelerate.apply(few_step, "compile")
+    began = time.perf_counter()
+    drawn = draw(fast, positive)
+    record_property("first_picture_seconds", round(time.perf_counter() - began, 1))
+    assert_close(drawn, draw(few_step, positive))
+    assert not getattr(few_step.model, accelerate.KEY).gave_up
+
+
+def test_twice_is_once_and_off_takes_it_away(few_step, positive, recorder):
+    twice = graphed(graphed(few_step, recorder), recorder)
+    assert torch.equal(draw(twice, positive), draw(few_step, positive))
+    assert recorder.recorded == 1
+    (off,) = VegaAccelerate.execute(twice, "off").args
+    replayed = recorder.replayed
+    draw(off, positive)
+    assert recorder.replayed == replayed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_without_a_gpu_auto_is_nothing_and_cuda_graph_says_so(few_step, positive, caplog):
+    with caplog.at_level(logging.INFO):
+        assert VegaAccelerate.execute(few_step, "auto")[0] is few_step
+        assert VegaAccelerate.execute(few_step, "off")[0] is few_step
+        assert caplog.records == []
+        drawn = draw(VegaAccelerate.execute(few_step, "cuda graph")[0], positive)
+    assert torch.equal(drawn, draw(few_step, positive))
+    assert len([record for record in caplog.records if "Accelerate" in record.message]) == 1
+
+
+def test_the_host_puts_nothing_else_into_the_options(few_step, positive):
+    """accelerate.HARMLESS is a list of the host's own keys: with one more, every call would run eagerly."""
+    seen = set()
+
+    def spy(executor, *args, **kwargs):
+        answer = executor(*args, **kwargs)
+        seen.update(args[5].keys())
+        return answer
+
+    spied = few_step.clone()
+    spied.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
+    draw(spied, positive)
+    assert seen == accelerate.HARMLESS

@@ -1,0 +1,202 @@
+"""The UNet's calls replayed from CUDA graphs or compiled, at the host's DIFFUSION_MODEL wrapper: below every sampler."""
+
+import functools
+import itertools
+import logging
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import comfy.model_management
+import comfy.model_patcher
+import torch
+from comfy.ldm.modules import attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
+
+from . import cuda_graph
+
+MODES = ("auto", "cuda graph", "compile", "off")
+KEY = "vega_accelerate"
+# What the host itself puts into transformer_options that a UNet's answer does not depend on (comfy/samplers.py,
+# model_base.py, ldm/modules). Whatever else is there may be anybody's patch.
+HARMLESS = {
+    "activations_shape",
+    "block",
+    "block_index",
+    "callbacks",
+    "cond_or_uncond",
+    "original_shape",
+    "prefetch_dynamic_vbars",
+    "sample_sigmas",
+    "sigmas",
+    "transformer_index",
+    "uuids",
+    "wrappers",
+}
+MEMORY_SHARE = 0.25  # of the device's memory, for all graphs of a model together
+COMPILED_SHAPES = 64  # after as many, dynamo runs a function as it is; its own limit is 8
+
+
+def apply(
+    model: comfy.model_patcher.ModelPatcher, mode: str, record: Callable = cuda_graph.record
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
+
+    "auto" is "cuda graph" on an NVIDIA GPU and "off" elsewhere. What can't be replayed runs eagerly; no picture changes.
+    """
+    if mode == "auto":
+        on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
+        mode = "cuda graph" if on_nvidia else "off"
+    if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
+        return model
+    patched = model.clone()
+    patched.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    patched.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
+    patched.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+    if mode == "off":
+        return patched
+    # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
+    calls = getattr(model.model, KEY, None)
+    if calls is None or (calls.compiles, calls.record) != (mode == "compile", record):
+        calls = Calls(mode == "compile", record)
+        setattr(model.model, KEY, calls)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, calls.answer)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, calls.begin)
+    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, calls.end)
+    return patched
+
+
+class Calls(torch.nn.Module):
+    """The recorded calls of one UNet, by the shapes of their inputs.
+
+    A child of the host's model, so that it learns when the host moves the weights, to make room or to patch them anew.
+    """
+
+    def __init__(self, compiles: bool, record: Callable):
+        super().__init__()
+        self.compiles, self.record = compiles, record
+        self.compiled = None
+        self.patcher = None  # whose run this is, if its calls can be replayed
+        self.weights = None  # what the recorded calls read
+        self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
+        self.seen = set()  # keys of the calls that have run once, after which they can be recorded
+        self.gave_up = False
+
+    def _apply(self, fn, recurse=True):
+        """torch's hook of every .to(): the weights get other addresses, and the host may want the memory."""
+        self.forget()
+        return self
+
+    def forget(self) -> None:
+        self.graphs.clear()
+
+    def begin(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        """The host is about to sample with the patcher, whose weights are loaded."""
+        self.patcher = weakref.ref(patcher) if is_static(patcher) else None
+        if self.patcher and (found := addresses(patcher)) != self.weights:
+            self.forget()
+            self.weights = found
+
+    def end(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+        self.patcher = None
+
+    def answer(self, executor: WrapperExecutor, *inputs, **others) -> torch.Tensor:
+        """The host's DIFFUSION_MODEL wrapper: the model's answer, replayed where that gives the same."""
+        if self.gave_up or not self.can_replay(executor, *inputs, **others):
+            return executor(*inputs, **others)
+        comfy.model_management.throw_exception_if_processing_interrupted()  # the host asks in every layer
+        try:
+            return self.replayed(executor.class_obj, *inputs[:4])
+        except Exception as error:
+            answer = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
+            self.gave_up = True
+            self.forget()
+            why = str(error).partition("\n")[0] or type(error).__name__
+            logging.warning("Accelerate (Vega) leaves this model as it is from now on: %s", why)
+            return answer
+
+    def can_replay(self, executor: WrapperExecutor, *inputs, **others) -> bool:
+        """Whether this call's answer depends on nothing but the UNet's weights and its first four inputs."""
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(executor.class_obj, UNetModel):
+            return False
+        patcher = self.patcher and self.patcher()
+        _, _, _, _, control, transformer_options = inputs
+        return (
+            patcher is not None
+            and patcher.current_hooks is None
+            and executor.class_obj is patcher.model.diffusion_model
+            and len(executor.wrappers) == 1
+            and control is None
+            and not others
+            and transformer_options.keys() <= HARMLESS
+        )
+
+    def replayed(self, unet: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
+        """The UNet's answer to (x, timesteps, context, y); a call is recorded at its second sight, when all is warm."""
+        key = (
+            attention.optimized_attention,  # other packs exchange it for their own
+            *(tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in inputs),
+        )
+        if key in self.graphs:
+            self.graphs.move_to_end(key)
+            return self.graphs[key][0](*inputs)
+        run = functools.partial(self.compiled_call() if self.compiles else call, unet)
+        patcher, x = self.patcher(), inputs[0]
+        memory = patcher.memory_required(x.shape)
+        limit = MEMORY_SHARE * comfy.model_management.get_total_memory(patcher.load_device)
+        if key not in self.seen or memory > limit or (self.compiles and x.device.type != "cuda"):
+            self.seen.add(key)
+            with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES) if self.compiles else nullcontext():
+                return run(*inputs)
+        while memory + sum(size for _, size in self.graphs.values()) > limit:
+            self.graphs.popitem(last=False)
+        self.graphs[key] = self.record(run, *inputs), memory
+        return self.graphs[key][0](*inputs)
+
+    def compiled_call(self) -> Callable:
+        if self.compiled is None:
+            self.compiled = torch.compile(call_compiled, dynamic=False)
+        return self.compiled
+
+
+def call(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
+    """The host's UNet without anybody's options."""
+    return unet(x, timesteps, context, y, transformer_options={})
+
+
+def call_compiled(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
+    """The same for torch.compile, to which attention that asks for the free memory is a new function every time."""
+    options = {}
+    if attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split):
+        options["optimized_attention_override"] = lambda _, *args, **kwargs: attention.attention_pytorch(*args, **kwargs)
+    return unet(x, timesteps, context, y, transformer_options=options)
+
+
+def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether the loaded weights and layers are what every call of the run will use."""
+    model = patcher.model
+    return not (
+        patcher.is_dynamic()
+        or model.model_lowvram
+        or patcher.is_injected
+        or patcher.weight_wrapper_patches
+        or patcher.get_additional_models_with_key("multigpu")
+        or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
+        or any(is_changed(module) for module in model.diffusion_model.modules())
+    )
+
+
+def is_changed(module: torch.nn.Module) -> bool:
+    """Whether somebody's function runs at each of its calls."""
+    # One that was put back (the host's bypass LoRA does) is the class's own again.
+    own_forward = getattr(module.forward, "__func__", None) is type(module).forward
+    return bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
+
+
+def addresses(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
+    """What changes whenever the weights do: which patches are in them, and where each lies."""
+    unet = patcher.model.diffusion_model
+    weights = itertools.chain(unet.parameters(), unet.buffers())
+    return patcher.model.current_weight_patches_uuid, *((w.data_ptr(), w.dtype) for w in weights)
