@@ -8,7 +8,7 @@ import comfy.sd
 import comfy.taesd.taesd
 import torch
 
-from . import weights
+from . import tiny_decoder, weights
 
 REQUIRED = {
     "act_fn": ("relu",),
@@ -91,9 +91,10 @@ def load(path: Path, found: dict[str, torch.Tensor], vae_scale: float, encoder: 
     vae = comfy.sd.VAE(sd=state_dict, dtype=torch.float16 if half else torch.float32)
     if decodes_only:
         vae.first_stage_model.taesd_encoder = MissingEncoder(encoder)
-    # 64 channels at full size, about six of them alive at once; the host reserves AutoencoderKL's 4 to 8 GiB.
-    vae.memory_used_decode = lambda shape, dtype: 6 * 64 * 64 * shape[2] * shape[3] * dtype.itemsize
-    vae.memory_used_encode = lambda shape, dtype: 6 * 64 * shape[2] * shape[3] * dtype.itemsize
+    vae.first_stage_model.to(memory_format=torch.channels_last)
+    # The host reserves AutoencoderKL's 4 to 8 GiB. Going in there are as many and as large tensors as coming out.
+    vae.memory_used_decode = lambda shape, dtype: tiny_decoder.memory_needed([1, *shape[2:]], dtype)
+    vae.memory_used_encode = lambda shape, dtype: tiny_decoder.memory_needed([1, *(n // 8 for n in shape[2:])], dtype)
     return vae
 
 

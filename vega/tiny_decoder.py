@@ -1,6 +1,10 @@
 """Latents to pictures through a tiny autoencoder (TAESD, Boer Bohan, github.com/madebyollin/taesd)."""
 
+import itertools
+import math
+
 import comfy.latent_formats
+import comfy.model_management
 import comfy.sd
 import comfy.taesd.taesd
 import torch
@@ -10,6 +14,9 @@ FAMILIES = {
     "SD15": (comfy.latent_formats.SD15().scale_factor, "SD 1.5"),
     "SDXL": (comfy.latent_formats.SDXL().scale_factor, "SDXL"),
 }
+
+TILE = 128  # latents on a side: 1024 pixels
+CONTEXT = 18  # latents around a pixel that it depends on, by the sizes of the decoder's kernels
 
 
 def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None) -> torch.Tensor:
@@ -34,7 +41,60 @@ def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None
         raise ValueError(f"samples has the shape {list(samples.shape)}; this VAE needs {vae.latent_channels} channels.")
     if not samples.isfinite().all():
         raise ValueError("samples contains NaN or infinite values: look at the node that made them.")
-    pictures = vae.decode(samples)
-    if not pictures.isfinite().all():
+    with comfy.model_management.cuda_device_context(vae.device):
+        return decoded(vae, samples)
+
+
+def decoded(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+    """The pictures, whole where the memory suffices beside the models that are loaded, else in tiles; see decode."""
+    height, width = samples.shape[-2:]
+    # Room for one tile is all that other models may have to go for.
+    least = memory_needed([1, *(min(side, TILE + 2 * CONTEXT) for side in (height, width))], vae.vae_dtype)
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=least)
+    at_once = int(vae.patcher.get_free_memory(vae.device) / memory_needed([1, height, width], vae.vae_dtype))
+    if at_once:
+        try:
+            parts = [picture(vae, part).to(comfy.model_management.intermediate_device()) for part in samples.split(at_once)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+    for side in (TILE, TILE // 2):
+        try:
+            return tiled(vae, samples, side)
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            comfy.model_management.soft_empty_cache()
+    raise RuntimeError(
+        f"There is not even memory for {8 * side} x {8 * side} pixels at once: close other programs that use the GPU, "
+        "or start ComfyUI with --cpu-vae."
+    )
+
+
+def tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.Tensor:
+    """The pictures in tiles of side x side latents, each decoded with all that it can see: equal to the whole."""
+    batch, _, height, width = samples.shape
+    device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
+    out = torch.empty(batch, 8 * height, 8 * width, 3, device=device, dtype=dtype)
+    for item, y, x in itertools.product(range(batch), range(0, height, side), range(0, width, side)):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        top, left = max(0, y - CONTEXT), max(0, x - CONTEXT)
+        seen = samples[item : item + 1, :, top : y + side + CONTEXT, left : x + side + CONTEXT]
+        tile = picture(vae, seen)[0, 8 * (y - top) :, 8 * (x - left) :][: 8 * side, : 8 * side]
+        out[item, 8 * y : 8 * (y + side), 8 * x : 8 * (x + side)] = tile
+    return out
+
+
+def picture(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+    """[B, 4, h, w] latents -> [B, 8h, 8w, 3] in 0..1 on the VAE's device, in the host's dtype of pictures."""
+    model = vae.first_stage_model
+    # Channels last is the layout that the fast convolutions work in, and the one that pictures have in the host.
+    z = samples.to(vae.device, vae.vae_dtype, memory_format=torch.channels_last)
+    raw = model.taesd_decoder((z - model.vae_shift) * model.vae_scale).movedim(1, -1)
+    if not raw.sum(dtype=torch.float32).isfinite():  # one pass; isfinite().all() takes many times as long
         raise ValueError("The tiny decoder gave NaN or infinite values: its weights are damaged, download them again.")
-    return pictures
+    return raw.to(comfy.model_management.intermediate_dtype()).clamp_(0, 1)
+
+
+def memory_needed(shape: list[int], dtype: torch.dtype) -> int:
+    """Bytes to decode [B, h, w] latents: three tensors of 64 channels at full size, and as much as one for convolving."""
+    return 4 * 64 * 64 * math.prod(shape) * dtype.itemsize
