@@ -1,5 +1,6 @@
 """Latent consistency sampling (Luo et al. 2023, arXiv 2310.04378) inside the host's sampling stack."""
 
+import copy
 from collections.abc import Callable
 
 import comfy.model_management
@@ -19,6 +20,15 @@ FAMILY = "vega_latent_format"  # key of a latent: the host's class of latents th
 
 class LCMSampling(host_lcm.ModelSamplingDiscreteDistilled, host_lcm.LCM):
     """Model sampling of a consistency model: its clean prediction is c_skip x + c_out x0, the identity at t = 0."""
+
+    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
+        """The timestep of each noise level, looked up where sigma lies.
+
+        The host's own takes sigma to the table, which it leaves on the CPU: there, every step would wait for the GPU twice.
+        """
+        if self.log_sigmas.device != sigma.device:
+            self.to(sigma.device)
+        return super().timestep(sigma)
 
     def calculate_denoised(self, sigma, model_output, model_input):
         """x0 [B, 4, h, w] from the predicted noise, as diffusers' LCMScheduler.step: c_skip meets the VP latent."""
@@ -64,22 +74,40 @@ def noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Te
     return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
 
 
-def stepper(generators: list[torch.Generator]) -> Callable:
-    """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, noise it to the next level, repeat."""
+def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator], levels: list[float]) -> Callable:
+    """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, noise it to the next level, repeat.
+
+    levels are the sigmas as numbers: the loop never waits for the device.
+    """
 
     def sample_vega_lcm(model, x, sigmas, extra_args, callback, disable):
-        levels = sigmas.tolist()  # once, so that the loop never waits for the device
+        move_conditioning(guider.conds, x.device)
         ones = x.new_ones(len(x))
         for i in trange(len(levels) - 1, disable=disable):
             clean = model(x, sigmas[i] * ones, **extra_args)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
             x = clean
             if levels[i + 1] > 0:
-                fresh = noise(x.shape, generators).to(x.device, non_blocking=True)
-                x = clean + levels[i + 1] * fresh
+                x = clean + levels[i + 1] * uploaded(noise(x.shape, generators), x.device)
         return x
 
     return sample_vega_lcm
+
+
+def uploaded(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device, without waiting for what the device still has to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # only from pinned memory is a copy to the GPU asynchronous
+    return tensor.to(device, non_blocking=True)
+
+
+def move_conditioning(conds: dict[str, list[dict]], device: torch.device) -> None:
+    """The tensors that the host made of the conditioning (model_conds), to the device: it would copy them at every step."""
+    for entry in conds["positive"]:
+        for name, cond in entry["model_conds"].items():
+            if isinstance(cond.cond, torch.Tensor):
+                entry["model_conds"][name] = moved = copy.copy(cond)
+                moved.cond = uploaded(cond.cond, device)
 
 
 def sample(
@@ -119,7 +147,7 @@ def sample(
     samples = guider.sample(
         noise(tuple(start.shape), streams),
         start,
-        comfy.samplers.KSAMPLER(stepper(streams)),
+        comfy.samplers.KSAMPLER(stepper(guider, streams, levels.tolist())),
         levels,
         denoise_mask=latent.get("noise_mask"),
         callback=callback,

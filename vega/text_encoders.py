@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import comfy.clip_model
 import comfy.model_management
 import comfy.sd
 import comfy.sd1_clip
@@ -82,7 +83,7 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
     dtype = comfy.model_management.text_encoder_dtype(device)
     if comfy.model_management.is_device_cpu(device) and dtype == torch.float16:
         dtype = stored_dtype  # the host rounds to fp16 here, which saves no time on a CPU
-    return comfy.sd.CLIP(
+    clip = comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         embedding_directory=embedding_directory,
         state_dict={k: weights.cast(v, dtype) for k, v in state_dict.items()},
@@ -90,6 +91,24 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
         model_options={**options, "dtype": dtype},
         disable_dynamic=True,
     )
+    if dtype == torch.float16 and not comfy.model_management.is_device_cpu(device):
+        compute_in(clip, dtype)
+    return clip
+
+
+def compute_in(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
+    """Lets the encoders compute in their weights' own dtype, as diffusers does.
+
+    The host computes in fp32 and casts every fp16 weight at every prompt, which takes a GPU as long as a UNet call.
+    """
+
+    def cast_embeddings(_, args: tuple, options: dict) -> tuple[tuple, dict]:
+        return args, {**options, "embeds": options["embeds"].to(dtype), "dtype": dtype}
+
+    for module in clip.cond_stage_model.modules():
+        if isinstance(module, comfy.clip_model.CLIPTextModel):
+            module.register_forward_pre_hook(cast_embeddings, with_kwargs=True)
+    clip.patcher.set_model_compute_dtype(dtype)
 
 
 def normalised(found: dict[str, torch.Tensor], projected: bool, hidden: int) -> dict[str, torch.Tensor]:
