@@ -60,3 +60,39 @@ def test_refresh_shows_a_new_file(page, server):
     assert "new.safetensors" not in page.evaluate(f"{widget}.options.values")
     page.evaluate("window.app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
     page.wait_for_function(f"{widget}.options.values.includes('new.safetensors')")
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
+def test_send_image_shows_its_picture(page, server, format, tmp_path):
+    page.evaluate(
+        """format => {
+            const graph = window.app.graph
+            graph.clear()
+            const [picture, send] = ['EmptyImage', 'VegaSendImage'].map(type => window.LiteGraph.createNode(type))
+            graph.add(picture)
+            graph.add(send)
+            send.pos = [400, 0]
+            picture.connect(0, send, 0)
+            send.widgets.find(w => w.name === 'format').value = format
+        }""",
+        format,
+    )
+    send = "window.app.graph._nodes.find(n => n.type === 'VegaSendImage')"
+    shown = f"{send}?.imgs?.length === 1 && {send}.imgs[0].naturalWidth === 512"
+    page.evaluate("window.app.queuePrompt(0)")
+    page.wait_for_function(shown)
+    page.wait_for_function("window.app.ui.lastQueueSize === 0")
+    page.wait_for_timeout(1000)  # the end of the prompt must not take the picture away
+    assert page.evaluate(shown)
+    page.screenshot(path=tmp_path / "sent.png")
+    url = page.evaluate(f"window.app.nodeOutputs[{send}.id].sent[0].url")
+    if format != "jpeg":  # the browser can't read a JPEG's workflow
+        page.evaluate("window.app.graph.clear()")
+        page.evaluate(
+            """async url => {
+                const blob = await (await fetch(url)).blob()
+                await window.app.handleFile(new File([blob], 'dropped', { type: blob.type }))
+            }""",
+            url,
+        )
+        page.wait_for_function(f"{send}?.widgets.find(w => w.name === 'format').value === '{format}'")

@@ -3,13 +3,15 @@
 import inspect
 
 import pytest
-from vega_pack.nodes import VegaLCMLora, VegaLCMSampler, VegaLoader, VegaTinyVAEDecode
+from vega_pack.nodes import VegaAccelerate, VegaLCMLora, VegaLCMSampler, VegaLoader, VegaSendImage, VegaTinyVAEDecode
 
 INPUTS = {
     VegaLoader: ["model_name", "vae"],
     VegaLCMLora: ["model", "lora_name", "strength_model"],
+    VegaAccelerate: ["model", "mode"],
     VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise"],
     VegaTinyVAEDecode: ["samples", "vae"],
+    VegaSendImage: ["images", "format", "quality"],
 }
 
 

@@ -1,0 +1,91 @@
+"""Send Image (Vega)."""
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+from comfy.cli_args import args
+from comfy.model_management import processing_interrupted, throw_exception_if_processing_interrupted
+from comfy_api.v0_0_2 import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..api import frames, picture_file, sent
+
+
+class VegaSendImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="VegaSendImage",
+            display_name="Send Image (Vega)",
+            category="Vega",
+            description="Sends pictures over the websocket to whoever queued the prompt, and shows the last of them. "
+            "Nothing is saved.",
+            search_aliases=["websocket", "save image websocket", "preview image", "stream", "jpeg", "webp", "real time"],
+            inputs=[
+                io.Image.Input("images", tooltip="The pictures to send, in order. Only png and webp keep an alpha channel."),
+                io.Combo.Input(
+                    "format",
+                    options=["jpeg", "webp", "png"],
+                    default="jpeg",
+                    tooltip="jpeg is the fastest; png is exact. png and webp restore the workflow when dropped into the "
+                    "browser. A jpeg carries it in EXIF for programs; the browser can't read it there.",
+                ),
+                io.Int.Input(
+                    "quality",
+                    default=95,
+                    min=1,
+                    max=100,
+                    tooltip="For jpeg and webp: 95 can't be told from the original; lower is smaller. png ignores it.",
+                ),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
+            is_output_node=True,
+            is_input_list=True,  # a list of pictures of many sizes keeps its order only in one call
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        """Never the same, so that it always runs; no NaN, because the host writes it into the prompt's JSON."""
+        return secrets.token_hex(8)
+
+    @classmethod
+    def execute(cls, images, format, quality) -> io.NodeOutput:
+        """Blocks until all is sent: beside an async node the host would run others, and clients go by the one running."""
+        server, (format, *_), (quality, *_) = PromptServer.instance, format, quality
+        client_id = server.client_id
+        if client_id in server.sockets and not frames.takes(server, client_id, format):
+            raise ValueError("This client can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png.")
+        for batch in images:
+            picture_file.check(batch, format)
+        graph = (None, None) if args.disable_metadata else (cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        metadata = picture_file.metadata(format, *graph)
+
+        def encode(picture):
+            return None if processing_interrupted() else picture_file.encode(picture, format, quality, metadata)
+
+        with ThreadPoolExecutor() as threads:
+            files = list(threads.map(encode, (picture for batch in images for picture in batch)))
+        throw_exception_if_processing_interrupted()
+        delivery = deliver(server, client_id, files, cls.about())
+        return io.NodeOutput(ui={"sent": asyncio.run_coroutine_threadsafe(delivery, server.loop).result()})
+
+    @classmethod
+    def about(cls) -> dict:
+        """Which node of which prompt this is, by the names of the host's own metadata frame."""
+        node_id, prompt = cls.hidden.unique_id, cls.hidden.dynprompt
+        return {
+            "prompt_id": get_executing_context().prompt_id,
+            "node_id": node_id,
+            "display_node_id": prompt.get_display_node_id(node_id),
+            "parent_node_id": prompt.get_parent_node_id(node_id),
+            "real_node_id": prompt.get_real_node_id(node_id),
+        }
+
+
+async def deliver(server, client_id, files, about) -> list[dict]:
+    """Keeps and sends the pictures, on the server's loop: what /history says of each."""
+    entries = [sent.pictures.keep(file) for file in files]
+    await frames.send(server, client_id, files, about)
+    return entries

@@ -1,0 +1,429 @@
+"""Send Image (Vega) on the running server: the frames a client gets, what stays to be fetched, and what is refused."""
+
+import asyncio
+import contextlib
+import io
+import json
+import struct
+import time
+
+import comfyui
+import graphs
+import host
+import numpy as np
+import pytest
+import torch
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from PIL import Image
+from vega_pack.api import picture_file, sent
+
+SEND = "save_image_websocket_node"  # the name that the host's example client waits for
+FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
+
+
+@pytest.fixture(scope="module")
+def noise(server):
+    """Two different pictures in the server's input folder: name -> uint8 [H, W, 3]."""
+    arrays = {f"noise_{k}.png": np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8) for k in range(2)}
+    for name, array in arrays.items():
+        Image.fromarray(array).save(server.base / "input" / name)
+    return arrays
+
+
+@pytest.fixture
+def browser(server):
+    """A client that has announced what the browser announces."""
+    with server.connect() as connected:
+        connected.socket.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
+        while json.loads(connected.socket.recv())["type"] != "feature_flags":
+            pass
+        yield connected
+
+
+def graph(format="jpeg", quality=95) -> dict:
+    """Both pictures as one batch, sent."""
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "noise_0.png"}},
+        "2": {"class_type": "LoadImage", "inputs": {"image": "noise_1.png"}},
+        "3": {"class_type": "ImageBatch", "inputs": {"image1": ["1", 0], "image2": ["2", 0]}},
+        SEND: {"class_type": "VegaSendImage", "inputs": {"images": ["3", 0], "format": format, "quality": quality}},
+    }
+
+
+def queue(client, prompt: dict, **extra_pnginfo) -> str:
+    """The prompt's id, as the browser queues it: with a workflow beside it."""
+    body = {"prompt": prompt, "client_id": client.id, "extra_data": {"extra_pnginfo": extra_pnginfo}}
+    return client.server.post("/prompt", body).json()["prompt_id"]
+
+
+def follow(client, prompt_id: str) -> list[bytes]:
+    """The prompt's frames; each must come while a node of ours is the executing one."""
+    frames, executing = [], ""
+    for kind, data in client.events(prompt_id):
+        if kind == "executing":
+            executing = data["node"]
+        elif kind == "preview":
+            assert executing.startswith(SEND)
+            frames.append(data)
+    return frames
+
+
+def run(client, prompt: dict, **extra_pnginfo) -> tuple[str, list[bytes]]:
+    """(prompt id, frames) of a prompt."""
+    prompt_id = queue(client, prompt, **extra_pnginfo)
+    return prompt_id, follow(client, prompt_id)
+
+
+def plain(frame: bytes) -> tuple[str, bytes]:
+    """(format, file) of the host's plain image frame."""
+    event, kind = struct.unpack(">II", frame[:8])
+    assert event == 1
+    return {1: "jpeg", 2: "png"}[kind], frame[8:]
+
+
+def with_metadata(frame: bytes) -> tuple[dict, bytes]:
+    """(metadata, file) of the host's metadata frame."""
+    event, length = struct.unpack(">II", frame[:8])
+    assert event == 4
+    return json.loads(frame[8 : 8 + length]), frame[8 + length :]
+
+
+def opened(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)))
+
+
+def finished(server, prompt_id: str) -> dict:
+    """The prompt's /history, without a websocket."""
+    while not (history := server.get(f"/history/{prompt_id}").json()):
+        time.sleep(0.05)
+    return history[prompt_id]
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png"])
+def test_a_plain_client_gets_every_picture_in_order(client, noise, format):
+    prompt_id, frames = run(client, graph(format))
+    assert [plain(f)[0] for f in frames] == [format, format]
+    for frame, array in zip(frames, noise.values(), strict=True):
+        check_picture(plain(frame)[1], format, array)
+    entries = client.outputs(prompt_id)[SEND]["sent"]
+    assert [(e["format"], e["width"], e["height"]) for e in entries] == [(format, 64, 48)] * 2
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_client_with_metadata_frames_gets_every_picture_in_order(browser, noise, format):
+    prompt_id, frames = run(browser, graph(format))
+    assert len(frames) == 2
+    for i, (frame, array) in enumerate(zip(frames, noise.values(), strict=True)):
+        metadata, file = with_metadata(frame)
+        assert metadata == {
+            "prompt_id": prompt_id,
+            "node_id": SEND,
+            "display_node_id": SEND,
+            "parent_node_id": None,
+            "real_node_id": SEND,
+            "batch_index": i,
+            "image_type": f"image/{format}",
+        }
+        check_picture(file, format, array)
+
+
+def check_picture(file: bytes, format: str, array: np.ndarray) -> None:
+    image = Image.open(io.BytesIO(file))
+    assert image.format == FORMATS[format]
+    drawn = np.asarray(image)
+    if format == "png":
+        assert (drawn == array).all()
+        return
+    expected = io.BytesIO()
+    Image.fromarray(array).save(expected, format, quality=95, **{"jpeg": {"subsampling": 0}, "webp": {"method": 0}}[format])
+    assert (drawn == opened(expected.getvalue())).all()
+
+
+def test_webp_to_a_plain_client_is_refused_before_anything_is_sent(client, noise):
+    prompt_id = client.queue(graph("webp"))
+    kinds = []
+    with pytest.raises(
+        comfyui.PromptError, match="can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png"
+    ) as caught:
+        for kind, _ in client.events(prompt_id):
+            kinds.append(kind)
+    assert caught.value.node_id == SEND
+    assert "preview" not in kinds
+
+
+def test_quality_counts_for_jpeg_and_not_for_png(client, noise):
+    sizes = {(f, q): len(run(client, graph(f, q))[1][0]) for f in ("jpeg", "png") for q in (20, 90)}
+    assert sizes["jpeg", 20] < sizes["jpeg", 90] / 2
+    assert abs(sizes["png", 20] - sizes["png", 90]) < 64  # the prompt inside differs
+
+
+def test_the_hosts_example_client_receives_every_picture(server, noise, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    source = (host.path() / "script_examples" / "websockets_api_example_ws_images.py").read_text(encoding="utf-8")
+    example = {}
+    exec(source.partition("prompt_text =")[0].replace("127.0.0.1:8188", f"127.0.0.1:{server.port}"), example)  # noqa: S102
+    socket = example["websocket"].WebSocket()
+    socket.connect(f"ws://127.0.0.1:{server.port}/ws?clientId={example['client_id']}")
+    try:
+        received = example["get_images"](socket, graph("png"))
+    finally:
+        socket.close()
+    assert [(opened(file) == array).all() for file, array in zip(received[SEND], noise.values(), strict=True)] == [True] * 2
+
+
+def test_the_whole_text_to_image_graph_sends_what_save_image_saves_and_again_when_all_is_cached(client):
+    prompt = graphs.text_to_image()
+    prompt[SEND] = {"class_type": "VegaSendImage", "inputs": {"images": ["6", 0], "format": "png", "quality": 95}}
+    prompt_id, (frame,) = run(client, prompt)
+    saved = opened(client.download(client.outputs(prompt_id)[graphs.SAVE]["images"][0]))
+    sent_picture = opened(plain(frame)[1])
+    assert np.abs(sent_picture.astype(int) - saved).max() <= 1
+    again_id, (again,) = run(client, prompt)
+    cached = dict(finished(client.server, again_id)["status"]["messages"])["execution_cached"]["nodes"]
+    assert set(cached) == set(prompt) - {SEND}
+    assert (opened(plain(again)[1]) == sent_picture).all()
+
+
+def test_pictures_of_different_sizes_keep_their_order(browser, noise):
+    prompt = {
+        **graph("png"),
+        "4": {
+            "class_type": "ImageScale",
+            "inputs": {"image": ["1", 0], "upscale_method": "nearest-exact", "crop": "disabled"},
+        },
+        "5": {"class_type": "CreateList", "inputs": {"inputs.input0": ["4", 0], "inputs.input1": ["2", 0]}},
+    }
+    prompt["4"]["inputs"].update(width=640, height=480)  # the first takes longest
+    prompt[SEND]["inputs"]["images"] = ["5", 0]
+    _, frames = run(browser, prompt)
+    assert [with_metadata(f)[0]["batch_index"] for f in frames] == [0, 1]
+    assert [opened(with_metadata(f)[1]).shape for f in frames] == [(480, 640, 3), (48, 64, 3)]
+
+
+def test_nothing_touches_the_disk(server, client, noise):
+    def files():
+        return {p for name in ("output", "temp", "input") for p in (server.base / name).rglob("*")}
+
+    before = files()
+    run(client, graph())
+    assert files() == before
+
+
+def test_the_workflow_is_where_core_puts_it(browser, noise):
+    prompt = graph("png")
+    prompt[SEND + "_jpeg"] = {**prompt[SEND], "inputs": {**prompt[SEND]["inputs"], "format": "jpeg"}}
+    prompt[SEND + "_webp"] = {**prompt[SEND], "inputs": {**prompt[SEND]["inputs"], "format": "webp"}}
+    prompt["core_png"] = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "core"}}
+    webp = {"images": ["3", 0], "filename_prefix": "core", "fps": 1.0, "lossless": False, "quality": 80, "method": "fastest"}
+    prompt["core_webp"] = {"class_type": "SaveAnimatedWEBP", "inputs": webp}
+    prompt_id, frames = run(browser, prompt, workflow={"nodes": ["größer"]}, more=[1, 2])
+    files = {m["image_type"]: file for m, file in map(with_metadata, frames) if m["batch_index"] == 1}
+    outputs = browser.outputs(prompt_id)
+    core = {k: Image.open(io.BytesIO(browser.download(outputs[k]["images"][0]))) for k in ("core_png", "core_webp")}
+    assert Image.open(io.BytesIO(files["image/png"])).text == core["core_png"].text
+    expected = dict(core["core_webp"].getexif())
+    assert expected[0x010F] == 'workflow:{"nodes": ["gr\\u00f6\\u00dfer"]}'
+    assert json.loads(expected[0x0110].removeprefix("prompt:")).keys() == prompt.keys()
+    assert dict(Image.open(io.BytesIO(files["image/webp"])).getexif()) == expected
+    assert dict(Image.open(io.BytesIO(files["image/jpeg"])).getexif()) == expected
+
+
+def test_a_workflow_too_long_for_a_jpeg_is_left_out_and_logged(server, client, noise):
+    _, (frame, _) = run(client, graph(), workflow={"notes": "x" * 70_000}, short=1)
+    exif = Image.open(io.BytesIO(plain(frame)[1])).getexif()
+    assert exif[0x0110].startswith("prompt:{")
+    assert dict(exif).get(0x010F) is None
+    assert exif[0x010E] == "short:1"
+    assert "the workflow is too long for a JPEG and was left out" in server.log.read_text(encoding="utf-8")
+
+
+def test_alpha_is_kept_or_refused(browser, noise):
+    prompt = graph("png")
+    prompt["4"] = {"class_type": "SolidMask", "inputs": {"value": 0.4, "width": 64, "height": 48}}
+    prompt["5"] = {"class_type": "JoinImageWithAlpha", "inputs": {"image": ["1", 0], "alpha": ["4", 0]}}
+    prompt[SEND]["inputs"]["images"] = ["5", 0]
+    for format in ("png", "webp"):
+        prompt[SEND]["inputs"]["format"] = format
+        _, (frame,) = run(browser, prompt)
+        drawn = opened(with_metadata(frame)[1])
+        assert drawn.shape == (48, 64, 4)
+        assert (drawn[..., 3] == 153).all()  # JoinImageWithAlpha inverts the mask
+    prompt[SEND]["inputs"]["format"] = "jpeg"
+    with pytest.raises(comfyui.PromptError, match="images has an alpha channel, which JPEG can't hold: choose png or webp"):
+        run(browser, prompt)
+
+
+@pytest.mark.parametrize(
+    ("shape", "format", "message"),
+    [
+        ((1, 8, 8, 1), "png", "images has 1 channels; only 3"),
+        ((1, 0, 8, 3), "png", "images is empty: 8x0"),
+        ((1, 1, 65501, 3), "jpeg", "images is 65501x1, and a jpeg side has at most 65500 pixels: choose png"),
+        ((1, 16384, 1, 3), "webp", "images is 1x16384, and a webp side has at most 16383 pixels: choose png"),
+    ],
+)
+def test_what_no_file_can_hold_is_refused(shape, format, message):
+    with pytest.raises(ValueError, match=message):
+        picture_file.check(torch.zeros(shape), format)
+
+
+@pytest.mark.parametrize(("width", "format"), [(65500, "jpeg"), (16383, "webp"), (70_000, "png")])
+def test_the_longest_pictures_are_written(width, format):
+    images = torch.zeros(1, 1, width, 3)
+    picture_file.check(images, format)
+    file = picture_file.encode(images[0], format, 95, {})
+    assert Image.open(io.BytesIO(file.data)).size == (width, 1) == (file.width, file.height)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_refused(value):
+    picture = torch.rand(70, 5, 3)
+    picture[66, 4, 2] = value
+    with pytest.raises(ValueError, match="images holds NaN or infinity"):
+        picture_file.pixels(picture)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_pixels_are_rounded_as_diffusers_does(dtype):
+    from diffusers.image_processor import VaeImageProcessor
+
+    picture = (torch.rand(70, 33, 3) * 1.2 - 0.1).to(dtype)
+    picture[0, 0] = torch.tensor([0.5 / 255, 1.5 / 255, 2.5 / 255])
+    turned = picture.permute(1, 0, 2)  # not contiguous
+    for view in (picture, turned):
+        expected = VaeImageProcessor.numpy_to_pil(view.float().clamp(0, 1).numpy())[0]
+        assert (picture_file.pixels(view) == np.asarray(expected)).all()
+
+
+def test_a_picture_is_fetched_by_the_id_in_history(client, noise):
+    prompt_id, frames = run(client, graph())
+    for entry, frame in zip(client.outputs(prompt_id)[SEND]["sent"], frames, strict=True):
+        response = client.server.get(entry["url"])
+        assert response.content == plain(frame)[1]
+        assert response.headers["Content-Type"] == "image/jpeg"
+        assert response.headers["Cache-Control"] == "private"
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert entry["url"].endswith(entry["id"])
+
+
+def test_the_65th_picture_ends_the_first_and_an_unknown_id_was_never_there(client):
+    prompt = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 65, "color": 0}}}
+    prompt[SEND] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": "jpeg", "quality": 95}}
+    prompt_id, frames = run(client, prompt)
+    assert len(frames) == 65
+    urls = [entry["url"] for entry in client.outputs(prompt_id)[SEND]["sent"]]
+    http, address = client.server.http, client.server.url
+    gone = http.get(address + urls[0])
+    assert (gone.status_code, gone.text) == (410, "This picture is gone: the last 64 are kept, for 10 minutes.")
+    assert {http.get(address + url).status_code for url in urls[1:]} == {200}
+    for unknown in ("never", urls[0].rpartition("/")[2][:-1] + "_", urls[1].rpartition("/")[2][1:], "é.é"):
+        assert http.get(f"{address}/vega/sent/{unknown}").status_code == 404
+
+
+def test_a_picture_ends_by_age(monkeypatch):
+    monkeypatch.setattr(sent, "SECONDS", 0)
+
+    async def status() -> int:
+        store, app = sent.Sent(), web.Application()
+        app.router.add_get(sent.ROUTE + "{id}", store.answer)
+        async with TestClient(TestServer(app)) as client:
+            entry = store.keep(picture_file.PictureFile("png", 1, 1, b""))
+            await asyncio.sleep(0.01)
+            return (await client.get(entry["url"])).status
+
+    assert asyncio.run(status()) == 410
+
+
+def test_without_a_client_pictures_wait_to_be_fetched(server, noise):
+    prompt_id = server.post("/prompt", {"prompt": graph("webp")}).json()["prompt_id"]
+    (entry, _) = finished(server, prompt_id)["outputs"][SEND]["sent"]
+    assert Image.open(io.BytesIO(server.get(entry["url"]).content)).format == "WEBP"
+
+
+def test_a_client_that_has_gone_away_is_no_error(server, noise):
+    with server.connect() as client:
+        pass
+    entry = finished(server, client.queue(graph("webp")))
+    assert entry["status"]["status_str"] == "success"
+    assert len(entry["outputs"][SEND]["sent"]) == 2
+
+
+def many(server, copies: int, format: str) -> dict:
+    """Pictures of 2 MiB or more each, sent."""
+    array = np.random.default_rng(5).integers(0, 256, (1024, 1024, 3), np.uint8)
+    Image.fromarray(array).save(server.base / "input" / "noise.png", compress_level=0)
+    return {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "noise.png"}},
+        "2": {"class_type": "RepeatImageBatch", "inputs": {"image": ["1", 0], "amount": copies}},
+        SEND: {"class_type": "VegaSendImage", "inputs": {"images": ["2", 0], "format": format, "quality": 100}},
+    }
+
+
+def test_an_interrupt_while_encoding_sends_nothing(server, client):
+    prompt_id = client.queue(many(server, 16, "png"))
+    seen = []
+    with pytest.raises(comfyui.PromptError, match="interrupted"):
+        for kind, data in client.events(prompt_id):
+            seen.append(kind)
+            if kind == "executing" and data["node"] == SEND:
+                server.post("/interrupt", {})
+    assert "preview" not in seen
+
+
+def test_a_client_that_does_not_read_stalls_nobody_and_is_left_out(server, client, noise):
+    """Two prompts make 100 MiB of pictures; what waits for the silent client stays near 32 MiB, and is whole."""
+    client.socket.settimeout(60)
+    with server.connect() as silent:
+        prompt = many(server, 24, "jpeg")
+        for _ in range(2):
+            prompt_id = silent.queue(prompt)
+            assert len(run(client, graph())[1]) == 2
+        assert "a client reads too slowly" in server.log.read_text(encoding="utf-8")
+        waiting = []
+        while not waiting or waiting[-1] != {"type": "executing", "data": {"node": None, "prompt_id": prompt_id}}:
+            message = silent.socket.recv()
+            waiting.append(message if isinstance(message, bytes) else json.loads(message))
+    frames = [message for message in waiting if isinstance(message, bytes)]
+    assert 8 < sum(map(len, frames)) / 2**20 < 64
+    assert {opened(plain(frame)[1]).shape for frame in frames} == {(1024, 1024, 3)}
+
+
+@contextlib.contextmanager
+def held_up(server):
+    """While another client does not read a message of 16 MiB, the host sends nobody anything; at the end it goes away."""
+    with server.connect() as slow:
+        text = {"class_type": "PrimitiveString", "inputs": {"value": "x" * 2**24}}
+        prompt_id = slow.queue({"1": text, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}})
+        finished(server, prompt_id)
+        yield
+        slow.socket.shutdown()
+
+
+def test_pictures_come_after_the_messages_that_the_host_still_holds(server, client, noise):
+    with held_up(server):
+        prompt_id = client.queue(graph())
+        time.sleep(1)  # by now the pictures are there, and wait
+    assert len(follow(client, prompt_id)) == 2
+
+
+@pytest.mark.soak
+def test_a_host_that_is_held_up_finishes_the_prompt_without_sending(server, client, noise):
+    with held_up(server):
+        prompt_id = client.queue(graph())
+        (entry, _) = finished(server, prompt_id)["outputs"][SEND]["sent"]
+        assert server.get(entry["url"]).status_code == 200
+    assert follow(client, prompt_id) == []
+    assert "the server's messages are held up" in server.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.soak
+def test_disable_metadata_is_honoured(tmp_path):
+    with comfyui.serve(tmp_path, "--disable-metadata") as server, server.connect() as client:
+        Image.new("RGB", (64, 48)).save(server.base / "input" / "noise_0.png")
+        Image.new("RGB", (64, 48)).save(server.base / "input" / "noise_1.png")
+        for format in ("jpeg", "png"):
+            _, (frame, _) = run(client, graph(format), workflow={"nodes": []})
+            image = Image.open(io.BytesIO(plain(frame)[1]))
+            assert not image.getexif()
+            assert not getattr(image, "text", None)
