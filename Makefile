@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 ENVIRONMENT := .venv/installed
 BIN := .venv/bin
 
-.PHONY: demo run test soak table lint nano clean
+.PHONY: demo run test soak bench table lint nano gpu-pack gpu clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python dev/demo.py
@@ -23,6 +23,10 @@ test: $(ENVIRONMENT)
 soak: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m soak
 
+# ARGUMENTS="--only ours core --sizes 512" measures a part of it.
+bench: $(ENVIRONMENT)
+	$(BIN)/python -m bench $(ARGUMENTS)
+
 # The README's table of what loads.
 table: $(ENVIRONMENT)
 	WRITE_TABLE=1 $(BIN)/python -m pytest -m soak tests/test_bases.py tests/test_lora.py tests/test_readme.py
@@ -34,8 +38,20 @@ lint: $(ENVIRONMENT)
 nano: $(ENVIRONMENT)
 	$(BIN)/python -m train $(STAGE)
 
+# For a machine with a GPU and no network, where a call carries 64 MiB: .gpu/1, .gpu/2, ... (three beside a tree of 40 MiB)
+# go there beside the tree, one a call, each call running `make gpu`, or `python3 dev/gpu_run.py` where there is no make.
+# The first ones only collect; the last unpacks and starts the tests and the benchmark.
+# The pinned host is packed, never somebody's own with its models.
+gpu-pack: override COMFYUI_PATH :=
+gpu-pack: $(ENVIRONMENT)
+	@$(BIN)/python dev/host.py
+	@$(BIN)/python dev/gpu_pack.py
+
+gpu:
+	@python3 dev/gpu_run.py
+
 clean:
-	rm -rf .venv .host .comfyui output
+	rm -rf .venv .host .comfyui .bench .gpu output
 
 # The environment is whole when this file is newer than what it was made from.
 $(ENVIRONMENT): dev/requirements.txt dev/setup.sh dev/host.py
