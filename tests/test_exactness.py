@@ -6,7 +6,7 @@ import folder_paths
 import pytest
 import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline
-from vega_pack.vega import checkpoint, lcm, lora, tiny_decoder
+from vega_pack.vega import checkpoint, lcm, lora, text_encoders, tiny_decoder
 
 NANO = Path(checkpoint.NANO)
 SCALE = 0.13025
@@ -103,3 +103,21 @@ def test_text_encodings_are_the_pipelines(oracle, base, text):
         expected, _, expected_pooled, _ = oracle.encode_prompt(text, do_classifier_free_guidance=False)
     assert (context[:, :77] - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert (pooled - expected_pooled).abs().max() <= 1e-5 * expected_pooled.abs().max()
+
+
+def test_text_encoders_in_half_precision_are_the_pipelines():
+    """As on a GPU, where the host would compute in fp32; fp16 arithmetic is the same on a CPU."""
+    with torch.inference_mode():
+        clip = checkpoint.load(NANO, "tiny", [])[1]
+        clip.cond_stage_model.half()
+        text_encoders.compute_in(clip, torch.float16)
+        pipe = StableDiffusionXLPipeline.from_pretrained(NANO, unet=None, vae=None, torch_dtype=torch.float16)
+        seen = set()
+        layer = clip.cond_stage_model.clip_g.transformer.text_model.encoder.layers[-1].mlp.fc2
+        layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
+        expected, _, expected_pooled, _ = pipe.encode_prompt(PROMPT, do_classifier_free_guidance=False)
+    assert seen == {torch.float16}
+    assert context.dtype == pooled.dtype == torch.float32  # as the host's own give them
+    assert (context - expected).abs().max() <= 5e-3 * expected.abs().max()
+    assert (pooled - expected_pooled).abs().max() <= 5e-3 * expected_pooled.abs().max()
