@@ -17,3 +17,8 @@ def text_to_image(**changes) -> dict:
             if node["class_type"] == class_type:
                 node["inputs"][key] = value
     return graph
+
+
+def sending(source: str, format: str = "jpeg") -> dict:
+    """A Send Image node for the pictures of another node."""
+    return {"class_type": "VegaSendImage", "inputs": {"images": [source, 0], "format": format, "quality": 95}}

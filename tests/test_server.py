@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 
+import comfyui
 import graphs
 import numpy as np
 import psutil
@@ -109,6 +110,48 @@ def many_prompts(server, client, count):
 def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client):
     early, late = many_prompts(server, client, 40)
     assert late - early < 32
+
+
+def sent_pictures(server, count):
+    """Draws and sends `count` pictures, each with a prompt and a seed of its own: (seconds of each, MiB after each)."""
+    process = psutil.Process(server.process.pid)
+    times, memory = [], []
+    with server.connect() as client:
+        for i in range(count):
+            graph = graphs.text_to_image(
+                CLIPTextEncode__text=f"{PROMPT}, {i}",
+                VegaLCMSampler__seed=i,
+                EmptyLatentImage__width=64,
+                EmptyLatentImage__height=64,
+            )
+            graph[graphs.SAVE] = graphs.sending(graphs.DECODE)
+            began = time.perf_counter()
+            frames = [data for kind, data in client.events(client.queue(graph)) if kind == "preview"]
+            times.append(time.perf_counter() - began)
+            memory.append(process.memory_info().rss / 2**20)
+            assert len(frames) == 1
+    return times, memory
+
+
+def test_pictures_sent_to_the_client_leave_nothing_behind(server):
+    _, memory = sent_pictures(server, 100)
+    assert memory[-1] - memory[70] < 32  # by then 64 pictures are kept, as ever after
+
+
+@pytest.mark.soak
+def test_a_thousand_prompts_take_as_long_at_the_end_as_at_the_start(tmp_path, record_property):
+    """With the host's cache of one prompt: its default keeps the results of all of them, as long as there is memory."""
+    with comfyui.serve(tmp_path, "--cache-classic") as server:
+        sent_pictures(server, 100)
+        times, memory = sent_pictures(server, 1000)
+    # Each hundred's quickest tenth: what other programs on this machine do does not reach it.
+    first, last = (statistics.quantiles(hundred, n=10)[0] for hundred in (times[:100], times[-100:]))
+    record_property("first_hundred_ms", round(1000 * first, 1))
+    record_property("last_hundred_ms", round(1000 * last, 1))
+    record_property("memory_after_100_mib", round(memory[99]))
+    record_property("memory_after_1000_mib", round(memory[-1]))
+    assert last <= 1.03 * first
+    assert memory[-1] - memory[99] < 32
 
 
 @pytest.mark.soak
