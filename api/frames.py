@@ -1,6 +1,7 @@
 """Pictures as binary frames of the host's websocket protocol."""
 
 import asyncio
+import itertools
 import json
 import logging
 import struct
@@ -15,6 +16,7 @@ from .picture_file import PictureFile
 
 PLAIN_TYPES = {"jpeg": 1, "png": 2}  # the host's plain image frame knows no others
 UNREAD = 32 * 2**20  # bytes that a client may leave unread before it gets no more pictures
+YIELDS = 100  # to the host's own sending before looking once a millisecond; a few are enough where nothing holds it up
 PATIENCE = 5.0  # seconds for the host's own messages to go out first
 transports = WeakKeyDictionary()  # each websocket's asyncio.Transport, which aiohttp names in its request only
 
@@ -47,8 +49,10 @@ async def caught_up(server: PromptServer) -> None:
 
     The host writes one message after another, so with none left in its queue the last one is on its way, too.
     """
-    while not server.messages.empty():
-        await asyncio.sleep(0.001)
+    for pause in itertools.chain(itertools.repeat(0, YIELDS), itertools.repeat(0.001)):
+        if server.messages.empty():
+            return
+        await asyncio.sleep(pause)
 
 
 async def send(server: PromptServer, client_id: str | None, files: list[PictureFile], about: dict) -> None:

@@ -9,7 +9,10 @@ import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_model_advanced as host_lcm
 import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper
 from tqdm.auto import trange
+
+from . import one_prompt
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
 SKIP = 1000 // ORIGINAL_STEPS
@@ -82,8 +85,11 @@ def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator],
 
     def sample_vega_lcm(model, x, sigmas, extra_args, callback, disable):
         move_conditioning(guider.conds, x.device)
+        add_wrapper(
+            WrappersMP.CALC_COND_BATCH, one_prompt.calc_cond_batch, extra_args["model_options"], is_model_options=True
+        )
         ones = x.new_ones(len(x))
-        for i in trange(len(levels) - 1, disable=disable):
+        for i in trange(len(levels) - 1, disable=disable, delay=1):  # what is done in a second needs no bar in the log
             clean = model(x, sigmas[i] * ones, **extra_args)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
             x = clean

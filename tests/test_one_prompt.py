@@ -1,0 +1,109 @@
+"""The short way for one prompt gives what the host's own gives, bit for bit, and steps aside for everything else."""
+
+import pytest
+import torch
+from vega_pack.vega import checkpoint, lcm, lora, one_prompt
+
+import nodes as host_nodes
+
+SHORT = one_prompt.calc_cond_batch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def nano(inference):
+    model, clip, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+    return lora.apply(model, checkpoint.NANO_LORA, 1.0), clip
+
+
+@pytest.fixture(scope="module")
+def positive(nano):
+    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
+
+
+def draw(nano_model, positive, monkeypatch, short: bool, batch=2, **latent):
+    """(the latents, how often the host's own calc_cond_batch was asked)."""
+    asked = []
+
+    def watched(executor, *args):
+        def own(*args):
+            asked.append(1)
+            return executor(*args)
+
+        return SHORT(own, *args) if short else own(*args)
+
+    monkeypatch.setattr(one_prompt, "calc_cond_batch", watched)
+    latent = {"samples": torch.zeros(batch, 4, 8, 12), **latent}
+    return lcm.sample(nano_model, 5, 3, positive, latent, 1.0, disable_progress=True)["samples"], len(asked)
+
+
+def two_in_one(positive):
+    """One entry with a context for each picture of the batch."""
+    (context, options), *_ = positive
+    both = torch.cat([context, context.flip(1)])
+    return [[both, {**options, "pooled_output": options["pooled_output"].repeat(2, 1)}]]
+
+
+def model_as_is(model):
+    return model
+
+
+def cfg_functions(model):
+    model.set_model_sampler_cfg_function(lambda args: args["cond"] * 1.01)
+    model.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * 0.99)
+    return model
+
+
+@pytest.mark.parametrize("change", [model_as_is, cfg_functions])
+@pytest.mark.parametrize("prompts", [lambda p: p, two_in_one], ids=["one", "one a picture"])
+@pytest.mark.parametrize("mask", [None, torch.linspace(0, 1, 12).expand(1, 1, 8, 12)], ids=["all", "masked"])
+def test_one_prompt_is_bit_for_bit_the_hosts(nano, positive, monkeypatch, change, prompts, mask):
+    model, latent = change(nano[0].clone()), {} if mask is None else {"noise_mask": mask}
+    expected, asked = draw(model, prompts(positive), monkeypatch, short=False, **latent)
+    assert asked == 3
+    drawn, asked = draw(model, prompts(positive), monkeypatch, short=True, **latent)
+    assert asked == 0
+    assert torch.equal(drawn, expected)
+
+
+def conditioned(node, *values):
+    def change(positive):
+        method = getattr(node, node.FUNCTION)
+        return method(node(), positive, *values)[0]
+
+    return change
+
+
+def two_prompts(positive):
+    return positive + positive
+
+
+OTHERS = {
+    "area": conditioned(host_nodes.ConditioningSetArea, 64, 64, 0, 0, 1.0),
+    "strength": conditioned(host_nodes.ConditioningSetAreaStrength, 0.5),
+    "mask": conditioned(host_nodes.ConditioningSetMask, torch.ones(1, 64, 96), "default", 1.0),
+    "time": conditioned(host_nodes.ConditioningSetTimestepRange, 0.0, 0.9),
+    "two": two_prompts,
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
+def test_anything_else_is_the_hosts_own(nano, positive, monkeypatch, change):
+    expected, asked = draw(nano[0], change(positive), monkeypatch, short=False)
+    drawn, asked_now = draw(nano[0], change(positive), monkeypatch, short=True)
+    assert asked == asked_now == 3
+    assert torch.equal(drawn, expected)
+
+
+def test_a_wrapper_around_the_model_goes_through_the_host(nano, positive, monkeypatch):
+    model = nano[0].clone()
+    model.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]) * 0.9)
+    expected, _ = draw(model, positive, monkeypatch, short=False)
+    drawn, asked = draw(model, positive, monkeypatch, short=True)
+    assert asked == 3
+    assert torch.equal(drawn, expected)
