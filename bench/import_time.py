@@ -1,0 +1,32 @@
+"""What the pack adds to the host's start: `python import_time.py` prints the milliseconds of its import with all schemas."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+
+import in_host
+
+in_host.args.base_directory = str(in_host.ROOT / ".bench" / "start")  # the host's server makes folders in it
+with contextlib.redirect_stdout(sys.stderr):
+    import server
+
+    import nodes  # the host's
+
+
+async def measure() -> float:
+    server.PromptServer(asyncio.get_running_loop())  # as in the host's start: packs may add routes to it
+    await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False)
+    began = time.perf_counter()
+    loaded = await nodes.load_custom_node(str(in_host.ROOT))
+    seconds = time.perf_counter() - began
+    if not loaded:
+        raise RuntimeError("The host could not import the pack.")
+    return 1000 * seconds
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        milliseconds = asyncio.run(measure())
+    print(json.dumps(milliseconds))

@@ -1,0 +1,113 @@
+"""Wraps the host's executor, so that the benchmark can ask it where a prompt's time went.
+
+POST /bench/watch {"on": true} starts it; GET /bench/spans is the last prompt as [what, node id, began, ended] in seconds of
+time.perf_counter, which the processes of one machine share; GET /bench/peak is the most memory so far, in bytes.
+While it watches, a GPU is waited for at both ends of every span.
+"""
+
+import asyncio
+import functools
+import time
+
+import comfy.model_patcher
+import comfy.sd
+import execution
+import torch
+from aiohttp import web
+from comfy_api.v0_0_2 import ComfyExtension, io
+from server import PromptServer
+
+from .memory import peak
+
+watching = False
+running, last = [], []  # spans of the prompt that runs, and of the one before
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def arithmetic(value) -> list[tuple[str, torch.nn.Module]]:
+    """The modules behind a node's input whose time is the model's and not the host's."""
+    if isinstance(value, comfy.model_patcher.ModelPatcher):
+        return [("unet", value.model.diffusion_model)]
+    if isinstance(value, comfy.sd.VAE):
+        return [("decoder", value.first_stage_model.taesd_decoder)]
+    if isinstance(value, comfy.sd.CLIP):
+        return [("encoder", part.transformer) for part in value.cond_stage_model.children()]
+    return []
+
+
+def hooked(what: str, module: torch.nn.Module) -> list:
+    began = []
+
+    def after(*_):
+        running.append((what, None, began.pop(), now()))
+
+    return [
+        module.register_forward_pre_hook(lambda *_: began.append(now())),
+        module.register_forward_hook(after),
+    ]
+
+
+def watched_node(real):
+    @functools.wraps(real)
+    async def get_output_data(prompt_id, unique_id, obj, input_data_all, *args, **kwargs):
+        if not watching:
+            return await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
+        values = [value for values in input_data_all.values() for value in values]
+        hooks = [hook for value in values for part in arithmetic(value) for hook in hooked(*part)]
+        began = now()
+        try:
+            answer = await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        tasks = [item for item in answer[0] if isinstance(item, asyncio.Task)]
+        if tasks:  # the executor goes on with other nodes meanwhile
+            tasks[-1].add_done_callback(lambda _: running.append(("node", unique_id, began, now())))
+        else:
+            running.append(("node", unique_id, began, now()))
+        return answer
+
+    return get_output_data
+
+
+def watched_prompt(real):
+    @functools.wraps(real)
+    def execute(*args, **kwargs):
+        running.clear()
+        began = time.perf_counter()
+        real(*args, **kwargs)
+        running.append(("prompt", None, began, time.perf_counter()))
+        last[:] = running
+
+    return execute
+
+
+class ProbeExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return []
+
+
+execution.get_output_data = watched_node(execution.get_output_data)
+execution.PromptExecutor.execute = watched_prompt(execution.PromptExecutor.execute)
+
+
+@PromptServer.instance.routes.post("/bench/watch")
+async def watch(request):
+    global watching
+    watching = (await request.json())["on"]
+    return web.json_response({})
+
+
+@PromptServer.instance.routes.get("/bench/spans")
+async def spans(request):
+    return web.json_response(last)
+
+
+@PromptServer.instance.routes.get("/bench/peak")
+async def most_memory(request):
+    return web.json_response(peak())
