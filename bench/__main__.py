@@ -12,19 +12,17 @@ import diffusers
 import torch
 from comfyui import PromptError
 
-from . import host_costs, machine, prompts, report, results, roofline, rounds, stages, weights
+from . import host_costs, loading, machine, prompts, report, results, roofline, rounds, stages, weights
 from .variants import ACCELERATED, CORE, GRAPHS, GROUPS, OURS, Diffusers, Failed, Graph
 
-PARTS = (*GROUPS, "host")
-# Prompts of many graphs in turn: without it the host drops every loaded model at each change of graph.
-KEEP = ("--cache-lru", "1000")
+PARTS = (*GROUPS, "host", "loading")
 
 
 def drawings(names: list[str], cases: list, models: weights.Models, seconds: float, fresh) -> dict:
     """End to end of every variant, side by side; UNet and decoder alone of those that diffusers draws."""
     jobs, left_out = rounds.plan(names, cases)
     with ExitStack() as stack:
-        client = stack.enter_context(stack.enter_context(stages.server(models, *KEEP)).connect())
+        client = stack.enter_context(stack.enter_context(stages.server(models, *loading.KEEP)).connect())
         peers = {}
         for name in dict.fromkeys(name for name, _ in jobs if name not in GRAPHS):
             peers[name] = Diffusers(name, models)
@@ -57,6 +55,7 @@ def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
     names = [name for group, members in GROUPS.items() if group in parts for name in members]
     before = roofline.rates()
     run = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "versions": machine.versions(), "parts": parts, "sizes": sizes}
+    run["main_case"] = machine.main_case(sizes)
     run["models_measured"] = (
         "Segmind-Vega's shapes with random weights."
         if machine.GPU
@@ -74,6 +73,7 @@ def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
                 run["stages"].append({**row, **timed})
                 run["models"].append({"variant": name, "case": row["case"], "ms": timed["UNet + decode"]})
     run["host"] = host_costs.measure(models, fresh) if "host" in parts else {}
+    run["loading"] = loading.measure(models, sizes, fresh) if "loading" in parts else {}
     rates = roofline.Rates(*map(max, before, roofline.rates()))
     config = diffusers.UNet2DConditionModel.load_config(models.folder / "unet")
     run["rates"], run["roofline"] = rates._asdict(), []

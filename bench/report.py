@@ -112,8 +112,21 @@ def host(run: dict) -> Table | None:
     return Table("Host", note, ["", "measured", "at most"], [filled[0], *parts, core, *filled[1:]])
 
 
+def loading(run: dict) -> Table | None:
+    found = run["loading"]
+    if not found:
+        return None
+    note = (
+        f"Seconds of a session on a server of its own, one after the other: {Case(*run['main_case'])} each, with a new text "
+        "and seed. The next pictures and the strengths are medians of three, all else happens once."
+    )
+    steps = list(next(iter(found.values())))
+    rows = [[step, *(f"{seconds[step]:.2f}" for seconds in found.values())] for step in steps]
+    return Table("Loading and switching", note, ["", *found], rows)
+
+
 def tables(run: dict) -> list[Table]:
-    made = [part(run) for part in (ratios, models, stages, memory, host)]
+    made = [part(run) for part in (ratios, models, stages, memory, host, loading)]
     return [ends(run)] * bool(run["ends"]) + [table for table in made if table]
 
 

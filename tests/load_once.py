@@ -6,7 +6,6 @@ The UNet's answer to a fixed question goes into the file OUT, so that two loader
 import importlib.util
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI-0.30.0").resolve()
 sys.path.insert(0, str(HOST))
+sys.path.append(str(ROOT / "bench" / "probe"))
 
 import torch  # noqa: E402
 from comfy.cli_args import args  # noqa: E402
@@ -23,6 +23,7 @@ args.cpu = not torch.cuda.is_available()
 import comfy.diffusers_load  # noqa: E402
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
+from memory import peak  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 
@@ -48,7 +49,7 @@ if __name__ == "__main__":
         began = time.perf_counter()
         model, clip, vae = load()
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        most = peak()["resident"]
         comfy.model_management.load_models_gpu([model])
         generator = torch.Generator().manual_seed(0)
         dtype, device = model.model.get_dtype(), model.load_device
@@ -56,4 +57,4 @@ if __name__ == "__main__":
         x, context, y = (t.to(device, model.model.manual_cast_dtype or dtype) for t in (x, context, y))
         answer = model.model.diffusion_model(x, torch.tensor([499.0], device=device), context=context, y=y)
         save_file({"answer": answer.float().cpu()}, out)
-    print(json.dumps({"seconds": seconds, "peak": peak}))
+    print(json.dumps({"seconds": seconds, "peak": most}))

@@ -117,6 +117,8 @@ def run_of(parts, sizes, ours_ms):
         "left_out": {"diffusers, max-autotune": "it needs a GPU"},
         "stages": [],
         "host": {},
+        "loading": {variants.ACCELERATED: {"the first picture": 1.0}, variants.CORE: {"the first picture": 2.0}},
+        "main_case": case,
     }
     found |= {"ends": ends, "models": [dict(variant=variants.OURS, case=case, ms=15.0)], "peaks": {}}
     return found | {"rates": RATES._asdict(), "roofline": [dict(case=case, ms=10.0, flop=1, bytes=1)]}
@@ -134,6 +136,7 @@ def test_a_run_replaces_an_earlier_one_of_the_same_parts_and_sizes_only(tmp_path
 def test_the_report_has_the_ratio_to_the_others_to_the_roofline_and_what_was_left_out():
     run = run_of(["ours", "core"], [128], 20.0)
     assert report.ratios(run).rows == [[variants.CORE, "3.00"]]
+    assert report.loading(run).rows == [["the first picture", "1.00", "2.00"]]
     assert report.models(run).rows == [[variants.OURS, "15.0 (1.50)"], ["roofline", "10.00"]]
     for text in (report.terminal(run), report.markdown({"machine": machine.description(), "runs": [run]})):
         assert "Left out: diffusers, max-autotune, because it needs a GPU." in text
@@ -198,8 +201,9 @@ def test_importing_the_pack_takes_at_most_60_ms(record_property):
 @pytest.mark.soak
 def test_a_reduced_run_measures_everything(tmp_path):
     sizes = (128,)
-    run = measure(["ours", "core", "diffusers", "host"], sizes, seconds=1)
+    run = measure(["ours", "core", "diffusers", "host", "loading"], sizes, seconds=1)
     assert {row["variant"] for row in run["ends"]} == {*variants.GROUPS["ours"], *variants.GROUPS["core"], "diffusers"}
+    assert run["loading"].keys() == {variants.ACCELERATED, variants.CORE}
     assert len(run["roofline"]) == len(machine.cases(sizes))
     assert not run["left_out"] and run["peaks"].keys() >= {variants.OURS, variants.CORE, "diffusers"}
     results.write(json.loads(json.dumps(run)), tmp_path)

@@ -11,7 +11,8 @@ import pytest
 import single_files
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from bench import weights
 
 pytestmark = pytest.mark.soak
 RUNS = 5
@@ -19,25 +20,11 @@ RUNS = 5
 
 def modules() -> dict[str, torch.nn.Module]:
     """Segmind-Vega's parts at their published dimensions, in fp16, with weights that keep activations in range."""
-    first = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
-    second = dict(hidden_size=1280, intermediate_size=5120, num_attention_heads=20, num_hidden_layers=32)
-    second = CLIPTextConfig(**second, projection_dim=1280, hidden_act="gelu")
     with torch.device("meta"):
-        parts = {"unet": folders.real_unet("Segmind-Vega"), "vae": folders.full_autoencoder()}
-        parts |= {"text_encoder": CLIPTextModel(first), "text_encoder_2": CLIPTextModelWithProjection(second)}
-    parts["vae"].register_to_config(scaling_factor=0.13025)
-    torch.manual_seed(0)
-    noise = torch.randn(2**24).half()
-    for module in parts.values():
-        module.half().to_empty(device="cpu")
-        for name, weight in module.named_parameters():
-            if weight.ndim == 1:
-                weight.data.fill_(float(name.endswith("weight")))
-                continue
-            noise = noise.roll(12345)
-            flat = noise.repeat(-(-weight.numel() // len(noise)))[: weight.numel()]
-            weight.data.copy_(flat.reshape(weight.shape) * weight[0].numel() ** -0.5)
-    return parts
+        autoencoder = folders.full_autoencoder()
+    autoencoder.register_to_config(scaling_factor=0.13025)
+    generator = torch.Generator().manual_seed(0)
+    return {name: weights.fill(part, generator) for name, part in {**weights.vega(), "vae": autoencoder}.items()}
 
 
 @pytest.fixture(scope="module", params=["single file", "folder"])
