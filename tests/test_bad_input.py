@@ -100,9 +100,9 @@ def test_sampler_without_lcm_sampling(client):
 
 
 def test_second_lcm_lora(client):
-    graph = graphs.text_to_image(VegaLCMSampler__model=["9", 0])
-    graph["9"] = {"class_type": "VegaLCMLora", "inputs": {**graph[graphs.LORA]["inputs"], "model": [graphs.LORA, 0]}}
-    refused(client, graph, "9", "already samples as an LCM", "only one")
+    graph = graphs.text_to_image(VegaLCMSampler__model=["extra", 0])
+    graph["extra"] = {"class_type": "VegaLCMLora", "inputs": {**graph[graphs.LORA]["inputs"], "model": [graphs.LORA, 0]}}
+    refused(client, graph, "extra", "already samples as an LCM", "only one")
 
 
 def test_lora_for_another_model(server, client):
@@ -126,8 +126,8 @@ def test_steps_out_of_range(client, steps):
 
 
 def test_steps_out_of_range_that_come_over_a_link(client):
-    graph = graphs.text_to_image(VegaLCMSampler__steps=["9", 0])
-    graph["9"] = {"class_type": "PrimitiveInt", "inputs": {"value": 51}}
+    graph = graphs.text_to_image(VegaLCMSampler__steps=["extra", 0])
+    graph["extra"] = {"class_type": "PrimitiveInt", "inputs": {"value": 51}}
     refused(client, graph, graphs.SAMPLER, "steps is 51", "at most 50")
 
 
@@ -149,28 +149,28 @@ def latent(server, name, tensor):
 
 
 def test_filled_latent_of_another_channel_count(server, client):
-    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["9", 0])
-    graph["9"] = latent(server, "sixteen", torch.ones(1, 16, 16, 16))
+    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["extra", 0])
+    graph["extra"] = latent(server, "sixteen", torch.ones(1, 16, 16, 16))
     refused(client, graph, graphs.SAMPLER, "[1, 16, 16, 16]", "4 channels")
 
 
 def test_empty_latent_of_another_channel_count_is_adapted(server, client):
-    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["9", 0])
-    graph["9"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}}
+    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["extra", 0])
+    graph["extra"] = {"class_type": "EmptySD3LatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}}
     drawn = [client.download(client.run(g)[graphs.SAVE]["images"][0]) for g in (graph, graphs.text_to_image())]
     adapted, plain = (Image.open(io.BytesIO(png)).tobytes() for png in drawn)
     assert adapted == plain
 
 
 def test_nan_enters_the_sampler(server, client):
-    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["9", 0])
-    graph["9"] = latent(server, "nan", torch.full((1, 4, 16, 16), float("nan")))
+    graph = graphs.text_to_image(VegaLCMSampler__latent_image=["extra", 0])
+    graph["extra"] = latent(server, "nan", torch.full((1, 4, 16, 16), float("nan")))
     refused(client, graph, graphs.SAMPLER, "latent_image contains NaN")
 
 
 def test_nan_enters_the_decoder(server, client):
-    graph = graphs.text_to_image(VegaTinyVAEDecode__samples=["9", 0])
-    graph["9"] = latent(server, "nan", torch.full((1, 4, 16, 16), float("nan")))
+    graph = graphs.text_to_image(VegaTinyVAEDecode__samples=["extra", 0])
+    graph["extra"] = latent(server, "nan", torch.full((1, 4, 16, 16), float("nan")))
     refused(client, graph, graphs.DECODE, "samples contains NaN")
 
 
@@ -197,8 +197,8 @@ def test_nan_leaves_the_decoder(client, broken):
 
 def test_conditioning_of_another_width(server, client):
     folders.write(server.base / "models" / "diffusers" / "narrow", "tiny-sd")
-    graph = graphs.text_to_image(CLIPTextEncode__clip=["9", 1])
-    graph["9"] = {"class_type": "VegaLoader", "inputs": {"model_name": "narrow/", "vae": "tiny"}}
+    graph = graphs.text_to_image(CLIPTextEncode__clip=["extra", 1])
+    graph["extra"] = {"class_type": "VegaLoader", "inputs": {"model_name": "narrow/", "vae": "tiny"}}
     refused(client, graph, graphs.SAMPLER, "64 features", "needs 128", "CLIP")
 
 
@@ -212,8 +212,8 @@ def test_conditioning_without_entries():
 
 def test_full_vae_given_to_the_tiny_decoder(server, client):
     folders.write(server.base / "models" / "diffusers" / "full", "tiny-sd", vae="full")
-    graph = graphs.text_to_image(VegaTinyVAEDecode__vae=["9", 2])
-    graph["9"] = {"class_type": "VegaLoader", "inputs": {"model_name": "full/", "vae": "full"}}
+    graph = graphs.text_to_image(VegaTinyVAEDecode__vae=["extra", 2])
+    graph["extra"] = {"class_type": "VegaLoader", "inputs": {"model_name": "full/", "vae": "full"}}
     refused(client, graph, graphs.DECODE, "This VAE is a full one", "VAE Decode", "`tiny`")
 
 
