@@ -17,14 +17,20 @@ from .picture_file import PictureFile
 PLAIN_TYPES = {"jpeg": 1, "png": 2}  # the host's plain image frame knows no others
 UNREAD = 32 * 2**20  # bytes that a client may leave unread before it gets no more pictures
 YIELDS = 100  # to the host's own sending before looking once a millisecond; a few are enough where nothing holds it up
+LIMIT = 256 * 2**20  # bytes; that, a picture, and what the host itself has to say meanwhile
 PATIENCE = 5.0  # seconds for the host's own messages to go out first
 transports = WeakKeyDictionary()  # each websocket's asyncio.Transport, which aiohttp names in its request only
 
 
 async def remember_transport(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal handler (on_response_prepare) of the host's application."""
+    """A signal handler (on_response_prepare) of the host's application.
+
+    A transport with more unread than its limit (64 KiB by default) pauses, and the host then waits for this one reader
+    before it sends anybody anything. So the limit is raised above whatever is ever left unread.
+    """
     if isinstance(response, web.WebSocketResponse):
         transports[response] = request.transport
+        request.transport.set_write_buffer_limits(high=LIMIT)
 
 
 def takes_metadata(server: PromptServer, client_id: str) -> bool:
@@ -56,11 +62,7 @@ async def caught_up(server: PromptServer) -> None:
 
 
 async def send(server: PromptServer, client_id: str | None, files: list[PictureFile], about: dict) -> None:
-    """Writes the pictures to the client's socket, if it is there; runs on the server's loop and never waits for a reader.
-
-    A transport with more unread than its limit pauses, and the host then waits for this one reader before it sends
-    anybody anything. So the limit is raised above each picture, and pictures stop while too much is unread.
-    """
+    """Writes the pictures to the client's socket, if it is there; runs on the server's loop and never waits for a reader."""
     try:
         await asyncio.wait_for(caught_up(server), PATIENCE)
     except asyncio.TimeoutError:
@@ -70,11 +72,9 @@ async def send(server: PromptServer, client_id: str | None, files: list[PictureF
         if client_id not in server.sockets or not takes(server, client_id, file.format):
             return
         transport = transports[server.sockets[client_id]]
-        unread = transport.get_write_buffer_size()
-        if unread > UNREAD:
+        if transport.get_write_buffer_size() > UNREAD:
             left = len(files) - batch_index
             logging.warning("Send Image (Vega): a client reads too slowly; %d pictures not sent, /history names them.", left)
             return
         event, payload = frame(file, {**about, "batch_index": batch_index} if takes_metadata(server, client_id) else None)
-        transport.set_write_buffer_limits(high=unread + len(payload) + UNREAD)
         await server.send_bytes(event, payload, client_id)

@@ -37,11 +37,11 @@ class Recorder:
 
     def __init__(self):
         self.recorded = self.replayed = 0
-        self.broken = False
+        self.broken = None
 
-    def __call__(self, run, *inputs):
+    def __call__(self, run, *inputs, beside=None):
         if self.broken:
-            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+            raise self.broken
         self.recorded += 1
         unet, *_ = run.args
         frozen = copy.deepcopy(unet)
@@ -197,6 +197,8 @@ def test_partly_loaded_weights_are_not_recorded(few_step, positive, recorder):
     fast.model.model_lowvram = True
     try:
         assert not accelerate.is_static(fast)
+        getattr(fast.model, accelerate.KEY).begin(fast)
+        assert not getattr(fast.model, accelerate.KEY).graphs
     finally:
         fast.model.model_lowvram = False
 
@@ -341,7 +343,7 @@ def test_a_mask_and_two_areas_are_replayed(nano, few_step, positive, recorder):
 
 
 def test_a_recording_that_fails_draws_all_the_same_and_is_told_once(few_step, positive, recorder, caplog):
-    recorder.broken = True
+    recorder.broken = RuntimeError("operation not permitted when stream is capturing\nand more")
     fast = graphed(few_step, recorder)
     with caplog.at_level(logging.WARNING):
         for seed in range(3):
@@ -350,6 +352,36 @@ def test_a_recording_that_fails_draws_all_the_same_and_is_told_once(few_step, po
     assert told == [
         "Accelerate (Vega) leaves this model as it is from now on: operation not permitted when stream is capturing"
     ]
+
+
+def test_without_memory_for_a_graph_the_next_one_is_tried(few_step, positive, recorder, caplog):
+    fast = graphed(few_step, recorder)
+    recorder.broken = torch.OutOfMemoryError("CUDA out of memory")
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(draw(fast, positive), draw(few_step, positive))
+    assert "as it is for this call: CUDA out of memory" in caplog.text
+    recorder.broken = None
+    assert torch.equal(draw(fast, positive), draw(few_step, positive))
+    assert recorder.recorded == 1
+
+
+def test_the_functions_of_torch_that_end_a_failed_recording_are_there():
+    """torch.cuda.CUDAGraph.capture_end leaves the allocator recording where it fails; cuda_graph.end_recording ends that."""
+    assert callable(torch._C._cuda_endAllocateToPool)
+    assert callable(torch._C._cuda_releasePool)
+
+
+def test_a_hook_around_the_whole_unet_runs_at_replays_too(few_step, positive, recorder):
+    fast = graphed(few_step, recorder)
+    expected = draw(fast, positive)
+    called = []
+    handle = few_step.model.diffusion_model.register_forward_hook(lambda *_: called.append(1))
+    replayed = recorder.replayed
+    try:
+        assert torch.equal(draw(fast, positive), expected)
+    finally:
+        handle.remove()
+    assert len(called) == recorder.replayed - replayed == 3
 
 
 def test_an_error_of_the_inputs_is_the_hosts_own_and_accelerates_on(few_step, positive, recorder):

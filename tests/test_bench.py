@@ -148,17 +148,27 @@ def models():
     return weights.models()
 
 
+@pytest.fixture(scope="module")
+def served_models(server, models):
+    """The models on the running server, and nothing of them left there for other tests."""
+    there = server.base / "models"
+    copies = [
+        there / kind / file.name for kind in ("loras", "vae_approx") for file in (models.base / "models" / kind).iterdir()
+    ]
+    for copy in copies:
+        copy.write_bytes((models.base / "models" / copy.parent.name / copy.name).read_bytes())
+    folder = there / "diffusers" / "nano"
+    folder.symlink_to(weights.NANO, target_is_directory=True)
+    yield models
+    for path in (*copies, folder):
+        path.unlink()
+
+
 @pytest.mark.skipif(machine.GPU, reason="on a GPU the models are Segmind-Vega's, which this server doesn't have")
 @pytest.mark.parametrize("name", [variants.OURS, variants.ACCELERATED, variants.CORE])
-def test_every_graph_draws_its_pictures_on_the_server(server, client, models, name):
-    for kind in ("loras", "vae_approx"):
-        for file in (models.base / "models" / kind).iterdir():
-            (server.base / "models" / kind / file.name).write_bytes(file.read_bytes())
-    folder = server.base / "models" / "diffusers" / "nano"
-    if not folder.exists():
-        folder.symlink_to(weights.NANO, target_is_directory=True)
+def test_every_graph_draws_its_pictures_on_the_server(client, served_models, name):
     case = Case(64, 1, 2)
-    drawing = variants.Graph(name, models, client).draw(case, "night, desert", 1)
+    drawing = variants.Graph(name, served_models, client).draw(case, "night, desert", 1)
     rounds.check(drawing.pictures, case, name)
     expected = "PNG" if name == variants.CORE else "JPEG"
     assert [Image.open(io.BytesIO(picture)).format for picture in drawing.pictures] == [expected] * 2

@@ -134,8 +134,8 @@ def sent_pictures(server, count):
 
 
 def test_pictures_sent_to_the_client_leave_nothing_behind(server):
-    _, memory = sent_pictures(server, 100)
-    assert memory[-1] - memory[70] < 32  # by then 64 pictures are kept, as ever after
+    _, memory = sent_pictures(server, 80)
+    assert memory[-1] - memory[65] < 32  # by then 64 pictures are kept, as ever after
 
 
 @pytest.mark.soak

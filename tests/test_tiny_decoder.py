@@ -28,7 +28,7 @@ def latents():
     return torch.randn(2, 4, 42, 57, generator=torch.Generator().manual_seed(0)) * 8
 
 
-@pytest.mark.parametrize("side", [16, 20, 64])
+@pytest.mark.parametrize("side", [20, 64])
 def test_tiles_are_the_whole_picture(vae, latents, side):
     whole = tiny_decoder.picture(vae, latents)
     assert torch.equal(tiny_decoder.tiled(vae, latents, side), whole)
@@ -60,10 +60,10 @@ def test_goes_to_tiles_where_memory_is_short(vae, latents, monkeypatch, free):
     assert sides == ([] if free > 1 else [tiny_decoder.TILE])
 
 
-@pytest.mark.parametrize("most", [2000, 1000])
+@pytest.mark.parametrize("most", [2100, 1000])
 def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, most):
-    """The error stands for the GPU's own; tests/gpu fills one. Tiles of 16 see up to 42 x 51 latents, of 8 42 x 46."""
-    picture = tiny_decoder.picture
+    """The error stands for the GPU's own; tests/gpu fills one. Tiles of 24 see up to 42 x 57 latents, of 12 42 x 48."""
+    picture, latents = tiny_decoder.picture, latents[:1]
     expected = picture(vae, latents)
 
     def in_small_memory(vae, samples):
@@ -71,12 +71,12 @@ def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, m
             raise torch.OutOfMemoryError("CUDA out of memory")
         return picture(vae, samples)
 
-    monkeypatch.setattr(tiny_decoder, "TILE", 16)
+    monkeypatch.setattr(tiny_decoder, "TILE", 24)
     monkeypatch.setattr(tiny_decoder, "picture", in_small_memory)
-    if most == 2000:
+    if most == 2100:
         assert torch.equal(tiny_decoder.decode(vae, latents), expected)
     else:
-        with pytest.raises(RuntimeError, match="not even memory for 64 x 64 pixels"):
+        with pytest.raises(RuntimeError, match="not even memory for 96 x 96 pixels"):
             tiny_decoder.decode(vae, latents)
 
 

@@ -40,7 +40,7 @@ COMPILED_SHAPES = 64  # after as many, dynamo runs a function as it is; its own 
 
 
 def apply(
-    model: comfy.model_patcher.ModelPatcher, mode: str, record: Callable = cuda_graph.record
+    model: comfy.model_patcher.ModelPatcher, mode: str, record: Callable = cuda_graph.RecordedCall
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
 
@@ -60,7 +60,9 @@ def apply(
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
     calls = getattr(model.model, KEY, None)
     if calls is None or (calls.compiles, calls.record) != (mode == "compile", record):
-        calls = Calls(mode == "compile", record)
+        if calls is not None:
+            calls.forget()
+        calls = Calls(model.load_device, mode == "compile", record)
         setattr(model.model, KEY, calls)
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, calls.answer)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, calls.begin)
@@ -74,9 +76,9 @@ class Calls(torch.nn.Module):
     A child of the host's model, so that it learns when the host moves the weights, to make room or to patch them anew.
     """
 
-    def __init__(self, compiles: bool, record: Callable):
+    def __init__(self, device: torch.device, compiles: bool, record: Callable):
         super().__init__()
-        self.compiles, self.record = compiles, record
+        self.device, self.compiles, self.record = device, compiles, record
         self.compiled = None
         self.patcher = None  # whose run this is, if its calls can be replayed
         self.weights = None  # what the recorded calls read
@@ -90,12 +92,16 @@ class Calls(torch.nn.Module):
         return self
 
     def forget(self) -> None:
-        self.graphs.clear()
+        if self.graphs:
+            self.graphs.clear()
+            cuda_graph.trim(self.device)
 
     def begin(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         """The host is about to sample with the patcher, whose weights are loaded."""
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
-        if self.patcher and (found := addresses(patcher)) != self.weights:
+        if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
+            self.forget()
+        elif self.patcher and (found := addresses(patcher)) != self.weights:
             self.forget()
             self.weights = found
 
@@ -110,12 +116,14 @@ class Calls(torch.nn.Module):
         try:
             return self.replayed(executor.class_obj, *inputs[:4])
         except Exception as error:
-            answer = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
-            self.gave_up = True
-            self.forget()
-            why = str(error).partition("\n")[0] or type(error).__name__
-            logging.warning("Accelerate (Vega) leaves this model as it is from now on: %s", why)
-            return answer
+            why, had_memory = str(error).partition("\n")[0] or type(error).__name__, not comfy.model_management.is_oom(error)
+        # Here the error is gone, and with it what the failed call held.
+        self.forget()
+        answer = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
+        self.gave_up = had_memory
+        until = "from now on" if had_memory else "for this call"
+        logging.warning("Accelerate (Vega) leaves this model as it is %s: %s", until, why)
+        return answer
 
     def can_replay(self, executor: WrapperExecutor, *inputs, **others) -> bool:
         """Whether this call's answer depends on nothing but the UNet's weights and its first four inputs."""
@@ -152,7 +160,8 @@ class Calls(torch.nn.Module):
                 return run(*inputs)
         while memory + sum(size for _, size in self.graphs.values()) > limit:
             self.graphs.popitem(last=False)
-        self.graphs[key] = self.record(run, *inputs), memory
+        beside = next((graph for graph, _ in self.graphs.values()), None)
+        self.graphs[key] = self.record(run, *inputs, beside=beside), memory
         return self.graphs[key][0](*inputs)
 
     def compiled_call(self) -> Callable:
@@ -163,7 +172,7 @@ class Calls(torch.nn.Module):
 
 def call(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
     """The host's UNet without anybody's options."""
-    return unet(x, timesteps, context, y, transformer_options={})
+    return unet.forward(x, timesteps, context, y, transformer_options={})
 
 
 def call_compiled(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
@@ -171,7 +180,7 @@ def call_compiled(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tens
     options = {}
     if attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split):
         options["optimized_attention_override"] = lambda _, *args, **kwargs: attention.attention_pytorch(*args, **kwargs)
-    return unet(x, timesteps, context, y, transformer_options=options)
+    return unet.forward(x, timesteps, context, y, transformer_options=options)
 
 
 def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
@@ -184,15 +193,15 @@ def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
         or patcher.weight_wrapper_patches
         or patcher.get_additional_models_with_key("multigpu")
         or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
-        or any(is_changed(module) for module in model.diffusion_model.modules())
+        or any(is_changed(module, within=module is not model.diffusion_model) for module in model.diffusion_model.modules())
     )
 
 
-def is_changed(module: torch.nn.Module) -> bool:
-    """Whether somebody's function runs at each of its calls."""
+def is_changed(module: torch.nn.Module, within: bool) -> bool:
+    """Whether somebody's function runs at each of its calls. Hooks count `within` the UNet: its own run at replays too."""
     # One that was put back (the host's bypass LoRA does) is the class's own again.
     own_forward = getattr(module.forward, "__func__", None) is type(module).forward
-    return bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
+    return within and bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
 
 
 def addresses(patcher: comfy.model_patcher.ModelPatcher) -> tuple:

@@ -1,34 +1,74 @@
-"""A call recorded once as a CUDA graph and replayed without Python (docs.pytorch.org/docs/stable/notes/cuda.html)."""
+"""Calls recorded once as CUDA graphs and replayed without Python (docs.pytorch.org/docs/stable/notes/cuda.html)."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 
 import torch
 
 
-def record(run: Callable, *inputs: torch.Tensor | None) -> Callable:
-    """run(*inputs), recorded: a function of inputs of the same shapes and dtypes that gives what `run` would.
+class RecordedCall:
+    """run(*inputs) as a graph: called with inputs of the same shapes and dtypes, it gives what `run` would.
 
-    run takes tensors (or None) on the current CUDA device, gives a tensor like the first of them, and has been called
-    with such inputs before: what the libraries set up at a first call can't be recorded. The weights that it reads are
-    read again at every replay, from the addresses that they have now. Raises what CUDA raises if it can't be recorded.
+    run takes tensors (or None) on one CUDA device, gives a tensor like the first of them, and has been called with such
+    inputs before. Its weights are read at every replay, from the addresses that they have had at the recording. `beside` is
+    another graph to share the memory of what lies between inputs and output with. Raises what CUDA raises if it can't be
+    recorded.
     """
-    static = [None if tensor is None else tensor.clone() for tensor in inputs]
-    # Made outside the recording, like the inputs: all that is allocated within is free again at its end.
-    output = torch.empty_like(static[0])
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.current_stream()
-    try:
-        # Other threads of the server may use the GPU meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            output.copy_(run(*static))
-    finally:
-        torch.cuda.set_stream(stream)  # torch leaves its own stream set where the recording failed
 
-    def replay(*inputs: torch.Tensor | None) -> torch.Tensor:
-        for buffer, tensor in zip(static, inputs, strict=True):
+    def __init__(self, run: Callable, *inputs: torch.Tensor | None, beside: "RecordedCall | None" = None):
+        # Made outside the recording, like the output: all that is allocated within is free again at its end.
+        self.inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
+        self.output = torch.empty_like(inputs[0])
+        self.graph = torch.cuda.CUDAGraph()
+        device = inputs[0].device
+        stream, current = capture_stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            run(*self.inputs)  # the libraries set up their workspaces for this stream
+            torch.cuda.synchronize(device)
+            pool = beside.graph.pool() if beside else torch.cuda.graph_pool_handle()
+            # Other threads of the server may use the GPU meanwhile.
+            self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            try:
+                self.output.copy_(run(*self.inputs))
+            finally:
+                try:
+                    self.graph.capture_end()
+                except RuntimeError:
+                    end_recording(device, pool)
+                    raise
+        current.wait_stream(stream)
+
+    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
+        for buffer, tensor in zip(self.inputs, inputs, strict=True):
             if buffer is not None:
                 buffer.copy_(tensor, non_blocking=True)
-        graph.replay()
-        return output.clone()
+        self.graph.replay()
+        return self.output.clone()
 
-    return replay
+
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for each device, ever: cuBLAS keeps a workspace for every stream that it has seen."""
+    return torch.cuda.Stream(device)
+
+
+def end_recording(device: torch.device, pool: tuple[int, int]) -> None:
+    """What torch leaves out where capture_end fails: else its allocator records on, frees nothing and starts no graph again.
+
+    Private functions of torch, guarded by tests/test_accelerate.py.
+    """
+    with contextlib.suppress(RuntimeError):  # it had been ended
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
+
+
+def trim(device: torch.device) -> None:
+    """Gives the memory of graphs that are gone back to the GPU, which CUDA keeps with the host's default allocator."""
+    if device.type == "cuda" and torch.cuda.get_allocator_backend() == "cudaMallocAsync":
+        with contextlib.suppress(ImportError):  # comes with torch on Linux; elsewhere the next graphs use the memory
+            from cuda.bindings import runtime
+
+            torch.cuda.synchronize(device)
+            runtime.cudaDeviceGraphMemTrim(device.index)
