@@ -10,7 +10,7 @@ import pytest
 import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = {"torch", "safetensors", "tqdm"}
+LIBRARIES = {"cuda", "torch", "safetensors", "tqdm"}  # cuda: torch's own bindings
 # What each part may import besides the standard library and, relatively, itself.
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,

@@ -196,23 +196,36 @@ def test_rows_of_other_weights_are_not_taken_for_ours(chain, changed, stale):
     assert kept() == {True: True, False: True}
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.soak)])
-def test_killed_it_ends_with_the_same_weights(chain, tmp_path, kills):
+def run_killed(kills: int, seconds: float, command: list[str]) -> None:
+    """Runs the command to its end, after it was killed somewhere in its first `seconds` as often as said."""
     rng = random.Random(int(time.time()))
+    quiet = dict(cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     for _ in range(kills):
-        process = subprocess.Popen(
-            command(tmp_path, prompts=0), cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, **quiet)
         try:
-            process.wait(chain[2] * rng.uniform(0.15, 0.3))
+            process.wait(seconds * rng.uniform(0.5, 1.0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    train(tmp_path, prompts=0)
-    files = sorted(f.relative_to(chain[0]) for f in (chain[0] / "nano").rglob("*.safetensors"))
-    assert len(files) == 6
+    assert subprocess.run(command, **quiet, timeout=900).returncode == 0
+
+
+def assert_same_files(one: Path, other: Path, pattern: str, count: int) -> None:
+    files = sorted(f.relative_to(one) for f in one.rglob(pattern))
+    assert len(files) == count
     for file in files:
-        assert (tmp_path / file).read_bytes() == (chain[0] / file).read_bytes(), f"{file} differs"
+        assert (other / file).read_bytes() == (one / file).read_bytes(), f"{file} differs"
+
+
+def test_a_stage_that_was_killed_ends_with_the_same_weights(chain, tmp_path):
+    run_killed(1, 30, command(tmp_path, "autoencoder"))
+    assert_same_files(chain[0] / "work" / "autoencoder", tmp_path / "work" / "autoencoder", "*.safetensors", 1)
+
+
+@pytest.mark.soak
+def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):
+    run_killed(3, 0.3 * chain[2], command(tmp_path, prompts=0))
+    assert_same_files(chain[0] / "nano", tmp_path / "nano", "*.safetensors", 6)
 
 
 def test_every_file_fits_a_repository(chain):
