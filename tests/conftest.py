@@ -27,6 +27,8 @@ spec = importlib.util.spec_from_file_location("vega_pack", ROOT / "__init__.py",
 sys.modules["vega_pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["vega_pack"])
 
+from vega_pack.vega import checkpoint, lora  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def elsewhere(tmp_path_factory):
@@ -54,6 +56,34 @@ def server(tmp_path_factory, elsewhere):
 def client(server):
     with server.connect() as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def inference():
+    """As in the host, which draws without gradients."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def nano(inference):
+    """vega-nano as Load Vega gives it: (model, clip, vae)."""
+    return checkpoint.load(checkpoint.NANO, "tiny", [])
+
+
+@pytest.fixture(scope="module")
+def few_step(nano):
+    return lora.apply(nano[0], checkpoint.NANO_LORA, 1.0)
+
+
+@pytest.fixture(scope="module")
+def positive(nano):
+    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: the two workers of `make test` take whole files, and should end at the same time."""
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_fuzz.py", "test_nano.py"))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -28,6 +28,7 @@ from vega_pack.vega import accelerate, checkpoint, lcm, lora
 
 import nodes as host_nodes
 
+pytestmark = pytest.mark.usefixtures("inference")
 NANO = Path(checkpoint.NANO)
 LORA = checkpoint.NANO_LORA
 
@@ -51,27 +52,6 @@ class Recorder:
             return run.func(frozen, *inputs)
 
         return replay
-
-
-@pytest.fixture(scope="module", autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def nano(inference):
-    return checkpoint.load(NANO, "tiny", [])
-
-
-@pytest.fixture(scope="module")
-def few_step(nano):
-    return lora.apply(nano[0], LORA, 1.0)
-
-
-@pytest.fixture(scope="module")
-def positive(nano):
-    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
 
 
 @pytest.fixture
@@ -482,8 +462,9 @@ def test_twice_is_once_and_off_takes_it_away(few_step, positive, recorder):
     assert recorder.replayed == replayed
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_without_a_gpu_auto_is_nothing_and_cuda_graph_says_so(few_step, positive, caplog):
+    few_step = few_step.clone()
+    few_step.load_device = torch.device("cpu")
     with caplog.at_level(logging.INFO):
         assert VegaAccelerate.execute(few_step, "auto")[0] is few_step
         assert VegaAccelerate.execute(few_step, "off")[0] is few_step

@@ -20,33 +20,13 @@ from comfy_extras.nodes_model_merging import CheckpointSave, ModelMergeSimple
 from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import save_file
 from vega_pack.nodes.tiny_vae_decode import VegaTinyVAEDecode
-from vega_pack.vega import checkpoint, lcm, lora
+from vega_pack.vega import checkpoint, lcm
 
 import nodes as host_nodes
 
+pytestmark = pytest.mark.usefixtures("inference")
 NANO = Path(checkpoint.NANO)
 SCALE = 0.13025
-
-
-@pytest.fixture(scope="module", autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def nano(inference):
-    return checkpoint.load(NANO, "tiny", [])
-
-
-@pytest.fixture(scope="module")
-def few_step(nano):
-    return lora.apply(nano[0], checkpoint.NANO_LORA, 1.0)
-
-
-@pytest.fixture(scope="module")
-def positive(nano):
-    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
 
 
 def empty(batch=1, height=16, width=16, **keys):

@@ -2,31 +2,14 @@
 
 import pytest
 import torch
-from vega_pack.vega import checkpoint, lcm, lora, one_prompt
+from vega_pack.vega import lcm, one_prompt
 
 import nodes as host_nodes
 
 SHORT = one_prompt.calc_cond_batch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def nano(inference):
-    model, clip, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
-    return lora.apply(model, checkpoint.NANO_LORA, 1.0), clip
-
-
-@pytest.fixture(scope="module")
-def positive(nano):
-    return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
-
-
-def draw(nano_model, positive, monkeypatch, short: bool, batch=2, **latent):
+def draw(model, positive, monkeypatch, short: bool, batch=2, **latent):
     """(the latents, how often the host's own calc_cond_batch was asked)."""
     asked = []
 
@@ -39,7 +22,7 @@ def draw(nano_model, positive, monkeypatch, short: bool, batch=2, **latent):
 
     monkeypatch.setattr(one_prompt, "calc_cond_batch", watched)
     latent = {"samples": torch.zeros(batch, 4, 8, 12), **latent}
-    return lcm.sample(nano_model, 5, 3, positive, latent, 1.0, disable_progress=True)["samples"], len(asked)
+    return lcm.sample(model, 5, 3, positive, latent, 1.0, disable_progress=True)["samples"], len(asked)
 
 
 def two_in_one(positive):
@@ -62,8 +45,8 @@ def cfg_functions(model):
 @pytest.mark.parametrize("change", [model_as_is, cfg_functions])
 @pytest.mark.parametrize("prompts", [lambda p: p, two_in_one], ids=["one", "one a picture"])
 @pytest.mark.parametrize("mask", [None, torch.linspace(0, 1, 12).expand(1, 1, 8, 12)], ids=["all", "masked"])
-def test_one_prompt_is_bit_for_bit_the_hosts(nano, positive, monkeypatch, change, prompts, mask):
-    model, latent = change(nano[0].clone()), {} if mask is None else {"noise_mask": mask}
+def test_one_prompt_is_bit_for_bit_the_hosts(few_step, positive, monkeypatch, change, prompts, mask):
+    model, latent = change(few_step.clone()), {} if mask is None else {"noise_mask": mask}
     expected, asked = draw(model, prompts(positive), monkeypatch, short=False, **latent)
     assert asked == 3
     drawn, asked = draw(model, prompts(positive), monkeypatch, short=True, **latent)
@@ -93,15 +76,15 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS)
-def test_anything_else_is_the_hosts_own(nano, positive, monkeypatch, change):
-    expected, asked = draw(nano[0], change(positive), monkeypatch, short=False)
-    drawn, asked_now = draw(nano[0], change(positive), monkeypatch, short=True)
+def test_anything_else_is_the_hosts_own(few_step, positive, monkeypatch, change):
+    expected, asked = draw(few_step, change(positive), monkeypatch, short=False)
+    drawn, asked_now = draw(few_step, change(positive), monkeypatch, short=True)
     assert asked == asked_now == 3
     assert torch.equal(drawn, expected)
 
 
-def test_a_wrapper_around_the_model_goes_through_the_host(nano, positive, monkeypatch):
-    model = nano[0].clone()
+def test_a_wrapper_around_the_model_goes_through_the_host(few_step, positive, monkeypatch):
+    model = few_step.clone()
     model.set_model_unet_function_wrapper(lambda apply, given: apply(given["input"], given["timestep"], **given["c"]) * 0.9)
     expected, _ = draw(model, positive, monkeypatch, short=False)
     drawn, asked = draw(model, positive, monkeypatch, short=True)

@@ -79,7 +79,6 @@ class Calls(torch.nn.Module):
     def __init__(self, device: torch.device, compiles: bool, record: Callable):
         super().__init__()
         self.device, self.compiles, self.record = device, compiles, record
-        self.compiled = None
         self.patcher = None  # whose run this is, if its calls can be replayed
         self.weights = None  # what the recorded calls read
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
@@ -150,7 +149,7 @@ class Calls(torch.nn.Module):
         if key in self.graphs:
             self.graphs.move_to_end(key)
             return self.graphs[key][0](*inputs)
-        run = functools.partial(self.compiled_call() if self.compiles else call, unet)
+        run = functools.partial(self.compiled_call if self.compiles else call, unet)
         patcher, x = self.patcher(), inputs[0]
         memory = patcher.memory_required(x.shape)
         limit = MEMORY_SHARE * comfy.model_management.get_total_memory(patcher.load_device)
@@ -164,10 +163,9 @@ class Calls(torch.nn.Module):
         self.graphs[key] = self.record(run, *inputs, beside=beside), memory
         return self.graphs[key][0](*inputs)
 
+    @functools.cached_property
     def compiled_call(self) -> Callable:
-        if self.compiled is None:
-            self.compiled = torch.compile(call_compiled, dynamic=False)
-        return self.compiled
+        return torch.compile(call_compiled, dynamic=False)
 
 
 def call(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:

@@ -16,7 +16,7 @@ FAMILIES = {
 }
 
 TILE = 128  # latents on a side: 1024 pixels
-CONTEXT = 18  # latents around a pixel that it depends on, by the sizes of the decoder's kernels
+CONTEXT = 19  # latents around a pixel that it depends on, by the sizes of the decoder's kernels
 
 
 def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None) -> torch.Tensor:

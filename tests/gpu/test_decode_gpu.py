@@ -6,19 +6,6 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
 from vega_pack.vega import checkpoint, tiny_decoder
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU (make gpu)")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def inference():
-    with torch.inference_mode():
-        yield
-
-
-@pytest.fixture(scope="module")
-def nano(inference):
-    return checkpoint.load(checkpoint.NANO, "tiny", [])
-
 
 def latents(side, batch=1):
     """As large as those of real pictures."""
