@@ -11,7 +11,7 @@ from .variants import ACCELERATED, CORE, GRAPHS
 from .weights import LORA, Models
 
 STRENGTHS = (0.9, 0.8, 0.7)
-OTHER_LORA, OTHER_CHECKPOINT = "other.safetensors", "other-vega.safetensors"
+OTHER_LORA, OTHER_CHECKPOINT = "other-lcm.safetensors", "other-vega.safetensors"
 # Without it the host drops every loaded model at each change of graph.
 KEEP = ("--cache-lru", "1000")
 

@@ -1,5 +1,6 @@
 """What the tests of this run saw load, and the README's table of it."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCK = re.compile(r"(<!-- loads -->\n)(.*?)(<!-- end of loads -->)", re.DOTALL)
+WRITES = "WRITE_TABLE" in os.environ
 SEEN: dict[str, set[str]] = {}  # form -> families
 
 
@@ -21,6 +23,8 @@ def every(forms, always: tuple[str, ...], families=tuple(folders.FAMILIES)) -> l
 
 def seen(form: str, family: str) -> None:
     SEEN.setdefault(form, set()).add(family)
+    if not WRITES:
+        assert family in in_readme().get(form, set()), f"{form}, {family}: `make table` writes the README's table anew"
 
 
 def table() -> str:
