@@ -2,6 +2,6 @@
 
 
 async def comfy_entrypoint():
-    from .nodes import VegaExtension  # late, because pytest and tools import this file outside the host
+    from .extension import VegaExtension  # late, because pytest and tools import this file outside the host
 
     return VegaExtension()

@@ -1,1 +1,1 @@
-"""What the pack adds to the host's server: pictures on its websocket, and a route to fetch them again."""
+"""The HTTP API under /v1 in the host's server: the contract of Segmind's hosted API, drawn through the host's own queue."""

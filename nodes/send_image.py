@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from ..api import frames, picture_file, sent
+from ..pictures import frames, picture_file, sent
 
 
 class VegaSendImage(io.ComfyNode):
@@ -39,6 +39,12 @@ class VegaSendImage(io.ComfyNode):
                     max=100,
                     tooltip="For jpeg and webp: 95 can't be told from the original; lower is smaller. png ignores it.",
                 ),
+                io.Boolean.Input(
+                    "metadata",
+                    default=True,
+                    optional=True,
+                    tooltip="Whether the picture's file carries the workflow and the prompt, for whoever gets the file.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
             is_output_node=True,
@@ -51,19 +57,19 @@ class VegaSendImage(io.ComfyNode):
         return secrets.token_hex(8)
 
     @classmethod
-    def execute(cls, images, format, quality) -> io.NodeOutput:
+    def execute(cls, images, format, quality, metadata=(True,)) -> io.NodeOutput:
         """Blocks until all is sent: beside an async node the host would run others, and clients go by the one running."""
-        server, (format, *_), (quality, *_) = PromptServer.instance, format, quality
+        server, (format, *_), (quality, *_), (metadata, *_) = PromptServer.instance, format, quality, metadata
         client_id = server.client_id
         if client_id in server.sockets and not frames.takes(server, client_id, format):
             raise ValueError("This client can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png.")
         for batch in images:
             picture_file.check(batch, format)
-        graph = (None, None) if args.disable_metadata else (cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        metadata = picture_file.metadata(format, *graph)
+        told = metadata and not args.disable_metadata
+        carried = picture_file.metadata(format, *((cls.hidden.prompt, cls.hidden.extra_pnginfo) if told else (None, None)))
 
         def encode(picture):
-            return None if processing_interrupted() else picture_file.encode(picture, format, quality, metadata)
+            return None if processing_interrupted() else picture_file.encode(picture, format, quality, carried)
 
         with ThreadPoolExecutor() as threads:
             files = list(threads.map(encode, (picture for batch in images for picture in batch)))
@@ -86,6 +92,9 @@ class VegaSendImage(io.ComfyNode):
 
 async def deliver(server, client_id, files, about) -> list[dict]:
     """Keeps and sends the pictures, on the server's loop: what /history says of each."""
+    if take := getattr(server.sockets.get(client_id), "take_pictures", None):  # the API's own, which answers with them
+        take(files, about)
+        return []
     entries = [sent.pictures.keep(file) for file in files]
     await frames.send(server, client_id, files, about)
     return entries

@@ -3,7 +3,15 @@
 import inspect
 
 import pytest
-from vega_pack.nodes import VegaAccelerate, VegaLCMLora, VegaLCMSampler, VegaLoader, VegaSendImage, VegaTinyVAEDecode
+from vega_pack.extension import (
+    VegaAccelerate,
+    VegaLCMLora,
+    VegaLCMSampler,
+    VegaLoader,
+    VegaReceiveImage,
+    VegaSendImage,
+    VegaTinyVAEDecode,
+)
 
 INPUTS = {
     VegaLoader: ["model_name", "vae"],
@@ -11,7 +19,8 @@ INPUTS = {
     VegaAccelerate: ["model", "mode"],
     VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise"],
     VegaTinyVAEDecode: ["samples", "vae"],
-    VegaSendImage: ["images", "format", "quality"],
+    VegaSendImage: ["images", "format", "quality", "metadata"],
+    VegaReceiveImage: ["image"],
 }
 
 

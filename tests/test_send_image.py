@@ -16,7 +16,8 @@ import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
-from vega_pack.api import picture_file, sent
+from vega_pack.pictures import picture_file, sent
+from vega_pack.pictures.frames import LIMIT
 
 SEND = "save_image_websocket_node"  # the name that the host's example client waits for
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -391,11 +392,15 @@ def test_a_client_that_does_not_read_stalls_nobody_and_is_left_out(server, clien
 
 @contextlib.contextmanager
 def held_up(server):
-    """While another client does not read a message of 16 MiB, the host sends nobody anything; at the end it goes away."""
+    """While another client leaves more unread than frames.LIMIT, the host sends nobody anything; at the end it goes away."""
+    size = 2**24
     with server.connect() as slow:
-        text = {"class_type": "PrimitiveString", "inputs": {"value": "x" * 2**24}}
-        prompt_id = slow.queue({"1": text, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}})
-        finished(server, prompt_id)
+        prompt = {"text": {"class_type": "PrimitiveString", "inputs": {"value": "x" * size}}}
+        for k in range(LIMIT // size + 1):
+            prompt[str(k)] = {"class_type": "PreviewAny", "inputs": {"source": ["text", 0]}}
+        slow.queue(prompt)
+        while server.get("/prompt").json()["exec_info"]["queue_remaining"]:
+            time.sleep(0.1)
         yield
         slow.socket.shutdown()
 

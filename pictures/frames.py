@@ -38,8 +38,9 @@ def takes_metadata(server: PromptServer, client_id: str) -> bool:
 
 
 def takes(server: PromptServer, client_id: str, format: str) -> bool:
-    """Whether there is a frame that brings the format to the client."""
-    return format in PLAIN_TYPES or takes_metadata(server, client_id)
+    """Whether there is a way to bring the format to the client."""
+    in_process = hasattr(server.sockets.get(client_id), "take_pictures")
+    return format in PLAIN_TYPES or in_process or takes_metadata(server, client_id)
 
 
 def frame(file: PictureFile, about: dict | None) -> tuple[int, bytes]:

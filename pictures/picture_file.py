@@ -75,6 +75,8 @@ def metadata(format: str, prompt: dict | None, extra_pnginfo: dict | None) -> di
     tags = {0x010F - i: f"{key}:{text}" for i, (key, text) in enumerate(texts.items())}
     if prompt is not None:
         tags = {0x0110: f"prompt:{json.dumps(prompt)}", **tags}
+    if not tags:
+        return {}
     exif = Image.Exif()
     for tag, text in tags.items():
         exif[tag] = text

@@ -1,0 +1,117 @@
+"""What a request may say: the parameters of Segmind's hosted API (segmind.com/models/segmind-vega-rt-v1/api), and ours."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
+
+MOST_SEED = 2**64 - 1
+SIZES = range(64, 2048 + 1, 8)
+# Segmind's names of schedulers, and those of the host's samplers -> the host's sampler and scheduler.
+SCHEDULERS = {
+    "UniPC": ("uni_pc", "normal"),
+    "Euler": ("euler", "normal"),
+    "Euler a": ("euler_ancestral", "normal"),
+    "Heun": ("heun", "normal"),
+    "LMS": ("lms", "normal"),
+    "DDIM": ("ddim", "ddim_uniform"),
+    "DDPM": ("ddpm", "normal"),
+    "DPM2 Karras": ("dpm_2", "karras"),
+    "DPM2 a Karras": ("dpm_2_ancestral", "karras"),
+    "DPM Multi": ("dpmpp_2m", "karras"),
+    "dpmpp_2m": ("dpmpp_2m", "karras"),
+    "dpmpp_sde": ("dpmpp_sde", "karras"),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde", "karras"),
+}
+
+
+def number(value: Any) -> Any:
+    """Segmind's own Python client (segmind-py) sends numbers as strings."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", value, re.ASCII):
+        return float(value) if "." in value else int(value)
+    return value
+
+
+def whole(value: Any) -> Any:
+    """4.0 is an integer in JSON Schema."""
+    value = number(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
+    """An integer within bounds, or a string of it, which strings describes in JSON Schema."""
+    names = {"ge": "minimum", "le": "maximum", "multiple_of": "multipleOf"}
+    numbers = {"type": "integer", **{names[bound]: value for bound, value in bounds.items()}}
+    schema = {"anyOf": [numbers, {"type": "string", **strings}]}
+    return Annotated[int, Strict(), Field(**bounds), BeforeValidator(whole), WithJsonSchema(schema)]
+
+
+Seed = Whole({"pattern": "^(-1|[0-9]{1,19})$"}, ge=-1, le=MOST_SEED)
+Size = Whole({"enum": [str(size) for size in SIZES]}, ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
+RealTimeSteps = Whole({"pattern": "^([1-9]|10)$"}, ge=1, le=10)
+Steps = Whole({"pattern": "^([1-9][0-9]?|100)$"}, ge=1, le=100)
+Samples = Whole({"pattern": "^[1-4]$"}, ge=1, le=4)
+Guidance = Annotated[
+    float,
+    Strict(),
+    Field(ge=1, le=25, allow_inf_nan=False),
+    BeforeValidator(number),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 1, "maximum": 25},
+                {"type": "string", "pattern": "^([1-9]|1[0-9]|2[0-4])(\\.[0-9]{1,20})?$|^25$"},
+            ]
+        }
+    ),
+]
+Text = Annotated[str, Strict(), Field(max_length=10_000)]
+
+
+DENOISE = 0.6
+
+
+class Request(BaseModel):
+    """What both models take."""
+
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, json_schema_extra={"dependentRequired": {"denoise": ["image"]}}
+    )
+
+    prompt: Text = Field(min_length=1, description="What to draw.")
+    seed: Seed = Field(-1, description="The same seed draws the same picture; -1 is a random one, told in X-Seed.")
+    img_width: Size = Field(None, description="Pixels; by default the model's own size.")
+    img_height: Size = Field(None, description="Pixels; by default the model's own size.")
+    base64: Annotated[bool, Strict()] = Field(False, description="Answer JSON with the picture in base64.")
+    format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="Of the picture's file.")
+    image: Annotated[str, Strict()] = Field(
+        None,
+        description="Image to image: a PNG, JPEG or WebP file in base64, scaled and cut to the size that is drawn.",
+        json_schema_extra={"format": "picture-in-base64"},
+    )
+    # At 0.2 an LCM has 10 steps, the most that can be asked for.
+    denoise: Annotated[float, Strict()] = Field(
+        None, ge=0.2, le=1, allow_inf_nan=False, description=f"How much of image is drawn anew; by default {DENOISE}."
+    )
+
+    @model_validator(mode="after")
+    def denoise_needs_an_image(self):
+        if self.denoise is not None and self.image is None:
+            raise ValueError("denoise is only for a request with an image")
+        return self
+
+
+class RealTimeRequest(Request):
+    """POST /v1/segmind-vega-rt-v1: a few steps with the LCM-LoRA, without guidance."""
+
+    num_inference_steps: RealTimeSteps = Field(4, description="UNet calls; 2 to 8 is the useful range.")
+
+
+class BaseRequest(Request):
+    """POST /v1/segmind-vega: the base model with classifier-free guidance."""
+
+    negative_prompt: Text = Field("", description="What not to draw.")
+    guidance_scale: Guidance = Field(9.0, description="Scale of the classifier-free guidance; 1 is none.")
+    scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")
+    num_inference_steps: Steps = Field(25, description="Steps of the sampler.")
+    samples: Samples = Field(1, description="Pictures, drawn with seed, seed + 1, ...; several are answered as JSON.")

@@ -1,0 +1,184 @@
+"""The routes under /v1."""
+
+import asyncio
+import base64
+import contextlib
+import logging
+import secrets
+import zlib
+
+import pydantic
+from aiohttp import web
+from server import PromptServer
+
+from ..nodes import loader
+from ..pictures import received
+from ..vega import own_size
+from . import contract, host_graphs, openapi
+from .access import Access
+from .host_client import HostClient, PromptError
+from .line import Drawing, Full, Line
+from .settings import Settings
+
+MODELS = {"segmind-vega-rt-v1": contract.RealTimeRequest, "segmind-vega": contract.BaseRequest}
+MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
+LOOKS = 0.2  # seconds between two looks at whether the client is still there
+CLIENT_CLOSED_REQUEST = 499
+
+
+class Refused(Exception):
+    """An answer that is not a picture: its status, what is wrong, and what else the answer says."""
+
+    def __init__(self, status: int, message: str, headers: dict | None = None, **more):
+        super().__init__(message)
+        self.status, self.headers, self.more = status, headers, more
+
+    def answer(self) -> web.Response:
+        return web.json_response({"error": str(self), **self.more}, status=self.status, headers=self.headers)
+
+
+class Api:
+    """Everything under /v1, for one server."""
+
+    def __init__(self, server: PromptServer, settings: Settings):
+        self.settings = settings
+        self.access = Access(key.get_secret_value() for key in settings.keys)
+        self.line = Line(HostClient(server), settings.waiting)
+        logging.info("Vega API: serves %s, %s keys.", settings.model, len(settings.keys) or "no")
+
+    async def answer(self, request: web.Request) -> web.Response:
+        try:
+            if refusal := self.access.refusal(request.headers, request.remote):
+                raise Refused(401, refusal)
+            path = request.match_info["path"]
+            if path == "openapi.json":
+                self.check_method(request, "GET")
+                return web.json_response(openapi.document(tuple(MODELS.items())))
+            if path not in MODELS:
+                raise Refused(404, f"There is no /v1/{path[:80]}; there are {' and '.join(f'/v1/{m}' for m in MODELS)}.")
+            self.check_method(request, "POST")
+            return await self.pictures(request, self.parsed(MODELS[path], await self.body(request)))
+        except Refused as refused:
+            return refused.answer()
+        except Exception as error:
+            return self.failure(error).answer()
+
+    def check_method(self, request: web.Request, method: str) -> None:
+        if request.method != method:
+            raise Refused(405, f"{request.method} is not for this path; {method} is.", {"Allow": method})
+
+    async def body(self, request: web.Request) -> bytes:
+        """The body, unpacked as its Content-Encoding says and never held beyond the limit."""
+        limit = self.settings.body_mib * 2**20
+        body = bytearray()
+        try:
+            async for chunk in request.content.iter_chunked(2**16):
+                body += chunk
+                if len(body) > limit:
+                    raise Refused(413, f"The body is larger than {self.settings.body_mib} MiB.", {"Connection": "close"})
+        except (web.RequestPayloadError, zlib.error) as error:
+            raise Refused(400, "The body is cut short or not packed as Content-Encoding says.") from error
+        return bytes(body)
+
+    def parsed(self, model: type[contract.Request], body: bytes) -> contract.Request:
+        try:
+            return model.model_validate_json(body)
+        except pydantic.ValidationError as error:
+            raise refused_field(model, error) from None
+
+    async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
+        own = own_size.pixels(self.model_path())
+        width, height = asked.img_width or own, asked.img_height or own
+        seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
+        seeds = [(seed + k) % 2**64 for k in range(getattr(asked, "samples", 1))]
+        try:
+            self.line.check_room(len(seeds))
+        except Full as full:
+            headers = {"Retry-After": str(full.seconds)}
+            raise Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers) from None
+        image = None
+        if asked.image is not None:
+            try:
+                image = await asyncio.to_thread(received.cut, asked.image, width, height)
+            except ValueError as error:
+                raise Refused(400, str(error), field="image") from None
+        graphs = [host_graphs.of(asked, seed, width, height, image, self.settings) for seed in seeds]
+        drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, graphs)))
+        return drawn(asked, seed, drawings)
+
+    def model_path(self):
+        try:
+            return loader.located(self.settings.model)
+        except ValueError as error:
+            raise Refused(503, f"No model is available (VEGA_API_MODEL): {error}") from None
+
+    def failure(self, error: Exception) -> Refused:
+        """What the client is told of an error that it has no part in; the log has the rest under the same id."""
+        id = secrets.token_hex(4)
+        logging.error(
+            "Vega API: request %s failed: %s", id, error, exc_info=None if isinstance(error, PromptError) else error
+        )
+        if isinstance(error, PromptError) and error.node_id in (host_graphs.LOAD, host_graphs.LORA):
+            return Refused(503, f"No model is available; the server's log says why under {id}.", id=id)
+        return Refused(500, f"The picture could not be drawn; the server's log says why under {id}.", id=id)
+
+
+def refused_field(model: type[contract.Request], error: pydantic.ValidationError) -> Refused:
+    """A 400 that names the first wrong field and what it may be."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    names = [str(part) for part in first["loc"][:1]]
+    if not names:
+        return Refused(400, f"The body: {first['msg']}.")
+    field = names[0]
+    if field not in model.model_fields:
+        return Refused(
+            400, f"There is no field {field[:80]!r}; there are {', '.join(model.model_fields)}.", field=field[:80]
+        )
+    allowed = openapi.properties(model)[field]
+    return Refused(400, f"{field}: {first['msg']}; allowed: {openapi.in_words(allowed)}.", field=field, allowed=allowed)
+
+
+_api: Api | None = None
+
+
+async def answer(request: web.Request) -> web.Response:
+    """Whatever comes under /v1; the first request starts the API."""
+    global _api
+    if _api is None:
+        try:
+            settings = Settings()
+        except pydantic.ValidationError as error:
+            wrong = "; ".join(f"VEGA_API_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            return Refused(503, f"The API's settings are wrong: {wrong}.").answer()
+        _api = Api(PromptServer.instance, settings)
+    return await _api.answer(request)
+
+
+async def while_connected(request: web.Request, work: asyncio.Future):
+    """What the work gives; it is cancelled when the client goes away, for the host's server doesn't do that."""
+    try:
+        while True:
+            done, _ = await asyncio.wait([work], timeout=LOOKS)
+            if done:
+                return work.result()
+            if request.transport is None or request.transport.is_closing():
+                raise Refused(CLIENT_CLOSED_REQUEST, "The client has gone away.")
+    finally:
+        work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await work
+
+
+def drawn(asked: contract.Request, seed: int, drawings: list[Drawing]) -> web.Response:
+    headers = {
+        "X-Seed": str(seed),
+        "X-Queue-Time": f"{max(d.queued for d in drawings):.4f}",
+        "X-Model-Time": f"{sum(d.drawn for d in drawings):.4f}",
+        "X-Remaining-Credits": "unlimited",  # Segmind's own Python client fails without it
+        "Cache-Control": "no-store",
+    }
+    if len(drawings) > 1 or asked.base64:
+        encoded = [base64.b64encode(drawing.file.data).decode() for drawing in drawings]
+        return web.json_response({"image": encoded if len(drawings) > 1 else encoded[0]}, headers=headers)
+    (drawing,) = drawings
+    return web.Response(body=drawing.file.data, content_type=f"image/{drawing.file.format}", headers=headers)

@@ -1,0 +1,79 @@
+"""The document at /v1/openapi.json, made of the contract."""
+
+from functools import cache
+
+from pydantic import BaseModel
+
+REF = "#/components/schemas/{model}"
+ERRORS = {
+    400: "A field is missing, unknown or not what it may be; field and allowed say so.",
+    401: "The header x-api-key holds no valid key, or no keys are configured and the request is not from this machine.",
+    413: "The body is too large.",
+    429: "Too many requests are waiting; Retry-After says in how many seconds to ask again.",
+    500: "The picture could not be drawn; the server's log explains the id.",
+    503: "No model is available.",
+}
+
+
+@cache
+def properties(model: type[BaseModel]) -> dict[str, dict]:
+    """Each field's JSON Schema, without title, default and description."""
+    found = model.model_json_schema(ref_template=REF)["properties"]
+    left_out = ("title", "default", "description")
+    return {name: {key: value for key, value in schema.items() if key not in left_out} for name, schema in found.items()}
+
+
+def in_words(schema: dict) -> str:
+    """What a field may be, short enough for one line of an error."""
+    schema = schema.get("anyOf", [schema])[0]
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    words = [schema["type"]]
+    if "multipleOf" in schema:
+        words.append(f"a multiple of {schema['multipleOf']}")
+    if "minimum" in schema:
+        words.append(f"from {schema['minimum']} to {schema['maximum']}")
+    if "minLength" in schema or "maxLength" in schema:
+        words.append(f"{schema.get('minLength', 0)} to {schema['maxLength']} characters")
+    return " ".join(words)
+
+
+@cache
+def document(models: tuple[tuple[str, type[BaseModel]], ...]) -> dict:
+    error = {
+        "type": "object",
+        "required": ["error"],
+        "properties": {
+            "error": {"type": "string"},
+            "field": {"type": "string"},
+            "allowed": {"type": "object"},
+            "id": {"type": "string"},
+        },
+    }
+    headers = {
+        "X-Seed": {"schema": {"type": "string"}, "description": "The seed of the first picture."},
+        "X-Queue-Time": {"schema": {"type": "number"}, "description": "Seconds before the first step of the work."},
+        "X-Model-Time": {"schema": {"type": "number"}, "description": "Seconds of the host's work on the pictures."},
+    }
+    picture = {"schema": {"type": "string", "format": "binary"}}
+    encoded = {"type": "string", "contentEncoding": "base64"}
+    several = {"image": {"anyOf": [encoded, {"type": "array", "items": encoded}]}}
+    drawn = {f"image/{format}": picture for format in ("jpeg", "png", "webp")}
+    drawn["application/json"] = {"schema": {"type": "object", "required": ["image"], "properties": several}}
+    in_json = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
+    answers = {"200": {"description": "The picture.", "headers": headers, "content": drawn}}
+    answers |= {str(status): {"description": text, "content": in_json} for status, text in ERRORS.items()}
+    schemas, paths = {"Error": error}, {}
+    for path, model in models:
+        schemas[model.__name__] = model.model_json_schema(ref_template=REF)
+        asked = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
+        body = {"required": True, "content": asked}
+        paths[f"/v1/{path}"] = {"post": {"operationId": path, "requestBody": body, "responses": answers}}
+    key = {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Vega for ComfyUI", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": {"key": key}},
+        "security": [{"key": []}, {}],
+    }

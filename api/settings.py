@@ -1,0 +1,24 @@
+"""What the environment says about the API: VEGA_API_KEYS, VEGA_API_MODEL and so on."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Raises pydantic's ValidationError, which never shows a value, for what cannot be."""
+
+    model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True)
+
+    keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # separated by commas; none: only this machine is served
+    model: str = "vega-nano (embedded)"  # a name in Load Vega's list
+    lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
+    vae: Literal["tiny", "full"] = "tiny"
+    waiting: int = Field(256, ge=1)  # requests; with more, the answer is 429
+    body_mib: int = Field(32, ge=1)  # with a larger body, the answer is 413
+
+    @field_validator("keys", mode="before")
+    @classmethod
+    def separated(cls, value: str | tuple) -> tuple[str, ...]:
+        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -1,0 +1,32 @@
+"""Receive Image (Vega)."""
+
+import numpy as np
+import torch
+from comfy_api.v0_0_2 import io
+
+from ..pictures import received
+
+
+class VegaReceiveImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="VegaReceiveImage",
+            display_name="Receive Image (Vega)",
+            category="Vega",
+            description="A picture that comes inside the prompt: what a program sends to the API queue without uploading a file.",
+            search_aliases=["load image base64", "base64", "image from string", "api input"],
+            inputs=[
+                io.String.Input(
+                    "image",
+                    tooltip="A PNG, JPEG or WebP file in base64, with or without data:image/png;base64, in front of it.",
+                )
+            ],
+            outputs=[io.Image.Output(tooltip="The picture in RGB, turned as its EXIF says.")],
+        )
+
+    @classmethod
+    def execute(cls, image) -> io.NodeOutput:
+        """IMAGE [1, H, W, 3], fp32 in 0..1."""
+        levels = np.asarray(received.picture(image), dtype=np.float32)
+        return io.NodeOutput(torch.from_numpy(levels / 255)[None])

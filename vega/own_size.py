@@ -1,0 +1,31 @@
+"""The size that a model was trained to draw, told without loading it."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from . import weights
+
+LATENT = 8  # pixels
+SDXL, SD15 = 1024, 512
+SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
+
+
+def pixels(path: Path) -> int:
+    """Pixels of a side, of a diffusers folder or a checkpoint file; ValueError where the file can't be read."""
+    file = path / "unet" / "config.json" if path.is_dir() else path
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError:
+        raise ValueError(f"{file} is missing. Download the model again.") from None
+    return read(path, file, changed)
+
+
+@lru_cache
+def read(path: Path, file: Path, changed: int) -> int:
+    if path.is_dir():
+        config = weights.read_json(file)
+        size = config.get("sample_size")
+        if not isinstance(size, int):
+            return SDXL if config.get("addition_embed_type") else SD15
+        return LATENT * size
+    return SDXL if any(key.startswith(SECOND_ENCODER) for key in weights.read(file)[0]) else SD15
