@@ -87,7 +87,7 @@ class Api:
             raise refused_field(model, error) from None
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
-        own = own_size.pixels(self.model_path())
+        own = self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
         seeds = [(seed + k) % 2**64 for k in range(getattr(asked, "samples", 1))]
@@ -106,19 +106,18 @@ class Api:
         drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, graphs)))
         return drawn(asked, seed, drawings)
 
-    def model_path(self):
+    def own_size(self) -> int:
         try:
-            return loader.located(self.settings.model)
+            return own_size.pixels(loader.located(self.settings.model))
         except ValueError as error:
-            raise Refused(503, f"No model is available (VEGA_API_MODEL): {error}") from None
+            raise PromptError(str(error), host_graphs.LOAD) from None
 
     def failure(self, error: Exception) -> Refused:
         """What the client is told of an error that it has no part in; the log has the rest under the same id."""
         id = secrets.token_hex(4)
-        logging.error(
-            "Vega API: request %s failed: %s", id, error, exc_info=None if isinstance(error, PromptError) else error
-        )
-        if isinstance(error, PromptError) and error.node_id in (host_graphs.LOAD, host_graphs.LORA):
+        of_a_node = isinstance(error, PromptError)  # the host has logged its traceback
+        logging.error("Vega API: request %s failed: %s", id, error, exc_info=None if of_a_node else error)
+        if of_a_node and error.node_id in (host_graphs.LOAD, host_graphs.LORA):
             return Refused(503, f"No model is available; the server's log says why under {id}.", id=id)
         return Refused(500, f"The picture could not be drawn; the server's log says why under {id}.", id=id)
 

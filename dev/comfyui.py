@@ -131,10 +131,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(base: Path, *arguments: str):
+def serve(base: Path, *arguments: str, **settings: str):
     """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
 
     The host's own folders are never written to. Models go into base/models. SIGTERM, too, stops the server first.
+    settings are environment variables of the server.
     """
     for name in FOLDERS:
         (base / "models" / name).mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def serve(base: Path, *arguments: str):
     if not torch.cuda.is_available():
         command.append("--cpu")
     log = base / "server.log"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **settings}
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with log.open("w", encoding="utf-8") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=environment)

@@ -14,7 +14,7 @@ class VegaReceiveImage(io.ComfyNode):
             node_id="VegaReceiveImage",
             display_name="Receive Image (Vega)",
             category="Vega",
-            description="A picture that comes inside the prompt: what a program sends to the API queue without uploading a file.",
+            description="A picture that comes inside the prompt itself: a program needn't upload a file first.",
             search_aliases=["load image base64", "base64", "image from string", "api input"],
             inputs=[
                 io.String.Input(

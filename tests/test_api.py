@@ -1,0 +1,369 @@
+"""The HTTP API on the running server, over real sockets: what it draws, what it refuses, and what clients do to it."""
+
+import base64
+import concurrent.futures
+import contextlib
+import io
+import json
+import re
+import socket
+import threading
+import time
+import zlib
+
+import comfyui
+import graphs
+import pytest
+import requests
+from PIL import Image
+from vega_pack.api.access import Access
+
+RT, BASE = "segmind-vega-rt-v1", "segmind-vega"
+PROMPT = "night, desert, full moon"
+KEYS = ("a-first-key", "a-second-kéy")
+WAITING = 3
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """A server with keys, a short line and a low limit for bodies."""
+    settings = {"VEGA_API_KEYS": ", ".join(KEYS), "VEGA_API_WAITING": str(WAITING), "VEGA_API_BODY_MIB": "1"}
+    with comfyui.serve(tmp_path_factory.mktemp("guarded"), **settings) as running:
+        yield running
+
+
+def post(server, path=RT, headers=None, **body):
+    return requests.post(f"{server.url}/v1/{path}", json=body, headers=headers, timeout=300)
+
+
+def long(server, headers=None, **body):
+    """A request that keeps the server busy for seconds."""
+    fields = {"prompt": PROMPT, "num_inference_steps": 100, **body}
+    return post(server, BASE, headers, **fields)
+
+
+@contextlib.contextmanager
+def in_a_thread(call, *args, **kwargs):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield pool.submit(call, *args, **kwargs)
+
+
+def opened(response) -> Image.Image:
+    assert response.status_code == 200, response.text
+    return Image.open(io.BytesIO(response.content))
+
+
+def in_base64(image: Image.Image, format="PNG") -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def queue(server) -> list[list]:
+    """The host's prompts: those running and those waiting."""
+    found = server.get("/queue").json()
+    return [found["queue_running"], found["queue_pending"]]
+
+
+def wait_for(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+
+
+def test_the_documented_request_of_the_hosted_api_works(server):
+    """As on segmind.com/models/segmind-vega-rt-v1/api, but for the address and a size that a CPU draws soon."""
+    data = {
+        "prompt": "backlight, wilderness woman hunting in jungle hiding behind leaves",
+        "num_inference_steps": 4,
+        "seed": 758143278,
+        "img_width": 128,
+        "img_height": 192,
+        "base64": False,
+    }
+    response = requests.post(f"{server.url}/v1/{RT}", json=data, headers={"x-api-key": "YOUR_API_KEY"})
+    image = opened(response)
+    assert response.headers["Content-Type"] == "image/jpeg"
+    assert (image.format, image.size) == ("JPEG", (128, 192))
+    in_json = requests.post(f"{server.url}/v1/{RT}", json={**data, "base64": True}).json()
+    assert base64.b64decode(in_json["image"]) == response.content
+
+
+def test_segminds_own_client_works(server):
+    """segmind-py sends numbers as strings and reads a header about credits."""
+    numbers = {"samples": "1", "num_inference_steps": "5", "guidance_scale": "7.5", "seed": "3", "img_width": "128"}
+    response = post(server, BASE, prompt=PROMPT, negative_prompt="blurry", scheduler="UniPC", base64=False, **numbers)
+    assert opened(response).size == (128, 128)
+    assert response.headers["X-remaining-credits"]
+
+
+def test_the_picture_is_the_graphs(server, client):
+    """The same as the shipped workflow's with this prompt and seed, but that core's SaveImage cuts where we round."""
+    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=PROMPT)))
+    expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
+    image = opened(post(server, prompt=PROMPT, seed=7, format="png"))
+    assert {a - b for a, b in zip(image.tobytes(), expected.tobytes(), strict=True)} == {0, 1}
+    assert not image.info
+    assert not image.getexif()
+
+
+def test_a_seed_is_a_picture_and_a_random_one_is_told(server):
+    first, second = (post(server, prompt=PROMPT) for _ in range(2))
+    assert first.content != second.content
+    seed = int(first.headers["X-Seed"])
+    again = post(server, prompt=PROMPT, seed=seed)
+    assert again.content == first.content
+    assert float(again.headers["X-Queue-Time"]) >= 0
+    assert float(first.headers["X-Model-Time"]) > 0
+
+
+def test_samples_are_pictures_of_consecutive_seeds(server):
+    request = dict(prompt=PROMPT, num_inference_steps=3, guidance_scale=2)
+    several = post(server, BASE, **request, seed=2**64 - 1, samples=2).json()["image"]
+    alone = [post(server, BASE, **request, seed=seed).content for seed in (2**64 - 1, 0)]
+    assert [base64.b64decode(picture) for picture in several] == alone
+
+
+def test_image_to_image_keeps_more_of_the_image_with_less_denoise(server):
+    source = opened(post(server, prompt=PROMPT, seed=1, format="png"))
+    head = "data:image/png;base64,"
+
+    def distance(denoise):
+        drawn = opened(post(server, prompt="snow", seed=5, image=head + in_base64(source), denoise=denoise, format="png"))
+        pairs = zip(drawn.tobytes(), source.tobytes(), strict=True)
+        return sum(abs(a - b) for a, b in pairs)
+
+    assert distance(0.2) < 0.7 * distance(1)
+
+
+def test_an_image_is_cut_to_the_size_that_is_asked_for(server):
+    image = in_base64(Image.new("RGB", (300, 100), "red"), "WEBP")
+    assert opened(post(server, prompt="snow", image=image, img_width=64, img_height=128)).size == (64, 128)
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_formats(server, format):
+    response = post(server, prompt=PROMPT, seed=2, format=format)
+    assert opened(response).format == format.upper()
+    assert response.headers["Content-Type"] == f"image/{format}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "said"),
+    [
+        (RT, {}, "prompt", "required"),
+        (RT, {"prompt": ""}, "prompt", "1 to 10000 characters"),
+        (RT, {"prompt": 5}, "prompt", "string"),
+        (RT, {"prompt": "a", "num_inference_steps": 11}, "num_inference_steps", "from 1 to 10"),
+        (RT, {"prompt": "a", "num_inference_steps": "11"}, "num_inference_steps", "from 1 to 10"),
+        (RT, {"prompt": "a", "num_inference_steps": 4.5}, "num_inference_steps", "from 1 to 10"),
+        (RT, {"prompt": "a", "num_inference_steps": True}, "num_inference_steps", "from 1 to 10"),
+        (RT, {"prompt": "a", "seed": -2}, "seed", "from -1 to 18446744073709551615"),
+        (RT, {"prompt": "a", "img_width": 100}, "img_width", "multiple of 8 from 64 to 2048"),
+        (RT, {"prompt": "a", "img_height": 2056}, "img_height", "multiple of 8 from 64 to 2048"),
+        (RT, {"prompt": "a", "img_height": None}, "img_height", "multiple of 8"),
+        (RT, {"prompt": "a", "base64": "no"}, "base64", "boolean"),
+        (RT, {"prompt": "a", "format": "gif"}, "format", "jpeg, png, webp"),
+        (RT, {"prompt": "a", "steps": 4}, "steps", "no field"),
+        (RT, {"prompt": "a", "image": "%%%"}, "image", "base64"),
+        (RT, {"prompt": "a", "image": base64.b64encode(b"GIF89a").decode()}, "image", "PNG, JPEG or WEBP"),
+        (RT, {"prompt": "a", "image": "data:image/png;base64,"}, "image", "PNG, JPEG or WEBP"),
+        (RT, {"prompt": "a", "denoise": 0.5}, None, "only for a request with an image"),
+        (BASE, {"prompt": "a", "guidance_scale": 0.5}, "guidance_scale", "from 1 to 25"),
+        (BASE, {"prompt": "a", "scheduler": "../x"}, "scheduler", "UniPC"),
+        (BASE, {"prompt": "a", "samples": 5}, "samples", "from 1 to 4"),
+    ],
+)
+def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, said):
+    response = post(server, path, **body)
+    answer = response.json()
+    assert response.status_code == 400
+    assert answer.get("field") == field
+    assert said in answer["error"]
+    assert "\n" not in answer["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"prompt": "\\ud800"}', b"NaN"])
+def test_a_body_that_is_no_object_is_refused(server, body):
+    response = requests.post(f"{server.url}/v1/{RT}", data=body)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith(("The body", "prompt"))
+
+
+def test_images_that_would_fill_the_memory_or_are_cut_short_are_refused(server):
+    bomb = in_base64(Image.new("1", (12_000, 10_000)))
+    assert len(bomb) < 2**16
+    response = post(server, prompt="a", image=bomb)
+    assert response.status_code == 400
+    assert "12000 x 10000 pixels" in response.json()["error"]
+    whole = base64.b64decode(in_base64(Image.effect_noise((64, 64), 50)))
+    response = post(server, prompt="a", image=base64.b64encode(whole[: len(whole) // 2]).decode())
+    assert response.status_code == 400
+    assert "damaged" in response.json()["error"]
+
+
+def test_unknown_paths_and_methods(server):
+    for path in ("x", "..%2fprompt", "segmind-vega-rt-v1/", "%2e%2e%2f%2e%2e%2fetc/passwd", "a" * 5000):
+        assert requests.post(f"{server.url}/v1/{path}", json={}).status_code == 404
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        response = requests.request(method, f"{server.url}/v1/{RT}")
+        assert (response.status_code, response.headers["Allow"]) == (405, "POST")
+    assert requests.post(f"{server.url}/v1/openapi.json").status_code == 405
+
+
+def test_another_site_in_a_browser_is_kept_out_as_the_host_does(server):
+    headers = {"Sec-Fetch-Site": "cross-site"}
+    assert post(server, headers=headers, prompt=PROMPT).status_code == 403
+
+
+def test_keys(guarded):
+    for key in (None, "", "a-first", KEYS[0] + "x", ", ".join(KEYS), "\u00ff"):
+        headers = {} if key is None else {"x-api-key": key.encode()}
+        response = post(guarded, headers=headers, prompt=PROMPT, seed=1)
+        assert response.status_code == 401
+        assert "x-api-key" in response.json()["error"]
+    assert requests.get(f"{guarded.url}/v1/openapi.json").status_code == 401
+    for key in KEYS:
+        assert post(guarded, headers={"x-api-key": key.encode()}, prompt=PROMPT, seed=1).status_code == 200
+    log = guarded.log.read_text(encoding="utf-8")
+    assert not [key for key in KEYS if key in log]
+
+
+@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "Via", "X-Real-IP"])
+def test_without_keys_nobody_is_served_through_a_proxy(server, name):
+    response = post(server, headers={name: "127.0.0.1"}, prompt=PROMPT)
+    assert response.status_code == 401
+    assert "VEGA_API_KEYS" in response.json()["error"]
+
+
+@pytest.mark.parametrize("remote", ["10.0.0.1", "::ffff:8.8.8.8", "2001:db8::1", "", None, "localhost"])
+def test_without_keys_only_this_machine_is_served(remote):
+    assert Access([]).refusal({}, "127.0.0.1") is None
+    assert Access([]).refusal({}, "::1") is None
+    assert "VEGA_API_KEYS" in Access([]).refusal({}, remote)
+    assert Access(["k"]).refusal({"x-api-key": "k", "X-Forwarded-For": "1.2.3.4"}, remote) is None
+
+
+def test_a_body_that_is_too_large_is_refused_also_when_it_is_packed(guarded):
+    headers = {"x-api-key": KEYS[0]}
+    url = f"{guarded.url}/v1/{RT}"
+    large = json.dumps({"prompt": "a", "image": "A" * 2**21}).encode()
+    assert requests.post(url, data=large, headers=headers).status_code == 413
+    bomb = zlib.compress(b" " * 2**28, 9)
+    assert len(bomb) < 2**19
+    response = requests.post(url, data=bomb, headers={**headers, "Content-Encoding": "deflate"})
+    assert response.status_code == 413
+    packed = zlib.compress(json.dumps({"prompt": PROMPT, "seed": 1}).encode())
+    assert requests.post(url, data=packed, headers={**headers, "Content-Encoding": "deflate"}).status_code == 200
+    broken = requests.post(url, data=b"nothing packed", headers={**headers, "Content-Encoding": "deflate"})
+    assert broken.status_code == 400
+
+
+def test_a_full_line_answers_429_and_serves_who_is_in_it(guarded):
+    headers = {"x-api-key": KEYS[0]}
+    with in_a_thread(long, guarded, headers) as first:
+        wait_for(lambda: queue(guarded)[0])
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda seed: post(guarded, headers=headers, prompt="sea", seed=seed), range(8)))
+        full = [answer for answer in answers if answer.status_code == 429]
+        assert len(full) == 8 - WAITING - 1  # one more is with the host, behind the one that runs
+        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in full)
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert first.result().status_code == 200
+
+
+def test_concurrent_clients_get_their_own_pictures(server):
+    request = {seed: dict(prompt=f"{PROMPT}, {'snow' if seed % 2 else 'sea'}", seed=seed) for seed in range(8)}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda body: post(server, **body).content, request.values()))
+    alone = [post(server, **body).content for body in request.values()]
+    assert together == alone
+    assert len(set(alone)) == 8
+
+
+def send_and_leave(server, **body):
+    """A client that hangs up with its request still unanswered."""
+    content = json.dumps(body).encode()
+    head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def test_a_client_that_goes_away_while_drawing_is_drawn_no_further(server):
+    before = server.log.read_text(encoding="utf-8").count("Processing interrupted")
+    with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, samples=4):
+        wait_for(lambda: queue(server)[0])
+    wait_for(lambda: queue(server) == [[], []], seconds=5)
+    assert server.log.read_text(encoding="utf-8").count("Processing interrupted") == before + 1
+
+
+def test_a_client_that_goes_away_in_the_line_is_not_drawn_and_the_one_before_is(server):
+    with in_a_thread(long, server, seed=1) as first:
+        wait_for(lambda: queue(server)[0])
+        with send_and_leave(server, prompt="nobody waits for this", num_inference_steps=100):
+            wait_for(lambda: queue(server)[1])
+        wait_for(lambda: not queue(server)[1], seconds=5)
+        assert not first.done()
+        assert first.result().status_code == 200
+
+
+def test_what_somebody_else_interrupts_or_clears_is_drawn_again(server):
+    expected = post(server, BASE, prompt=PROMPT, num_inference_steps=30, seed=4).content
+    with in_a_thread(long, server, seed=9) as first:
+        wait_for(lambda: queue(server)[0])
+        with in_a_thread(post, server, BASE, prompt=PROMPT, num_inference_steps=30, seed=4, guidance_scale=9) as second:
+            wait_for(lambda: queue(server)[1])
+            server.post("/queue", {"clear": True})
+            server.post("/interrupt", {})
+            assert first.result().status_code == 200
+            assert second.result().content == expected
+
+
+def test_a_persons_graph_comes_in_between(server, client):
+    """It waits for the two requests that the host has, and not for those in the line."""
+    ended = []
+
+    def draw(seed):
+        long(server, seed=seed, num_inference_steps=20)
+        ended.append(seed)
+
+    threads = [threading.Thread(target=draw, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: all(queue(server)))
+    client.run(graphs.text_to_image(VegaLCMSampler__seed=77))
+    assert len(ended) <= 3
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 6
+
+
+def test_nothing_of_a_request_stays_with_the_host(server):
+    before = server.get("/history").json().keys()
+    post(server, prompt="a secret wish")
+    assert server.get("/history").json().keys() == before
+    assert "a secret wish" not in server.log.read_text(encoding="utf-8")
+
+
+def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
+    with comfyui.serve(tmp_path, VEGA_API_MODEL="broken.safetensors") as server:
+        response = post(server, prompt=PROMPT)
+        assert response.status_code == 503
+        log = server.log.read_text(encoding="utf-8")
+        assert re.search(rf"{response.json()['id']}.*no model 'broken\.safetensors'", log)
+        (server.base / "models" / "checkpoints" / "broken.safetensors").write_bytes(b"not a model")
+        response = post(server, prompt=PROMPT, img_width=64, img_height=64)
+        assert response.status_code == 503
+        answer = response.json()
+        log = server.log.read_text(encoding="utf-8")
+        assert re.search(rf"{answer['id']}.*broken\.safetensors", log)
+
+
+def test_wrong_settings_are_told(tmp_path):
+    with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden") as server:
+        response = post(server, prompt=PROMPT)
+        assert response.status_code == 503
+        assert "VEGA_API_WAITING" in response.json()["error"]
+        assert "hidden" not in response.text
