@@ -11,6 +11,7 @@ from .nodes.loader import VegaLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
+from .nodes.together import VegaTogether
 from .pictures import frames, sent
 
 
@@ -21,7 +22,16 @@ class VegaExtension(ComfyExtension):
         PromptServer.instance.app.on_response_prepare.append(frames.remember_transport)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [VegaLoader, VegaLCMLora, VegaAccelerate, VegaLCMSampler, VegaTinyVAEDecode, VegaSendImage, VegaReceiveImage]
+        return [
+            VegaLoader,
+            VegaLCMLora,
+            VegaAccelerate,
+            VegaLCMSampler,
+            VegaTinyVAEDecode,
+            VegaSendImage,
+            VegaReceiveImage,
+            VegaTogether,
+        ]
 
 
 async def v1(request: web.Request) -> web.Response:

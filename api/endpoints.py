@@ -6,6 +6,7 @@ import contextlib
 import logging
 import secrets
 import zlib
+from functools import partial
 
 import pydantic
 from aiohttp import web
@@ -43,7 +44,7 @@ class Api:
     def __init__(self, server: PromptServer, settings: Settings):
         self.settings = settings
         self.access = Access(key.get_secret_value() for key in settings.keys)
-        self.line = Line(HostClient(server), settings.waiting)
+        self.line = Line(HostClient(server), partial(host_graphs.graph_of, settings=settings), settings.waiting)
         logging.info("Vega API: serves %s, %s keys.", settings.model, len(settings.keys) or "no")
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -102,8 +103,8 @@ class Api:
                 image = await asyncio.to_thread(received.cut, asked.image, width, height)
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
-        graphs = [host_graphs.of(asked, seed, width, height, image, self.settings) for seed in seeds]
-        drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, graphs)))
+        pictures = [host_graphs.Picture(asked, seed, width, height, image) for seed in seeds]
+        drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, pictures)))
         return drawn(asked, seed, drawings)
 
     def own_size(self) -> int:

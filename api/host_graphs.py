@@ -1,4 +1,6 @@
-"""A request as the graph that a person would build of it, in the host's API format."""
+"""Pictures that were asked for as the graph that a person would build, in the host's API format."""
+
+from dataclasses import dataclass
 
 from .contract import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
 from .settings import Settings
@@ -6,64 +8,80 @@ from .settings import Settings
 LOAD, LORA = "load", "lora"  # the nodes whose failure means that there is no model
 
 
-def of(request: Request, seed: int, width: int, height: int, image: str | None, settings: Settings) -> dict:
-    """One picture; image is a PNG file in base64, of that size."""
-    part = real_time if isinstance(request, RealTimeRequest) else guided
-    denoise = 1.0 if image is None else request.denoise or DENOISE
+@dataclass(frozen=True)
+class Picture:
+    """One of a request's pictures; image is a PNG file in base64, of the same size."""
+
+    request: Request
+    seed: int
+    width: int
+    height: int
+    image: str | None = None
+
+
+def kind(picture: Picture) -> tuple | None:
+    """Pictures of one kind can be drawn in one prompt; None can not."""
+    request = picture.request
+    if not isinstance(request, RealTimeRequest) or picture.image is not None:
+        return None
+    return request.num_inference_steps, picture.width, picture.height, request.format
+
+
+def graph_of(pictures: list[Picture], settings: Settings) -> dict:
+    """One picture, or several of one kind; Send Image gets them in their order."""
+    first, request = pictures[0], pictures[0].request
+    empty = {"width": first.width, "height": first.height, "batch_size": len(pictures)}
     graph = {
-        LOAD: {"class_type": "VegaLoader", "inputs": {"model_name": settings.model, "vae": settings.vae}},
-        "positive": encoded(request.prompt),
-        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": width, "height": height, "batch_size": 1}},
-        **part(request, settings, {"seed": seed, "denoise": denoise}),
-        "decode": {
-            "class_type": "VegaTinyVAEDecode" if settings.vae == "tiny" else "VAEDecode",
-            "inputs": {"samples": ["sample", 0], "vae": [LOAD, 2]},
-        },
-        "send": {
-            "class_type": "VegaSendImage",
-            "inputs": {"images": ["decode", 0], "format": request.format, "quality": 95, "metadata": False},
-        },
+        LOAD: node("VegaLoader", model_name=settings.model, vae=settings.vae),
+        "latent": node("EmptyLatentImage", **empty),
+        "decode": node("VegaTinyVAEDecode" if settings.vae == "tiny" else "VAEDecode", samples=["sample", 0], vae=[LOAD, 2]),
+        "send": node("VegaSendImage", images=["decode", 0], format=request.format, quality=95, metadata=False),
     }
-    if image is not None:
-        graph["image"] = {"class_type": "VegaReceiveImage", "inputs": {"image": image}}
-        graph["latent"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["image", 0], "vae": [LOAD, 2]}}
-    return graph
+    if first.image is not None:
+        graph["image"] = node("VegaReceiveImage", image=first.image)
+        graph["latent"] = node("VAEEncode", pixels=["image", 0], vae=[LOAD, 2])
+    inputs = {
+        "model": ["fast", 0],
+        "seed": first.seed,
+        "steps": request.num_inference_steps,
+        "positive": ["positive", 0],
+        "latent_image": ["latent", 0],
+        "denoise": 1.0 if first.image is None else request.denoise or DENOISE,
+    }
+    if len(pictures) == 1:
+        graph["positive"] = encoded(request.prompt)
+    else:
+        names = [f"positive_{k}" for k in range(1, len(pictures) + 1)]
+        graph |= {name: encoded(picture.request.prompt) for name, picture in zip(names, pictures, strict=True)}
+        seeds = ",".join(str(picture.seed) for picture in pictures)
+        graph["together"] = node(
+            "VegaTogether", latent_image=["latent", 0], seeds=seeds, **{name: [name, 0] for name in names}
+        )
+        inputs |= {"seed": 0, "positive": ["together", 0], "latent_image": ["together", 1]}
+    return graph | (guided if isinstance(request, BaseRequest) else real_time)(request, settings, inputs)
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
 
 
 def encoded(text: str) -> dict:
-    return {"class_type": "CLIPTextEncode", "inputs": {"clip": [LOAD, 1], "text": text}}
+    return node("CLIPTextEncode", clip=[LOAD, 1], text=text)
 
 
 def real_time(request: RealTimeRequest, settings: Settings, inputs: dict) -> dict:
-    inputs |= {"steps": request.num_inference_steps, "model": ["fast", 0]}
     return {
-        LORA: {
-            "class_type": "VegaLCMLora",
-            "inputs": {"model": [LOAD, 0], "lora_name": settings.lora, "strength_model": 1.0},
-        },
-        "fast": {"class_type": "VegaAccelerate", "inputs": {"model": [LORA, 0], "mode": "auto"}},
-        "sample": {
-            "class_type": "VegaLCMSampler",
-            "inputs": {**inputs, "positive": ["positive", 0], "latent_image": ["latent", 0]},
-        },
+        LORA: node("VegaLCMLora", model=[LOAD, 0], lora_name=settings.lora, strength_model=1.0),
+        "fast": node("VegaAccelerate", model=[LORA, 0], mode="auto"),
+        "sample": node("VegaLCMSampler", **inputs),
     }
 
 
 def guided(request: BaseRequest, settings: Settings, inputs: dict) -> dict:
     sampler, scheduler = SCHEDULERS[request.scheduler]
-    inputs |= {"steps": request.num_inference_steps, "cfg": request.guidance_scale, "model": ["fast", 0]}
+    inputs |= {"negative": ["negative", 0], "cfg": request.guidance_scale}
     return {
-        "fast": {"class_type": "VegaAccelerate", "inputs": {"model": [LOAD, 0], "mode": "auto"}},
+        "fast": node("VegaAccelerate", model=[LOAD, 0], mode="auto"),
         "negative": encoded(request.negative_prompt),
-        "sample": {
-            "class_type": "KSampler",
-            "inputs": {
-                **inputs,
-                "sampler_name": sampler,
-                "scheduler": scheduler,
-                "positive": ["positive", 0],
-                "negative": ["negative", 0],
-                "latent_image": ["latent", 0],
-            },
-        },
+        "sample": node("KSampler", **inputs, sampler_name=sampler, scheduler=scheduler),
     }

@@ -1,13 +1,16 @@
-"""The line of requests before the host's queue, which never gets more than two of them: people's graphs come in between."""
+"""The line of pictures before the host's queue, which never gets more than two prompts: people's graphs come in between."""
 
 import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..nodes.together import MOST
 from ..pictures.picture_file import PictureFile
 from .host_client import HostClient, Interrupted, Prompt
+from .host_graphs import Picture, kind
 
 AT_THE_HOST = 2  # one runs, the next is ready
 ATTEMPTS = 3
@@ -32,71 +35,85 @@ class Drawing:
 
 @dataclass(eq=False)
 class Job:
-    graph: dict
+    """A picture on its way: in the line, or drawn by a prompt, perhaps with others."""
+
+    picture: Picture
     done: asyncio.Future
     came: float = field(default_factory=time.perf_counter)
-    prompt: Prompt | None = None
+    alone: bool = False
+    attempts: int = 0
 
 
 class Line:
-    """For use on the server's event loop alone."""
+    """For use on the server's event loop alone. graph_of makes the graph of pictures of one kind."""
 
-    def __init__(self, client: HostClient, most: int):
-        self.client, self.most = client, most
+    def __init__(self, client: HostClient, graph_of: Callable[[list[Picture]], dict], most: int):
+        self.client, self.graph_of, self.most = client, graph_of, most
         self.waiting: deque[Job] = deque()
-        self.at_the_host: set[asyncio.Task] = set()
+        self.at_the_host: dict[asyncio.Task, list[Job]] = {}
         self.seconds = 1.0  # that a picture takes, by the last ones
 
     def check_room(self, pictures: int) -> None:
         if len(self.waiting) + pictures > self.most:
             raise Full(max(1, math.ceil(len(self.waiting) * self.seconds)))
 
-    async def draw(self, graph: dict) -> Drawing:
-        """The graph's one picture; cancelling takes it out of the line or interrupts it. PromptError if it fails."""
-        job = Job(graph, asyncio.get_running_loop().create_future())
+    async def draw(self, picture: Picture) -> Drawing:
+        """Cancelling takes it out of the line or interrupts it. PromptError if it fails."""
+        job = Job(picture, asyncio.get_running_loop().create_future())
         self.waiting.append(job)
         self.move_up()
         try:
             return await job.done
-        except asyncio.CancelledError:
+        finally:
             if job in self.waiting:
                 self.waiting.remove(job)
-            elif job.prompt:
-                self.client.cancel(job.prompt)
-            raise
 
     def move_up(self) -> None:
         while self.waiting and len(self.at_the_host) < AT_THE_HOST:
-            task = asyncio.create_task(self.through_the_host(self.waiting.popleft()))
-            self.at_the_host.add(task)
+            jobs = self.next()
+            task = asyncio.create_task(self.through_the_host(jobs))
+            self.at_the_host[task] = jobs
             task.add_done_callback(self.leave)
 
+    def next(self) -> list[Job]:
+        """The first, and those of its kind that wait with it."""
+        first = self.waiting.popleft()
+        same = kind(first.picture)
+        others = [job for job in self.waiting if same and not first.alone | job.alone and kind(job.picture) == same]
+        for job in others[: MOST - 1]:
+            self.waiting.remove(job)
+        return [first, *others[: MOST - 1]]
+
     def leave(self, task: asyncio.Task) -> None:
-        self.at_the_host.discard(task)
+        del self.at_the_host[task]
         self.move_up()
 
-    async def through_the_host(self, job: Job) -> None:
-        """Ends with job.done set; what others interrupted is drawn again."""
+    async def through_the_host(self, jobs: list[Job]) -> None:
+        """Ends with every job done or in the line again: what others interrupted is drawn again, what failed, alone."""
         try:
-            for attempt in range(ATTEMPTS):
-                job.prompt = await self.client.put(job.graph)
-                if job.done.cancelled():  # while the host looked at the graph
-                    self.client.cancel(job.prompt)
-                await job.prompt.ended
-                interrupted = isinstance(job.prompt.failure, Interrupted)
-                if job.done.done() or not interrupted or attempt == ATTEMPTS - 1:
-                    break
-            if not job.done.done():
-                job.done.set_result(self.drawing(job))
+            prompt = await self.client.put(self.graph_of([job.picture for job in jobs]))
+            # Only when nobody waits for any of its pictures is a prompt cancelled.
+            nobody = asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
+            await asyncio.wait([prompt.ended, nobody], return_when=asyncio.FIRST_COMPLETED)
+            if not prompt.ended.done():
+                self.client.cancel(prompt)
+                await prompt.ended
+            if prompt.failure:
+                raise prompt.failure
+            self.hand_over(prompt, jobs)
         except Exception as error:
-            if not job.done.done():
-                job.done.set_exception(error)
+            for job in reversed([job for job in jobs if not job.done.done()]):
+                job.attempts += 1
+                again = job.attempts < ATTEMPTS if isinstance(error, Interrupted) else len(jobs) > 1
+                if again:
+                    job.alone = not isinstance(error, Interrupted)
+                    self.waiting.appendleft(job)
+                else:
+                    job.done.set_exception(error)
 
-    def drawing(self, job: Job) -> Drawing:
-        prompt = job.prompt
-        if prompt.failure:
-            raise prompt.failure
+    def hand_over(self, prompt: Prompt, jobs: list[Job]) -> None:
         drawn = time.perf_counter() - prompt.began
-        self.seconds += 0.1 * (drawn - self.seconds)
-        (file,) = prompt.files
-        return Drawing(file, prompt.began - job.came, drawn)
+        self.seconds += 0.1 * (drawn / len(jobs) - self.seconds)
+        for job, file in zip(jobs, prompt.files, strict=True):
+            if not job.done.done():
+                job.done.set_result(Drawing(file, prompt.began - job.came, drawn))

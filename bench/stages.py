@@ -27,14 +27,14 @@ SMALLEST = 64  # pixels a side; so small that the host is most of it
 
 
 @contextmanager
-def server(models: Models, *arguments: str):
+def server(models: Models, *arguments: str, **settings: str):
     """The server with the pack, the probe and the host's own example of a pack, SaveImageWebsocket."""
     packs = models.base / "custom_nodes"
     packs.mkdir(exist_ok=True)
     for pack in (ROOT / "bench" / "probe", host.path() / "custom_nodes" / "websocket_image_save.py"):
         (packs / pack.name).unlink(missing_ok=True)
         (packs / pack.name).symlink_to(pack, target_is_directory=pack.is_dir())
-    with comfyui.serve(models.base, *arguments) as running:
+    with comfyui.serve(models.base, *arguments, **settings) as running:
         yield running
 
 

@@ -1,6 +1,5 @@
 """Receive Image (Vega)."""
 
-import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
@@ -28,5 +27,4 @@ class VegaReceiveImage(io.ComfyNode):
     @classmethod
     def execute(cls, image) -> io.NodeOutput:
         """IMAGE [1, H, W, 3], fp32 in 0..1."""
-        levels = np.asarray(received.picture(image), dtype=np.float32)
-        return io.NodeOutput(torch.from_numpy(levels / 255)[None])
+        return io.NodeOutput(torch.from_numpy(received.levels(received.picture(image)))[None])

@@ -4,6 +4,7 @@ import base64
 import binascii
 import io
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -29,6 +30,11 @@ def picture(encoded: str) -> Image.Image:
         return ImageOps.exif_transpose(opened).convert("RGB")
     except Exception:
         raise ValueError("image is damaged.") from None
+
+
+def levels(picture: Image.Image) -> np.ndarray:
+    """fp32 [H, W, 3] in 0..1."""
+    return np.asarray(picture, dtype=np.float32) / 255
 
 
 def cut(encoded: str, width: int, height: int) -> str:

@@ -282,10 +282,10 @@ def test_concurrent_clients_get_their_own_pictures(server):
     assert len(set(alone)) == 8
 
 
-def send_and_leave(server, **body):
+def send_and_leave(server, path=BASE, **body):
     """A client that hangs up with its request still unanswered."""
     content = json.dumps(body).encode()
-    head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {len(content)}\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", server.port))
     connection.sendall(head.encode() + content)
     return connection
@@ -307,6 +307,26 @@ def test_a_client_that_goes_away_in_the_line_is_not_drawn_and_the_one_before_is(
         wait_for(lambda: not queue(server)[1], seconds=5)
         assert not first.done()
         assert first.result().status_code == 200
+
+
+def test_requests_that_wait_together_are_one_prompt_and_a_client_that_leaves_takes_only_its_own(server):
+    alone = [post(server, prompt=f"{PROMPT}, {k} stars", seed=2**64 - k).content for k in range(1, 4)]
+
+    def prompts():
+        return server.log.read_text(encoding="utf-8").count("Prompt executed")
+
+    time.sleep(0.5)  # the host writes its line after the answer
+    before = prompts()
+    with in_a_thread(long, server, seed=8) as first, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        wait_for(lambda: queue(server)[0])
+        with in_a_thread(long, server, seed=9, num_inference_steps=3):  # the other prompt that the host takes
+            wait_for(lambda: queue(server)[1])
+            with send_and_leave(server, RT, prompt="nobody waits for this", seed=5):
+                together = [pool.submit(post, server, prompt=f"{PROMPT}, {k} stars", seed=2**64 - k) for k in range(1, 4)]
+                wait_for(first.done)
+            assert [answer.result().content for answer in together] == alone
+    time.sleep(0.5)
+    assert prompts() == before + 3
 
 
 def test_what_somebody_else_interrupts_or_clears_is_drawn_again(server):

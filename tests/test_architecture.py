@@ -14,7 +14,8 @@ LIBRARIES = {"cuda", "torch", "safetensors", "tqdm"}  # cuda: torch's own bindin
 # What each part may import besides the standard library and, relatively, itself.
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,
-    "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "pictures", "vega"},
+    "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
+    | {"pictures", "vega"},
     "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
     "api": {"execution", "server", "aiohttp", "pydantic", "pydantic_settings", "nodes", "pictures", "vega"},
 }

@@ -11,6 +11,7 @@ from vega_pack.extension import (
     VegaReceiveImage,
     VegaSendImage,
     VegaTinyVAEDecode,
+    VegaTogether,
 )
 
 INPUTS = {
@@ -21,6 +22,7 @@ INPUTS = {
     VegaTinyVAEDecode: ["samples", "vae"],
     VegaSendImage: ["images", "format", "quality", "metadata"],
     VegaReceiveImage: ["image"],
+    VegaTogether: ["latent_image", "seeds", *(f"positive_{k}" for k in (1, 2, 3, 4))],
 }
 
 

@@ -1,0 +1,177 @@
+"""Many clients at once: this pack's HTTP API beside the host's own /prompt with SaveImage, on one server.
+
+`python -m bench.load --clients 64 --requests 2000` writes bench/results/<machine>-load.md. Both draw the same pictures with
+the same nodes; each client asks for its next picture when it has the last one.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import comfyui
+from tabulate import tabulate
+
+from . import graphs, machine, results, stages, weights
+
+SIZE, STEPS = 128, 2
+SAMPLES = 20
+TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
+
+
+class Asked(NamedTuple):
+    prompt: str
+    seed: int
+
+    def body(self) -> dict:
+        size = {"img_width": SIZE, "img_height": SIZE}
+        return {"prompt": self.prompt, "seed": self.seed, "num_inference_steps": STEPS, **size}
+
+    def graph(self, models: weights.Models) -> dict:
+        graph = graphs.ours(models, machine.Case(SIZE, STEPS, 1), self.prompt, self.seed, accelerated=True)
+        graph["output"] = graphs.node("SaveImage", images=["decode", 0], filename_prefix="load")
+        return graph
+
+
+class Load(NamedTuple):
+    """What came of it: seconds of each request, the pictures by their request, and seconds of the whole."""
+
+    seconds: list[float]
+    pictures: dict[Asked, bytes]
+    whole: float
+
+    def percentile(self, share: float) -> float:
+        return statistics.quantiles(self.seconds, n=1000, method="inclusive")[round(1000 * share) - 1]
+
+    @property
+    def each(self) -> float:
+        """Seconds of the server for a picture."""
+        return self.whole / len(self.pictures)
+
+
+def requests(count: int) -> list[Asked]:
+    return [Asked(text, seed) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
+
+
+async def through_the_api(session: aiohttp.ClientSession, url: str, asked: Asked) -> bytes:
+    async with session.post(f"{url}/v1/segmind-vega-rt-v1", json=asked.body()) as response:
+        if response.status != 200:
+            raise RuntimeError(f"{response.status}: {await response.text()}")
+        return await response.read()
+
+
+class PromptClient:
+    """As the host's own example: a websocket that tells when a prompt is done, /history what it made, /view the file."""
+
+    def __init__(self, models: weights.Models):
+        self.models, self.id, self.socket = models, uuid.uuid4().hex, None
+
+    async def __call__(self, session: aiohttp.ClientSession, url: str, asked: Asked) -> bytes:
+        if self.socket is None:
+            self.socket = await session.ws_connect(f"{url}/ws?clientId={self.id}", max_msg_size=0)
+        body = {"prompt": asked.graph(self.models), "client_id": self.id}
+        async with session.post(f"{url}/prompt", json=body) as response:
+            prompt_id = (await response.json())["prompt_id"]
+        async for message in self.socket:
+            if message.type == aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                if event["type"] == "executing" and event["data"] == {"node": None, "prompt_id": prompt_id}:
+                    break
+        async with session.get(f"{url}/history/{prompt_id}") as response:
+            (file,) = comfyui.images((await response.json())[prompt_id]["outputs"])
+        async with session.get(f"{url}/view", params=file) as response:
+            return await response.read()
+
+
+async def load(url: str, clients: list[Callable[..., Awaitable[bytes]]], asked: list[Asked]) -> Load:
+    """Every request once, by whichever client is free; the first failure ends it."""
+    todo, seconds, pictures = iter(asked), [], {}
+    limits = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as session:
+
+        async def work(client):
+            for one in todo:
+                began = time.perf_counter()
+                pictures[one] = await client(session, url, one)
+                seconds.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        await asyncio.gather(*map(work, clients))
+        return Load(seconds, pictures, time.perf_counter() - began)
+
+
+def arithmetic(running: comfyui.Server, models: weights.Models) -> float:
+    """Seconds that the model itself computes for a picture: text encoders, UNet and decoder."""
+    found = []
+    with running.connect() as client:
+        running.post("/bench/watch", {"on": True})
+        for asked in requests(SAMPLES):
+            _, spans = stages.watched(client, asked._replace(seed=asked.seed + 10**6).graph(models), 1)
+            found.append(sum(ended - began for what, _, began, ended in spans if what in stages.CALLED_IN))
+        running.post("/bench/watch", {"on": False})
+    return statistics.median(found)
+
+
+def measure(clients: int, count: int) -> tuple[dict[str, Load], float]:
+    """(the API's and the host's load, seconds of the model for a picture)."""
+    models = weights.models()
+    settings = {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
+    with stages.server(models, **settings) as running:
+        asyncio.run(load(running.url, [through_the_api], [Asked(text, 2**40) for text in TEXTS]))
+        seconds = arithmetic(running, models)
+        halves = [requests(2 * count)[:count], requests(2 * count)[count:]]  # no picture twice: the host keeps them
+        everyone = {
+            "this pack's API": [through_the_api] * clients,
+            "/prompt with SaveImage": [PromptClient(models) for _ in range(clients)],
+        }
+        found = {}
+        for (name, some), asked in zip(everyone.items(), halves, strict=True):
+            found[name] = asyncio.run(load(running.url, some, asked))
+        return found, seconds
+
+
+def alone(asked: list[Asked]) -> dict[Asked, bytes]:
+    """The same requests, one after another on a server of their own."""
+    models = weights.models()
+    settings = {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
+    with tempfile.TemporaryDirectory() as folder, comfyui.serve(Path(folder), **settings) as running:
+        for kind in ("loras", "vae_approx", "checkpoints", "diffusers"):
+            for file in (models.base / "models" / kind).iterdir():
+                (running.base / "models" / kind / file.name).symlink_to(file)
+        return asyncio.run(load(running.url, [through_the_api], asked)).pictures
+
+
+def table(found: dict[str, Load], model: float) -> str:
+    headers = ["", "pictures/s", "p50 s", "p95 s", "p99 s", "ms a picture", "of it outside the model"]
+    rows = [
+        [
+            name,
+            f"{1 / one.each:.2f}",
+            *(f"{one.percentile(share):.2f}" for share in (0.5, 0.95, 0.99)),
+            f"{1000 * one.each:.1f}",
+            f"{1000 * (one.each - model):.1f}",
+        ]
+        for name, one in found.items()
+    ]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=2000)
+    arguments = parser.parse_args()
+    found, model = measure(arguments.clients, arguments.requests)
+    text = f"{arguments.requests} requests of {arguments.clients} clients, {SIZE} x {SIZE} pixels, {STEPS} steps, "
+    text += f"{os.cpu_count()} CPUs; the model computes {1000 * model:.1f} ms a picture.\n\n{table(found, model)}\n"
+    print(text)
+    (results.FOLDER / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
