@@ -24,7 +24,6 @@ from tabulate import tabulate
 from . import graphs, machine, results, stages, weights
 
 SIZE, STEPS = 128, 2
-SAMPLES = 20
 TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 
 
@@ -43,11 +42,12 @@ class Asked(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What came of it: seconds of each request, the pictures by their request, and seconds of the whole."""
+    """What came of it: seconds of each request, the pictures by their request, seconds of the whole and of the models."""
 
     seconds: list[float]
     pictures: dict[Asked, bytes]
     whole: float
+    computed: float = 0.0
 
     def percentile(self, share: float) -> float:
         return statistics.quantiles(self.seconds, n=1000, method="inclusive")[round(1000 * share) - 1]
@@ -56,6 +56,11 @@ class Load(NamedTuple):
     def each(self) -> float:
         """Seconds of the server for a picture."""
         return self.whole / len(self.pictures)
+
+    @property
+    def outside(self) -> float:
+        """Of them, those in which no model computed."""
+        return (self.whole - self.computed) / len(self.pictures)
 
 
 def requests(count: int) -> list[Asked]:
@@ -109,48 +114,40 @@ async def load(url: str, clients: list[Callable[..., Awaitable[bytes]]], asked: 
         return Load(seconds, pictures, time.perf_counter() - began)
 
 
-def arithmetic(running: comfyui.Server, models: weights.Models) -> float:
-    """Seconds that the model itself computes for a picture: text encoders, UNet and decoder."""
-    found = []
-    with running.connect() as client:
-        running.post("/bench/watch", {"on": True})
-        for asked in requests(SAMPLES):
-            _, spans = stages.watched(client, asked._replace(seed=asked.seed + 10**6).graph(models), 1)
-            found.append(sum(ended - began for what, _, began, ended in spans if what in stages.CALLED_IN))
-        running.post("/bench/watch", {"on": False})
-    return statistics.median(found)
-
-
-def measure(clients: int, count: int) -> tuple[dict[str, Load], float]:
-    """(the API's and the host's load, seconds of the model for a picture)."""
+def measure(clients: int, count: int) -> dict[str, Load]:
+    """The API's load and the host's, on one server."""
     models = weights.models()
-    settings = {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
-    with stages.server(models, **settings) as running:
+    everyone = {
+        "this pack's API": [through_the_api] * clients,
+        "/prompt with SaveImage": [PromptClient(models) for _ in range(clients)],
+    }
+    every = requests(2 * count)  # no picture twice: the host keeps them
+    found = {}
+    with stages.server(models, **settings(models)) as running:
         asyncio.run(load(running.url, [through_the_api], [Asked(text, 2**40) for text in TEXTS]))
-        seconds = arithmetic(running, models)
-        halves = [requests(2 * count)[:count], requests(2 * count)[count:]]  # no picture twice: the host keeps them
-        everyone = {
-            "this pack's API": [through_the_api] * clients,
-            "/prompt with SaveImage": [PromptClient(models) for _ in range(clients)],
-        }
-        found = {}
-        for (name, some), asked in zip(everyone.items(), halves, strict=True):
-            found[name] = asyncio.run(load(running.url, some, asked))
-        return found, seconds
+        for name, some in everyone.items():
+            asked, every = every[:count], every[count:]
+            running.post("/bench/watch", {"on": True})
+            one = asyncio.run(load(running.url, some, asked))
+            found[name] = one._replace(computed=running.post("/bench/watch", {"on": False}).json())
+    return found
+
+
+def settings(models: weights.Models) -> dict[str, str]:
+    return {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
 
 
 def alone(asked: list[Asked]) -> dict[Asked, bytes]:
     """The same requests, one after another on a server of their own."""
     models = weights.models()
-    settings = {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
-    with tempfile.TemporaryDirectory() as folder, comfyui.serve(Path(folder), **settings) as running:
+    with tempfile.TemporaryDirectory() as folder, comfyui.serve(Path(folder), **settings(models)) as running:
         for kind in ("loras", "vae_approx", "checkpoints", "diffusers"):
             for file in (models.base / "models" / kind).iterdir():
                 (running.base / "models" / kind / file.name).symlink_to(file)
         return asyncio.run(load(running.url, [through_the_api], asked)).pictures
 
 
-def table(found: dict[str, Load], model: float) -> str:
+def table(found: dict[str, Load]) -> str:
     headers = ["", "pictures/s", "p50 s", "p95 s", "p99 s", "ms a picture", "of it outside the model"]
     rows = [
         [
@@ -158,7 +155,7 @@ def table(found: dict[str, Load], model: float) -> str:
             f"{1 / one.each:.2f}",
             *(f"{one.percentile(share):.2f}" for share in (0.5, 0.95, 0.99)),
             f"{1000 * one.each:.1f}",
-            f"{1000 * (one.each - model):.1f}",
+            f"{1000 * one.outside:.1f}",
         ]
         for name, one in found.items()
     ]
@@ -170,8 +167,8 @@ if __name__ == "__main__":
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
     arguments = parser.parse_args()
-    found, model = measure(arguments.clients, arguments.requests)
+    found = measure(arguments.clients, arguments.requests)
     text = f"{arguments.requests} requests of {arguments.clients} clients, {SIZE} x {SIZE} pixels, {STEPS} steps, "
-    text += f"{os.cpu_count()} CPUs; the model computes {1000 * model:.1f} ms a picture.\n\n{table(found, model)}\n"
+    text += f"{os.cpu_count()} CPUs.\n\n{table(found)}\n"
     print(text)
     (results.FOLDER / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")

@@ -1,7 +1,8 @@
 """Wraps the host's executor, so that the benchmark can ask it where a prompt's time went.
 
-POST /bench/watch {"on": true} starts it; GET /bench/spans is the last prompt as [what, node id, began, ended] in seconds of
-time.perf_counter, which the processes of one machine share; GET /bench/peak is the most memory so far, in bytes.
+POST /bench/watch {"on": true} starts it and answers with the seconds that models computed since the last such call;
+GET /bench/spans is the last prompt as [what, node id, began, ended] in seconds of time.perf_counter, which the processes of
+one machine share; GET /bench/peak is the most memory so far, in bytes.
 While it watches, a GPU is waited for at both ends of every span.
 """
 
@@ -21,6 +22,7 @@ from .memory import peak
 
 watching = False
 running, last = [], []  # spans of the prompt that runs, and of the one before
+computed = 0.0  # seconds of all models' calls since watching began
 
 
 def now() -> float:
@@ -44,7 +46,9 @@ def hooked(what: str, module: torch.nn.Module) -> list:
     began = []
 
     def after(*_):
+        global computed
         running.append((what, None, began.pop(), now()))
+        computed += running[-1][3] - running[-1][2]
 
     return [
         module.register_forward_pre_hook(lambda *_: began.append(now())),
@@ -98,9 +102,10 @@ execution.PromptExecutor.execute = watched_prompt(execution.PromptExecutor.execu
 
 @PromptServer.instance.routes.post("/bench/watch")
 async def watch(request):
-    global watching
+    global watching, computed
     watching = (await request.json())["on"]
-    return web.json_response({})
+    seconds, computed = computed, 0.0
+    return web.json_response(seconds)
 
 
 @PromptServer.instance.routes.get("/bench/spans")
