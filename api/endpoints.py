@@ -17,7 +17,7 @@ from ..pictures import received
 from ..vega import own_size
 from . import contract, host_graphs, openapi
 from .access import Access
-from .host_client import HostClient, PromptError
+from .host_client import Follower, HostClient, PromptError
 from .line import Drawing, Full, Line
 from .settings import Settings
 
@@ -103,7 +103,7 @@ class Api:
                 image = await asyncio.to_thread(received.cut, asked.image, width, height)
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
-        pictures = [host_graphs.Picture(asked, seed, width, height, image) for seed in seeds]
+        pictures = [host_graphs.Picture(asked, seed, width, height, image, follower(request)) for seed in seeds]
         drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, pictures)))
         return drawn(asked, seed, drawings)
 
@@ -152,6 +152,15 @@ async def answer(request: web.Request) -> web.Response:
             return Refused(503, f"The API's settings are wrong: {wrong}.").answer()
         _api = Api(PromptServer.instance, settings)
     return await _api.answer(request)
+
+
+def follower(request: web.Request) -> Follower | None:
+    """The websocket's client that X-Client-Id names, if any; X-Request-Id is what the events call the request."""
+    client_id = request.headers.get("X-Client-Id")
+    if not client_id:
+        return None
+    previews = request.headers.get("X-Previews", "").lower() == "true"
+    return Follower(client_id, request.headers.get("X-Request-Id", ""), previews)
 
 
 async def while_connected(request: web.Request, work: asyncio.Future):

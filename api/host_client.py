@@ -1,11 +1,15 @@
 """The API as a client of the host's queue and websocket protocol, in the host's own process: its socket is no socket."""
 
 import asyncio
+import json
 import secrets
+import struct
 import time
 import uuid
+from dataclasses import dataclass
 
 import execution
+from protocol import BinaryEventTypes
 from server import PromptServer
 
 from ..pictures.picture_file import PictureFile
@@ -23,11 +27,20 @@ class Interrupted(Exception):
     """Somebody interrupted the prompt or took it off the queue."""
 
 
+@dataclass(frozen=True)
+class Follower:
+    """A websocket's client that is told of a request's steps, and is shown what they have drawn so far if it asks."""
+
+    client_id: str
+    request_id: str
+    previews: bool
+
+
 class Prompt:
     """One that the host has: its pictures so far, when it began to run, and its end."""
 
-    def __init__(self, id: str):
-        self.id = id
+    def __init__(self, id: str, followers: list[Follower]):
+        self.id, self.followers = id, followers
         self.files: list[PictureFile] = []
         self.began: float | None = None  # of time.perf_counter
         self.failure: Exception | None = None
@@ -48,10 +61,11 @@ class HostClient:
         self.prompts: dict[str, Prompt] = {}
         self.id = secrets.token_hex(16)  # nobody else may queue under it
         server.sockets[self.id] = self
+        server.sockets_metadata[self.id] = {"feature_flags": {"supports_preview_metadata": True}}
 
-    async def put(self, graph: dict) -> Prompt:
+    async def put(self, graph: dict, followers: list[Follower]) -> Prompt:
         """Gives the graph to the host's validation and queue, behind everything that is there; PromptError if refused."""
-        prompt = Prompt(str(uuid.uuid4()))
+        prompt = Prompt(str(uuid.uuid4()), followers)
         valid, error, outputs, node_errors = await execution.validate_prompt(prompt.id, graph, None)
         if not valid:
             for node_id, found in node_errors.items():
@@ -59,7 +73,8 @@ class HostClient:
             raise PromptError(error["message"])
         self.prompts[prompt.id] = prompt
         number, self.server.number = self.server.number, self.server.number + 1
-        about = {"client_id": self.id, "preview_method": "none", "create_time": int(1000 * time.time())}
+        previews = "auto" if any(follower.previews for follower in followers) else "none"
+        about = {"client_id": self.id, "preview_method": previews, "create_time": int(1000 * time.time())}
         self.server.prompt_queue.put((number, prompt.id, graph, about, outputs, {}))
         return prompt
 
@@ -83,7 +98,18 @@ class HostClient:
             prompt.files += files
 
     async def send_bytes(self, message: bytes) -> None:
-        """A preview, which nobody asked for."""
+        """A preview in the host's metadata frame, passed on under the request's id."""
+        event, length = struct.unpack(">II", message[:8])
+        if event != BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA:
+            return
+        about, picture = json.loads(message[8 : 8 + length]), message[8 + length :]
+        if prompt := self.prompts.get(about["prompt_id"]):
+            for follower in prompt.followers:
+                if follower.previews:
+                    told = {"prompt_id": follower.request_id, "image_type": about["image_type"]}
+                    header = json.dumps(told).encode()
+                    payload = struct.pack(">I", len(header)) + header + picture
+                    await self.server.send_bytes(event, payload, follower.client_id)
 
     async def send_json(self, message: dict) -> None:
         """The host's events, in the order that it queued them."""
@@ -95,6 +121,10 @@ class HostClient:
             return
         if event == "execution_start":
             prompt.began = time.perf_counter()
+        elif event == "progress":
+            for follower in prompt.followers:
+                told = {"prompt_id": follower.request_id, "value": data["value"], "max": data["max"], "node": None}
+                await self.server.send_json("progress", told, follower.client_id)
         elif event == "execution_error":
             prompt.failure = PromptError(f"{data['exception_type']}: {data['exception_message'].strip()}", data["node_id"])
         elif event == "execution_interrupted":

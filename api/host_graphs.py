@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from .contract import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
+from .host_client import Follower
 from .settings import Settings
 
 LOAD, LORA = "load", "lora"  # the nodes whose failure means that there is no model
@@ -17,12 +18,15 @@ class Picture:
     width: int
     height: int
     image: str | None = None
+    follower: Follower | None = None
 
 
 def kind(picture: Picture) -> tuple | None:
     """Pictures of one kind can be drawn in one prompt; None can not."""
     request = picture.request
     if not isinstance(request, RealTimeRequest) or picture.image is not None:
+        return None
+    if picture.follower and picture.follower.previews:  # a batch's preview is its first picture, whoever asked
         return None
     return request.num_inference_steps, picture.width, picture.height, request.format
 

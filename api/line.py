@@ -91,7 +91,8 @@ class Line:
     async def through_the_host(self, jobs: list[Job]) -> None:
         """Ends with every job done or in the line again: what others interrupted is drawn again, what failed, alone."""
         try:
-            prompt = await self.client.put(self.graph_of([job.picture for job in jobs]))
+            followers = [job.picture.follower for job in jobs if job.picture.follower]
+            prompt = await self.client.put(self.graph_of([job.picture for job in jobs]), followers)
             # Only when nobody waits for any of its pictures is a prompt cancelled.
             nobody = asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
             await asyncio.wait([prompt.ended, nobody], return_when=asyncio.FIRST_COMPLETED)

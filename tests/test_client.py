@@ -1,0 +1,222 @@
+"""The Python client on the running server: pictures, callbacks, any workflow, and connections that break."""
+
+import asyncio
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import comfyui
+import graphs
+import pytest
+import relay
+import requests
+from PIL import Image, ImageChops
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vega_client import AsyncClient, Client, Failed, Refused, events  # noqa: E402
+
+PROMPT = "night, desert, full moon"
+LONG = {"model": "segmind-vega", "steps": 60}
+
+
+@pytest.fixture
+def vega(server):
+    with Client(server.url) as client:
+        yield client
+
+
+def same(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and not ImageChops.difference(one, other).getbbox()
+
+
+def graph(seed: int, **changes) -> dict:
+    """The shipped graph, its picture sent instead of saved."""
+    prompt = graphs.text_to_image(VegaLCMSampler__seed=seed, **changes)
+    prompt[graphs.SAVE] = graphs.sending(graphs.DECODE, "png")
+    return prompt
+
+
+def test_generate_draws_what_the_api_answers(server, vega):
+    image = vega.generate(PROMPT, seed=3, steps=2, width=64, height=96, format="png")
+    body = {"prompt": PROMPT, "seed": 3, "num_inference_steps": 2, "img_width": 64, "img_height": 96, "format": "png"}
+    answer = requests.post(f"{server.url}/v1/segmind-vega-rt-v1", json=body)
+    assert same(image, Image.open(io.BytesIO(answer.content)))
+    assert image.size == (64, 96)
+    assert image.info["seed"] == 3
+    drawn = vega.generate(PROMPT, format="png")
+    assert same(vega.generate(PROMPT, seed=drawn.info["seed"], format="png"), drawn)
+
+
+def test_image_to_image_and_the_base_model(vega):
+    source = vega.generate(PROMPT, seed=3)
+    assert vega.generate("snow", image=source, denoise=0.4).size == source.size
+    assert vega.generate("snow", model="segmind-vega", steps=3, negative_prompt="sea", guidance_scale=2).size == source.size
+
+
+def test_callbacks_are_told_of_every_step_and_shown_previews(vega):
+    steps, previews = [], []
+    plain = vega.generate(PROMPT, seed=3, steps=4)
+    image = vega.generate(PROMPT, seed=4, steps=4, on_progress=lambda *step: steps.append(step), on_preview=previews.append)
+    assert [step for step in steps if step[1] == 4] == [(k, 4) for k in range(1, 5)]
+    assert len(previews) == 4
+    assert all(preview.size[0] > 8 for preview in previews)
+    assert not same(plain, image)
+
+
+def test_a_refusal_is_an_error_with_the_servers_words(vega):
+    with pytest.raises(Refused, match="multiple of 8") as error:
+        vega.generate(PROMPT, width=65)
+    assert (error.value.status, error.value.field) == (400, "img_width")
+
+
+def test_queue_draws_a_workflow_with_other_values(server, vega, tmp_path):
+    file = tmp_path / "workflow.json"
+    file.write_text(json.dumps(graph(1)), encoding="utf-8")
+    expected = vega.generate(PROMPT, seed=9, format="png")
+    changes = {"VegaLCMSampler.seed": 9, f"{graphs.TEXT}.text": PROMPT}
+    for workflow in (file, str(file), file.read_text(), json.loads(file.read_text())):
+        (image,) = vega.queue(workflow, changes)
+        assert same(image, expected)
+
+
+def test_queue_takes_the_browsers_own_format(vega):
+    path = ROOT / "workflows" / "vega_txt2img.json"
+    steps = []
+    (image,) = vega.queue(path, {"VegaLCMSampler.seed": 9}, on_progress=lambda *step: steps.append(step))
+    (expected,) = vega.queue(ROOT / "workflows" / "api" / "vega_txt2img.json", {"VegaLCMSampler.seed": 9})
+    assert same(image, expected)
+    assert "workflow" in image.info
+    assert steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"KSampler.seed": 1}, r"No input is called KSampler\.seed; there are .*5\.seed"),
+        ({"VegaLCMSampler.sed": 1}, "No input is called"),
+        ({"CLIPTextEncode.text": 1}, r"fits the nodes 3, 33: name one by its id, as in 3\.text"),
+    ],
+)
+def test_an_override_that_fits_nothing_or_several_is_refused(vega, changes, said):
+    prompt = graph(1)
+    prompt["33"] = prompt[graphs.TEXT]
+    with pytest.raises(ValueError, match=said):
+        vega.queue(prompt, changes)
+
+
+def test_what_the_server_refuses_and_what_fails_is_told(vega):
+    with pytest.raises(Refused, match="node 5.*steps"):
+        vega.queue(graph(1, VegaLCMSampler__steps=0))
+    with pytest.raises(Failed, match="VegaLCMSampler.*at most") as error:
+        vega.queue(graph(1, VegaLCMSampler__steps=20, VegaLCMSampler__denoise=0.2))
+    assert error.value.node_id == graphs.SAMPLER
+
+
+def test_asynchronous_and_many_at_once(server):
+    async def draw():
+        async with AsyncClient(server.url) as client:
+            drawn = [client.generate(f"{PROMPT}, {k} stars", seed=k, format="png") for k in range(4)]
+            queued = [client.queue(graph(k, CLIPTextEncode__text=f"{PROMPT}, {k} stars")) for k in range(4)]
+            return await asyncio.gather(*drawn, *queued)
+
+    images = asyncio.run(draw())
+    for one, (other,) in zip(images[:4], images[4:], strict=True):
+        assert same(one, other)
+
+
+def test_giving_up_takes_the_work_off_the_server(server):
+    async def draw():
+        async with AsyncClient(server.url) as client:
+            works = [client.generate(PROMPT, seed=1, **LONG), client.queue(graph(5, VegaLCMSampler__steps=50))]
+            tasks = [asyncio.create_task(work) for work in works]
+            while len(queued(server)) < 2:
+                await asyncio.sleep(0.02)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(draw())
+    end = time.monotonic() + 10
+    while queued(server):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def queued(server) -> list:
+    found = server.get("/queue").json()
+    return found["queue_running"] + found["queue_pending"]
+
+
+def test_connections_that_break_lose_nothing(server):
+    """Cut at every stage: in the queue, while drawing, and over and over."""
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        (expected,) = client.queue(graph(11, VegaLCMSampler__steps=30))
+        cutting = threading.Event()
+
+        def cut():
+            while not cutting.wait(0.4):
+                network.cut()
+
+        for workflow in (graph(12, VegaLCMSampler__steps=30), graph(11, VegaLCMSampler__steps=30)):
+            cutting.clear()
+            thread = threading.Thread(target=cut)
+            thread.start()
+            time.sleep(0.2)
+            threading.Timer(3, cutting.set).start()
+            (image,) = client.queue(workflow)
+            cutting.set()
+            thread.join()
+        assert same(image, expected)
+        assert client.generate(PROMPT, seed=2).size == (128, 128)
+
+
+def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(comfyui.serve(tmp_path / "first"))
+        network = stack.enter_context(relay.to(first.port))
+        client = stack.enter_context(Client(f"http://127.0.0.1:{network.port}"))
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(client.queue(graph(7, VegaLCMSampler__steps=50))))
+        thread.start()
+        while not queued(first):
+            time.sleep(0.02)
+        first.process.kill()
+        network.target = stack.enter_context(comfyui.serve(tmp_path / "second")).port
+        thread.join(60)
+        (again,) = client.queue(graph(7, VegaLCMSampler__steps=50))
+        assert same(found[0], again)
+
+
+def test_no_server_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(events, "PATIENCE", 2.0)
+    nobody = f"http://127.0.0.1:{comfyui.free_port()}"
+    with Client(nobody) as client, pytest.raises(ConnectionError, match="Nothing answers at"):
+        client.queue({"1": {"class_type": "PreviewImage", "inputs": {}}})
+
+
+def test_it_installs_by_itself(tmp_path):
+    """From the repository, with nothing of the pack beside it."""
+    shutil.copytree(ROOT / "vega_client", tmp_path / "source")  # pip builds within it
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path),
+        str(tmp_path / "source"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    code = "import vega_client; print(vega_client.__file__)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert str(tmp_path) in ran.stdout

@@ -1,0 +1,73 @@
+"""The programs in examples/ and the calls in docs/api.md do what they say."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def program(name: str) -> str:
+    """The path of node or curl; where it is missing the test is skipped, or fails where CI installs it."""
+    if found := shutil.which(name):
+        return found
+    (pytest.fail if os.environ.get("VEGA_REQUIRE_BROWSER") else pytest.skip)(f"{name} is not installed")
+
+
+def block(language: str) -> str:
+    return re.search(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)[1]
+
+
+def test_the_python_example(server, tmp_path):
+    printed = run(tmp_path, sys.executable, str(ROOT / "examples" / "draw.py"), server.url)
+    assert "step 4 of 4" in printed
+    for name in ("dawn.png", "night.png", "workflow.png"):
+        assert Image.open(tmp_path / name).size == (128, 128)
+
+
+def test_the_javascript_example(server, tmp_path):
+    printed = run(tmp_path, program("node"), str(ROOT / "examples" / "draw.mjs"), server.url)
+    assert "seed 2" in printed
+    assert Image.open(tmp_path / "dawn.jpg").size == (128, 128)
+
+
+def test_the_curl_call_in_the_docs(server, tmp_path):
+    curl = block("sh").replace("http://127.0.0.1:8188", server.url).replace("curl ", f"{program('curl')} ", 1)
+    run(tmp_path, "sh", "-c", curl)
+    assert Image.open(tmp_path / "dawn.jpg").format == "JPEG"
+
+
+def test_the_python_in_the_docs(server, tmp_path):
+    shutil.copy(ROOT / "workflows" / "vega_txt2img.json", tmp_path / "workflow.json")
+    code = block("python").replace("http://127.0.0.1:8188", server.url).replace("KSampler.seed", "VegaLCMSampler.seed")
+    run(tmp_path, sys.executable, "-c", code)
+
+
+def test_the_javascript_in_the_docs(server, tmp_path):
+    code = block("js").replace("http://127.0.0.1:8188", server.url) + "\nconsole.log(picture.size, picture.type);"
+    (tmp_path / "docs.mjs").write_text(code, encoding="utf-8")
+    size, kind = run(tmp_path, program("node"), "docs.mjs").split()
+    assert int(size) > 1000
+    assert kind == "image/jpeg"
+
+
+def test_the_docs_name_what_the_contract_has(server):
+    schemas = server.get("/v1/openapi.json").json()["components"]["schemas"]
+    fields = {field for name in ("RealTimeRequest", "BaseRequest") for field in schemas[name]["properties"]}
+    assert [field for field in fields if f"`{field}`" not in DOCS] == []
+    assert json.dumps(schemas)

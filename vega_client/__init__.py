@@ -1,0 +1,14 @@
+"""Draws pictures through Vega for ComfyUI.
+
+    with Client("http://127.0.0.1:8188") as client:
+        client.generate("a pink dawn over pine trees", seed=2).show()
+        (picture,) = client.queue("workflow.json", {"KSampler.seed": 5})
+
+AsyncClient is the same with `async with` and `await`.
+"""
+
+from .blocking import Client
+from .client import AsyncClient
+from .errors import Failed, Lost, Refused
+
+__all__ = ["AsyncClient", "Client", "Failed", "Lost", "Refused"]

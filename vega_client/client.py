@@ -1,0 +1,256 @@
+"""The asynchronous client."""
+
+import asyncio
+import base64
+import contextlib
+import io
+import ipaddress
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import stamina
+from PIL import Image
+
+from .errors import Failed, Lost, Refused
+from .events import Events
+from .overrides import override
+from .workflow import is_api, to_api
+
+ATTEMPTS = 8
+BUSY = (429, 502, 503, 504)  # worth asking again
+ASK = 10.0  # seconds without news after which /history is asked
+Progress = Callable[[int, int], None]  # steps done, steps in all
+Preview = Callable[[Image.Image], None]
+
+
+def again(error: Exception) -> bool | float:
+    """Whether, or after how many seconds, a request is worth repeating."""
+    if isinstance(error, Refused):
+        return error.retry_after or True if error.status in BUSY else False
+    return isinstance(error, httpx.TransportError)
+
+
+class AsyncClient:
+    """One connection for requests and one websocket, both kept open and opened anew when they break.
+
+    key is for /v1 on servers with keys. Use it with `async with`.
+    """
+
+    def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
+        self.url, self.id = url.rstrip("/"), uuid.uuid4().hex
+        self.headers = {"x-api-key": key} if key else {}
+        local = is_local(urlsplit(self.url).hostname)  # a proxy for the internet must not be asked for this machine
+        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, read=None), trust_env=not local)
+        socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}"
+        self.events = Events(socket, **({"proxy": None} if local else {}))
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self.events.close()
+        await self.http.aclose()
+
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int = -1,
+        steps: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        image: Image.Image | None = None,
+        model: str = "segmind-vega-rt-v1",
+        on_progress: Progress | None = None,
+        on_preview: Preview | None = None,
+        **fields,
+    ) -> Image.Image:
+        """A picture from the HTTP API; its `info["seed"]` is the seed that drew it.
+
+        What is not given is the server's default. image: what to start from. fields: others of the API, such as denoise, or
+        negative_prompt with model="segmind-vega". Busy servers and broken connections are tried again for a while; then
+        httpx's error is raised, or Refused for what the server doesn't take.
+        """
+        body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
+        body |= {"image": in_base64(image) if image else None, **fields}
+        body = {name: value for name, value in body.items() if value is not None}
+        path = f"{self.url}/v1/{model}"
+        if not on_progress and not on_preview:
+            return await self.picture(path, body, {})
+        request_id = uuid.uuid4().hex
+        headers = {"X-Client-Id": self.id, "X-Request-Id": request_id, "X-Previews": str(on_preview is not None).lower()}
+        async with self.events.of(request_id, told(on_progress, on_preview)):
+            return await self.picture(path, body, headers)
+
+    async def picture(self, path: str, body: dict, headers: dict) -> Image.Image:
+        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
+            with attempt:
+                response = await self.http.post(path, json=body, headers={**self.headers, **headers})
+                if response.status_code != 200:
+                    raise refused(response)
+        file = base64.b64decode(response.json()["image"]) if body.get("base64") else response.content
+        image = opened(file)
+        image.info["seed"] = int(response.headers["X-Seed"])
+        return image
+
+    async def queue(
+        self,
+        workflow: dict | str | Path,
+        overrides: dict | None = None,
+        *,
+        on_progress: Progress | None = None,
+        on_preview: Preview | None = None,
+    ) -> list[Image.Image]:
+        """The pictures of any workflow, in UI or API format: a path, the JSON's text, or what it holds.
+
+        overrides: other values for inputs, "<node's id, title or class>.<input>" -> value. Connections that break lose
+        nothing; a workflow that the server forgets, because it restarted, is queued again. Failed where a node fails.
+        """
+        drawn = read(workflow)
+        if not isinstance(drawn, dict):
+            raise ValueError("This is no workflow: its JSON holds no object.")
+        graph = drawn if is_api(drawn) else to_api(drawn, await self.get("/object_info"))
+        extra = {} if is_api(drawn) else {"extra_pnginfo": {"workflow": drawn}}
+        graph = override(graph, overrides or {})
+        for _ in range(3):
+            outputs = await self.outputs(graph, extra, told(on_progress, on_preview))
+            if outputs is not None:
+                return [opened(file) for file in await asyncio.gather(*map(self.file, files(outputs)))]
+        raise Lost("The server forgot this workflow three times: it restarts, or somebody clears its queue.")
+
+    async def outputs(self, graph: dict, extra: dict, listener) -> dict | None:
+        """What /history says that a graph made; None where the server has forgotten it. Failed where it failed."""
+        prompt_id, news = str(uuid.uuid4()), asyncio.Event()
+
+        def hear(event: str, data: dict, file: bytes | None) -> None:
+            listener(event, data, file)
+            if event == "connected" or (event == "executing" and data["node"] is None):
+                news.set()
+
+        body = {"prompt": graph, "client_id": self.id, "prompt_id": prompt_id, "extra_data": extra}
+        async with self.events.of(prompt_id, hear):
+            try:
+                await self.put(body)
+                while True:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(news.wait(), ASK)
+                    news.clear()
+                    if found := (await self.get(f"/history/{prompt_id}")).get(prompt_id):
+                        return made(found)
+                    if not await self.is_queued(prompt_id) and prompt_id not in await self.get(f"/history/{prompt_id}"):
+                        return None
+            except asyncio.CancelledError:
+                await asyncio.shield(self.cancel(prompt_id))
+                raise
+
+    async def put(self, body: dict) -> None:
+        """Queues a prompt once, also when its answer never came: the server is asked for its id before it gets it again."""
+        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
+            with attempt:
+                if attempt.num > 1 and await self.is_known(body["prompt_id"]):
+                    return
+                response = await self.http.post(f"{self.url}/prompt", json=body)
+                if response.status_code != 200:
+                    raise refused(response)
+
+    async def is_known(self, prompt_id: str) -> bool:
+        return await self.is_queued(prompt_id) or prompt_id in await self.get(f"/history/{prompt_id}")
+
+    async def is_queued(self, prompt_id: str) -> bool:
+        found = await self.get("/queue")
+        return any(item[1] == prompt_id for item in (*found["queue_running"], *found["queue_pending"]))
+
+    async def cancel(self, prompt_id: str) -> None:
+        """Takes the prompt off the queue or interrupts it, and no other."""
+        await self.http.post(f"{self.url}/queue", json={"delete": [prompt_id]})
+        await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id})
+
+    async def get(self, path: str) -> dict:
+        return json.loads(await self.file(path))
+
+    async def file(self, path: str) -> bytes:
+        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
+            with attempt:
+                response = await self.http.get(self.url + path)
+                if response.status_code != 200:
+                    raise refused(response)
+        return response.content
+
+
+def is_local(hostname: str | None) -> bool:
+    try:
+        return hostname == "localhost" or ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False
+
+
+def in_base64(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def opened(file: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(file))
+    image.load()
+    return image
+
+
+def refused(response: httpx.Response) -> Refused:
+    """The server's own words, from /v1 or from ComfyUI."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = {"error": response.text[:500] or response.reason_phrase}
+    said = answer.get("error")
+    if isinstance(said, dict):  # ComfyUI's
+        nodes = answer.get("node_errors", {}).items()
+        reasons = [f"node {id}: {e['message']} ({e['details']})" for id, node in nodes for e in node["errors"]]
+        said = "; ".join(reasons) or said["message"]
+    after = response.headers.get("Retry-After", "")
+    return Refused(str(said), response.status_code, answer.get("field"), float(after) if after.isdecimal() else None)
+
+
+def told(on_progress: Progress | None, on_preview: Preview | None):
+    def listener(event: str, data: dict, file: bytes | None) -> None:
+        if event == "progress" and on_progress:
+            on_progress(data["value"], data["max"])
+        elif event == "preview" and on_preview and "batch_index" not in data:  # that is a whole picture
+            on_preview(opened(file))
+
+    return listener
+
+
+def read(workflow: dict | str | Path) -> dict:
+    if isinstance(workflow, dict):
+        return workflow
+    text = workflow if str(workflow).lstrip().startswith("{") else Path(workflow).read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def made(found: dict) -> dict:
+    """The outputs of a prompt in /history; Failed where it did not end well."""
+    for event, data in found["status"]["messages"]:
+        if event == "execution_error":
+            said = f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"
+            raise Failed(said, data["node_id"])
+        if event == "execution_interrupted":
+            raise Failed("Somebody interrupted it.", data["node_id"])
+    return found["outputs"]
+
+
+def files(outputs: dict) -> list[str]:
+    """The paths of all pictures: those in the server's memory (Send Image) and those in its folders."""
+    paths = []
+    for output in outputs.values():
+        paths += [sent["url"] for sent in output.get("sent", [])]
+        for file in output.get("images", []):
+            paths.append(f"/view?{httpx.QueryParams({key: file[key] for key in ('filename', 'subfolder', 'type')})}")
+    return paths

@@ -1,0 +1,76 @@
+"""The host's websocket: one connection for everything, opened anew whenever it breaks."""
+
+import asyncio
+import contextlib
+import json
+import struct
+from collections.abc import Callable
+
+import websockets
+
+PATIENCE = 30.0  # seconds for a connection
+METADATA_FRAME = 4  # the host's preview image with metadata
+Listener = Callable[[str, dict, bytes | None], None]  # event, its data, a picture file
+
+
+class Events:
+    """Tells each listener what happens to its prompt. After every connection the event is "connected", for everyone.
+
+    What happened while there was no connection is not told: "connected" is when to ask.
+    """
+
+    def __init__(self, url: str, **options):
+        self.url, self.options = url, options
+        self.listeners: dict[str, Listener] = {}
+        self.connected = asyncio.Event()
+        self.task: asyncio.Task | None = None
+
+    @contextlib.asynccontextmanager
+    async def of(self, prompt_id: str, listener: Listener):
+        if self.task is None:
+            self.task = asyncio.create_task(self.listen())
+        self.listeners[prompt_id] = listener
+        try:
+            waiting = asyncio.create_task(self.connected.wait())
+            await asyncio.wait([waiting, self.task], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            if self.task.done():
+                self.task.result()  # raises what ended it
+            if not self.connected.is_set():
+                raise ConnectionError(f"Nothing answers at {self.url.partition('?')[0]}.")
+            yield
+        finally:
+            del self.listeners[prompt_id]
+
+    async def listen(self) -> None:
+        async for socket in websockets.connect(self.url, max_size=None, **self.options):
+            try:
+                await socket.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
+                self.connected.set()
+                for listener in list(self.listeners.values()):
+                    listener("connected", {}, None)
+                async for message in socket:
+                    self.tell(message)
+            except websockets.ConnectionClosed:
+                pass
+            finally:
+                self.connected.clear()
+
+    def tell(self, message: str | bytes) -> None:
+        if isinstance(message, str):
+            event = json.loads(message)
+            kind, data, file = event["type"], event["data"], None
+        else:
+            (kind,) = struct.unpack(">I", message[:4])
+            if kind != METADATA_FRAME:
+                return
+            (length,) = struct.unpack(">I", message[4:8])
+            kind, data, file = "preview", json.loads(message[8 : 8 + length]), message[8 + length :]
+        if listener := self.listeners.get(data.get("prompt_id")):
+            listener(kind, data, file)
+
+    async def close(self) -> None:
+        if self.task:
+            self.task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self.task
