@@ -134,8 +134,11 @@ class HostClient:
 
     def look_for_the_missing(self) -> None:
         """The host says to nobody that a person has cleared the queue; it only says that the queue has changed."""
-        running, queued = self.server.prompt_queue.get_current_queue_volatile()
+        queue = self.server.prompt_queue
+        running, queued = queue.get_current_queue_volatile()
         there = {item[1] for item in (*running, *queued)}
         for prompt in [p for p in self.prompts.values() if p.id not in there and p.began is None]:
-            prompt.failure = Interrupted()
-            self.ended(prompt)
+            # One that is in the history has already run: its events are still on their way here.
+            if not queue.get_history(prompt.id, map_function=bool):
+                prompt.failure = Interrupted()
+                self.ended(prompt)

@@ -24,6 +24,7 @@ from tabulate import tabulate
 from . import graphs, machine, results, stages, weights
 
 SIZE, STEPS = 128, 2
+API, HOST = "this pack's API", "/prompt with SaveImage"
 TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 
 
@@ -118,8 +119,8 @@ def measure(clients: int, count: int) -> dict[str, Load]:
     """The API's load and the host's, on one server."""
     models = weights.models()
     everyone = {
-        "this pack's API": [through_the_api] * clients,
-        "/prompt with SaveImage": [PromptClient(models) for _ in range(clients)],
+        API: [through_the_api] * clients,
+        HOST: [PromptClient(models) for _ in range(clients)],
     }
     every = requests(2 * count)  # no picture twice: the host keeps them
     found = {}
@@ -162,13 +163,18 @@ def table(found: dict[str, Load]) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
+def write(found: dict[str, Load], clients: int) -> str:
+    """The report, also in bench/results."""
+    count = len(found[API].pictures)
+    text = f"{count} requests of {clients} clients each way, {SIZE} x {SIZE} pixels, {STEPS} steps, {os.cpu_count()} CPUs.\n"
+    text += f"\n{table(found)}\n"
+    (results.FOLDER / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
+    return text
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
     arguments = parser.parse_args()
-    found = measure(arguments.clients, arguments.requests)
-    text = f"{arguments.requests} requests of {arguments.clients} clients, {SIZE} x {SIZE} pixels, {STEPS} steps, "
-    text += f"{os.cpu_count()} CPUs.\n\n{table(found)}\n"
-    print(text)
-    (results.FOLDER / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
+    print(write(measure(arguments.clients, arguments.requests), arguments.clients))

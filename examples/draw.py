@@ -11,11 +11,8 @@ from vega_client import Client
 WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
 
 with Client(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8188") as client:
-    image = client.generate(
-        "a pink dawn over pine trees with a calm lake",
-        seed=2,
-        on_progress=lambda step, steps: print(f"step {step} of {steps}"),
-    )
+    prompt = "a pink dawn over pine trees with a calm lake"
+    image = client.generate(prompt, seed=2, on_progress=lambda step, steps: print(f"step {step} of {steps}"))
     image.save("dawn.png")
     client.generate("snow, night, full moon", image=image, denoise=0.7, seed=3).save("night.png")
     (picture,) = client.queue(WORKFLOW, {"VegaLCMSampler.seed": 5})
