@@ -83,7 +83,7 @@ def positive(nano):
 
 def pytest_collection_modifyitems(items):
     """The longest files first: the two workers of `make test` take whole files, and should end at the same time."""
-    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_fuzz.py", "test_nano.py"))
+    items.sort(key=lambda item: item.path.name not in ("test_train.py", "test_fuzz.py", "test_nano.py", "test_api.py", "test_client.py"))
 
 
 def pytest_terminal_summary(terminalreporter, config):

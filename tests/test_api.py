@@ -381,6 +381,7 @@ def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
         assert re.search(rf"{answer['id']}.*broken\.safetensors", log)
 
 
+@pytest.mark.soak
 def test_wrong_settings_are_told(tmp_path):
     with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden") as server:
         response = post(server, prompt=PROMPT)

@@ -178,6 +178,7 @@ def test_connections_that_break_lose_nothing(server):
         assert client.generate(PROMPT, seed=2).size == (128, 128)
 
 
+@pytest.mark.soak
 def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path):
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(comfyui.serve(tmp_path / "first"))

@@ -15,7 +15,7 @@ def check(clients: int, count: int) -> dict[str, load.Load]:
 
 
 def test_every_client_gets_its_own_picture():
-    check(clients=8, count=24)
+    check(clients=4, count=12)
 
 
 @pytest.mark.soak
