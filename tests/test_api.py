@@ -48,6 +48,16 @@ def in_a_thread(call, *args, **kwargs):
         yield pool.submit(call, *args, **kwargs)
 
 
+def send_and_leave(server, path=BASE, headers=None, **body):
+    """A client that hangs up with its request still unanswered."""
+    content = json.dumps(body).encode()
+    fields = {"Host": f"127.0.0.1:{server.port}", "Content-Length": len(content), **(headers or {})}
+    head = "".join([f"POST /v1/{path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in fields.items()), "\r\n"])
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(head.encode() + content)
+    return connection
+
+
 def opened(response) -> Image.Image:
     assert response.status_code == 200, response.text
     return Image.open(io.BytesIO(response.content))
@@ -262,15 +272,15 @@ def test_a_body_that_is_too_large_is_refused_also_when_it_is_packed(guarded):
 
 def test_a_full_line_answers_429_and_serves_who_is_in_it(guarded):
     headers = {"x-api-key": KEYS[0]}
-    with in_a_thread(long, guarded, headers) as first:
-        wait_for(lambda: queue(guarded)[0])
-        with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(lambda seed: post(guarded, headers=headers, prompt="sea", seed=seed), range(8)))
-        full = [answer for answer in answers if answer.status_code == 429]
-        assert len(full) == 8 - WAITING - 1  # one more is with the host, behind the one that runs
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        with send_and_leave(guarded, headers=headers, prompt=PROMPT, num_inference_steps=100, img_width=512, img_height=512):
+            wait_for(lambda: queue(guarded)[0])
+            answers = [pool.submit(post, guarded, headers=headers, prompt="sea", seed=seed) for seed in range(8)]
+            wait_for(lambda: sum(answer.done() for answer in answers) == 8 - WAITING - 1)  # one more is with the host
+            full = [answer.result() for answer in answers if answer.done()]
+        assert {answer.status_code for answer in full} == {429}
         assert all(int(answer.headers["Retry-After"]) >= 1 for answer in full)
-        assert {answer.status_code for answer in answers} == {200, 429}
-        assert first.result().status_code == 200
+        assert sorted(answer.result().status_code for answer in answers) == [200] * (WAITING + 1) + [429] * len(full)
 
 
 def test_concurrent_clients_get_their_own_pictures(server):
@@ -280,15 +290,6 @@ def test_concurrent_clients_get_their_own_pictures(server):
     alone = [post(server, **body).content for body in request.values()]
     assert together == alone
     assert len(set(alone)) == 8
-
-
-def send_and_leave(server, path=BASE, **body):
-    """A client that hangs up with its request still unanswered."""
-    content = json.dumps(body).encode()
-    head = f"POST /v1/{path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Length: {len(content)}\r\n\r\n"
-    connection = socket.create_connection(("127.0.0.1", server.port))
-    connection.sendall(head.encode() + content)
-    return connection
 
 
 def test_a_client_that_goes_away_while_drawing_is_drawn_no_further(server):

@@ -1,5 +1,5 @@
 // A picture from the HTTP API, with nothing but what Node 18 and every browser has.
-// node examples/draw.mjs [server's address] [key]
+// node docs/draw.mjs [server's address] [key]
 import { writeFile } from "node:fs/promises";
 
 const [address = "http://127.0.0.1:8188", key] = process.argv.slice(2);

@@ -1,4 +1,4 @@
-"""The programs in examples/ and the calls in docs/api.md do what they say."""
+"""The programs and the calls in docs/ do what they say."""
 
 import os
 import re
@@ -34,14 +34,14 @@ def block(language: str) -> str:
 
 
 def test_the_python_example(server, tmp_path):
-    printed = run(tmp_path, sys.executable, str(ROOT / "examples" / "draw.py"), server.url)
+    printed = run(tmp_path, sys.executable, str(ROOT / "docs" / "draw.py"), server.url)
     assert "step 4 of 4" in printed
     for name in ("dawn.png", "night.png", "workflow.png"):
         assert Image.open(tmp_path / name).size == (128, 128)
 
 
 def test_the_javascript_example(server, tmp_path):
-    printed = run(tmp_path, program("node"), str(ROOT / "examples" / "draw.mjs"), server.url)
+    printed = run(tmp_path, program("node"), str(ROOT / "docs" / "draw.mjs"), server.url)
     assert "seed 2" in printed
     assert Image.open(tmp_path / "dawn.jpg").size == (128, 128)
 

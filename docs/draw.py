@@ -1,6 +1,6 @@
 """Three pictures: from the HTTP API with progress, an image to image of it, and one of a workflow file.
 
-pip install ./vega_client; python examples/draw.py [server's address]
+pip install ./vega_client; python docs/draw.py [server's address]
 """
 
 import sys
