@@ -9,13 +9,18 @@ unexport PYTHONDONTWRITEBYTECODE
 ENVIRONMENT := .venv/installed
 BIN := .venv/bin
 
-.PHONY: demo run test soak bench table lint nano gpu-pack gpu clean
+.PHONY: demo run serve test soak bench table lint nano gpu-pack gpu clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python dev/demo.py
 
 run: $(ENVIRONMENT)
 	@$(BIN)/python dev/run.py
+
+# The HTTP API of so many ComfyUI processes, by Ray Serve.
+serve: REPLICAS ?= 1
+serve: $(ENVIRONMENT)
+	@$(BIN)/python dev/serve_api.py $(REPLICAS)
 
 # Two workers of one thread each take half the time of one with two, of which the second mostly waits.
 test: $(ENVIRONMENT)

@@ -130,13 +130,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextmanager
-def serve(base: Path, *arguments: str, **settings: str):
-    """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
-
-    The host's own folders are never written to. Models go into base/models. SIGTERM, too, stops the server first.
-    settings are environment variables of the server.
-    """
+def prepare(base: Path) -> list[str]:
+    """Makes `base` a base directory with the pack in it, and gives the host's options for it."""
     for name in FOLDERS:
         (base / "models" / name).mkdir(parents=True, exist_ok=True)
     for name in ("custom_nodes", "input", "output", "temp", "user"):
@@ -144,12 +139,20 @@ def serve(base: Path, *arguments: str, **settings: str):
     link = base / "custom_nodes" / host.ROOT.name
     if not link.is_symlink():
         link.symlink_to(host.ROOT, target_is_directory=True)
+    options = ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
+    return [*options, *([] if torch.cuda.is_available() else ["--cpu"])]
+
+
+@contextmanager
+def serve(base: Path, *arguments: str, **settings: str):
+    """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
+
+    The host's own folders are never written to. Models go into base/models. SIGTERM, too, stops the server first.
+    settings are environment variables of the server.
+    """
     port = free_port()
-    command = [sys.executable, "-u", str(host.path() / "main.py"), "--base-directory", str(base), "--port", str(port)]
-    command += ["--listen", "127.0.0.1", "--disable-auto-launch", "--disable-api-nodes"]
-    command += ["--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *arguments]
-    if not torch.cuda.is_available():
-        command.append("--cpu")
+    command = [sys.executable, "-u", str(host.path() / "main.py"), *prepare(base), "--port", str(port)]
+    command += ["--listen", "127.0.0.1", "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *arguments]
     log = base / "server.log"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **settings}
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
