@@ -210,7 +210,7 @@ def output(graph: Graph, link: Link, kind: str, path: Path) -> object:
         inside = next((node.inner.links[end] for end in ends if end in node.inner.links), None)
         return output(node.inner, inside, kind, (*path, (node.inner, node))) if inside else OPEN
     if node.kind in VIRTUAL:
-        return source(node.inputs[link.slot], path, kind) if link.slot < len(node.inputs) else OPEN
+        return source(node.inputs[link.slot], path, kind) if 0 <= link.slot < len(node.inputs) else OPEN
     return [address(node, path), link.slot]
 
 
@@ -576,7 +576,7 @@ def tuples(saved: object) -> list[list[str]]:
 
 
 def planned(host: Node, node_id: str, name: str, within: str | None = None) -> tuple:
-    """(name, targets, primitive): the input for a widget, what it leads to if it is new, what primitive it replaces."""
+    """(name, targets, primitive): the host's input for a widget, where it leads if new, and which primitive it replaces."""
     graph, node = host.inner, host.inner.nodes.get(node_id)
     if node is None:
         return name if node_id == "-1" else None, [], None
