@@ -115,3 +115,11 @@ class BaseRequest(Request):
     scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")
     num_inference_steps: Steps = Field(25, description="Steps of the sampler.")
     samples: Samples = Field(1, description="Pictures, drawn with seed, seed + 1, ...; several are answered as JSON.")
+
+
+MODELS = {"segmind-vega-rt-v1": RealTimeRequest, "segmind-vega": BaseRequest}
+DOCUMENT = "openapi.json"
+
+
+def no_path(path: str) -> str:
+    return f"There is no /v1/{path[:80]}; there are {' and '.join(f'/v1/{model}' for model in MODELS)}."

@@ -21,7 +21,6 @@ from .host_client import Follower, HostClient, PromptError
 from .line import Drawing, Full, Line
 from .settings import Settings
 
-MODELS = {"segmind-vega-rt-v1": contract.RealTimeRequest, "segmind-vega": contract.BaseRequest}
 MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
 LOOKS = 0.2  # seconds between two looks at whether the client is still there
 CLIENT_CLOSED_REQUEST = 499
@@ -52,13 +51,17 @@ class Api:
             if refusal := self.access.refusal(request.headers, request.remote):
                 raise Refused(401, refusal)
             path = request.match_info["path"]
-            if path == "openapi.json":
+            if path == contract.DOCUMENT:
                 self.check_method(request, "GET")
-                return web.json_response(openapi.document(tuple(MODELS.items())))
-            if path not in MODELS:
-                raise Refused(404, f"There is no /v1/{path[:80]}; there are {' and '.join(f'/v1/{m}' for m in MODELS)}.")
+                return web.json_response(openapi.document())
+            if path not in contract.MODELS:
+                raise Refused(404, contract.no_path(path))
             self.check_method(request, "POST")
-            return await self.pictures(request, self.parsed(MODELS[path], await self.body(request)))
+            self.line.check_room()  # before a body is held
+            return await self.pictures(request, self.parsed(contract.MODELS[path], await self.body(request)))
+        except Full as full:
+            headers = {"Retry-After": str(full.seconds)}
+            return Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers).answer()
         except Refused as refused:
             return refused.answer()
         except Exception as error:
@@ -79,6 +82,8 @@ class Api:
                     raise Refused(413, f"The body is larger than {self.settings.body_mib} MiB.", {"Connection": "close"})
         except (web.RequestPayloadError, zlib.error) as error:
             raise Refused(400, "The body is cut short or not packed as Content-Encoding says.") from error
+        except ConnectionError:
+            raise Refused(CLIENT_CLOSED_REQUEST, "The client has gone away.") from None
         return bytes(body)
 
     def parsed(self, model: type[contract.Request], body: bytes) -> contract.Request:
@@ -92,19 +97,15 @@ class Api:
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
         seeds = [(seed + k) % 2**64 for k in range(getattr(asked, "samples", 1))]
-        try:
-            self.line.check_room(len(seeds))
-        except Full as full:
-            headers = {"Retry-After": str(full.seconds)}
-            raise Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers) from None
         image = None
         if asked.image is not None:
             try:
                 image = await asyncio.to_thread(received.cut, asked.image, width, height)
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
+            asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
         pictures = [host_graphs.Picture(asked, seed, width, height, image, follower(request)) for seed in seeds]
-        drawings = await while_connected(request, asyncio.gather(*map(self.line.draw, pictures)))
+        drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
         return drawn(asked, seed, drawings)
 
     def own_size(self) -> int:
@@ -146,10 +147,9 @@ async def answer(request: web.Request) -> web.Response:
     global _api
     if _api is None:
         try:
-            settings = Settings()
-        except pydantic.ValidationError as error:
-            wrong = "; ".join(f"VEGA_API_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-            return Refused(503, f"The API's settings are wrong: {wrong}.").answer()
+            settings = Settings.of_environment()
+        except ValueError as error:
+            return Refused(503, str(error)).answer()
         _api = Api(PromptServer.instance, settings)
     return await _api.answer(request)
 
@@ -183,6 +183,7 @@ def drawn(asked: contract.Request, seed: int, drawings: list[Drawing]) -> web.Re
         "X-Seed": str(seed),
         "X-Queue-Time": f"{max(d.queued for d in drawings):.4f}",
         "X-Model-Time": f"{sum(d.drawn for d in drawings):.4f}",
+        "X-Images": str(len(drawings)),
         "X-Remaining-Credits": "unlimited",  # Segmind's own Python client fails without it
         "Cache-Control": "no-store",
     }

@@ -59,7 +59,7 @@ class HostClient:
     def __init__(self, server: PromptServer):
         self.server = server
         self.prompts: dict[str, Prompt] = {}
-        self.id = secrets.token_hex(16)  # nobody else may queue under it
+        self.id = secrets.token_hex(16)
         server.sockets[self.id] = self
         server.sockets_metadata[self.id] = {"feature_flags": {"supports_preview_metadata": True}}
 
@@ -74,8 +74,9 @@ class HostClient:
         self.prompts[prompt.id] = prompt
         number, self.server.number = self.server.number, self.server.number + 1
         previews = "auto" if any(follower.previews for follower in followers) else "none"
-        about = {"client_id": self.id, "preview_method": previews, "create_time": int(1000 * time.time())}
-        self.server.prompt_queue.put((number, prompt.id, graph, about, outputs, {}))
+        about = {"preview_method": previews, "create_time": int(1000 * time.time())}
+        # With what the host shows to nobody: a socket opened under our id would get everything in our place.
+        self.server.prompt_queue.put((number, prompt.id, graph, about, outputs, {"client_id": self.id}))
         return prompt
 
     def cancel(self, prompt: Prompt) -> None:
@@ -99,11 +100,12 @@ class HostClient:
 
     async def send_bytes(self, message: bytes) -> None:
         """A preview in the host's metadata frame, passed on under the request's id."""
-        event, length = struct.unpack(">II", message[:8])
+        event = int.from_bytes(message[:4], "big")
         if event != BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA:
             return
+        length = int.from_bytes(message[4:8], "big")
         about, picture = json.loads(message[8 : 8 + length]), message[8 + length :]
-        if prompt := self.prompts.get(about["prompt_id"]):
+        if prompt := self.prompts.get(about.get("prompt_id")):
             for follower in prompt.followers:
                 if follower.previews:
                     told = {"prompt_id": follower.request_id, "image_type": about["image_type"]}
@@ -112,10 +114,12 @@ class HostClient:
                     await self.server.send_bytes(event, payload, follower.client_id)
 
     async def send_json(self, message: dict) -> None:
-        """The host's events, in the order that it queued them."""
+        """The host's events, in the order that it queued them, and whatever packs tell everyone."""
         event, data = message["type"], message["data"]
         if event == "status":
             self.look_for_the_missing()
+        if not isinstance(data, dict):
+            return
         prompt = self.prompts.get(data.get("prompt_id"))
         if prompt is None:
             return

@@ -14,6 +14,7 @@ from .host_graphs import Picture, kind
 
 AT_THE_HOST = 2  # one runs, the next is ready
 ATTEMPTS = 3
+AGAIN = 0.5  # seconds
 
 
 class Full(Exception):
@@ -52,21 +53,25 @@ class Line:
         self.waiting: deque[Job] = deque()
         self.at_the_host: dict[asyncio.Task, list[Job]] = {}
         self.seconds = 1.0  # that a picture takes, by the last ones
+        self.apart: set[tuple] = set()  # kinds of which several failed in one prompt, and one alone did not
 
-    def check_room(self, pictures: int) -> None:
-        if len(self.waiting) + pictures > self.most:
+    def check_room(self) -> None:
+        if len(self.waiting) >= self.most:
             raise Full(max(1, math.ceil(len(self.waiting) * self.seconds)))
 
-    async def draw(self, picture: Picture) -> Drawing:
-        """Cancelling takes it out of the line or interrupts it. PromptError if it fails."""
-        job = Job(picture, asyncio.get_running_loop().create_future())
-        self.waiting.append(job)
+    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
+        """All or none: Full, or PromptError if one fails. Cancelling takes them out of the line or interrupts them."""
+        self.check_room()
+        jobs = [Job(picture, asyncio.get_running_loop().create_future()) for picture in pictures]
+        self.waiting += jobs
         self.move_up()
         try:
-            return await job.done
+            return await asyncio.gather(*(job.done for job in jobs))
         finally:
-            if job in self.waiting:
-                self.waiting.remove(job)
+            for job in jobs:
+                job.done.cancel()
+                if job in self.waiting:
+                    self.waiting.remove(job)
 
     def move_up(self) -> None:
         while self.waiting and len(self.at_the_host) < AT_THE_HOST:
@@ -79,7 +84,8 @@ class Line:
         """The first, and those of its kind that wait with it."""
         first = self.waiting.popleft()
         same = kind(first.picture)
-        others = [job for job in self.waiting if same and not first.alone | job.alone and kind(job.picture) == same]
+        mergeable = same and same not in self.apart and not first.alone
+        others = [job for job in self.waiting if mergeable and not job.alone and kind(job.picture) == same]
         for job in others[: MOST - 1]:
             self.waiting.remove(job)
         return [first, *others[: MOST - 1]]
@@ -96,18 +102,20 @@ class Line:
             # Only when nobody waits for any of its pictures is a prompt cancelled.
             nobody = asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
             await asyncio.wait([prompt.ended, nobody], return_when=asyncio.FIRST_COMPLETED)
-            if not prompt.ended.done():
+            while not prompt.ended.done():  # again, as the host forgets an interrupt that comes just before it starts
                 self.client.cancel(prompt)
-                await prompt.ended
+                await asyncio.wait([prompt.ended], timeout=AGAIN)
             if prompt.failure:
                 raise prompt.failure
             self.hand_over(prompt, jobs)
+            if jobs[0].alone:
+                self.apart.add(kind(jobs[0].picture))
         except Exception as error:
             for job in reversed([job for job in jobs if not job.done.done()]):
                 job.attempts += 1
                 again = job.attempts < ATTEMPTS if isinstance(error, Interrupted) else len(jobs) > 1
                 if again:
-                    job.alone = not isinstance(error, Interrupted)
+                    job.alone |= not isinstance(error, Interrupted)
                     self.waiting.appendleft(job)
                 else:
                     job.done.set_exception(error)

@@ -4,6 +4,8 @@ from functools import cache
 
 from pydantic import BaseModel
 
+from .contract import MODELS
+
 REF = "#/components/schemas/{model}"
 ERRORS = {
     400: "A field is missing, unknown or not what it may be; field and allowed say so.",
@@ -39,7 +41,7 @@ def in_words(schema: dict) -> str:
 
 
 @cache
-def document(models: tuple[tuple[str, type[BaseModel]], ...]) -> dict:
+def document() -> dict:
     error = {
         "type": "object",
         "required": ["error"],
@@ -64,7 +66,7 @@ def document(models: tuple[tuple[str, type[BaseModel]], ...]) -> dict:
     answers = {"200": {"description": "The picture.", "headers": headers, "content": drawn}}
     answers |= {str(status): {"description": text, "content": in_json} for status, text in ERRORS.items()}
     schemas, paths = {"Error": error}, {}
-    for path, model in models:
+    for path, model in MODELS.items():
         schemas[model.__name__] = model.model_json_schema(ref_template=REF)
         asked = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
         body = {"required": True, "content": asked}

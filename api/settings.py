@@ -2,13 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Raises pydantic's ValidationError, which never shows a value, for what cannot be."""
-
     model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True)
 
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # separated by commas; none: only this machine is served
@@ -22,3 +20,12 @@ class Settings(BaseSettings):
     @classmethod
     def separated(cls, value: str | tuple) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    @classmethod
+    def of_environment(cls) -> "Settings":
+        """ValueError names the variables that are wrong, and never shows a value."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = "; ".join(f"VEGA_API_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            raise ValueError(f"The API's settings are wrong: {wrong}.") from None

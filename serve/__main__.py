@@ -1,19 +1,24 @@
 """`python -m serve --replicas 2`: the API on one machine, one ComfyUI process for each GPU, or several without any."""
 
 import argparse
-import os
+import contextlib
+import queue
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
+import pydantic
 import ray
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from api.access import is_loopback
 
-from .deployments import Front, Painter
+from .deployments import DRAIN, Painter, bound
+from .options import Options
 
+FLUSH = 1.0  # seconds for the last answers to leave the proxy
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
 
 
@@ -25,28 +30,47 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--metrics-port", type=int, default=8080, help="where Prometheus finds Ray's and our metrics")
-    options, rest = parser.parse_known_args()
-    if not os.environ.get("VEGA_API_KEYS") and not is_loopback(options.host):
-        sys.exit(f"Without VEGA_API_KEYS only this machine may be served, not {options.host}: set it, or --host 127.0.0.1.")
-    if not (options.comfyui / "main.py").is_file():
-        sys.exit(f"There is no ComfyUI in {options.comfyui}: --comfyui is the folder with its main.py.")
-    ray.init(_metrics_export_port=options.metrics_port, include_dashboard=False, object_store_memory=OBJECTS)
-    serve.start(http_options={"host": options.host, "port": options.port})
+    given, rest = parser.parse_known_args()
+    try:
+        options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
+    except pydantic.ValidationError as error:
+        sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
+    # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
+    ray.init(
+        address="local",
+        _node_ip_address="127.0.0.1",
+        _metrics_export_port=given.metrics_port,
+        include_dashboard=False,
+        object_store_memory=OBJECTS,
+    )
+    serve.start(http_options={"host": given.host, "port": given.port})
     there = ray.cluster_resources()
-    share = min(1.0, there["CPU"] / (options.most or options.replicas))
-    painter = Painter.options(ray_actor_options={"num_gpus": 1} if there.get("GPU") else {"num_cpus": share})
-    if options.most:
-        bounds = {"min_replicas": options.replicas, "max_replicas": options.most, "target_ongoing_requests": 4}
+    share = there["CPU"] / (given.most or given.replicas)  # Ray has each compute with so many threads
+    share = int(share) if share > 1 else share
+    painter = Painter.options(ray_actor_options={"num_cpus": share, "num_gpus": 1 if there.get("GPU") else 0})
+    if given.most:
+        bounds = {"min_replicas": given.replicas, "max_replicas": given.most, "target_ongoing_requests": 4}
         painter = painter.options(autoscaling_config=bounds)
     else:
-        painter = painter.options(num_replicas=options.replicas)
-    serve.run(Front.bind(painter.bind(str(options.comfyui.resolve()), rest)), name="vega", route_prefix="/")
-    print(f"Vega API on http://{options.host}:{options.port}/v1, metrics on port {options.metrics_port}", flush=True)
-    stopped = threading.Event()
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, lambda *_: stopped.set())
-    stopped.wait()
-    serve.shutdown()  # what is being drawn is drawn to its end
+        painter = painter.options(num_replicas=given.replicas)
+
+    def start() -> DeploymentHandle:
+        """Also again: one process after another is replaced by a new one, as models or packs have changed."""
+        front = serve.run(bound(options, painter), name="vega", route_prefix="/")
+        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on port {given.metrics_port}", flush=True)
+        return front
+
+    front = start()
+    calls = queue.SimpleQueue()  # the one that a signal's handler may put into
+    again = getattr(signal, "SIGHUP", None)  # Windows has none
+    for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
+        signal.signal(wanted, lambda number, _: calls.put(number))
+    while calls.get() == again:
+        front = start()
+    with contextlib.suppress(TimeoutError):  # serve.shutdown waits for nothing
+        front.drain.remote().result(timeout_s=DRAIN)
+        time.sleep(FLUSH)
+    serve.shutdown()
     ray.shutdown()
 
 

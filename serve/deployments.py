@@ -3,99 +3,132 @@
 import asyncio
 import contextlib
 import json
-import os
+import logging
+import secrets
 import time
 from pathlib import Path
 
 import httpx
 from fastapi import FastAPI, Request, Response
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics
 
 from api.access import Access
+from api.contract import DOCUMENT, MODELS, no_path
+from api.settings import Settings
 
-from .host_process import HostProcess
+from .host_process import START, HostProcess
+from .options import Options
 
 ATTEMPTS = 5  # of a request whose Painter died
 RETRY_AFTER = 2  # seconds
 DYING = 5.0  # seconds that a process may take to be gone after its connections broke
+MOST = 512  # requests that a Front has; what comes beyond waits at the proxy with its body unread
 AT_ONCE = 8  # requests that a Painter has; more wait where any Painter can take them
-HOP_BY_HOP = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "upgrade"}
+PATHS = {f"v1/{name}" for name in (DOCUMENT, *MODELS)}
+CLIENT_CLOSED_REQUEST = 499
+HUNG = 60.0  # seconds in which a living process must answer
+DRAIN = 300  # seconds that a replica has to end what is begun, when it is to stop
+# Of a request's headers: what ComfyUI's own checks and the API read. The key and what proxies add stay at the door.
+PASSED_ON = {"host", "origin", "sec-fetch-site", "content-type", "content-encoding"}
+NOT_PASSED_BACK = {"connection", "content-length", "keep-alive", "transfer-encoding"}
 BOUNDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300]  # seconds of the latency histogram
 
-app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+routes = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
-def passed_on(headers) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name.lower() not in HOP_BY_HOP}
-
-
 # Above the deployments: what they use is packed for other machines when they are defined.
-def error(status: int, message: str, retry: int | None = None) -> Answer:
-    headers = {"Content-Type": "application/json", **({"Retry-After": str(retry)} if retry else {})}
-    return status, headers, json.dumps({"error": message}).encode()
+def error(status: int, message: str, **more: str) -> Answer:
+    return status, {"Content-Type": "application/json"}, json.dumps({"error": message, **more}).encode()
+
+
+def busy(status: int, message: str) -> Answer:
+    status, headers, body = error(status, f"{message}; ask again in {RETRY_AFTER} s.")
+    return status, {**headers, "Retry-After": str(RETRY_AFTER)}, body
 
 
 @serve.deployment(
-    max_ongoing_requests=AT_ONCE, max_queued_requests=256, graceful_shutdown_timeout_s=120, health_check_period_s=2
+    max_ongoing_requests=AT_ONCE,
+    max_queued_requests=256,
+    graceful_shutdown_timeout_s=DRAIN,
+    health_check_period_s=2,
+    health_check_timeout_s=START + HUNG,  # it may have to start the process
 )
 class Painter:
-    """One host process. When it dies it is started again, and what it was drawing is drawn again."""
+    """One host process. When it dies or hangs it is started again, and what it was drawing is drawn again."""
 
     def __init__(self, comfyui: str, arguments: list[str]):
         self.host = HostProcess(Path(comfyui), arguments)
         self.http = httpx.AsyncClient(trust_env=False, timeout=None)
-        self.starting = asyncio.Lock()
+        self.starting: asyncio.Task | None = None
 
     async def check_health(self) -> None:
         await self.alive()
+        try:
+            await self.http.get(f"{self.host.url}/v1/{DOCUMENT}", timeout=HUNG)
+        except httpx.TimeoutException:
+            await asyncio.to_thread(self.host.stop)
+            await self.alive()
+        except httpx.TransportError:
+            pass  # it has just died: the next look finds that
 
     async def alive(self) -> None:
-        async with self.starting:
-            if not self.host.is_alive():
-                await self.host.start()
+        """Returns when the process answers; whoever waits may give up without giving up the start."""
+        if self.starting is None or (self.starting.done() and not self.host.is_alive()):
+            self.starting = asyncio.create_task(self.host.start())
+        await asyncio.shield(self.starting)
 
     async def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         for _ in range(ATTEMPTS):
-            await self.alive()
-            try:
-                response = await self.http.request(method, self.host.url + path, headers=headers, content=body)
-                return response.status_code, passed_on(response.headers), response.content
-            except httpx.TransportError:
-                await self.host.gone(DYING)
+            with contextlib.suppress(RuntimeError):  # it ended while it started
+                await self.alive()
+                try:
+                    response = await self.http.request(method, self.host.url + path, headers=headers, content=body)
+                    back = {name: value for name, value in response.headers.items() if name not in NOT_PASSED_BACK}
+                    return response.status_code, back, response.content
+                except httpx.TransportError:
+                    await self.host.gone(DYING)
         return error(503, "No model is available: its process keeps dying; its log says why.")
 
     def __del__(self):
         self.host.stop()
 
 
-@serve.deployment(max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})
-@serve.ingress(app)
+@serve.deployment(max_ongoing_requests=MOST, graceful_shutdown_timeout_s=DRAIN, ray_actor_options={"num_cpus": 0})
+@serve.ingress(routes)
 class Front:
     def __init__(self, painters: DeploymentHandle):
         self.painters = painters
-        self.access = Access(filter(None, os.environ.get("VEGA_API_KEYS", "").replace(" ", "").split(",")))
+        settings = Settings.of_environment()
+        self.access, self.body_mib = Access(key.get_secret_value() for key in settings.keys), settings.body_mib
         labels = ("path", "code")
         self.requests = metrics.Counter("vega_requests", "Requests answered.", labels)
         self.seconds = metrics.Histogram("vega_latency_seconds", "Seconds until the answer.", BOUNDS, labels[:1])
         self.images = metrics.Counter("vega_images", "Pictures answered.", labels[:1])
         self.depth = metrics.Gauge("vega_queue_depth", "Requests that wait or are drawn.")
-        self.waiting = 0
+        self.waiting, self.draining = 0, False
 
-    @app.api_route("/v1/{path:path}", methods=["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+    @routes.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
     async def v1(self, path: str, request: Request) -> Response:
-        began = time.perf_counter()
+        began, status, headers = time.perf_counter(), CLIENT_CLOSED_REQUEST, {}
         with self.counted():
-            status, headers, body = await self.answer(request)
-        path = path if status not in (401, 404) else "other"  # labels must stay few
-        self.requests.inc(1, {"path": path, "code": str(status)})
-        self.seconds.observe(time.perf_counter() - began, {"path": path})
-        if status == 200 and request.method == "POST":
-            self.images.inc(1, {"path": path})
+            try:
+                status, headers, body = await self.answer(path, request)
+            except Exception as failure:
+                id = secrets.token_hex(4)
+                logging.exception("Vega API: request %s failed: %s", id, failure)
+                status, headers, body = error(500, f"The picture could not be drawn; the log says why under {id}.", id=id)
+            finally:
+                label = f"/{path}" if path in PATHS and status != 401 else "other"  # labels must stay few
+                self.requests.inc(1, {"path": label, "code": str(status)})
+                self.seconds.observe(time.perf_counter() - began, {"path": label})
+                if images := int(headers.get("x-images", 0)):
+                    self.images.inc(images, {"path": label})
         return Response(body, status, headers)
 
     @contextlib.contextmanager
@@ -108,16 +141,41 @@ class Front:
             self.waiting -= 1
             self.depth.set(self.waiting)
 
-    async def answer(self, request: Request) -> Answer:
-        if refusal := self.access.refusal(request.headers, request.client.host if request.client else None):
+    async def answer(self, path: str, request: Request) -> Answer:
+        # As the host's server decodes headers, so that a key is the same key there and here.
+        told = {name: value.encode("latin-1").decode("utf-8", "surrogateescape") for name, value in request.headers.items()}
+        if refusal := self.access.refusal(told, request.client.host if request.client else None):
             return error(401, refusal)
-        headers = {name: value for name, value in passed_on(request.headers).items() if name.lower() != "x-api-key"}
-        body = await request.body()
+        if path not in PATHS:  # as it came, decoded: nothing else of the host is reached
+            return error(404, no_path(path.removeprefix("v1/")))
+        if self.draining:
+            return busy(503, "The server is being stopped")
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.body_mib * 2**20:
+                return error(413, f"The body is larger than {self.body_mib} MiB.")
+        headers = {name: value for name, value in request.headers.items() if name in PASSED_ON}
         for _ in range(ATTEMPTS):
             try:
-                return await self.painters.answer.remote(request.method, request.url.path, headers, body)
+                return await self.painters.answer.remote(request.method, f"/{path}", headers, bytes(body))
             except BackPressureError:
-                return error(429, f"Too many requests are waiting; ask again in {RETRY_AFTER} s.", retry=RETRY_AFTER)
-            except (RayActorError, DeploymentUnavailableError):
+                return busy(429, "Too many requests are waiting")
+            except (RayActorError, ObjectLostError, DeploymentUnavailableError):
                 await asyncio.sleep(0.2)  # another Painter takes it
         return error(503, "No model is available: its processes keep dying; their logs say why.")
+
+    async def drain(self) -> None:
+        """Takes no more requests and returns when those that it has are answered."""
+        self.draining = True
+        while self.waiting:
+            await asyncio.sleep(0.1)
+
+
+def app(options: Options) -> Application:
+    """For Ray Serve's config files: `import_path: serve.deployments:app`."""
+    return bound(options, Painter)
+
+
+def bound(options: Options, painter: serve.Deployment) -> Application:
+    return Front.bind(painter.bind(str(options.comfyui), options.arguments))

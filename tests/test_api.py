@@ -7,19 +7,20 @@ import io
 import json
 import re
 import socket
+import sys
 import threading
 import time
 import zlib
 
 import comfyui
 import graphs
+import psutil
 import pytest
 import requests
+from api_calls import BASE, PROMPT, RT, in_base64, long, opened, post, queue, raw, send_and_leave, wait_for
 from PIL import Image
 from vega_pack.api.access import Access
 
-RT, BASE = "segmind-vega-rt-v1", "segmind-vega"
-PROMPT = "night, desert, full moon"
 KEYS = ("a-first-key", "a-second-kéy")
 WAITING = 3
 
@@ -32,54 +33,10 @@ def guarded(tmp_path_factory):
         yield running
 
 
-def post(server, path=RT, headers=None, **body):
-    return requests.post(f"{server.url}/v1/{path}", json=body, headers=headers, timeout=300)
-
-
-def long(server, headers=None, **body):
-    """A request that keeps the server busy for seconds."""
-    fields = {"prompt": PROMPT, "num_inference_steps": 100, **body}
-    return post(server, BASE, headers, **fields)
-
-
 @contextlib.contextmanager
 def in_a_thread(call, *args, **kwargs):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         yield pool.submit(call, *args, **kwargs)
-
-
-def send_and_leave(server, path=BASE, headers=None, **body):
-    """A client that hangs up with its request still unanswered."""
-    content = json.dumps(body).encode()
-    fields = {"Host": f"127.0.0.1:{server.port}", "Content-Length": len(content), **(headers or {})}
-    head = "".join([f"POST /v1/{path} HTTP/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in fields.items()), "\r\n"])
-    connection = socket.create_connection(("127.0.0.1", server.port))
-    connection.sendall(head.encode() + content)
-    return connection
-
-
-def opened(response) -> Image.Image:
-    assert response.status_code == 200, response.text
-    return Image.open(io.BytesIO(response.content))
-
-
-def in_base64(image: Image.Image, format="PNG") -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def queue(server) -> list[list]:
-    """The host's prompts: those running and those waiting."""
-    found = server.get("/queue").json()
-    return [found["queue_running"], found["queue_pending"]]
-
-
-def wait_for(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.02)
 
 
 def test_the_documented_request_of_the_hosted_api_works(server):
@@ -223,8 +180,9 @@ def test_unknown_paths_and_methods(server):
 
 
 def test_another_site_in_a_browser_is_kept_out_as_the_host_does(server):
-    headers = {"Sec-Fetch-Site": "cross-site"}
-    assert post(server, headers=headers, prompt=PROMPT).status_code == 403
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://example.com"}):
+        assert post(server, headers=headers, prompt=PROMPT).status_code == 403
+    assert post(server, headers={"Origin": server.url}, prompt=PROMPT).status_code == 200
 
 
 def test_keys(guarded):
@@ -389,3 +347,100 @@ def test_wrong_settings_are_told(tmp_path):
         assert response.status_code == 503
         assert "VEGA_API_WAITING" in response.json()["error"]
         assert "hidden" not in response.text
+
+
+@pytest.mark.parametrize(
+    "injected",
+    [
+        b"X-Request-Id: a\nSet-Cookie: b=1",
+        b"X-Request-Id: a\rSet-Cookie: b=1",
+        b"X-Request-Id: a\x00b",
+        b"X Request-Id: a",
+        b"Content-Length: 4\r\nContent-Length: 40",
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked, identity",
+        b"X-Request-Id: " + b"a" * 2**17,
+    ],
+)
+def test_headers_that_mean_two_things_are_refused(server, injected):
+    answer = raw(server, b"POST /v1/%s HTTP/1.1\r\n%s" % (RT.encode(), injected), b'{"prompt": "a"}')
+    assert answer.startswith(b"HTTP/1.1 400 ") or answer.startswith(b"HTTP/1.0 400 ")
+    assert b"Set-Cookie: " not in answer.partition(b"\r\n\r\n")[0]
+    assert server.get("/queue").json() == {"queue_running": [], "queue_pending": []}
+
+
+def test_what_a_request_says_gets_into_no_header(server):
+    hostile = "a\r\nSet-Cookie: b=1\r\n\r\n"
+    for body in ({"prompt": hostile}, {"prompt": "a", hostile: 1}, {"prompt": "a", "format": hostile}):
+        response = post(server, **body)
+        assert "Set-Cookie" not in response.headers
+        assert "\n" not in response.headers.get("X-Seed", "")
+
+
+def test_wrong_keys_at_speed_fill_nothing_and_keep_nobody_out(guarded):
+    body = json.dumps({"prompt": "a", "image": "A" * 2**19})
+    memory = psutil.Process(guarded.process.pid).memory_info
+
+    def guess(k: int) -> int:
+        with requests.Session() as session:
+            url = f"{guarded.url}/v1/{RT}"
+            return {session.post(url, data=body, headers={"x-api-key": f"{k}-{n}"}).status_code for n in range(40)}
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert set().union(*pool.map(guess, range(8))) == {401}
+        before = memory().rss
+        assert set().union(*pool.map(guess, range(8, 16))) == {401}
+    assert memory().rss - before < 2**24
+    assert post(guarded, headers={"x-api-key": KEYS[0]}, prompt=PROMPT).status_code == 200
+    assert "15-39" not in guarded.log.read_text(encoding="utf-8")
+
+
+def test_a_client_that_reads_slowly_holds_nobody_up_and_gets_its_picture_whole(server):
+    body = dict(prompt=PROMPT, seed=3, num_inference_steps=2, guidance_scale=1, samples=4, format="png", img_width=256)
+    expected = post(server, BASE, **body).content
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", server.port))
+        content = json.dumps(body).encode()
+        head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        slow.sendall(head.encode() + content)
+        wait_for(lambda: queue(server) != [[], []])
+        wait_for(lambda: queue(server) == [[], []])
+        assert post(server, prompt=PROMPT).status_code == 200
+        assert b"".join(iter(lambda: slow.recv(2**12), b"")).endswith(b"\r\n\r\n" + expected)
+
+
+@contextlib.contextmanager
+def limited(server, resource: int, soft: int):
+    """The server's process within a limit of the system's."""
+    process = psutil.Process(server.process.pid)
+    before = process.rlimit(resource)
+    process.rlimit(resource, (soft, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(resource, before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
+def test_a_full_disk_is_nothing_to_the_api_and_an_error_to_who_saves(server, client):
+    expected = post(server, prompt=PROMPT, seed=6).content
+    with limited(server, psutil.RLIMIT_FSIZE, 0):  # no file can grow
+        assert post(server, prompt=PROMPT, seed=6).content == expected
+        with pytest.raises(comfyui.PromptError, match="File too large"):
+            client.run(graphs.text_to_image(VegaLCMSampler__seed=6))
+        assert post(server, prompt="sea").status_code == 200
+    client.run(graphs.text_to_image(VegaLCMSampler__seed=6))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux sets another process's limits")
+def test_a_picture_too_large_for_the_memory_fails_alone(server):
+    expected = [post(server, prompt=PROMPT, seed=seed).content for seed in range(3)]
+    room = psutil.Process(server.process.pid).memory_info().vms + 2**29
+    with limited(server, psutil.RLIMIT_AS, room), concurrent.futures.ThreadPoolExecutor(4) as pool:
+        large = pool.submit(post, server, prompt=PROMPT, num_inference_steps=1, img_width=2048, img_height=2048)
+        others = [pool.submit(post, server, prompt=PROMPT, seed=seed) for seed in range(3)]
+        assert [answer.result().content for answer in others] == expected
+        assert large.result().status_code == 500
+        id = large.result().json()["id"]
+    assert re.search(rf"{id}.*memory", server.log.read_text(encoding="utf-8"))

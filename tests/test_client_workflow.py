@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 from test_browser import page  # noqa: F401  a fixture
-from vega_pack.vega_client import workflow as module
-from vega_pack.vega_client.workflow import is_api, to_api
+from vega_pack.vega_client.workflow import is_api, prompt, texts, to_api
 
 # All of it in make soak until its time on two cores is known.
 pytestmark = pytest.mark.soak
@@ -67,7 +66,7 @@ def info(page, server):  # noqa: F811
 def agree(page, info, monkeypatch):  # noqa: F811
     """A function that fails where the converter and the frontend differ; of alternatives both take the first."""
     page.evaluate("Math.random = () => 0")
-    monkeypatch.setattr(module.random, "choice", lambda options: options[0])
+    monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
 
     def agree(workflow: dict) -> None:
         before = copy.deepcopy(workflow)
@@ -95,7 +94,7 @@ def known(info: dict) -> dict[str, dict]:
         workflow = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(workflow, dict) and "nodes" in workflow:
             kinds = {node["type"] for graph in graphs(workflow) for node in graph["nodes"]}
-            if kinds <= {*info, *module.VIRTUAL, *(graph.get("id") for graph in graphs(workflow))}:
+            if kinds <= {*info, *prompt.VIRTUAL, *(graph.get("id") for graph in graphs(workflow))}:
                 found[name] = workflow
     return found
 
@@ -364,7 +363,7 @@ def test_handmade(agree, page, monkeypatch, name):  # noqa: F811
     class Clock:
         now = staticmethod(lambda: datetime(2026, 3, 4, 5, 6, 7))
 
-    monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr(texts, "datetime", Clock)
     page.clock.set_fixed_time(Clock.now())
     agree(HANDMADE[name])
 
@@ -397,6 +396,9 @@ def test_is_no_prompt(value):
     assert not is_api(value)
 
 
+TO_USE = ({}, [[1]])  # an output that USE is connected to
+
+
 @pytest.mark.parametrize(
     "saved, message",
     [
@@ -411,11 +413,17 @@ def test_is_no_prompt(value):
         (workflow(node(3, "Note", [], {}, [[], [1]], mode=4) | {"outputs": []}, USE), "link 1, which"),
         (workflow(node(3, "Reroute", None, {"": 2}, [[1, 2]]), USE), "go round in a circle."),
         (workflow(node(9, SINGLE), subgraphs=[ITSELF]), "go round in a circle."),
-        (workflow(node(7, "Odd", title="Mine")), r"Node 7 \(Mine\) is a 'Odd', which the server doesn't have.$"),
-        (workflow(node(7, "Odd", properties={"cnr_id": "odd-pack"})), "doesn't have: the pack odd-pack is missing.$"),
-        (workflow(node(7, "Odd", properties={"aux_id": "me/odd"})), "doesn't have: the pack me/odd is missing.$"),
-        (workflow(node(9, SINGLE), subgraphs=[subgraph(SINGLE, [node(3, "Odd")], {}, [])]), "Node 9:3 "),
-        (workflow(node(7, "workflow>old")), "saved again it is a subgraph.$"),
+        (
+            workflow(node(7, "Odd", None, *TO_USE, title="Mine"), USE),
+            r"Node 7 \(Mine\) is a 'Odd', .* server doesn't have.$",
+        ),
+        (
+            workflow(node(7, "Odd", None, *TO_USE, properties={"cnr_id": "odd"}), USE),
+            "doesn't have: it is of the pack odd.$",
+        ),
+        (workflow(node(7, "Odd", None, *TO_USE, properties={"aux_id": "me/odd"}), USE), "it is of the pack me/odd.$"),
+        (workflow(node(9, SINGLE), subgraphs=[subgraph(SINGLE, [node(3, "Odd", None, *TO_USE)], {}, [])]), "Node 9:3 "),
+        (workflow(node(7, "workflow>old", None, *TO_USE), USE), "saved again it is a subgraph.$"),
         (workflow(node(7, "Load3D")), "Node 7 .* sends what only a browser can draw or record."),
     ],
 )
@@ -423,6 +431,10 @@ def test_refused(saved, message):
     with pytest.raises(ValueError, match=message) as refusal:
         to_api(saved, INFO)
     assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
+
+
+def test_what_some_pack_only_draws_in_the_browser_is_left_out():
+    assert to_api(workflow(node(7, "Label (rgthree)")), INFO) == {}
 
 
 def places(value, path=()):

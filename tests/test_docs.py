@@ -1,5 +1,6 @@
 """The programs and the calls in docs/ do what they say."""
 
+import json
 import os
 import re
 import shutil
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
+from ray.serve.schema import ServeDeploySchema
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
@@ -70,3 +73,20 @@ def test_the_docs_name_what_the_contract_has(server):
     schemas = server.get("/v1/openapi.json").json()["components"]["schemas"]
     fields = {field for name in ("RealTimeRequest", "BaseRequest") for field in schemas[name]["properties"]}
     assert [field for field in fields if f"`{field}`" not in DOCS] == []
+
+
+def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
+    """Its names are those of the code; that it serves is shown by make soak."""
+    config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
+    (app,) = ServeDeploySchema.model_validate(config).applications
+    (tmp_path / "main.py").touch()
+    module, _, builder = app.import_path.partition(":")
+    code = (
+        f"import sys, {module} as found\n"
+        f"app = found.{builder}(found.Options.model_validate_json(sys.argv[1]))\n"
+        "print(found.Front.name, found.Painter.name, type(app).__name__)"
+    )
+    command = [sys.executable, "-c", code, json.dumps({**app.args, "comfyui": str(tmp_path)})]
+    environment = {**os.environ, **app.runtime_env["env_vars"], "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [*(deployment.name for deployment in app.deployments), "Application"], done.stderr

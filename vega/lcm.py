@@ -10,9 +10,8 @@ import comfy.samplers
 import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
-from tqdm.auto import trange
 
-from . import one_prompt
+from . import bar, one_prompt
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
 SKIP = 1000 // ORIGINAL_STEPS
@@ -89,7 +88,7 @@ def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator],
             WrappersMP.CALC_COND_BATCH, one_prompt.calc_cond_batch, extra_args["model_options"], is_model_options=True
         )
         ones = x.new_ones(len(x))
-        for i in trange(len(levels) - 1, disable=disable, delay=1):  # what is done in a second needs no bar in the log
+        for i in bar.steps(len(levels) - 1, disable):
             clean = model(x, sigmas[i] * ones, **extra_args)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
             x = clean

@@ -6,10 +6,11 @@ import contextlib
 import io
 import ipaddress
 import json
+import random
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import stamina
@@ -18,9 +19,10 @@ from PIL import Image
 from .errors import Failed, Lost, Refused
 from .events import Events
 from .overrides import override
-from .workflow import is_api, to_api
+from .workflow import is_api, kinds, to_api
 
-ATTEMPTS = 8
+ANSWER = 10.0  # seconds for the first answer of a server,
+RESTART = 300.0  # and for the next one of a server that has answered
 BUSY = (429, 502, 503, 504)  # worth asking again
 ASK = 10.0  # seconds without news after which /history is asked
 Progress = Callable[[int, int], None]  # steps done, steps in all
@@ -30,7 +32,8 @@ Preview = Callable[[Image.Image], None]
 def again(error: Exception) -> bool | float:
     """Whether, or after how many seconds, a request is worth repeating."""
     if isinstance(error, Refused):
-        return error.retry_after or True if error.status in BUSY else False
+        # All that were sent away together would be back together.
+        return random.uniform(1, 2) * (error.retry_after or 1) if error.status in BUSY else False
     return isinstance(error, httpx.TransportError)
 
 
@@ -41,10 +44,13 @@ class AsyncClient:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"{url} is no address of a server: it begins with http:// or https://.")
         self.url, self.id = url.rstrip("/"), uuid.uuid4().hex
         self.headers = {"x-api-key": key} if key else {}
         local = is_local(urlsplit(self.url).hostname)  # a proxy for the internet must not be asked for this machine
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, read=None), trust_env=not local)
+        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, pool=None), trust_env=not local)
+        self.answered = False
         socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}"
         self.events = Events(socket, **({"proxy": None} if local else {}))
 
@@ -76,12 +82,15 @@ class AsyncClient:
 
         What is not given is the server's default. image: what to start from. fields: others of the API, such as denoise, or
         negative_prompt with model="segmind-vega". Busy servers and broken connections are tried again for a while; then
-        httpx's error is raised, or Refused for what the server doesn't take.
+        ConnectionError is raised, or Refused for what the server doesn't take. Callbacks need ComfyUI's own server: Ray
+        Serve has no websocket.
         """
+        if "samples" in fields or "base64" in fields:
+            raise ValueError("generate gives one picture as an image: neither samples nor base64 is for it.")
         body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
         body |= {"image": in_base64(image) if image else None, **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        path = f"{self.url}/v1/{model}"
+        path = f"/v1/{model}"
         if not on_progress and not on_preview:
             return await self.picture(path, body, {})
         request_id = uuid.uuid4().hex
@@ -90,13 +99,9 @@ class AsyncClient:
             return await self.picture(path, body, headers)
 
     async def picture(self, path: str, body: dict, headers: dict) -> Image.Image:
-        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
-            with attempt:
-                response = await self.http.post(path, json=body, headers={**self.headers, **headers})
-                if response.status_code != 200:
-                    raise refused(response)
-        file = base64.b64decode(response.json()["image"]) if body.get("base64") else response.content
-        image = opened(file)
+        patient = httpx.Timeout(60, read=None, pool=None)
+        response = await self.ask("POST", path, json=body, headers={**self.headers, **headers}, timeout=patient)
+        image = opened(response.content)
         image.info["seed"] = int(response.headers["X-Seed"])
         return image
 
@@ -116,14 +121,20 @@ class AsyncClient:
         drawn = read(workflow)
         if not isinstance(drawn, dict):
             raise ValueError("This is no workflow: its JSON holds no object.")
-        graph = drawn if is_api(drawn) else to_api(drawn, await self.get("/object_info"))
+        graph = drawn if is_api(drawn) else to_api(drawn, await self.definitions(kinds(drawn)))
         extra = {} if is_api(drawn) else {"extra_pnginfo": {"workflow": drawn}}
         graph = override(graph, overrides or {})
         for _ in range(3):
             outputs = await self.outputs(graph, extra, told(on_progress, on_preview))
             if outputs is not None:
-                return [opened(file) for file in await asyncio.gather(*map(self.file, files(outputs)))]
+                answers = await asyncio.gather(*(self.ask("GET", path) for path in files(outputs)))
+                return [opened(answer.content) for answer in answers]
         raise Lost("The server forgot this workflow three times: it restarts, or somebody clears its queue.")
+
+    async def definitions(self, kinds: set[str]) -> dict:
+        """What the server says of these kinds of nodes, and no more: all of it is megabytes."""
+        found = await asyncio.gather(*(self.get(f"/object_info/{quote(kind, safe='')}") for kind in kinds))
+        return {kind: info for one in found for kind, info in one.items()}
 
     async def outputs(self, graph: dict, extra: dict, listener) -> dict | None:
         """What /history says that a graph made; None where the server has forgotten it. Failed where it failed."""
@@ -152,13 +163,11 @@ class AsyncClient:
 
     async def put(self, body: dict) -> None:
         """Queues a prompt once, also when its answer never came: the server is asked for its id before it gets it again."""
-        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
-            with attempt:
-                if attempt.num > 1 and await self.is_known(body["prompt_id"]):
-                    return
-                response = await self.http.post(f"{self.url}/prompt", json=body)
-                if response.status_code != 200:
-                    raise refused(response)
+
+        async def is_there() -> bool:
+            return await self.is_known(body["prompt_id"])
+
+        await self.ask("POST", "/prompt", json=body, is_there=is_there)
 
     async def is_known(self, prompt_id: str) -> bool:
         return await self.is_queued(prompt_id) or prompt_id in await self.get(f"/history/{prompt_id}")
@@ -169,19 +178,27 @@ class AsyncClient:
 
     async def cancel(self, prompt_id: str) -> None:
         """Takes the prompt off the queue or interrupts it, and no other."""
-        await self.http.post(f"{self.url}/queue", json={"delete": [prompt_id]})
-        await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id})
+        with contextlib.suppress(httpx.HTTPError):
+            await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel")
 
     async def get(self, path: str) -> dict:
-        return json.loads(await self.file(path))
+        return (await self.ask("GET", path)).json()
 
-    async def file(self, path: str) -> bytes:
-        async for attempt in stamina.retry_context(on=again, attempts=ATTEMPTS, timeout=None):
-            with attempt:
-                response = await self.http.get(self.url + path)
-                if response.status_code != 200:
-                    raise refused(response)
-        return response.content
+    async def ask(self, method: str, path: str, is_there=None, **options) -> httpx.Response | None:
+        """The answer, asked for again while the server is busy or away; None where is_there finds that it has come."""
+        for_how_long = RESTART if self.answered else ANSWER
+        try:
+            async for attempt in stamina.retry_context(on=again, attempts=None, timeout=for_how_long):
+                with attempt:
+                    if attempt.num > 1 and is_there and await is_there():
+                        return None
+                    response = await self.http.request(method, self.url + path, **options)
+                    self.answered = True
+                    if response.status_code != 200:
+                        raise refused(response)
+        except httpx.TransportError as error:
+            raise ConnectionError(f"Nothing answers at {self.url}: {error}") from None
+        return response
 
 
 def is_local(hostname: str | None) -> bool:
@@ -252,5 +269,7 @@ def files(outputs: dict) -> list[str]:
     for output in outputs.values():
         paths += [sent["url"] for sent in output.get("sent", [])]
         for file in output.get("images", []):
+            if Path(file["filename"]).suffix.lower() not in Image.registered_extensions():
+                continue  # PreviewVideo's are here, too
             paths.append(f"/view?{httpx.QueryParams({key: file[key] for key in ('filename', 'subfolder', 'type')})}")
     return paths

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import struct
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from collections.abc import Callable
 import websockets
 
 PATIENCE = 30.0  # seconds for a connection
+DELAY = 0.5  # seconds between two attempts at one
 METADATA_FRAME = 4  # the host's preview image with metadata
 Listener = Callable[[str, dict, bytes | None], None]  # event, its data, a picture file
 
@@ -27,23 +30,34 @@ class Events:
 
     @contextlib.asynccontextmanager
     async def of(self, prompt_id: str, listener: Listener):
-        if self.task is None:
+        if self.task is None or self.task.done():  # a proxy's refusal ends it, perhaps for a while only
             self.task = asyncio.create_task(self.listen())
-        self.listeners[prompt_id] = listener
+        failed: list[Exception] = []
+
+        def hear(*happened) -> None:
+            try:
+                listener(*happened)
+            except Exception as error:  # the connection is everyone's: only this one's caller is told
+                failed.append(error)
+
+        self.listeners[prompt_id] = hear
         try:
             waiting = asyncio.create_task(self.connected.wait())
             await asyncio.wait([waiting, self.task], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
             if self.task.done():
-                self.task.result()  # raises what ended it
+                raise ConnectionError(f"{self.url.partition('?')[0]} is no ComfyUI's: {self.task.exception()}.")
             if not self.connected.is_set():
                 raise ConnectionError(f"Nothing answers at {self.url.partition('?')[0]}.")
             yield
+            if failed:
+                raise failed[0]
         finally:
             del self.listeners[prompt_id]
 
     async def listen(self) -> None:
-        async for socket in websockets.connect(self.url, max_size=None, **self.options):
+        delays = functools.partial(itertools.repeat, DELAY)
+        async for socket in websockets.connect(self.url, max_size=None, reconnect_delays=delays, **self.options):
             try:
                 await socket.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
                 self.connected.set()
@@ -66,7 +80,7 @@ class Events:
                 return
             (length,) = struct.unpack(">I", message[4:8])
             kind, data, file = "preview", json.loads(message[8 : 8 + length]), message[8 + length :]
-        if listener := self.listeners.get(data.get("prompt_id")):
+        if isinstance(data, dict) and (listener := self.listeners.get(data.get("prompt_id"))):
             listener(kind, data, file)
 
     async def close(self) -> None:

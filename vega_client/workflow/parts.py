@@ -1,0 +1,55 @@
+"""What the frontend holds of a workflow that it has loaded: graphs of nodes with their inputs and widgets."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+ABSENT = object()  # JavaScript's undefined, which JSON leaves out
+PRIMITIVE = "PrimitiveNode"
+
+
+class Link(NamedTuple):
+    origin: str
+    slot: int
+    target: str
+
+
+@dataclass
+class Widget:
+    name: str
+    value: object
+    kind: str = ""
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Input:
+    """A node's input; or a subgraph's, with the links from it to the nodes inside."""
+
+    name: str
+    type: str
+    link: object = None
+    widget: Widget | None = None
+    links: list = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Node:
+    id: str
+    kind: str
+    title: str
+    mode: int
+    properties: dict
+    values: dict  # the saved ones, by name or number
+    inputs: list[Input]
+    outputs: list[dict]
+    widgets: list[Widget] = field(default_factory=list)
+    inner: "Graph | None" = None  # what a subgraph's node, its host, stands for
+
+
+@dataclass(eq=False)
+class Graph:
+    nodes: dict[str, Node]
+    links: dict[object, Link]
+    inputs: list[Input]
+    outputs: list[list]  # the links into each output of a subgraph
+    hosts: list[Node] = field(default_factory=list)

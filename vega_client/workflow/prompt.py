@@ -1,0 +1,171 @@
+"""What is sent of a loaded workflow: the frontend's graphToPrompt."""
+
+from collections.abc import Iterator
+
+from .hosts import OUTSIDE
+from .parts import ABSENT, PRIMITIVE, Graph, Input, Link, Node, Widget
+from .primitives import apply_primitive
+from .saved import Reader
+from .shapes import WORKFLOW, check
+from .texts import filled, picked
+
+OPEN = object()  # what an input gets that isn't connected
+NEVER, BYPASS = 2, 4  # a node's modes: muted, and passed through
+VIRTUAL = ("Note", "MarkdownNote", "Reroute", PRIMITIVE)
+BROWSER = ("Load3D", "WebcamCapture", "RecordAudio")  # what they send is drawn or recorded as the prompt is queued
+# The nodes in whose file names the frontend fills in %node.widget% and %date:...%.
+SAVING = {"CLIPSave", "LoraSave", "ModelSave", "Save3DAdvanced", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveAudio"}
+SAVING |= {"SaveAudioAdvanced", "SaveAudioMP3", "SaveAudioOpus", "SaveGLB", "SaveGaussianSplat", "SaveImage", "VAESave"}
+SAVING |= {"SaveImageAdvanced", "SaveLatent", "SavePointCloud", "SaveSVGNode", "SaveVideo", "SaveWEBM"}
+
+Path = tuple[tuple[Graph, Node | None], ...]  # the graphs around a node from the outermost in, each with its host
+
+
+def is_api(workflow: object) -> bool:
+    """Whether POST /prompt takes it as it is."""
+    nodes = list(workflow.values()) if isinstance(workflow, dict) else []
+    return bool(nodes) and all(isinstance(node, dict) and "class_type" in node for node in nodes)
+
+
+def to_api(workflow: dict, object_info: dict) -> dict:
+    """The prompt that the frontend would queue; object_info is the server's answer to GET /object_info.
+
+    One workflow gives one prompt, save where the frontend draws lots ({a|b} in a text) or reads the clock (%date:yyyy% in a
+    file name). ValueError for a node that the server doesn't have and for what the frontend couldn't load or send.
+    """
+    check(workflow, WORKFLOW, "The workflow")
+    try:
+        return converted(workflow, object_info)
+    except RecursionError:
+        raise ValueError("The workflow's links or subgraphs go round in a circle.") from None
+
+
+def converted(workflow: dict, object_info: dict) -> dict:
+    reader = Reader(workflow, object_info)
+    root = reader.graph(workflow, {})
+    for graph in [root, *reader.graphs.values()]:
+        for node in graph.nodes.values():
+            if node.kind == PRIMITIVE:
+                apply_primitive(graph, node, root)
+    prompt = {}
+    for node, path in walk(((root, None),)):
+        if node.inner or node.kind in VIRTUAL or node.mode in (NEVER, BYPASS):
+            continue
+        where = address(node, path)
+        if node.kind not in object_info:
+            if not is_connected(node):
+                continue  # a label or a bookmark that some pack draws in the browser
+            raise ValueError(missing(node, where))
+        if node.kind in BROWSER:
+            raise ValueError(f"Node {where} ({node.title}) sends what only a browser can draw or record.")
+        inputs = {widget.name: sendable(sent(node, widget, root)) for widget in node.widgets}
+        inputs |= {entry.name: found for entry in node.inputs if (found := source(entry, path)) is not OPEN}
+        prompt[where] = {"inputs": inputs, "class_type": node.kind, "_meta": {"title": node.title}}
+    for node in prompt.values():
+        left_out = {k for k, v in node["inputs"].items() if v is ABSENT or isinstance(v, list) and v[0] not in prompt}
+        node["inputs"] = {name: value for name, value in node["inputs"].items() if name not in left_out}
+    return prompt
+
+
+def is_connected(node: Node) -> bool:
+    return any(entry.link is not None for entry in node.inputs) or any(slot.get("links") for slot in node.outputs)
+
+
+def missing(node: Node, where: str) -> str:
+    pack = node.properties.get("cnr_id") or node.properties.get("aux_id")
+    known = f": it is of the pack {pack}" if pack else ""
+    if node.kind.startswith(("workflow>", "workflow/")):
+        known = ", an older frontend's group node: once opened in the browser and saved again it is a subgraph"
+    return f"Node {where} ({node.title}) is a {node.kind!r}, which the server doesn't have{known}."
+
+
+def walk(path: Path) -> Iterator[tuple[Node, Path]]:
+    """Every node that the frontend looks at; a muted subgraph hides its nodes only if it is not in another one."""
+    for node in path[-1][0].nodes.values():
+        yield node, path
+        if node.inner and (len(path) > 1 or node.mode not in (NEVER, BYPASS)):
+            yield from walk((*path, (node.inner, node)))
+
+
+def address(node: Node, path: Path) -> str:
+    return ":".join([*(host.id for _, host in path[1:]), node.id])
+
+
+def source(entry: Input, path: Path, kind: str | None = None) -> object:
+    """What an input gets: [node, slot] of a node that is sent, a value from a subgraph's host, or OPEN."""
+    graph, host = path[-1]
+    if entry.link is None:
+        return OPEN
+    if entry.link not in graph.links:
+        raise ValueError(f"The input {entry.name!r} is connected to link {entry.link}, which the workflow doesn't have.")
+    link = graph.links[entry.link]
+    if link.origin == OUTSIDE and host:
+        outside = at(host.inputs, link.slot, f"input of node {host.id}")
+        if outside.link is not None:
+            return source(outside, path[:-1])
+        return sendable(shown(outside.widget)) if outside.widget else OPEN
+    return output(graph, link, kind or entry.type, path)
+
+
+def output(graph: Graph, link: Link, kind: str, path: Path) -> object:
+    """What comes out of the node where a link begins, for an input of a kind."""
+    if link.origin not in graph.nodes:
+        raise ValueError(f"A link comes from node {link.origin}, which the workflow doesn't have.")
+    node = graph.nodes[link.origin]
+    if node.mode == NEVER:
+        return OPEN
+    if node.mode == BYPASS:
+        entry = passed(node, link.slot, kind)
+        return source(entry, path) if entry else OPEN
+    if node.inner:
+        ends = at(node.inner.outputs, link.slot, f"output of node {node.id}")
+        inside = next((node.inner.links[end] for end in ends if end in node.inner.links), None)
+        return output(node.inner, inside, kind, (*path, (node.inner, node))) if inside else OPEN
+    if node.kind in VIRTUAL:
+        return source(node.inputs[link.slot], path, kind) if 0 <= link.slot < len(node.inputs) else OPEN
+    return [address(node, path), link.slot]
+
+
+def at(slots: list, number: int, what: str) -> object:
+    if not 0 <= number < len(slots):
+        raise ValueError(f"A link is connected to {what} number {number}, which it doesn't have.")
+    return slots[number]
+
+
+def passed(node: Node, slot: int, kind: str) -> Input | None:
+    """The input that a bypassed node passes on as its output: the one beside it, or the first that fits."""
+    given = at(node.outputs, slot, f"output of node {node.id}").get("type", "*")
+    beside = node.inputs[slot : slot + 1]
+    if kind in ("*", ""):
+        return next(iter(beside + node.inputs), None)
+    fitting = [entry for entry in node.inputs if fits(entry.type, given) and fits(entry.type, kind)]
+    alike = [entry for entry in node.inputs if entry.type == kind]
+    return next(iter([entry for entry in beside if entry in fitting] + alike + fitting), None)
+
+
+def fits(one: str, other: str) -> bool:
+    """Types may be lists with commas; * and nothing are any type."""
+    ones, others = (set(str(kinds).lower().split(",")) for kinds in (one, other))
+    return bool(ones & others or {"*", "", "0"} & (ones | others))
+
+
+def sendable(value: object) -> object:
+    """A list would be taken for a link."""
+    return {"__value__": value} if isinstance(value, list) else value
+
+
+def shown(widget: Widget) -> object:
+    """A widget's value; where that is nothing, what its kind shows instead."""
+    if widget.value is None or widget.value is ABSENT:
+        if widget.kind == "COMBO" and widget.options.get("options"):
+            return widget.options["options"][0]
+        if widget.kind == "STRING" and widget.options.get("multiline"):
+            return ""
+    return widget.value
+
+
+def sent(node: Node, widget: Widget, root: Graph) -> object:
+    value = shown(widget)
+    if isinstance(value, str) and widget.options.get("dynamicPrompts"):
+        return picked(value)
+    return filled(value, root) if node.kind in SAVING and widget.name == "filename_prefix" else value

@@ -1,0 +1,53 @@
+"""What the frontend fills into texts as it queues them."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from datetime import datetime
+
+from .parts import ABSENT, Graph, Node
+
+COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
+ALTERNATIVES = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOTALL)
+
+
+def picked(text: str) -> str:
+    """One of each {these|those}, and no comments."""
+    text = COMMENT.sub("", text)
+    while found := ALTERNATIVES.search(text):
+        text = text[: found.start()] + random.choice(re.split(r"(?<!\\)\|", found[1])) + text[found.end() :]
+    return re.sub(r"\\([{}|])", r"\1", text)
+
+
+def filled(text: object, root: Graph) -> object:
+    """%date:...% and %node.widget% replaced by what they stand for."""
+
+    def stood_for(found: re.Match) -> str:
+        if found[1].startswith("date:"):
+            return dated(found[1].removeprefix("date:"))
+        name, _, widget_name = found[1].partition(".")
+        nodes = list(every(root))
+        named = [node for node in nodes if node.properties.get("Node name for S&R", node.kind) == name]
+        named += [node for node in nodes if node.title == name]
+        values = [widget.value for node in named[:1] for widget in node.widgets if widget.name == widget_name]
+        if not values:
+            return found[0]
+        value = "" if values[0] in (None, ABSENT) else values[0]
+        value = value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
+        return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", value)
+
+    return re.sub("%([^%]+)%", stood_for, text) if isinstance(text, str) else text
+
+
+def every(graph: Graph) -> Iterator[Node]:
+    for node in graph.nodes.values():
+        yield from every(node.inner) if node.inner else ()
+        yield node
+
+
+def dated(pattern: str) -> str:
+    now = datetime.now()
+    parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
+    years = {"yyyy": str(now.year), "yyy": "yyy", "yy": str(now.year)[2:]}
+    return re.sub(r"yyyy?|yy|([dMhms])\1?", lambda p: years.get(p[0]) or str(parts[p[0][0]]).zfill(len(p[0])), pattern)
