@@ -115,18 +115,19 @@ async def load(url: str, clients: list[Callable[..., Awaitable[bytes]]], asked: 
         return Load(seconds, pictures, time.perf_counter() - began)
 
 
+def everyone(clients: int, models: weights.Models) -> dict[str, list]:
+    return {API: [through_the_api] * clients, HOST: [PromptClient(models) for _ in range(clients)]}
+
+
 def measure(clients: int, count: int) -> dict[str, Load]:
     """The API's load and the host's, on one server."""
     models = weights.models()
-    everyone = {
-        API: [through_the_api] * clients,
-        HOST: [PromptClient(models) for _ in range(clients)],
-    }
+    ways = everyone(clients, models)
     every = requests(2 * count)  # no picture twice: the host keeps them
     found = {}
     with stages.server(models, **settings(models)) as running:
         asyncio.run(load(running.url, [through_the_api], [Asked(text, 2**40) for text in TEXTS]))
-        for name, some in everyone.items():
+        for name, some in ways.items():
             asked, every = every[:count], every[count:]
             running.post("/bench/watch", {"on": True})
             one = asyncio.run(load(running.url, some, asked))

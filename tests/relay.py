@@ -34,13 +34,14 @@ class Relay:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def cut(self) -> None:
-        """Ends every connection; new ones are carried."""
+    def cut(self) -> int:
+        """Ends every connection, and says how many there were; new ones are carried."""
         pairs, self.pairs = self.pairs, []
         for pair in pairs:
             for end in pair:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+        return len(pairs)
 
     def close(self) -> None:
         self.listening.close()

@@ -24,7 +24,7 @@ KEY = {"x-api-key": "a-key"}
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    settings = {"VEGA_API_KEYS": KEY["x-api-key"], "VEGA_API_BODY_MIB": "1"}
+    settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
     with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
@@ -62,6 +62,7 @@ def test_the_contract_is_one_servers(served, server):
     assert answer.headers["X-Seed"] == "3"
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert post(served, prompt=PROMPT).status_code == 401
+    assert post(served, headers={"x-api-key": "ein-schlüssel".encode()}, prompt=PROMPT).status_code == 200
     assert post(served, headers=KEY, prompt=PROMPT, img_width=65).json()["field"] == "img_width"
     paths = [requests.get(f"{url}/v1/openapi.json", headers=KEY).json() for url in (served.url, server.url)]
     assert paths[0] == paths[1]

@@ -32,7 +32,7 @@ def fit(
 
     loss_of(step) is the loss of one batch; it may depend on the step number and on torch's random generator alone, which
     is what makes a resumed run equal to an unbroken one. factor(step) scales the learning rate. With ema_decay the
-    module ends as the moving average of its weights. sample() draws what was learned so far, at every second save.
+    module ends as the moving average of its weights. sample() draws what was learned so far, now and then.
     The state after step n lies in folder/n; it counts only once folder/latest names it, so that a save which was cut
     short is never read.
     """
@@ -66,7 +66,7 @@ def fit(
         if done % REPORT_EVERY == 0:
             print(f"{folder.name} step {done}: loss {np.mean(losses[-REPORT_EVERY:]):.5f}", flush=True)
         if done % save_every == 0 or done == steps:
-            if sample and (done // save_every % 2 == 0 or done == steps):
+            if sample and (done % (2 * SAVE_EVERY) == 0 or done == steps):
                 with averaged(average, parameters), torch.random.fork_rng(), torch.no_grad():
                     sample()
             save(accelerator, folder, done, losses)
