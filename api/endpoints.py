@@ -42,9 +42,10 @@ class Api:
 
     def __init__(self, server: PromptServer, settings: Settings):
         self.settings = settings
-        self.access = Access(key.get_secret_value() for key in settings.keys)
+        keys = settings.all_keys()
+        self.access = Access(keys)
         self.line = Line(HostClient(server), partial(host_graphs.graph_of, settings=settings), settings.waiting)
-        logging.info("Vega API: serves %s, %s keys.", settings.model, len(settings.keys) or "no")
+        logging.info("Vega API: serves %s, %s keys.", settings.model, len(keys) or "no")
 
     async def answer(self, request: web.Request) -> web.Response:
         try:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -10,6 +10,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True)
 
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # separated by commas; none: only this machine is served
+    keys_file: FilePath | None = None  # more keys, one in each line
     model: str = "vega-nano (embedded)"  # a name in Load Vega's list
     lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
     vae: Literal["tiny", "full"] = "tiny"
@@ -20,6 +21,10 @@ class Settings(BaseSettings):
     @classmethod
     def separated(cls, value: str | tuple) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+    def all_keys(self) -> list[str]:
+        lines = self.keys_file.read_text(encoding="utf-8").splitlines() if self.keys_file else []
+        return [*(key.get_secret_value() for key in self.keys), *filter(None, map(str.strip, lines))]
 
     @classmethod
     def of_environment(cls) -> "Settings":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+import requests
 import serve_api
 from tabulate import tabulate
 
@@ -28,6 +29,7 @@ class Scale(NamedTuple):
     replicas: int
     load: load.Load
     routing: float  # CPU seconds of Ray's proxy and of Front
+    series: int  # of metrics
 
 
 def clients(url: str, count: int, asked: list[load.Asked]) -> load.Load:
@@ -45,41 +47,53 @@ def routing() -> float:
     return times
 
 
-def measure(replicas: int, requests: int = REQUESTS, **settings: str) -> Scale:
+def measure(replicas: int, **settings: str) -> Scale:
     """settings: environment variables of the processes. Every process draws before the time is taken."""
     models = weights.models()
     settings |= {**load.settings(models), "OMP_NUM_THREADS": "1"}
-    # An address in memory for each process's models: all read the same files.
     with (
         serve_api.serving(models.base, "--replicas", str(replicas), **settings) as running,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
-        everything = load.requests(replicas * (requests + CLIENTS))
+        everything = load.requests(replicas * (REQUESTS + CLIENTS))
         first, asked = everything[: replicas * CLIENTS], everything[replicas * CLIENTS :]
         pool.submit(clients, running.url, len(first), first).result()
         before = routing()
         found = pool.submit(clients, running.url, replicas * CLIENTS, asked).result()
-        return Scale(replicas, found, routing() - before)
+        spent = routing() - before
+        lines = requests.get(f"http://127.0.0.1:{running.metrics}/metrics").text.splitlines()
+        return Scale(replicas, found, spent, sum(not line.startswith("#") for line in lines))
 
 
-def with_stand_in(replicas: int, requests: int = REQUESTS) -> Scale:
+def with_stand_in(replicas: int) -> Scale:
     link = weights.models().base / "custom_nodes" / "stand_in"
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(Path(__file__).parent / link.name, target_is_directory=True)
     try:
-        return measure(replicas, requests, VEGA_STAND_IN=str(WAIT))
+        return measure(replicas, VEGA_STAND_IN=str(WAIT))
     finally:
         link.unlink()
 
 
 def table(found: list[Scale]) -> str:
-    headers = ["ComfyUI processes", "pictures/s", "ratio", "p50 s", "p95 s", "p99 s", "CPU ms a request, proxy and Front"]
+    headers = [
+        "ComfyUI processes",
+        "pictures/s",
+        "ratio",
+        "p50 s",
+        "p95 s",
+        "p99 s",
+        "CPU ms a request, proxy and Front",
+        "metrics",
+    ]
     rows = []
     for one in found:
         percentiles = [f"{one.load.percentile(share):.2f}" for share in (0.5, 0.95, 0.99)]
         cost = 1000 * one.routing / len(one.load.pictures)
         each = one.load.each
-        rows.append([one.replicas, f"{1 / each:.2f}", f"{found[0].load.each / each:.2f}", *percentiles, f"{cost:.1f}"])
+        rows.append(
+            [one.replicas, f"{1 / each:.2f}", f"{found[0].load.each / each:.2f}", *percentiles, f"{cost:.1f}", one.series]
+        )
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

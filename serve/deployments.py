@@ -105,7 +105,7 @@ class Front:
     def __init__(self, painters: DeploymentHandle):
         self.painters = painters
         settings = Settings.of_environment()
-        self.access, self.body_mib = Access(key.get_secret_value() for key in settings.keys), settings.body_mib
+        self.access, self.body_mib = Access(settings.all_keys()), settings.body_mib
         labels = ("path", "code")
         self.requests = metrics.Counter("vega_requests", "Requests answered.", labels)
         self.seconds = metrics.Histogram("vega_latency_seconds", "Seconds until the answer.", BOUNDS, labels[:1])

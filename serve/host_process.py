@@ -29,7 +29,7 @@ class HostProcess:
         command += ["--database-url", "sqlite:///:memory:"]  # a file would be locked by whoever shares the base directory
         root = Path(__file__).resolve().parents[1]
         # The deployment has asked for the key already, and the process is reached by nobody else.
-        environment = {name: value for name, value in os.environ.items() if name != "VEGA_API_KEYS"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("VEGA_API_KEYS")}
         path = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, "PYTHONPATH": path})
         self.url = f"http://127.0.0.1:{port}"

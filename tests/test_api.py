@@ -21,15 +21,17 @@ from api_calls import BASE, PROMPT, RT, in_base64, long, opened, post, queue, ra
 from PIL import Image
 from vega_pack.api.access import Access
 
-KEYS = ("a-first-key", "a-second-kéy")
+KEYS = ("a-first-key", "a-second-kéy", "a-third-key")
 WAITING = 3
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
     """A server with keys, a short line and a low limit for bodies."""
-    settings = {"VEGA_API_KEYS": ", ".join(KEYS), "VEGA_API_WAITING": str(WAITING), "VEGA_API_BODY_MIB": "1"}
-    with comfyui.serve(tmp_path_factory.mktemp("guarded"), **settings) as running:
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "keys").write_text(f"\n {KEYS[2]}\n", encoding="utf-8")
+    keys = {"VEGA_API_KEYS": ", ".join(KEYS[:2]), "VEGA_API_KEYS_FILE": str(folder / "keys")}
+    with comfyui.serve(folder, **keys, VEGA_API_WAITING=str(WAITING), VEGA_API_BODY_MIB="1") as running:
         yield running
 
 
@@ -342,10 +344,11 @@ def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
 
 @pytest.mark.soak
 def test_wrong_settings_are_told(tmp_path):
-    with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden") as server:
+    with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden", VEGA_API_KEYS_FILE="gone") as server:
         response = post(server, prompt=PROMPT)
         assert response.status_code == 503
-        assert "VEGA_API_WAITING" in response.json()["error"]
+        for name in ("VEGA_API_WAITING", "VEGA_API_KEYS_FILE"):
+            assert name in response.json()["error"]
         assert "hidden" not in response.text
 
 

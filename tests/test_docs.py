@@ -87,6 +87,9 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
         "print(found.Front.name, found.Painter.name, type(app).__name__)"
     )
     command = [sys.executable, "-c", code, json.dumps({**app.args, "comfyui": str(tmp_path)})]
-    environment = {**os.environ, **app.runtime_env["env_vars"], "PYTHONPATH": str(ROOT)}
+    (tmp_path / "keys").write_text("a-key\n", encoding="utf-8")
+    changes = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(tmp_path / "keys")}
+    assert changes.keys() <= app.runtime_env["env_vars"].keys()
+    environment = {**os.environ, **app.runtime_env["env_vars"], **changes}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [*(deployment.name for deployment in app.deployments), "Application"], done.stderr

@@ -176,8 +176,10 @@ def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
     port = config["http_options"]["port"] = comfyui.free_port()
     (app,) = config["applications"]
+    keys = tmp_path / "keys"
+    keys.write_text("another\na-key\n", encoding="utf-8")
     app["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
-    app["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS": "a-key", "HF_HUB_OFFLINE": "1"}
+    app["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
     front, painter = app["deployments"]
     front["num_replicas"] = 1
     painter["ray_actor_options"] = {"num_cpus": 1}
