@@ -12,7 +12,7 @@ from train.evaluation import Artist, Setting, held_out_prompts, real
 from train.scenes import labels
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
-PROMPTS = 64
+PROMPTS = 40
 FEW = 16  # prompts, where the margin is wide
 SCENES, TEXTS = held_out_prompts(PROMPTS)
 BASE = Setting(False, EulerDiscreteScheduler, 25, 8.0)  # its best scale in the card

@@ -108,7 +108,7 @@ def many_prompts(server, client, count):
 
 
 def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client):
-    early, late = many_prompts(server, client, 40)
+    early, late = many_prompts(server, client, 30)
     assert late - early < 32
 
 

@@ -24,14 +24,14 @@ ROOT = Path(__file__).resolve().parents[1]
 REDUCED = {
     "pictures": 40,
     "autoencoder-steps": 24,
-    "text-encoders-steps": 16,
-    "base-steps": 12,
-    "direct-steps": 6,
+    "text-encoders-steps": 13,
+    "base-steps": 10,
+    "direct-steps": 4,
     "teacher-steps": 6,
     "student-steps": 6,
-    "lcm-lora-steps": 24,
+    "lcm-lora-steps": 12,
     "decoder-steps": 12,
-    "reader-steps": 20,
+    "reader-steps": 14,
     "prompts": 2,
 }
 # The most that a stage's mean loss over its last tenth (at least three steps) may be, as a share of the first tenth's.
