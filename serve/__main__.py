@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import queue
 import signal
 import sys
@@ -35,6 +36,7 @@ def main() -> None:
         options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
     except pydantic.ValidationError as error:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
     # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
     ray.init(
         address="local",

@@ -82,8 +82,8 @@ def positive(nano):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: the two workers of `make test` take whole files, and should end at the same time."""
-    longest = ("train", "fuzz", "nano", "api", "client")
+    """The longest files first: the workers of `make test` take whole files, and should end together."""
+    longest = ("train", "serve", "fuzz", "nano", "api", "client")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 
 
