@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from . import graphs, machine, results, stages, weights
 
-SIZE, STEPS = 128, 2
+SIZE, STEPS = 64, 2
 API, HOST = "this pack's API", "/prompt with SaveImage"
 TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 

@@ -20,7 +20,7 @@ from tabulate import tabulate
 from . import load, machine, results, weights
 
 CLIENTS = 6  # for each process
-REQUESTS = 60  # for each process
+REQUESTS = 120  # for each process
 WAIT = 0.15  # seconds of a UNet call of the stand-in
 ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Front")
 
