@@ -1,11 +1,10 @@
 """A newcomer's first minute: the real frontend in Chromium opens the workflow, runs it and shows the picture."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
+from machine_lacks import program
 
 WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -14,10 +13,7 @@ FLAGS += ["--disable-component-update", "--disable-sync"]
 
 @pytest.fixture(scope="module")
 def page(server, tmp_path_factory):
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        message = "needs Debian's chromium on the PATH"
-        pytest.fail(message) if os.environ.get("VEGA_REQUIRE_BROWSER") else pytest.skip(message)
+    chromium = program("chromium")
     from playwright.sync_api import sync_playwright
 
     profile = tmp_path_factory.mktemp("profile")

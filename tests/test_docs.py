@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
+from machine_lacks import program
 from PIL import Image
 from ray.serve.schema import ServeDeploySchema
 
@@ -22,14 +22,6 @@ def run(folder: Path, *command: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def program(name: str) -> str:
-    """The path of node or curl; where it is missing the test is skipped, or fails where CI installs it."""
-    found = shutil.which(name)
-    if not found:
-        (pytest.fail if os.environ.get("VEGA_REQUIRE_BROWSER") else pytest.skip)(f"{name} is not installed")
-    return found
 
 
 def block(language: str) -> str:
