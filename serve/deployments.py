@@ -114,7 +114,7 @@ class Front:
         self.waiting, self.draining = 0, False
 
     @routes.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-    async def v1(self, path: str, request: Request) -> Response:
+    async def respond(self, path: str, request: Request) -> Response:
         began, status, headers = time.perf_counter(), CLIENT_CLOSED_REQUEST, {}
         with self.counted():
             try:

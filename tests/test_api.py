@@ -238,6 +238,8 @@ def test_a_full_line_answers_429_and_serves_who_is_in_it(guarded):
             answers = [pool.submit(post, guarded, headers=headers, prompt="sea", seed=seed) for seed in range(8)]
             wait_for(lambda: sum(answer.done() for answer in answers) == 8 - WAITING - 1)  # one more is with the host
             full = [answer.result() for answer in answers if answer.done()]
+            unsent = b"POST /v1/%s HTTP/1.1\r\nx-api-key: %s\r\nContent-Length: 9" % (RT.encode(), KEYS[0].encode())
+            assert raw(guarded, unsent).startswith(b"HTTP/1.1 429 ")  # before the body has come
         assert {answer.status_code for answer in full} == {429}
         assert all(int(answer.headers["Retry-After"]) >= 1 for answer in full)
         assert sorted(answer.result().status_code for answer in answers) == [200] * (WAITING + 1) + [429] * len(full)
@@ -326,6 +328,16 @@ def test_nothing_of_a_request_stays_with_the_host(server):
     post(server, prompt="a secret wish")
     assert server.get("/history").json().keys() == before
     assert "a secret wish" not in server.log.read_text(encoding="utf-8")
+
+
+def test_the_queue_tells_nobody_how_to_get_a_requests_events(server):
+    """Who opens the websocket under the client_id of a prompt gets its events in the other's place."""
+    with in_a_thread(long, server, seed=2):
+        wait_for(lambda: queue(server)[0])
+        told = server.get("/queue").text
+    assert PROMPT in told
+    assert "client_id" not in told
+    assert not re.search(r"\b[0-9a-f]{32}\b", told)
 
 
 def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
