@@ -31,13 +31,14 @@ TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm la
 class Asked(NamedTuple):
     prompt: str
     seed: int
+    size: int
 
     def body(self) -> dict:
-        size = {"img_width": SIZE, "img_height": SIZE}
+        size = {"img_width": self.size, "img_height": self.size}
         return {"prompt": self.prompt, "seed": self.seed, "num_inference_steps": STEPS, **size}
 
     def graph(self, models: weights.Models) -> dict:
-        graph = graphs.ours(models, machine.Case(SIZE, STEPS, 1), self.prompt, self.seed, accelerated=True)
+        graph = graphs.ours(models, machine.Case(self.size, STEPS, 1), self.prompt, self.seed, accelerated=True)
         graph["output"] = graphs.node("SaveImage", images=["decode", 0], filename_prefix="load")
         return graph
 
@@ -64,8 +65,8 @@ class Load(NamedTuple):
         return (self.whole - self.computed) / len(self.pictures)
 
 
-def requests(count: int) -> list[Asked]:
-    return [Asked(text, seed) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
+def requests(count: int, size: int = SIZE) -> list[Asked]:
+    return [Asked(text, seed, size) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
 
 
 async def through_the_api(session: aiohttp.ClientSession, url: str, asked: Asked) -> bytes:

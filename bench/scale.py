@@ -21,6 +21,7 @@ from . import load, machine, results, weights
 
 CLIENTS = 6  # for each process
 REQUESTS = 120  # for each process
+SIZE = 128  # of which the model is most of the work, as on a GPU
 WAIT = 0.15  # seconds of a UNet call of the stand-in
 ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Front")
 
@@ -55,7 +56,7 @@ def measure(replicas: int, **settings: str) -> Scale:
         serve_api.serving(models.base, "--replicas", str(replicas), **settings) as running,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
-        everything = load.requests(replicas * (REQUESTS + CLIENTS))
+        everything = load.requests(replicas * (REQUESTS + CLIENTS), SIZE)
         first, asked = everything[: replicas * CLIENTS], everything[replicas * CLIENTS :]
         pool.submit(clients, running.url, len(first), first).result()
         before = routing()
@@ -101,7 +102,7 @@ def write(real: list[Scale], stand_in: list[Scale]) -> str:
     """The report, also in bench/results."""
     text = (
         f"{machine.name()}, {os.cpu_count()} CPUs: {CLIENTS} clients and {REQUESTS} requests for each ComfyUI process, "
-        f"{load.SIZE} x {load.SIZE} pixels, {load.STEPS} steps.\n\n"
+        f"{SIZE} x {SIZE} pixels, {load.STEPS} steps.\n\n"
         f"Each process computes with one thread:\n\n{table(real)}\n\n"
         f"A stand-in for GPUs, **not a measurement of one**: each UNet call waits {WAIT} s and computes nothing.\n\n"
         f"{table(stand_in)}\n"

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import nodes
 import pytest
 from comfy.model_management import processing_interrupted
 from server import PromptServer
@@ -10,6 +9,8 @@ from vega_pack.api.contract import RealTimeRequest
 from vega_pack.api.host_client import HostClient
 from vega_pack.api.host_graphs import Picture
 from vega_pack.api.line import AGAIN, Line
+
+import nodes
 
 GRAPH = {
     "image": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
