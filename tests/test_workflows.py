@@ -1,44 +1,151 @@
-"""The shipped workflows against the running server, and each against its API twin."""
+"""The shipped workflows: against the nodes' definitions, against their API twins, and against the running server."""
 
+import itertools
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import templates
 import thumbnails
 from PIL import Image
+from vega_pack.nodes import lcm_lora, loader
+from vega_pack.vega_client.workflow import to_api
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 NOTES = ("Note", "MarkdownNote")  # the frontend's own, never executed
+SHIPPED = {loader.EMBEDDED, lcm_lora.EMBEDDED}
+LOADERS = {"VegaLoader": "model_name", "VegaLCMLora": "lora_name", "LoraLoader": "lora_name"}
+LOADERS |= {"ControlNetLoader": "control_net_name"}
+FOLDERS = {"VegaLoader": "checkpoints", "VegaLCMLora": "loras", "LoraLoader": "loras", "ControlNetLoader": "controlnet"}
+TITLE, SLOT, WIDGET = 30, 20, 24  # heights in the browser's canvas
+PIECES = 32  # straight ones, for a curve
+AFTER = ("fixed", "increment", "decrement", "randomize")
+GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def needed(workflow: dict) -> list[tuple[dict, str]]:
+    """(node, model) of each model that the pack doesn't bring."""
+    found = [(n, n["widgets_values"][0]) for n in workflow["nodes"] if n["type"] in LOADERS]
+    return [(node, name) for node, name in found if name not in SHIPPED]
+
+
+every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+# Those that run with what the pack brings.
+ready = pytest.mark.parametrize("path", [p for p in WORKFLOWS if not needed(read(p))], ids=lambda path: path.stem)
+
+
+def specs(definition: dict):
+    """(name, kind, options) of the inputs, in the order in which a workflow saves the widgets' values."""
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in definition["input"].get(group, {}).items():
+            options = rest[0] if rest else {}
+            yield (name, "COMBO", {**options, "options": kind}) if isinstance(kind, list) else (name, kind, options)
 
 
 def widgets(definition: dict):
-    """(name, options) of the widget inputs in the order in which a UI workflow saves their values."""
-    for group in ("required", "optional"):
-        for name, spec in definition["input"].get(group, {}).items():
-            kind, options = spec[0], spec[1] if len(spec) > 1 else {}
-            if kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") or isinstance(kind, list):
-                yield name, kind, options
+    kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
+    return [spec for spec in specs(definition) if spec[1] in kinds]
 
 
-def to_api(workflow: dict, info: dict) -> dict:
-    """A UI workflow as the frontend would queue it."""
-    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
-    graph = {}
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES:
-            continue
-        inputs = {i["name"]: links[i["link"]] for i in node["inputs"] if i.get("link")}
-        values = iter(node["widgets_values"])
-        for name, _, options in widgets(info[node["type"]]):
-            value = next(values)
-            inputs.setdefault(name, value)
-            if options.get("control_after_generate"):
-                next(values)  # fixed, increment, decrement or randomize: the frontend's own widget
-        assert next(values, None) is None, f"{node['type']} saves more values than it has widgets"
-        graph[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return graph
+def takes(kind: str, options: dict, value) -> bool:
+    if kind in ("INT", "FLOAT"):
+        whole = isinstance(value, int) or kind == "FLOAT" and isinstance(value, float)
+        return whole and options.get("min", value) <= value <= options.get("max", value)
+    if kind == "COMBO":
+        return value in options["options"]
+    if kind == "COLOR":
+        return re.fullmatch("#[0-9a-f]{6}", value) is not None
+    return isinstance(value, {"STRING": str, "BOOLEAN": bool}[kind])
+
+
+def box(node: dict) -> tuple[float, float, float, float]:
+    """Left, top with the title, right, bottom."""
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE, x + width, y + height
+
+
+def overlap(a, b) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def frame(group: dict) -> tuple[float, float, float, float]:
+    x, y, width, height = group["bounding"]
+    return x, y, x + width, y + height
+
+
+def output_slot(node: dict, slot: int) -> tuple[float, float]:
+    return node["pos"][0] + node["size"][0] + 1 - SLOT / 2, node["pos"][1] + (slot + 0.7) * SLOT
+
+
+def input_slot(node: dict, slot: int, info: dict) -> tuple[float, float]:
+    """Where the canvas draws it: in the row of its widget, if it has one (LGraphNode.ts, _arrangeWidgets)."""
+    entry, sockets = node["inputs"][slot], [i for i in node["inputs"] if "widget" not in i]
+    x, y = node["pos"][0] + SLOT / 2, node["pos"][1]
+    if entry in sockets:
+        return x, y + (sockets.index(entry) + 0.7) * SLOT
+    y += max(len(sockets), len(node["outputs"])) * SLOT + 6
+    for name, _, options in widgets(info[node["type"]]):
+        if name == entry["name"]:
+            return x, y + SLOT / 2
+        y += WIDGET * (2 if options.get("control_after_generate") else 1)
+    raise AssertionError(f"{node['type']} has no widget {entry['name']}")
+
+
+def curve(a, b, leaves: bool, enters: bool):
+    """The canvas's spline from a to b: level where it leaves or enters a slot, straight where it is led through a point."""
+    reach = math.dist(a, b) / 4
+    toward = ((b[0] - a[0]) / 4, (b[1] - a[1]) / 4)
+    c = (a[0] + reach, a[1]) if leaves else (a[0] + toward[0], a[1] + toward[1])
+    d = (b[0] - reach, b[1]) if enters else (b[0] - toward[0], b[1] - toward[1])
+    for t in (k / PIECES for k in range(PIECES + 1)):
+        weights = ((1 - t) ** 3, 3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3)
+        yield tuple(sum(w * p[axis] for w, p in zip(weights, (a, c, d, b), strict=True)) for axis in (0, 1))
+
+
+def lines(workflow: dict, info: dict):
+    """(source, target, points that it is led through, the line as drawn) of each link."""
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    points = {point["id"]: point for point in workflow["extra"].get("reroutes", ())}
+    ends = {entry["id"]: entry["parentId"] for entry in workflow["extra"].get("linkExtensions", ())}
+    for link, source, slot, target, target_slot, _ in workflow["links"]:
+        path, point = [input_slot(nodes[target], target_slot, info)], points.get(ends.get(link))
+        while point:
+            assert link in point["linkIds"]
+            path.append(tuple(point["pos"]))
+            point = points.get(point.get("parentId"))
+        path = [output_slot(nodes[source], slot), *reversed(path)]
+        last = len(path) - 2
+        pieces = (curve(a, b, k == 0, k == last) for k, (a, b) in enumerate(itertools.pairwise(path)))
+        yield (source, slot), target, path, [*itertools.chain.from_iterable(pieces)]
+
+
+def side(a, b, c) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def cross(a, b, c, d) -> bool:
+    """Whether the straight lines a-b and c-d have a point in common, other than by being parallel."""
+    return side(a, b, c) * side(a, b, d) <= 0 and side(c, d, a) * side(c, d, b) <= 0 and any((side(a, b, c), side(a, b, d)))
+
+
+def crossing(line: list, other: list) -> bool:
+    def frames(points):
+        ends = [(a, b) for a, b in itertools.pairwise(points) if a != b]
+        return [(a, b, (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]), max(a[1], b[1]))) for a, b in ends]
+
+    def near(one, two) -> bool:
+        return one[0] <= two[2] and two[0] <= one[2] and one[1] <= two[3] and two[1] <= one[3]
+
+    pairs = itertools.product(frames(line), frames(other))
+    return any(near(one, two) and cross(a, b, c, d) for (a, b, one), (c, d, two) in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -46,40 +153,175 @@ def info(server):
     return server.get("/object_info").json()
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+def test_the_files_are_what_their_program_writes(info):
+    """A workflow that was changed in the browser belongs into dev/templates.py, too."""
+    written = templates.written(info)
+    assert [path for path, text in written.items() if path.read_text(encoding="utf-8") != text] == []
+    assert sorted(path for path in written if path.parent.name == "workflows") == WORKFLOWS
+    assert sorted((ROOT / "workflows" / "api").iterdir()) == sorted(path for path in written if path.parent.name == "api")
+
+
+@every
 def test_the_twin_is_the_same_graph(path, info):
-    twin = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
-    assert to_api(json.loads(path.read_text(encoding="utf-8")), info) == twin
+    sent = to_api(read(path), info)
+    assert {id: {"class_type": n["class_type"], "inputs": n["inputs"]} for id, n in sent.items()} == read(
+        path.parent / "api" / path.name
+    )
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
-def test_links_fit_the_sockets_and_nothing_overlaps(path, info):
-    workflow = json.loads(path.read_text(encoding="utf-8"))
+@every
+def test_every_node_is_known_and_its_values_are_valid(path, info):
+    workflow = read(path)
+    assert workflow["version"] == 0.4
+    for node in workflow["nodes"]:
+        if node["type"] in NOTES:
+            continue
+        values = iter(node["widgets_values"])
+        for name, kind, options in widgets(info[node["type"]]):
+            value = next(values)
+            where = f"{node['type']}.{name} = {value!r}"
+            assert takes(kind, options, value) or (node, value) in needed(workflow), where
+            if options.get("control_after_generate"):
+                assert next(values) in AFTER  # the frontend's own widget
+        assert next(values, None) is None, f"{node['type']} saves more values than it has widgets"
+        assert node["properties"]["Node name for S&R"] == node["type"]
+
+
+@every
+def test_links_fit_the_sockets(path, info):
+    workflow = read(path)
     nodes = {n["id"]: n for n in workflow["nodes"]}
-    for link_id, source, slot, target, target_slot, kind in workflow["links"]:
-        assert link_id in nodes[source]["outputs"][slot]["links"]
-        assert nodes[target]["inputs"][target_slot]["link"] == link_id
-        assert info[nodes[source]["type"]]["output"][slot] == kind
-        assert nodes[source]["pos"][0] < nodes[target]["pos"][0], "read from left to right"
-    boxes = [(*n["pos"], n["pos"][0] + n["size"][0], n["pos"][1] + n["size"][1]) for n in nodes.values()]
-    for i, a in enumerate(boxes):
-        for b in boxes[:i]:
-            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    ends = [(link[3], link[4]) for link in workflow["links"]]
+    assert len(ends) == len(set(ends))
+    for link, source, slot, target, target_slot, kind in workflow["links"]:
+        left, right = nodes[source]["outputs"][slot], nodes[target]["inputs"][target_slot]
+        assert link in left["links"]
+        assert right["link"] == link
+        assert info[nodes[source]["type"]]["output"][slot] in (kind, MATCHING)
+        assert left["type"] == right["type"] == kind
+    for node in nodes.values():
+        if node["type"] in NOTES:
+            continue
+        connected = {entry["name"] for entry in node["inputs"] if entry["link"]}
+        definition = info[node["type"]]
+        needs = {name for name, kind, _ in specs(definition) if name in definition["input"]["required"] and kind != GROWING}
+        assert needs - {name for name, *_ in widgets(definition)} <= connected, f"{node['type']} has an open input"
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+@every
+def test_links_run_from_left_to_right_and_cross_nothing(path, info):
+    workflow = read(path)
+    nodes = {n["id"]: n for n in workflow["nodes"]}
+    drawn = list(lines(workflow, info))
+    for (source, slot), target, path, line in drawn:
+        xs = [x for x, _ in path]
+        assert xs == sorted(xs), f"{nodes[source]['type']} to {nodes[target]['type']}"
+        boxes = [(n["type"], box(n)) for n in nodes.values() if n["id"] not in (source, target)]
+        hidden = {kind for kind, b in boxes for x, y in line if b[0] < x < b[2] and b[1] < y < b[3]}
+        assert not hidden, f"{nodes[source]['type']}[{slot}] to {nodes[target]['type']} runs behind {hidden}"
+    for (source, target, _, line), (other, other_target, _, other_line) in itertools.combinations(drawn, 2):
+        named = [nodes[id]["type"] for id in (source[0], target, other[0], other_target)]
+        assert source == other or not crossing(line, other_line), "{} to {} crosses {} to {}".format(*named)
+
+
+@every
+def test_nothing_overlaps_and_every_node_is_in_one_group(path):
+    workflow = read(path)
+    for a, b in itertools.combinations(workflow["nodes"], 2):
+        assert not overlap(box(a), box(b)), f"{a['type']} and {b['type']}"
+    for a, b in itertools.combinations(workflow["groups"], 2):
+        assert not overlap(frame(a), frame(b)), f"{a['title']} and {b['title']}"
+    for node in workflow["nodes"]:
+        touched = [group for group in workflow["groups"] if overlap(box(node), frame(group))]
+        assert len(touched) == (node["type"] not in NOTES), node["type"]
+        for group in touched:
+            (left, top, right, bottom), inner = frame(group), box(node)
+            assert left < inner[0]
+            assert right > inner[2]
+            assert bottom > inner[3]
+            assert top + group["font_size"] < inner[1], "the group's title is covered"
+
+
+@every
+def test_a_note_says_what_to_do(path):
+    (note,) = [node for node in read(path)["nodes"] if node["type"] in NOTES]
+    text = note["widgets_values"][0]
+    assert text.startswith("## ")
+    assert 40 < len(text.split()) < 250
+    assert "{" not in text
+
+
+@every
+def test_a_few_step_model_is_accelerated_right_before_its_sampler(path):
+    workflow = read(path)
+    types = {node["id"]: node["type"] for node in workflow["nodes"]}
+    samplers = [node for node in workflow["nodes"] if node["type"] == "VegaLCMSampler"]
+    assert samplers
+    for node in samplers:
+        (source,) = [link[1] for link in workflow["links"] if link[3:5] == [node["id"], 0]]
+        assert types[source] == "VegaAccelerate"
+    assert {tuple(node["widgets_values"]) for node in workflow["nodes"] if node["type"] == "VegaAccelerate"} == {("auto",)}
+
+
+@every
+def test_models_that_are_not_shipped_say_where_they_are(path):
+    """As ComfyUI's frontend wants it (missingModelScan.ts, missingModelDownload.ts). It knows no folders: the note does."""
+    workflow = read(path)
+    (note,) = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES]
+    for node, name in needed(workflow):
+        if name.endswith("/"):
+            assert f"https://huggingface.co/segmind/{name.strip('/')}/" in note
+            continue
+        (model,) = node["properties"]["models"]
+        assert model["name"] == name
+        assert model["directory"] == FOLDERS[node["type"]]
+        assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w.-]+\.safetensors", model["url"])
+        assert f"[{name}]({model['url']})" in note
+        saved_as = model["url"].rpartition("/")[2]
+        assert name == saved_as or f"saved by browsers as {saved_as}" in note
+    offered = [node for node in workflow["nodes"] if node["properties"].get("models")]
+    assert offered == [node for node, name in needed(workflow) if not name.endswith("/")]
+
+
+@every
+def test_a_thumbnail_lies_beside_it(path):
+    """The frontend asks for a .jpg of the same name (workflowTemplatesStore.ts)."""
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.format == "JPEG"
+        assert 256 <= max(thumbnail.size) <= thumbnails.SIDE
+
+
+@every
 def test_the_template_browser_offers_it_with_a_thumbnail(path, server):
     offered = server.get("/workflow_templates").json()
     assert path.stem in offered[ROOT.name]
     served = server.get(f"/api/workflow_templates/{ROOT.name}/{path.name}")
-    assert served.json() == json.loads(path.read_text(encoding="utf-8"))
+    assert served.json() == read(path)
     assert server.get(f"/api/workflow_templates/{ROOT.name}/{path.stem}.jpg").content[:3] == b"\xff\xd8\xff"
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda p: p.stem)
+@ready
 def test_the_thumbnail_is_what_the_workflow_draws(path, client):
-    drawn = thumbnails.draw(client, json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8")))
+    drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
-        shown = thumbnail.resize(drawn.size, Image.Resampling.BOX)
-    error = np.square(np.asarray(drawn, dtype=float) - np.asarray(shown)).mean()
-    assert 10 * np.log10(255**2 / error) > 28
+        size = min(drawn.size, thumbnail.size)  # small ones are shown enlarged, large ones made smaller
+        one = np.asarray(drawn.resize(size, Image.Resampling.LANCZOS), dtype=float)
+        other = np.asarray(thumbnail.resize(size, Image.Resampling.BOX), dtype=float)
+    assert 10 * np.log10(255**2 / np.square(one - other).mean()) > 28
+
+
+def test_live_drawing_repeats_no_work(client):
+    """A new seed runs the sampler and what follows, a new text the text encoder as well."""
+    prompt = read(ROOT / "workflows" / "api" / "vega_live_drawing.json")
+
+    def ran(node_class: str, **changes) -> set[str]:
+        for node in prompt.values():
+            if node["class_type"] == node_class:
+                node["inputs"] |= changes
+        events = client.events(client.queue(prompt))
+        return {prompt[data["node"]]["class_type"] for kind, data in events if kind == "executing" and data["node"]}
+
+    ran("VegaLCMSampler", seed=101)
+    drawing = {"VegaLCMSampler", "VegaTinyVAEDecode", "VegaSendImage"}
+    assert ran("VegaLCMSampler", seed=102) == drawing
+    assert ran("CLIPTextEncode", text="day, hills, a house") == drawing | {"CLIPTextEncode"}
