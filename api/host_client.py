@@ -14,6 +14,8 @@ from server import PromptServer
 
 from ..pictures.picture_file import PictureFile
 
+SAMPLE = "sample"  # the node of whose progress followers are told
+
 
 class PromptError(Exception):
     """A prompt that the host refused or that failed at a node (None: at none of them)."""
@@ -125,7 +127,7 @@ class HostClient:
             return
         if event == "execution_start":
             prompt.began = time.perf_counter()
-        elif event == "progress":
+        elif event == "progress" and data["node"] == SAMPLE:
             for follower in prompt.followers:
                 told = {"prompt_id": follower.request_id, "value": data["value"], "max": data["max"], "node": None}
                 await self.server.send_json("progress", told, follower.client_id)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .contract import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
-from .host_client import Follower
+from .host_client import SAMPLE, Follower
 from .settings import Settings
 
 LOAD, LORA = "load", "lora"  # the nodes whose failure means that there is no model
@@ -38,7 +38,7 @@ def graph_of(pictures: list[Picture], settings: Settings) -> dict:
     graph = {
         LOAD: node("VegaLoader", model_name=settings.model, vae=settings.vae),
         "latent": node("EmptyLatentImage", **empty),
-        "decode": node("VegaTinyVAEDecode" if settings.vae == "tiny" else "VAEDecode", samples=["sample", 0], vae=[LOAD, 2]),
+        "decode": node("VegaTinyVAEDecode" if settings.vae == "tiny" else "VAEDecode", samples=[SAMPLE, 0], vae=[LOAD, 2]),
         "send": node("VegaSendImage", images=["decode", 0], format=request.format, quality=95, metadata=False),
     }
     if first.image is not None:
@@ -77,7 +77,7 @@ def real_time(request: RealTimeRequest, settings: Settings, inputs: dict) -> dic
     return {
         LORA: node("VegaLCMLora", model=[LOAD, 0], lora_name=settings.lora, strength_model=1.0),
         "fast": node("VegaAccelerate", model=[LORA, 0], mode="auto"),
-        "sample": node("VegaLCMSampler", **inputs),
+        SAMPLE: node("VegaLCMSampler", **inputs),
     }
 
 
@@ -87,5 +87,5 @@ def guided(request: BaseRequest, settings: Settings, inputs: dict) -> dict:
     return {
         "fast": node("VegaAccelerate", model=[LOAD, 0], mode="auto"),
         "negative": encoded(request.negative_prompt),
-        "sample": node("KSampler", **inputs, sampler_name=sampler, scheduler=scheduler),
+        SAMPLE: node("KSampler", **inputs, sampler_name=sampler, scheduler=scheduler),
     }

@@ -5,12 +5,14 @@ from pathlib import Path
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
+import comfy.utils
 import torch
 
 from . import full_autoencoder, single_file, text_encoders, tiny_autoencoder, unet, weights
 
 NANO = Path(__file__).parent / "nano"
 NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
+PARTS = 3  # MODEL, CLIP and VAE
 OTHER_SCHEDULERS = ("EDM", "FlowMatch")
 SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
@@ -18,22 +20,28 @@ SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the poo
 def load(
     path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path] | None = None
 ) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
-    """Every part of a diffusers folder or a single file, complete or refused.
+    """Every part of a diffusers folder or a single file, complete or refused; the host shows how many there are yet.
 
     vae: "tiny" (the model's own AutoencoderTiny, or TAESD from approx, name -> path of the files in models/vae_approx)
     or "full" (the model's own AutoencoderKL). Raises ValueError naming the file, what is wrong with it and what to do.
     """
-    model, clip, autoencoder = (from_folder if path.is_dir() else from_file)(path, vae, embedding_directory, approx or {})
+    progress = comfy.utils.ProgressBar(PARTS)
+    progress.update_absolute(0)
+    load_parts = from_folder if path.is_dir() else from_file
+    model, clip, autoencoder = load_parts(path, vae, embedding_directory, approx or {}, progress)
     # The host makes a dynamic patcher where it can; graph replay needs weights at fixed addresses.
     autoencoder.patcher = comfy.model_patcher.ModelPatcher(
         autoencoder.first_stage_model,
         load_device=autoencoder.device,
         offload_device=comfy.model_management.vae_offload_device(),
     )
+    progress.update(1)
     return model, clip, autoencoder
 
 
-def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
+def from_folder(
+    folder: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path], progress: comfy.utils.ProgressBar
+):
     for part in ("unet", "text_encoder", "vae"):
         if not (folder / part / "config.json").is_file():
             raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. {advice(folder)}")
@@ -44,7 +52,9 @@ def from_folder(folder: Path, vae: str, embedding_directory: list[str], approx: 
     path, found = weights.read_part(folder / "unet", "diffusion_pytorch_model")
     model = unet.load(path, config_file, config, found)
     check_widths(config_file, model.model.model_config.unet_config, encoders)
+    progress.update(1)
     clip = text_encoders.load(encoders, embedding_directory)
+    progress.update(1)
     del encoders  # while they live, their files count as memory
     latent_format = model.model.latent_format
     vae_config = weights.read_json(folder / "vae" / "config.json")
@@ -67,12 +77,16 @@ def advice(folder: Path) -> str:
     return "Download it again."
 
 
-def from_file(path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path]):
+def from_file(
+    path: Path, vae: str, embedding_directory: list[str], approx: dict[str, Path], progress: comfy.utils.ProgressBar
+):
     parts = single_file.read(path)
     model = unet.load(path, path, parts.config, parts.unet)
     encoders = single_file.encoders(path, parts)
     check_widths(path, model.model.model_config.unet_config, encoders)
+    progress.update(1)
     clip = text_encoders.load(encoders, embedding_directory)
+    progress.update(1)
     latent_format = model.model.latent_format
     is_tiny = any(name.startswith("taesd_decoder.") for name in parts.vae)
     if vae == "tiny":
