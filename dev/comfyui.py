@@ -68,11 +68,11 @@ class Client:
         self.socket.close()
 
     def queue(self, prompt: dict) -> str:
-        """The prompt's id; PromptError with the server's reasons if it is not valid."""
+        """The prompt's id; PromptError with the server's reasons if it, or a branch of it, is not valid."""
         response = self.server.post("/prompt", {"prompt": prompt, "client_id": self.id})
-        if response.status_code == 200:
-            return response.json()["prompt_id"]
         body = response.json()
+        if response.status_code == 200 and not body["node_errors"]:
+            return body["prompt_id"]
         for node_id, node in body.get("node_errors", {}).items():
             reasons = "; ".join(f"{e['message']}: {e['details']}" for e in node["errors"])
             raise PromptError(f"{node['class_type']}: {reasons}", node_id)

@@ -6,8 +6,19 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..vega import checkpoint, lora
+from .loader import missing
 
 EMBEDDED = "vega-nano LCM-LoRA (embedded)"
+
+
+def located(lora_name: str) -> Path:
+    """The file of a name in the list; ValueError where it is no longer there."""
+    if lora_name == EMBEDDED:
+        return checkpoint.NANO_LORA
+    path = folder_paths.get_full_path("loras", lora_name)
+    if path is None:
+        raise ValueError(f"There is no LoRA {lora_name!r} in models/loras. Put it there, or press R and choose another.")
+    return Path(path)
 
 
 class VegaLCMLora(io.ComfyNode):
@@ -39,8 +50,9 @@ class VegaLCMLora(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, lora_name):
+        return missing(located, lora_name)
+
+    @classmethod
     def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
-        path = (
-            checkpoint.NANO_LORA if lora_name == EMBEDDED else Path(folder_paths.get_full_path_or_raise("loras", lora_name))
-        )
-        return io.NodeOutput(lora.apply(model, path, strength_model))
+        return io.NodeOutput(lora.apply(model, located(lora_name), strength_model))

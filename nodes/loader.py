@@ -1,6 +1,7 @@
 """Load Vega."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import folder_paths
@@ -36,8 +37,16 @@ def located(model_name: str) -> Path:
         path = folder_paths.get_full_path("checkpoints", model_name)
     if path is None:
         where = "models/diffusers" if model_name.endswith("/") else "models/checkpoints"
-        raise ValueError(f"There is no model {model_name!r} in {where}: refresh the page and choose another.")
+        raise ValueError(f"There is no model {model_name!r} in {where}. Put it there, or press R and choose another.")
     return Path(path)
+
+
+def missing(find: Callable[[str], Path], name: str | None) -> bool | str:
+    """For validate_inputs: why nothing is found under this name, else True; a name that comes over a link is None yet."""
+    try:
+        return name is None or bool(find(name))
+    except ValueError as error:
+        return str(error)
 
 
 class VegaLoader(io.ComfyNode):
@@ -69,6 +78,11 @@ class VegaLoader(io.ComfyNode):
                 io.Vae.Output(tooltip="The autoencoder, tiny or full."),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model_name):
+        """Says what to do, where ComfyUI's own check would only list the names that there are."""
+        return missing(located, model_name)
 
     @classmethod
     def execute(cls, model_name, vae) -> io.NodeOutput:

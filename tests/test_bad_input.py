@@ -86,12 +86,12 @@ def test_full_autoencoder_that_is_not_there(client):
 
 @pytest.mark.parametrize("name", ["no-such-model/", "../../secret/", "/etc/"])
 def test_unknown_model_name(client, name):
-    refused(client, graphs.text_to_image(VegaLoader__model_name=name), graphs.LOADER, "Value not in list", name)
+    refused(client, graphs.text_to_image(VegaLoader__model_name=name), graphs.LOADER, "There is no model", name)
 
 
 @pytest.mark.parametrize("name", ["no-such.safetensors", "../../secret.safetensors", "/etc/passwd"])
 def test_unknown_lora_name(client, name):
-    refused(client, graphs.text_to_image(VegaLCMLora__lora_name=name), graphs.LORA, "Value not in list", name)
+    refused(client, graphs.text_to_image(VegaLCMLora__lora_name=name), graphs.LORA, "There is no LoRA", name)
 
 
 def test_sampler_without_lcm_sampling(client):

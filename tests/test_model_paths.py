@@ -58,8 +58,10 @@ def test_the_tiny_decoder_elsewhere_is_found(server, client, elsewhere, saved):
     names = {k: k.split(".", 3)[2:] for k in vae if k.startswith("decoder.")}
     decoder = {f"{int(index) + 1}.{leaf}": vae[key] for key, (index, leaf) in names.items()}
     save_file(decoder, elsewhere / "my vae_approx" / "taesdxl_decoder.safetensors")
-    (server.base / "models" / "vae_approx" / "taesdxl_encoder.safetensors").symlink_to("nowhere")  # listed all the same
+    dead = server.base / "models" / "vae_approx" / "taesdxl_encoder.safetensors"
+    dead.symlink_to("nowhere")  # listed all the same
     assert drawn(client, VegaLoader__model_name="bare.safetensors") == drawn(client)
+    dead.unlink()
 
 
 @pytest.mark.parametrize("name", ["../out.safetensors", "../out/", "/etc/passwd", "..\\out.safetensors", "out.safetensors"])
@@ -70,5 +72,5 @@ def test_a_name_outside_the_model_folders_cannot_be_reached(tmp_path, monkeypatc
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
     shutil.copytree(checkpoint.NANO, tmp_path / "out")
     save_file({}, tmp_path / "out.safetensors")
-    with pytest.raises(ValueError, match="There is no model .* refresh the page"):
+    with pytest.raises(ValueError, match="There is no model .* press R"):
         loader.located(name)
