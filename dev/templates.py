@@ -55,7 +55,7 @@ def txt2img_1024(g: Graph) -> None:
 
 def img2img(g: Graph) -> None:
     load, fast = few_step_model(g)
-    text = prompt(g, 2, 240, load, "a starry night over pine trees with a calm lake, full moon")
+    text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
     picture, scaled = start_picture(g, 510, 128)
     shown = g.node("PreviewImage", 4, 510, "Start", images=scaled)
     encode = g.node("VAEEncode", 4, 820, pixels=scaled, vae=load["VAE"].via(*down(load, 854)))
@@ -219,7 +219,7 @@ def empty(g: Graph, column: int, y: int, side: int, title: str | None = None) ->
 
 
 def sampler(g: Graph, column: int, y: int, model: Node, positive: Node | Output, latent: Node, **widgets) -> Node:
-    given = {"model": model, "positive": positive, "latent_image": latent, "seed": 2, **widgets}
+    given = {"model": model, "positive": positive, "latent_image": latent, "seed": 1, **widgets}
     return g.node("VegaLCMSampler", column, y, **given)
 
 
@@ -280,13 +280,19 @@ def grid(g: Graph, column: int, y: int, pictures: Node, labels: list[str], numbe
     return scaled
 
 
+def models(g: Graph) -> list[Model]:
+    """What a graph needs that the pack doesn't bring."""
+    given = [value for node in g.nodes.values() for value in node.inputs.values()]
+    return list(dict.fromkeys(value for value in given if isinstance(value, Model)))
+
+
 def files(g: Graph) -> str:
     """Which files the user needs for a graph, and where."""
-    models = dict.fromkeys(given for node in g.nodes.values() for given in node.inputs.values() if isinstance(given, Model))
+    needed = models(g)
     lines = ["ComfyUI lists what is missing and offers the downloads. Press **R** when the files are in their folders."]
-    for directory in dict.fromkeys(model.directory for model in models):
+    for directory in dict.fromkeys(model.directory for model in needed):
         listed = [f"**models/{directory}**"]
-        for model in models:
+        for model in needed:
             if model.directory == directory:
                 downloaded = model.url.rpartition("/")[2]
                 rename = "" if downloaded == model.name else f" (saved by browsers as {downloaded}: rename it)"
@@ -309,14 +315,20 @@ def notes() -> dict[str, str]:
     return {name: re.sub(r"(?<=[^\n])\n(?=[^\n#-])(?!\d\. )", " ", section.strip()) for name, section in sections}
 
 
+def graphs(info: dict) -> dict[str, Graph]:
+    """info: the server's answer to GET /object_info."""
+    found = {name: Graph(name, info) for name in TEMPLATES}
+    for name, graph in found.items():
+        TEMPLATES[name](graph)
+    return found
+
+
 def written(info: dict) -> dict[Path, str]:
     """The text of every file."""
     found, told = {}, notes()
-    for name, describe in TEMPLATES.items():
-        graph = Graph(name, info)
-        describe(graph)
+    for name, graph in graphs(info).items():
         filled = {"words": WORDS, "own_picture": OWN_PICTURE, "files": files(graph)}
-        graph.note(0, -80, told[name].format(**filled, taesdxl=tiny("taesdxl"), taesd=tiny("taesd")))
+        graph.note(told[name].format(**filled, taesdxl=tiny("taesdxl"), taesd=tiny("taesd")))
         nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in graph.prompt().items())
         found[WORKFLOWS / f"{name}.json"] = json.dumps(graph.saved(), indent=1) + "\n"
         found[WORKFLOWS / "api" / f"{name}.json"] = f"{{\n{nodes}\n}}\n"

@@ -1,28 +1,34 @@
-"""Draws each shipped workflow's thumbnail with the workflow itself, through the real server."""
+"""Draws each template's thumbnail through the real server: with the template itself, or vega-nano in its models' place."""
 
 import io
 import json
 
 import comfyui
 import host
-from PIL import Image
+import templates
+from PIL import Image, ImageDraw, ImageFont
+from workflow_file import Graph
 
 SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
 SIDE = 512  # and more than this it doesn't show
+STAND_IN = {  # what vega-nano draws in the place of models that are downloaded
+    "vega_txt2img_1024": "a red sunset over the sea with the sun",
+    "vega_realvisxl_lcm": "a pink dawn over mountains with a calm lake",
+    "vega_small_sd_tiny_sd": "a bright day, rolling hills with a house",
+    "vega_style_lora": "a starry night over a city, full moon",
+    "vega_controlnet": "early morning, pine trees with reflections in a lake",
+}
+TITLE, SMALL, MARGIN = 36, 26, 20  # letters' sizes and the space around them, in pixels
+PAPER, INK = "#101418", "white"
 
 
 def main() -> None:
     with comfyui.serve(host.ROOT / ".comfyui") as server, server.connect() as client:
-        for api in sorted((host.ROOT / "workflows" / "api").glob("*.json")):
-            thumbnail = host.ROOT / "workflows" / f"{api.stem}.jpg"
-            try:
-                picture = draw(client, json.loads(api.read_text(encoding="utf-8")))
-            except comfyui.PromptError as error:  # its models are not in .comfyui/models
-                print(f"{thumbnail} stays as it is: {error}")
-                continue
-            scale = min(SCALE, SIDE / max(picture.size))
-            size = (round(scale * picture.width), round(scale * picture.height))
-            picture.resize(size, Image.Resampling.LANCZOS).save(thumbnail, quality=92)
+        for name, graph in templates.graphs(server.get("/object_info").json()).items():
+            text = STAND_IN.get(name)
+            picture = labelled(client, graph, text) if text else enlarged(draw(client, graph.prompt()))
+            thumbnail = host.ROOT / "workflows" / f"{name}.jpg"
+            picture.save(thumbnail, quality=92)
             print(thumbnail)
 
 
@@ -32,6 +38,29 @@ def draw(client: comfyui.Client, prompt: dict) -> Image.Image:
     saved = [client.download(file) for file in comfyui.images(outputs) if file["type"] == "output"]
     sent = [client.server.get(file["url"]).content for output in outputs.values() for file in output.get("sent", [])]
     return Image.open(io.BytesIO([*saved, *sent][0])).convert("RGB")
+
+
+def enlarged(picture: Image.Image) -> Image.Image:
+    scale = min(SCALE, SIDE / max(picture.size))
+    return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.LANCZOS)
+
+
+def labelled(client: comfyui.Client, graph: Graph, text: str) -> Image.Image:
+    """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
+    prompt = json.loads((templates.WORKFLOWS / "api" / "vega_txt2img.json").read_text(encoding="utf-8"))
+    for node in prompt.values():
+        if node["class_type"] == "CLIPTextEncode":
+            node["inputs"]["text"] = text
+    picture = draw(client, prompt).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    title = templates.notes()[graph.name].partition("\n")[0].removeprefix("## ")
+    lines = [(title, TITLE), ("models to download", SMALL), ("this picture: vega-nano", SMALL)]
+    brush = ImageDraw.Draw(picture)
+    top = SIDE - sum(size + MARGIN // 2 for _, size in lines) - MARGIN
+    brush.rectangle((0, top - MARGIN // 2, SIDE, SIDE), fill=PAPER)
+    for line, size in lines:
+        brush.text((MARGIN, top), line, INK, ImageFont.load_default(size))
+        top += size + MARGIN // 2
+    return picture
 
 
 if __name__ == "__main__":

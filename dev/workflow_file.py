@@ -13,6 +13,7 @@ from host import ROOT, VERSION
 GAP = 90  # between two columns; links turn there
 TITLE, SLOT, WIDGET = 30, 20, 24  # heights that the browser draws
 MARGIN = 20  # of a group around its nodes
+NOTE_GAP = 110  # above a note: the end of a group, a title, and air
 WIDGETS = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": None, "COLOR": "#000000"}
 GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 NOTE = "MarkdownNote"  # the frontend's own, never sent to the server
@@ -30,7 +31,7 @@ SIZES = {
     "CreateList": (220, 0),
     "VAEDecode": (240, 0),
     "VegaTinyVAEDecode": (240, 0),
-    NOTE: (440, 0),
+    NOTE: (300, 0),
 }
 
 
@@ -97,7 +98,8 @@ class Node:
     def least_height(self) -> int:
         """What litegraph needs for the slots and the widgets (LGraphNode.computeSize), rounded up."""
         widgets = sum(1 + bool(s.options.get("control_after_generate")) for s in self.specs if s.is_widget)
-        rows = max(len(list(self.sockets())), len(self.definition["output"]), 1)
+        growing = any(spec.kind == GROWING for spec in self.specs)  # a second free socket is there while the file is opened
+        rows = max(len(list(self.sockets())) + growing, len(self.definition["output"]), 1)
         return math.ceil((SLOT * rows + (WIDGET * widgets + 8 if widgets else 0) + 6) / 10) * 10
 
     def sockets(self) -> Iterator[tuple[Spec, str, Output | None]]:
@@ -189,7 +191,7 @@ class Graph:
         """info: the server's answer to GET /object_info."""
         self.name, self.info = name, info
         self.nodes: dict[int, Node] = {}
-        self.notes: list[tuple[int, int, int, str]] = []  # id, column, y, text
+        self.notes: list[tuple[int, int, str]] = []  # id, y, text
         self.groups: list[tuple[str, tuple[Node, ...]]] = []
 
     def free_id(self) -> int:
@@ -203,22 +205,22 @@ class Graph:
         self.nodes[node.id] = node
         return node
 
-    def note(self, column: int, y: int, text: str) -> None:
-        self.notes.append((self.free_id(), column, y, text))
+    def note(self, text: str) -> None:
+        """Below the first column, where the eye begins."""
+        bottom = max(node.y + node.height for node in self.nodes.values() if node.column == 1)
+        self.notes.append((self.free_id(), bottom + NOTE_GAP, text))
 
     def group(self, title: str, *nodes: Node) -> None:
         self.groups.append((title, nodes))
 
-    def columns(self) -> list[int]:
-        """The left edge of each column, as wide as its widest node."""
-        widths = {}
+    def columns(self) -> dict[int, int]:
+        """The left edge of each column, as wide as its widest node; the first is column 1."""
+        widths = {1: SIZES[NOTE][0]}
         for node in self.nodes.values():
             widths[node.column] = max(widths.get(node.column, 0), node.width)
-        for _, column, *_ in self.notes:
-            widths[column] = max(widths.get(column, 0), SIZES[NOTE][0])
-        edges = [0]
-        for column in range(max(widths)):
-            edges.append(edges[-1] + widths[column] + GAP)
+        edges = {1: 0}
+        for column in range(1, max(widths)):
+            edges[column + 1] = edges[column] + widths[column] + GAP
         return edges
 
     def order(self) -> dict[int, int]:
@@ -256,7 +258,7 @@ class Graph:
                 if parent:
                     extensions.append({"id": number, "parentId": parent})
         nodes = [self.saved_node(node, edges, order[node.id], links, numbers) for node in self.nodes.values()]
-        nodes += [saved_note(note, edges, len(order) + k) for k, note in enumerate(self.notes)]
+        nodes += [saved_note(note, len(order) + k) for k, note in enumerate(self.notes)]
         return {
             "id": str(uuid.uuid5(uuid.NAMESPACE_URL, self.name)),
             "revision": 0,
@@ -268,13 +270,13 @@ class Graph:
             "config": {},
             "extra": {
                 **({"linkExtensions": extensions, "reroutes": [*reroutes.values()]} if reroutes else {}),
-                "ds": {"scale": 0.5, "offset": [100, 200]},
+                "ds": {"scale": 0.6, "offset": [140, 240]},  # the least at which the canvas draws text
                 "workflowRendererVersion": "LG",
             },
             "version": 0.4,
         }
 
-    def saved_node(self, node: Node, edges: list[int], order: int, links: list, numbers: dict) -> dict:
+    def saved_node(self, node: Node, edges: dict[int, int], order: int, links: list, numbers: dict) -> dict:
         outputs = []
         for slot, name in enumerate(node.definition["output_name"]):
             leaving = [link[0] for link in links if link[1:3] == [node.id, slot]]
@@ -311,12 +313,12 @@ class Graph:
         return prompt
 
 
-def saved_note(note: tuple[int, int, int, str], edges: list[int], order: int) -> dict:
-    id, column, y, text = note
+def saved_note(note: tuple[int, int, str], order: int) -> dict:
+    id, y, text = note
     return {
         "id": id,
         "type": NOTE,
-        "pos": [edges[column], y],
+        "pos": [0, y],
         "size": [SIZES[NOTE][0], note_height(text)],
         "flags": {},
         "order": order,
@@ -335,10 +337,10 @@ def note_height(text: str) -> int:
     """Room for the text at about 50 letters a line, so that nothing has to be scrolled."""
     shown = re.sub(r"\]\([^)]*\)|[*`\[#]", "", text)
     lines = sum(math.ceil(len(line) / 50) for line in shown.splitlines() if line)
-    return math.ceil((22 * lines + 14 * text.count("\n\n") + 60) / 10) * 10
+    return math.ceil((14 * lines + 12 * text.count("\n\n") + 40) / 10) * 10
 
 
-def saved_group(id: int, title: str, nodes: tuple[Node, ...], edges: list[int]) -> dict:
+def saved_group(id: int, title: str, nodes: tuple[Node, ...], edges: dict[int, int]) -> dict:
     left = min(edges[node.column] for node in nodes) - MARGIN
     top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE
     right = max(edges[node.column] + node.width for node in nodes) + MARGIN
