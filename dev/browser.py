@@ -1,0 +1,95 @@
+"""ComfyUI's page in a real Chromium: opened, loaded, run, looked at."""
+
+import base64
+import io
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)"
+
+
+ENDS = ["execution_success", "execution_error", "execution_interrupted"]
+
+
+@contextmanager
+def opened(server, profile: Path, chromium: str):
+    """A visitor's page; page.complaints are the errors of its console that are not about the internet, which isn't there."""
+    server.post("/settings", {"Comfy.TutorialCompleted": True})  # or the template browser opens on top of everything
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            profile, executable_path=chromium, args=FLAGS, viewport={"width": 1600, "height": 900}
+        )
+        page = context.new_page()
+        page.complaints = []
+        page.on("console", lambda message: complain(page, server.url, message))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.set_default_timeout(180_000)
+        page.goto(server.url)
+        page.wait_for_function(READY)
+        page.evaluate(
+            """ends => {
+                window.ended = []
+                for (const end of ends) window.app.api.addEventListener(end, () => window.ended.push(end))
+            }""",
+            ENDS,
+        )
+        yield page
+        context.close()
+
+
+def complain(page: Page, url: str, message) -> None:
+    if message.type == "error" and message.location["url"].startswith(url) and "https://" not in message.text:
+        page.complaints.append(message.text)
+
+
+def load(page: Page, workflow: dict) -> None:
+    """What a click on a template does, in the place of the graph before it."""
+    page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(workflow['nodes'])}")
+
+
+def node(kind: str) -> str:
+    return f"window.app.graph.nodes.find(n => n.type === {json.dumps(kind)})"
+
+
+def widget(kind: str, name: str) -> str:
+    return f"{node(kind)}.widgets.find(w => w.name === {json.dumps(name)})"
+
+
+def outlined(page: Page) -> list[str]:
+    """The nodes that are drawn as wrong: unknown ones, those with wrong values or missing models, and one that failed."""
+    return page.evaluate(
+        """() => window.app.graph.nodes
+            .filter(n => n.has_errors || !n.constructor.type || n.strokeStyles.executionError?.call(n))
+            .map(n => n.type)"""
+    )
+
+
+def run(page: Page) -> str:
+    """Presses Run, waits for the end and says which of ENDS it was."""
+    count = page.evaluate("window.ended.length")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function(f"window.ended.length > {count} && window.app.ui.lastQueueSize === 0")
+    return page.evaluate(f"window.ended[{count}]")
+
+
+def shown(page: Page, kind: str) -> Image.Image:
+    """The first picture that a node shows."""
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # what is out of sight has none
+    page.wait_for_function(f"{node(kind)}.imgs?.[0]?.naturalWidth > 0")
+    data = page.evaluate(
+        f"""() => {{
+            const image = {node(kind)}.imgs[0]
+            const canvas = document.createElement('canvas')
+            Object.assign(canvas, {{ width: image.naturalWidth, height: image.naturalHeight }})
+            canvas.getContext('2d').drawImage(image, 0, 0)
+            return canvas.toDataURL('image/png').split(',')[1]
+        }}"""
+    )
+    return Image.open(io.BytesIO(base64.b64decode(data)))

@@ -1,0 +1,101 @@
+"""Draws the pictures of the help pages, web/docs/*.webp, from ComfyUI's own page in Chromium and with vega-nano."""
+
+import copy
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import browser
+import comfyui
+import thumbnails
+from host import ROOT
+from PIL import Image, ImageDraw, ImageFont
+
+DOCS, WORKFLOWS = ROOT / "web" / "docs", ROOT / "workflows"
+# Node: the template that shows it, and which of its nodes; None is all.
+SHOWN = {
+    "VegaLoader": ("vega_txt2img", None),
+    "VegaAccelerate": ("vega_txt2img", ("VegaLCMLora", "VegaAccelerate", "VegaLCMSampler")),
+    "VegaTinyVAEDecode": ("vega_txt2img", ("VegaLCMSampler", "VegaTinyVAEDecode", "SaveImage")),
+    "VegaSendImage": ("vega_send_image_api", ("VegaSendImage",)),
+    "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScale", "PreviewImage", "VAEEncode")),
+}
+SIZE = {"width": 1600, "height": 900}
+AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units
+SIDE, GAP, LETTERS = 384, 12, 26  # pixels
+QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+FOCUS = "window.app.extensionManager.toggleFocusMode()"
+# Moves the canvas so that the nodes fill its upper left, and tells how much of it they take.
+FRAME = """([kinds, size, around, above]) => {
+    const canvas = window.app.canvas
+    const nodes = window.app.graph.nodes.filter(n => n.type !== 'MarkdownNote' && (!kinds || kinds.includes(n.type)))
+    const edge = (pick, of) => pick(...nodes.map(of))
+    const left = edge(Math.min, n => n.pos[0]) - around, top = edge(Math.min, n => n.pos[1]) - above
+    const width = edge(Math.max, n => n.pos[0] + n.size[0]) + around - left
+    const height = edge(Math.max, n => n.pos[1] + n.size[1]) + around - top
+    canvas.ds.scale = Math.min(size.width / width, size.height / height, 1.4)
+    canvas.ds.offset = [-left, -top]
+    canvas.setDirty(true, true)
+    return [width * canvas.ds.scale, height * canvas.ds.scale]
+}"""
+
+
+def screenshots(page: browser.Page) -> None:
+    page.set_viewport_size(SIZE)
+    for name, (template, kinds) in SHOWN.items():
+        browser.load(page, json.loads((WORKFLOWS / f"{template}.json").read_text(encoding="utf-8")))
+        browser.run(page)
+        page.evaluate(FOCUS)  # no menus over the canvas
+        width, height = page.evaluate(FRAME, [kinds, SIZE, AROUND, ABOVE])
+        page.wait_for_timeout(2000)
+        clip = {"x": 0, "y": 0, "width": width, "height": height}
+        save(Image.open(io.BytesIO(page.screenshot(clip=clip))), name)
+        page.evaluate(FOCUS)
+
+
+def comparisons(client: comfyui.Client) -> None:
+    save(thumbnails.draw(client, prompt("vega_steps_compared")), "VegaLCMSampler")
+    fast = prompt("vega_txt2img")
+    slow = copy.deepcopy(fast)
+    sampler = next(node for node in slow.values() if node["class_type"] == "VegaLCMSampler")
+    loader = next(id for id, node in slow.items() if node["class_type"] == "VegaLoader")
+    sampler["class_type"] = "KSampler"
+    sampler["inputs"] |= {"model": [loader, 0], "negative": sampler["inputs"]["positive"], "cfg": 1.0}
+    sampler["inputs"] |= {"sampler_name": "euler", "scheduler": "normal"}
+    pair = Image.new("RGB", (2 * SIDE + GAP, SIDE + 2 * LETTERS), "white")
+    brush = ImageDraw.Draw(pair)
+    for k, (said, graph) in enumerate((("without the LCM-LoRA", slow), ("with it", fast))):
+        picture = thumbnails.draw(client, graph).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        left = k * (SIDE + GAP)
+        pair.paste(picture, (left, 2 * LETTERS))
+        brush.text((left + GAP, LETTERS // 2), said, "black", ImageFont.load_default(LETTERS))
+    save(pair, "VegaLCMLora")
+
+
+def prompt(template: str) -> dict:
+    return json.loads((WORKFLOWS / "api" / f"{template}.json").read_text(encoding="utf-8"))
+
+
+def save(picture: Image.Image, name: str) -> None:
+    path = DOCS / f"{name}.webp"
+    picture.convert("RGB").save(path, quality=85)
+    print(path, picture.size, path.stat().st_size)
+
+
+def main() -> None:
+    chromium = shutil.which("chromium")
+    if not chromium:
+        raise SystemExit("The help pictures need chromium on the PATH.")
+    with comfyui.serve(ROOT / ".comfyui") as server:
+        for name, value in QUIET.items():
+            server.post("/settings", {name: value})
+        with tempfile.TemporaryDirectory() as profile, browser.opened(server, Path(profile), chromium) as page:
+            screenshots(page)
+        with server.connect() as client:
+            comparisons(client)
+
+
+if __name__ == "__main__":
+    main()
