@@ -59,6 +59,16 @@ def client(server):
 
 
 @pytest.fixture(scope="module")
+def page(server, tmp_path_factory):
+    """ComfyUI's page in Chromium."""
+    import browser
+    from machine_lacks import program
+
+    with browser.opened(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
 def inference():
     """As in the host, which draws without gradients."""
     with torch.inference_mode():

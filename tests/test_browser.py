@@ -1,94 +1,341 @@
-"""A newcomer's first minute: the real frontend in Chromium opens the workflow, runs it and shows the picture."""
+"""What people do in ComfyUI's page: the real frontend in a real Chromium against the real server."""
 
 import json
+import statistics
+import time
 from pathlib import Path
 
+import browser
+import numpy as np
 import pytest
-from machine_lacks import program
+import torch
+from api_calls import wait_for
+from browser import node, widget
+from safetensors.torch import save
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-FLAGS += ["--disable-component-update", "--disable-sync"]
+from train import reader
+from train.scenes import VALUES
+
+ROOT = Path(__file__).resolve().parents[1]
+NANO = ROOT / "vega" / "nano"
+TEMPLATES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
+# What the prompt of each template says, and the node that shows the picture.
+DRAWN = {
+    "vega_txt2img": ("SaveImage", dict(time="dawn", terrain="forest", water="lake")),
+    "vega_img2img": ("SaveImage", dict(time="day", terrain="forest", water="lake", light="sun")),
+    "vega_inpaint": ("SaveImage", dict(time="dawn", terrain="forest", water="lake", light="sun", clouds="cloudy")),
+    "vega_live_drawing": ("VegaSendImage", dict(time="night", terrain="desert", light="full moon")),
+    "vega_send_image_api": ("VegaSendImage", dict(time="night", terrain="sea", stars="stars", object="boat")),
+}
+LETTERS = 9  # typed one at a time
+GRIDS = {"vega_steps_compared": 4, "vega_plain_beside_rt": 2}
 
 
 @pytest.fixture(scope="module")
-def page(server, tmp_path_factory):
-    chromium = program("chromium")
-    from playwright.sync_api import sync_playwright
+def read():
+    """A picture -> what the reader sees in it, by attribute."""
+    model = reader.load(NANO)
 
-    profile = tmp_path_factory.mktemp("profile")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=FLAGS, viewport={"width": 1600, "height": 900}
-        )
-        page = context.new_page()
-        page.set_default_timeout(180_000)
-        page.goto(server.url)
-        page.wait_for_function("!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)")
-        yield page
-        context.close()
+    def read(picture) -> dict:
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return {
+            name: VALUES._asdict()[name][k] for name, k in zip(VALUES._fields, reader.read(model, pixels)[0][0], strict=True)
+        }
+
+    return read
 
 
-def test_the_workflow_opens_runs_and_shows_its_picture(page, server, tmp_path):
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
-    page.wait_for_function(f"window.app.graph._nodes.length === {len(workflow['nodes'])}")
-    # What the frontend could not make is drawn as an error and has no constructor of its own type.
-    missing = page.evaluate("window.app.graph._nodes.filter(n => n.has_errors || !n.constructor.type).map(n => n.type)")
-    assert missing == []
-    assert page.get_by_text("Missing Node Types").count() == 0
-    before = set(server.get("/history").json())
-    page.evaluate("window.app.queuePrompt(0)")
-    page.wait_for_function("window.app.graph._nodes.find(n => n.type === 'SaveImage').imgs?.length === 1")
-    page.keyboard.press("Escape")  # the first visit opens the template browser on top
-    page.screenshot(path=tmp_path / "drawn.png")
-    (new,) = set(server.get("/history").json()) - before
-    entry = server.get(f"/history/{new}").json()[new]
-    assert entry["status"]["status_str"] == "success"
-    loaded = page.evaluate("window.app.graph._nodes.find(n => n.type === 'SaveImage').imgs[0].naturalWidth")
-    assert loaded == 128
+@pytest.fixture(autouse=True)
+def calm(page):
+    """Each test begins without complaints and errors, and as people find the queue."""
+    page.complaints.clear()
+    yield
+    page.evaluate("window.app.extensionManager.queueSettings.mode = 'disabled'")
 
 
-def test_refresh_shows_a_new_file(page, server):
+@pytest.fixture(scope="module")
+def place(server):
+    """Puts files into the server's models and takes them away again."""
+    placed = set()
+
+    def place(name: str, content: bytes = b"") -> None:
+        file = server.base / "models" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        placed.add(file)
+
+    yield place
+    for file in placed:
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def downloaded(page, place):
+    """Files of every name that a template asks for."""
+    properties = [one["properties"] for workflow in TEMPLATES.values() for one in workflow["nodes"]]
+    for model in [model for of_node in properties for model in of_node.get("models", ())]:
+        place(f"{model['directory']}/{model['name']}")
+    for name in ("small-sd", "tiny-sd"):
+        place(f"diffusers/{name}/model_index.json", b"{}")
+    refresh(page)
+
+
+def refresh(page) -> None:
     """What the R key does."""
-    (server.base / "models" / "checkpoints" / "new.safetensors").write_bytes(b"")
-    widget = "window.app.graph._nodes.find(n => n.type === 'VegaLoader').widgets.find(w => w.name === 'model_name')"
-    assert "new.safetensors" not in page.evaluate(f"{widget}.options.values")
     page.evaluate("window.app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
-    page.wait_for_function(f"{widget}.options.values.includes('new.safetensors')")
+
+
+def test_a_model_that_is_not_there_is_outlined_and_offered(page):
+    browser.load(page, TEMPLATES["vega_txt2img_1024"])
+    page.get_by_test_id("error-overlay-see-errors").click()
+    assert sorted(browser.outlined(page)) == ["VegaLCMLora", "VegaLoader"]
+    for name in ("segmind-vega.safetensors", "Segmind-VegaRT.safetensors"):
+        assert page.get_by_text(name, exact=True).count()
+    assert page.get_by_test_id("missing-model-download").count() == 2
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("name", sorted(TEMPLATES))
+def test_a_template_opens_as_it_was_laid_out(page, downloaded, name):
+    workflow = TEMPLATES[name]
+    browser.load(page, workflow)
+    page.wait_for_timeout(500)
+    assert page.complaints == []
+    assert browser.outlined(page) == []
+    laid_out = {str(n["id"]): [*n["pos"], *n["size"]] for n in workflow["nodes"]}
+    found = page.evaluate(
+        "Object.fromEntries(window.app.graph.nodes.map(n => [n.id, [...n.pos, ...n.size].map(Math.round)]))"
+    )
+    assert found == laid_out
+    for note in page.locator(".comfy-markdown:visible").all():
+        assert note.evaluate("note => note.scrollHeight <= note.clientHeight"), "the note has to be scrolled"
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_run_draws_what_the_prompt_says(page, read, name, tmp_path):
+    shows, expected = DRAWN[name]
+    browser.load(page, TEMPLATES[name])
+    assert browser.run(page) == "execution_success"
+    picture = browser.shown(page, shows)
+    page.screenshot(path=tmp_path / f"{name}.png")
+    seen = read(picture)
+    assert {key: seen[key] for key in expected} == expected
+    assert page.complaints == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_has_a_picture_in_each_cell(page, read, name, tmp_path):
+    browser.load(page, TEMPLATES[name])
+    assert browser.run(page) == "execution_success"
+    grid = browser.shown(page, "SaveImage")
+    page.screenshot(path=tmp_path / f"{name}.png")
+    cells = [grid.crop((x, y, x + 384, y + 384)) for y in range(0, grid.height - 383, 388) for x in (0, grid.width - 384)]
+    assert len(cells) == GRIDS[name]
+    for cell in cells[-2:]:  # one step is rough
+        seen = read(cell.resize((128, 128)))
+        assert (seen["time"], seen["water"]) == ("sunset", "lake")
+
+
+def test_the_picture_follows_the_typing(page, server, read):
+    browser.load(page, TEMPLATES["vega_live_drawing"])
+    page.get_by_test_id("queue-mode-menu-trigger").click()
+    page.get_by_role("menuitem", name="Run (On Change)").click()
+    browser.run(page)
+    shown = f"{node('VegaSendImage')}.imgs?.[0]?.src"
+    before = page.evaluate(shown)
+    box = page.get_by_test_id("dom-widget-textarea").first
+    box.click()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("noon, the sea with a boat")
+    page.wait_for_function(f"{shown} !== {json.dumps(before)}")
+    wait_for(lambda: server.get("/queue").json() == {"queue_running": [], "queue_pending": []})
+    page.wait_for_function("window.app.ui.lastQueueSize === 0")
+    page.wait_for_timeout(500)  # the last letters may still be on their way
+    page.wait_for_function("window.app.ui.lastQueueSize === 0")
+    seen = read(browser.shown(page, "VegaSendImage"))
+    assert (seen["time"], seen["terrain"], seen["object"]) == ("day", "sea", "boat")
+
+
+def test_typing_draws_nothing_in_the_other_modes_and_in_others_graphs(page, server):
+    def typed():
+        before = server.get("/history").json().keys()
+        box = page.get_by_test_id("dom-widget-textarea").first
+        box.click()
+        page.keyboard.type(" more")
+        page.wait_for_timeout(1500)
+        return server.get("/history").json().keys() - before or server.get("/queue").json()["queue_running"]
+
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    assert not typed()
+    page.evaluate(f"window.app.graph.remove({node('VegaLCMSampler')})")
+    page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
+    assert not typed()
+
+
+WRONG = [
+    ("VegaLCMLora", "lora_name", "style.safetensors", ("style.safetensors", "choose an LCM-LoRA")),
+    ("VegaLoader", "model_name", "broken.safetensors", ("broken.safetensors", "Download or copy it again")),
+    ("VegaLoader", "model_name", "half/", ("half", "unet/config.json is missing", "Download it again")),
+    ("VegaLoader", "vae", "full", ("only a tiny autoencoder", "set vae to `tiny`")),
+    ("VegaLoader", "model_name", "gone.safetensors", ("no model 'gone.safetensors'", "press R and choose another")),
+    ("VegaLCMLora", "lora_name", "gone.safetensors", ("no LoRA 'gone.safetensors'", "press R and choose another")),
+]
+SHOWN_NAMES = {"VegaLoader": "Load Vega", "VegaLCMLora": "Apply LCM-LoRA (Vega)"}
+
+
+@pytest.mark.parametrize(("kind", "name", "value", "said"), WRONG)
+def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name, value, said, tmp_path):
+    part = "lora_unet_down_blocks_1_attentions_0_proj_in"
+    weights = {f"{part}.lora_down.weight": torch.zeros(4, 64, 1, 1), f"{part}.lora_up.weight": torch.zeros(64, 4, 1, 1)}
+    place("loras/style.safetensors", save(weights))
+    place("checkpoints/broken.safetensors", b"no model")
+    place("diffusers/half/model_index.json", b"{}")
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    page.evaluate(f"{widget(kind, name)}.value = {json.dumps(value)}")
+    page.get_by_test_id("queue-button").click()
+    page.get_by_test_id("error-overlay-see-errors").click()
+    if value.startswith("gone"):  # what is refused before anything runs is one click further away
+        page.get_by_label(f"Info for {SHOWN_NAMES[kind]}").click()
+    for words in said:
+        page.get_by_text(words).first.wait_for()
+    assert browser.outlined(page) == [kind]
+    page.screenshot(path=tmp_path / f"{kind}-{name}.png")
+
+
+def test_interrupt_stops_within_a_step(page, server):
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    page.evaluate(f"{widget('VegaLCMSampler', 'steps')}.value = 50")
+    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 987654")
+    page.evaluate(
+        """() => {
+            window.steps = []
+            window.app.api.addEventListener('progress', event => window.steps.push(event.detail.value))
+        }"""
+    )
+    before = server.get("/history").json().keys()
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("window.steps.some(step => step >= 2)")
+    page.get_by_label("Cancel current run").click()
+    at = page.evaluate("window.steps.at(-1)")
+    wait_for(lambda: server.get("/history").json().keys() - before)
+    assert page.evaluate("window.steps.at(-1)") <= at + 2, "the step that ran, and one that began before the click came"
+    assert browser.outlined(page) == []
+
+
+def test_refresh_shows_a_new_file(page, place):
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    values = f"{widget('VegaLoader', 'model_name')}.options.values"
+    assert "new.safetensors" not in page.evaluate(values)
+    place("checkpoints/new.safetensors")
+    refresh(page)
+    page.wait_for_function(f"{values}.includes('new.safetensors')")
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
-def test_send_image_shows_its_picture(page, server, format, tmp_path):
-    page.evaluate(
-        """format => {
-            const graph = window.app.graph
-            graph.clear()
-            const [picture, send] = ['EmptyImage', 'VegaSendImage'].map(type => window.LiteGraph.createNode(type))
-            graph.add(picture)
-            graph.add(send)
-            send.pos = [400, 0]
-            picture.connect(0, send, 0)
-            send.widgets.find(w => w.name === 'format').value = format
-        }""",
-        format,
-    )
-    send = "window.app.graph._nodes.find(n => n.type === 'VegaSendImage')"
-    shown = f"{send}?.imgs?.length === 1 && {send}.imgs[0].naturalWidth === 512"
-    page.evaluate("window.app.queuePrompt(0)")
-    page.wait_for_function(shown)
-    page.wait_for_function("window.app.ui.lastQueueSize === 0")
+def test_a_sent_picture_is_shown_and_dropped_again_it_is_the_graph(page, format):
+    browser.load(page, TEMPLATES["vega_send_image_api"])
+    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = '{format}'")
+    browser.run(page)
+    picture = browser.shown(page, "VegaSendImage")
     page.wait_for_timeout(1000)  # the end of the prompt must not take the picture away
-    assert page.evaluate(shown)
-    page.screenshot(path=tmp_path / "sent.png")
-    url = page.evaluate(f"window.app.nodeOutputs[{send}.id].sent[0].url")
+    assert browser.shown(page, "VegaSendImage").size == picture.size == (128, 128)
+    url = page.evaluate(f"window.app.nodeOutputs[{node('VegaSendImage')}.id].sent[0].url")
     if format != "jpeg":  # the browser can't read a JPEG's workflow
-        page.evaluate("window.app.graph.clear()")
-        page.evaluate(
-            """async url => {
-                const blob = await (await fetch(url)).blob()
-                await window.app.handleFile(new File([blob], 'dropped', { type: blob.type }))
-            }""",
-            url,
-        )
-        page.wait_for_function(f"{send}?.widgets.find(w => w.name === 'format').value === '{format}'")
+        drop(page, url, f"sent.{format}")
+        page.wait_for_function(f"{widget('VegaSendImage', 'format')}?.value === '{format}'")
+
+
+def test_a_saved_picture_dropped_again_is_the_graph(page):
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 31")
+    browser.run(page)
+    browser.shown(page, "SaveImage")
+    drop(page, page.evaluate(f"{node('SaveImage')}.imgs[0].src"), "saved.png")
+    page.wait_for_function(f"{widget('VegaLCMSampler', 'seed')}?.value === 31")
+    assert browser.outlined(page) == []
+
+
+def drop(page, url: str, name: str) -> None:
+    """The picture at the URL, dragged from a folder onto an empty canvas."""
+    page.evaluate("window.app.graph.clear()")
+    page.evaluate(
+        """async ([url, name]) => {
+            const blob = await (await fetch(url)).blob()
+            const dataTransfer = new DataTransfer()
+            dataTransfer.items.add(new File([blob], name, { type: blob.type }))
+            const canvas = document.getElementById('graph-canvas')
+            canvas.dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true }))
+        }""",
+        [url, name],
+    )
+    page.wait_for_function("window.app.graph.nodes.length > 0")
+
+
+def test_the_template_browser_shows_each_with_its_picture(page):
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.get_by_text(ROOT.name, exact=True).first.click()
+    for name in TEMPLATES:
+        card = page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        card.locator("img").first.evaluate("image => image.decode()")
+    page.get_by_test_id("template-workflow-vega_img2img").click()
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(TEMPLATES['vega_img2img']['nodes'])}")
+    assert browser.outlined(page) == []
+    assert page.complaints == []
+
+
+def test_the_help_page_is_shown_with_its_picture(page):
+    browser.load(page, TEMPLATES["vega_txt2img"])
+    x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node('VegaLoader')}.pos)")
+    page.mouse.click(x + 60, y - 8)
+    page.get_by_test_id("info-button").click()
+    page.get_by_text("Which autoencoder makes the pixels.").first.wait_for()
+    page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")
+
+
+@pytest.mark.parametrize(("typed", "found"), [("segmind vega", "Load Vega"), ("few step", "Apply LCM-LoRA (Vega)")])
+def test_a_node_is_found_by_other_words(page, typed, found):
+    page.evaluate("window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    page.keyboard.type(typed)
+    page.get_by_text(found, exact=True).first.wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+
+
+@pytest.mark.soak
+def test_a_letter_is_drawn_within_twice_the_models_own_time(page, server, client, record_property):
+    prompt = json.loads((ROOT / "workflows" / "api" / "vega_live_drawing.json").read_text(encoding="utf-8"))
+    (text,) = [one["inputs"] for one in prompt.values() if one["class_type"] == "CLIPTextEncode"]
+
+    def own_time(k: int) -> float:
+        text["text"] = f"night, desert, full moon {k}"
+        began = {kind: time.perf_counter() for kind, _ in client.events(client.queue(prompt))}
+        return began["executed"] - began["execution_start"]
+
+    browser.load(page, TEMPLATES["vega_live_drawing"])
+    browser.run(page)
+    page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
+    page.evaluate(
+        f"""() => {{
+            const send = {node("VegaSendImage")}
+            window.waits = []
+            let typed = 0, last = send.imgs[0].src
+            document.addEventListener('input', () => (typed = performance.now()), true)
+            const look = () => {{
+                const now = send.imgs?.[0]?.src
+                if (now && now !== last) [last, typed] = [now, window.waits.push(performance.now() - typed)]
+                requestAnimationFrame(look)
+            }}
+            look()
+        }}"""
+    )
+    page.get_by_test_id("dom-widget-textarea").first.click()
+    for k in range(LETTERS):
+        page.keyboard.type(str(k))
+        page.wait_for_function(f"window.waits.length === {k + 1} && window.app.ui.lastQueueSize === 0")
+    wait = statistics.median(page.evaluate("window.waits")) / 1000
+    own = statistics.median(own_time(k) for k in range(LETTERS))
+    record_property("model ms", round(1000 * own))
+    record_property("letter to picture ms", round(1000 * wait))
+    assert wait <= 2 * own

@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from test_browser import page  # noqa: F401  a fixture
 from vega_pack.vega_client.workflow import is_api, prompt, texts, to_api
 
 # All of it in make soak until its time on two cores is known.
@@ -52,7 +51,7 @@ BY_NAME = """window.app.registerExtension({
 
 
 @pytest.fixture(scope="module")
-def info(page, server):  # noqa: F811
+def info(page, server):
     """GET /object_info with the frontend's titles."""
     info = server.get("/object_info").json()
     titles = page.evaluate(
@@ -63,7 +62,7 @@ def info(page, server):  # noqa: F811
 
 
 @pytest.fixture
-def agree(page, info, monkeypatch):  # noqa: F811
+def agree(page, info, monkeypatch):
     """A function that fails where the converter and the frontend differ; of alternatives both take the first."""
     page.evaluate("Math.random = () => 0")
     monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
@@ -360,7 +359,7 @@ HANDMADE = {
 
 
 @pytest.mark.parametrize("name", HANDMADE)
-def test_handmade(agree, page, monkeypatch, name):  # noqa: F811
+def test_handmade(agree, page, monkeypatch, name):
     class Clock:
         now = staticmethod(lambda: datetime(2026, 3, 4, 5, 6, 7))
 
@@ -369,7 +368,7 @@ def test_handmade(agree, page, monkeypatch, name):  # noqa: F811
     agree(HANDMADE[name])
 
 
-def test_values_by_name(agree, page):  # noqa: F811
+def test_values_by_name(agree, page):
     """As the packs read them that save them so; the frontend alone can't."""
     page.evaluate(BY_NAME)
     sampler = {"seed": 5, "steps": 3, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.5}
