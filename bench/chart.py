@@ -10,7 +10,8 @@ from .variants import ACCELERATED, OURS
 
 matplotlib.use("Agg")
 COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b"}
-OTHERS = "#9aa0a6"
+OTHERS = "#757b82"
+LETTERS, DPI = 8, 110  # the smallest letters, in points
 
 
 def draw(data: dict, path: Path) -> None:
@@ -29,7 +30,7 @@ def draw(data: dict, path: Path) -> None:
     bars(ends, {name: ms for (name, case), ms in medians.items() if case == main}, floor[main], main)
     growth(steps, medians, floor, lambda case: case.steps, main._replace(steps=0), "steps")
     growth(pixels, medians, floor, lambda case: case.size**2 / 2**20, main._replace(size=0), "megapixels")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
 
@@ -60,4 +61,4 @@ def growth(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, la
     axes.plot(*zip(*line(floor), strict=True), color="black", linestyle="--", linewidth=1, label="UNet and decoder's limit")
     axes.set_xlabel(label)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=LETTERS, frameon=False)

@@ -107,6 +107,15 @@ def many_prompts(server, client, count):
     return early, process.memory_info().rss / 2**20
 
 
+def test_loading_and_sampling_show_how_far_they_are(server, client):
+    server.post("/free", {"free_memory": True})
+    prompt = graphs.text_to_image(VegaLCMSampler__seed=1234, VegaLCMSampler__steps=3)
+    told = [data for kind, data in client.events(client.queue(prompt)) if kind == "progress"]
+    loading = [(data["value"], data["max"]) for data in told if data["node"] == graphs.LOADER]
+    assert (loading[0], loading[-1]) == ((0, 3), (3, 3))
+    assert [(data["value"], data["max"]) for data in told if data["node"] == graphs.SAMPLER] == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client):
     early, late = many_prompts(server, client, 30)
     assert late - early < 32
@@ -180,3 +189,26 @@ def test_every_step_count_equals_the_pipeline(client, oracle):
     for steps in range(1, 9):
         for batch, width, height in ((1, 128, 128), (3, 96, 160), (1, 192, 128)):
             check_exactness(client, oracle, steps, batch, width, height, seed=steps * 1000 + batch)
+
+
+@pytest.mark.soak
+def test_previews_cost_less_than_5_percent(server, client, record_property):
+    """Both ways by turns, as machines get slower and faster by themselves."""
+
+    def seconds(previews: str, seed: int) -> float:
+        prompt = graphs.text_to_image(VegaLCMSampler__seed=seed, VegaLCMSampler__steps=8)
+        body = {"prompt": prompt, "client_id": client.id, "extra_data": {"preview_method": previews}}
+        at = {"preview": 0.0}
+        for kind, _ in client.events(server.post("/prompt", body).json()["prompt_id"]):
+            if kind == "preview":
+                at["preview"] += 1
+            elif kind in ("execution_start", "executed"):
+                at[kind] = time.perf_counter()
+        assert at["preview"] == (8 if previews == "auto" else 0)
+        return at["executed"] - at["execution_start"]
+
+    seconds("none", 0)
+    pairs = [(seconds("auto", 2 * k + 1), seconds("none", 2 * k + 2)) for k in range(40)]
+    cost = statistics.median(shown / plain for shown, plain in pairs) - 1
+    record_property("cost of previews in percent", round(100 * cost, 1))
+    assert cost < 0.05
