@@ -5,8 +5,10 @@ import contextlib
 import os
 import queue
 import signal
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pydantic
@@ -20,22 +22,49 @@ from .deployments import DRAIN, Painter, bound
 from .options import Options
 
 FLUSH = 1.0  # seconds for the last answers to leave the proxy
+MOST = 1000  # processes on one machine
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """For argparse: a number between these."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+        return int(text)
+
+    return number
+
+
+def check_free(host: str, port: int, option: str) -> None:
+    """Ray would say so in pages, after half a minute."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        sys.exit(f"nothing can listen at {host}:{port} ({error.strerror}): choose another {option}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI, with this pack in custom_nodes")
-    parser.add_argument("--replicas", type=int, default=1, help="ComfyUI processes, each with its own GPU if there is one")
-    parser.add_argument("--most", type=int, help="up to so many, by the load")
+    parser.add_argument(
+        "--replicas", type=whole(1, MOST), default=1, help="ComfyUI processes, each with its own GPU if there is one"
+    )
+    parser.add_argument("--most", type=whole(1, MOST), help="up to so many, by the load")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--metrics-port", type=int, default=8080, help="where Prometheus finds Ray's and our metrics")
+    parser.add_argument("--port", type=whole(1, 65535), default=8000)
+    parser.add_argument("--metrics-port", type=whole(1, 65535), default=8080, help="for Prometheus: Ray's and our metrics")
     given, rest = parser.parse_known_args()
+    if given.most and given.most < given.replicas:
+        parser.error(f"--most {given.most} is fewer than --replicas {given.replicas}")
     try:
         options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
     except pydantic.ValidationError as error:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
+    check_free(given.host, given.port, "--port")
+    check_free("127.0.0.1", given.metrics_port, "--metrics-port")
     os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
     # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
     ray.init(

@@ -129,6 +129,20 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
 
 
 @pytest.mark.soak
+def test_numbers_that_cannot_be_and_a_port_that_is_taken_are_told_before_ray_starts(server):
+    for options, said in (
+        (["--replicas", "0"], "'0' is no number from 1 to 1000"),
+        (["--replicas", "3", "--most", "2"], "--most 2 is fewer than --replicas 3"),
+        (["--port", str(server.port)], f"nothing can listen at 127.0.0.1:{server.port} (Address already in use)"),
+    ):
+        command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *options]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode
+        assert said in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.soak
 def test_a_worker_killed_under_load_loses_nothing(pair, server):
     leash = hosts(pair)[0].parent()
     under_load(pair, server, range(100, 130), lambda: leash.parent().send_signal(signal.SIGKILL))
