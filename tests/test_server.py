@@ -113,7 +113,9 @@ def test_loading_and_sampling_show_how_far_they_are(server, client):
     told = [data for kind, data in client.events(client.queue(prompt)) if kind == "progress"]
     loading = [(data["value"], data["max"]) for data in told if data["node"] == graphs.LOADER]
     assert (loading[0], loading[-1]) == ((0, 3), (3, 3))
-    assert [(data["value"], data["max"]) for data in told if data["node"] == graphs.SAMPLER] == [(1, 3), (2, 3), (3, 3)]
+    steps = [(data["value"], data["max"]) for data in told if data["node"] == graphs.SAMPLER]
+    # Without previews the host leaves out what comes within a tenth of a second (comfy/utils.py, ProgressBar).
+    assert steps in ([(1, 3), (2, 3), (3, 3)], [(1, 3), (3, 3)])
 
 
 def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client):
