@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {"cuda", "torch", "safetensors", "tqdm"}  # cuda: torch's own bindings
@@ -86,17 +85,3 @@ def test_no_machine_paths():
         if path.suffix in (".py", ".md", ".json", ".toml", ".txt", ".sh", ".yaml", "") and path.name != "LICENSE":
             found = pattern.search(path.read_text(encoding="utf-8"))
             assert not found, f"{path} names {found.group()}"
-
-
-def test_registry_metadata():
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    project, comfy = data["project"], data["tool"]["comfy"]
-    assert re.fullmatch(r"[a-z][a-z0-9-]{0,99}", project["name"])
-    assert "comfyui" not in project["name"]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
-    assert (ROOT / project["license"]["file"]).is_file()
-    assert project["urls"]["Repository"].startswith("https://")
-    assert comfy["PublisherId"]
-    assert comfy["DisplayName"]
-    assert project["dependencies"] == (ROOT / "requirements.txt").read_text().split()
-    assert not [d for d in project["dependencies"] if d.startswith("torch")]

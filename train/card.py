@@ -1,4 +1,4 @@
-"""What shows vega-nano: the grid and the table of its model card, and the pack's icon, drawn by itself."""
+"""What shows vega-nano: the grid and the table of its model card."""
 
 import json
 import re
@@ -34,14 +34,12 @@ def sheet(artist: Artist, rows: list[Setting]) -> Image.Image:
 
 
 def make(folder: Path, work: Path) -> None:
-    """Writes samples.jpg, icon.png and the scores between the marks of README.md, all in folder."""
+    """Writes samples.jpg and the scores between the marks of README.md, all in folder."""
     readme = folder / "README.md"
     if not readme.exists():
         sys.exit(f"card writes the scores into {readme}, which is missing: copy vega/nano/README.md there first")
     result = json.loads((work / "scores.json").read_text())
     artist = Artist(folder)
     sheet(artist, settings(result["guidance"]["25"])).save(folder / "samples.jpg", quality=92)
-    drawn = artist.draw([PROMPTS[0]], Setting(True, LCMScheduler, 4))
-    as_images(drawn)[0].resize((400, 400), Image.Resampling.LANCZOS).save(folder / "icon.png")
     marked = re.compile(r"(<!-- scores -->\n).*?(<!-- end of scores -->)", re.DOTALL)
     readme.write_text(marked.sub(lambda m: m[1] + as_markdown(result) + "\n" + m[2], readme.read_text()))

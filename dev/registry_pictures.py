@@ -1,0 +1,66 @@
+"""Draws what the Comfy registry shows of the pack, its icon and its banner, with vega-nano on the real server."""
+
+import io
+
+import comfyui
+import host
+from PIL import Image, ImageDraw, ImageFont
+
+FOLDER = host.ROOT / "docs" / "pictures"
+ICON_SIDE = 400  # the largest that the registry takes
+TILE = 180
+COLUMNS, ROWS = 7, 3  # 21:9, as the registry wants it
+DRAWN = 160  # a little less than a tile, and what vega-nano draws well
+STEPS = 8
+
+ICON = ("a sunset over the sea with a boat, sun", 7)
+# One day from left to right, three landscapes from top to bottom; the name stands in the middle of the middle row.
+DAY = ("dawn", "dawn, sun", "day, sun", "day, clouds", "sunset", "night, stars", "night, full moon")
+LANDSCAPES = ("the sea with a boat, {}", "hills with a house, {}", "desert with a cactus, {}")
+PLATE = (2, 1, 5, 2)  # columns and rows: left, top, right, bottom
+NAME, SAYS = "Vega RT", "pictures in one to eight steps"
+NAME_SIZE, SAYS_SIZE = 92, 30
+INK, PAPER = "#ffffff", "#16121f"
+
+
+def draw(server: comfyui.Server, prompt: str, seed: int) -> Image.Image:
+    body = {"prompt": prompt, "seed": seed, "num_inference_steps": STEPS, "img_width": DRAWN, "img_height": DRAWN}
+    response = server.post("/v1/segmind-vega-rt-v1", body | {"format": "png"})
+    response.raise_for_status()
+    return Image.open(io.BytesIO(response.content)).convert("RGB")
+
+
+def scaled(picture: Image.Image, side: int) -> Image.Image:
+    return picture.resize((side, side), Image.Resampling.LANCZOS)
+
+
+def icon(server: comfyui.Server) -> Image.Image:
+    return scaled(draw(server, *ICON), ICON_SIDE)
+
+
+def banner(server: comfyui.Server) -> Image.Image:
+    page = Image.new("RGB", (COLUMNS * TILE, ROWS * TILE), PAPER)
+    left, top, right, bottom = PLATE
+    for row, landscape in enumerate(LANDSCAPES):
+        for column, time in enumerate(DAY):
+            if not (left <= column < right and top <= row < bottom):
+                picture = draw(server, landscape.format(time), COLUMNS * row + column)
+                page.paste(scaled(picture, TILE), (column * TILE, row * TILE))
+    middle = (left + right) / 2 * TILE
+    ink = ImageDraw.Draw(page)
+    ink.text((middle, (top + 0.38) * TILE), NAME, INK, ImageFont.load_default(NAME_SIZE), anchor="mm")
+    ink.text((middle, (top + 0.79) * TILE), SAYS, INK, ImageFont.load_default(SAYS_SIZE), anchor="mm")
+    return page
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    with comfyui.serve(host.ROOT / ".comfyui") as server:
+        icon(server).save(FOLDER / "icon.png", optimize=True)
+        banner(server).save(FOLDER / "banner.jpg", quality=90)
+    for path in sorted(FOLDER.iterdir()):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
