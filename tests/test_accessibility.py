@@ -5,24 +5,14 @@ from pathlib import Path
 
 import help_pictures
 import pytest
+import registry_pictures
 import thumbnails
-from PIL import ImageColor
+from contrast import contrast
 
 from bench import chart
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 LEAST = 11
-
-
-def luminance(colour: str) -> float:
-    channels = [value / 255 for value in ImageColor.getrgb(colour)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return sum(share * c for share, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(one: str, other: str) -> float:
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 def test_contrast_is_that_of_wcag():
@@ -33,6 +23,11 @@ def test_contrast_is_that_of_wcag():
 def test_thumbnails():
     assert contrast(thumbnails.INK, thumbnails.PAPER) >= 4.5
     assert min(thumbnails.TITLE, thumbnails.SMALL) >= LEAST
+
+
+def test_the_banner():
+    assert contrast(registry_pictures.INK, registry_pictures.PAPER) >= 4.5
+    assert min(registry_pictures.NAME_SIZE, registry_pictures.SAYS_SIZE) >= LEAST
 
 
 def test_help_pictures():
