@@ -8,6 +8,7 @@ import time
 import uuid
 from dataclasses import dataclass
 
+import comfy.model_management
 import execution
 from protocol import BinaryEventTypes
 from server import PromptServer
@@ -87,8 +88,10 @@ class HostClient:
         if queue.delete_queue_item(lambda item: item[1] == prompt.id):
             prompt.failure = Interrupted()
             self.ended(prompt)
-        else:
+        elif hasattr(queue, "interrupt_if_running"):
             queue.interrupt_if_running(prompt.id)
+        elif any(item[1] == prompt.id for item in queue.get_current_queue_volatile()[0]):
+            comfy.model_management.interrupt_current_processing()  # as ComfyUI 0.24 itself has it
 
     def ended(self, prompt: Prompt) -> None:
         self.prompts.pop(prompt.id, None)

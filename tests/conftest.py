@@ -19,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(HOST))
 sys.path += [str(ROOT / "dev"), str(ROOT / "tests")]
 
+import utils.extra_config  # noqa: E402, F401  (first, as in main.py: ComfyUI 0.24's nodes.py hides it behind comfy/utils.py)
 from comfy.cli_args import args  # noqa: E402
 
 args.cpu = not torch.cuda.is_available()

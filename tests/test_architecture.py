@@ -16,7 +16,8 @@ ALLOWED = {
     "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
     | {"pictures", "vega"},
     "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
-    "api": {"execution", "protocol", "server", "aiohttp", "pydantic", "pydantic_settings", "nodes", "pictures", "vega"},
+    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "pydantic_settings"}
+    | {"nodes", "pictures", "vega"},
 }
 
 

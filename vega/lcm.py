@@ -90,7 +90,8 @@ def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator],
         ones = x.new_ones(len(x))
         for i in bar.steps(len(levels) - 1, disable):
             clean = model(x, sigmas[i] * ones, **extra_args)
-            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
+            if callback is not None:
+                callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
             x = clean
             if levels[i + 1] > 0:
                 x = clean + levels[i + 1] * uploaded(noise(x.shape, generators), x.device)

@@ -111,7 +111,7 @@ def load(path: Path, config_source: Path, config: dict, found: dict[str, torch.T
         weight_dtype=comfy.utils.weight_dtype(found),
     )
     manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, dtypes)
-    model_config.set_inference_dtype(dtype, manual_cast, device=load_device)
+    model_config.set_inference_dtype(dtype, manual_cast)
     offload_device = comfy.model_management.unet_offload_device()
     model = model_config.get_model({}, device=offload_device)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
