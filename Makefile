@@ -8,8 +8,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 ENVIRONMENT := .venv/installed
 BIN := .venv/bin
+HOSTS := 0.24.1 0.27.0 0.30.0
 
-.PHONY: demo run serve test soak bench table lint validate nano gpu-pack gpu clean
+.PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano gpu-pack gpu clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python dev/demo.py
@@ -24,8 +25,17 @@ serve: $(ENVIRONMENT)
 
 # Workers of one thread each take half the time of one with all of them, of which the others mostly wait; one more worker
 # than two cores can hold fills the time in which tests wait for their servers.
+WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(ENVIRONMENT)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+
+# What a ComfyUI can break, on the oldest one that the pack is for and on later ones, each with what it requires itself;
+# `make 0.24.1` on that one alone.
+CORE := accelerate api bad_input composition exactness host_version lcm loading lora model_paths nodes one_prompt \
+    send_image server tiny_decoder
+hosts: $(HOSTS)
+$(HOSTS): %: .host/venv-%/installed
+	COMFYUI_PATH=$(CURDIR)/.host/ComfyUI-$@ OMP_NUM_THREADS=1 .host/venv-$@/bin/python -m pytest $(WORKERS) $(CORE:%=tests/test_%.py)
 
 soak: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m soak
@@ -67,4 +77,8 @@ clean:
 # The environment is whole when this file is newer than what it was made from.
 $(ENVIRONMENT): dev/requirements.txt dev/setup.sh dev/host.py
 	@sh dev/setup.sh
+	@touch $@
+
+.host/venv-%/installed: dev/requirements.txt dev/setup.sh dev/host.py
+	@sh dev/setup.sh .host/venv-$* $*
 	@touch $@

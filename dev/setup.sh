@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes .venv with the pinned packages and the host with its own requirements; run by make when they have changed.
+# Makes an environment (.venv) with the pinned packages and those that the host requires; run by make when they have changed.
+# `sh dev/setup.sh FOLDER VERSION` makes another one, for another pinned host.
 set -eu
 
 # A name on the PATH may be a version manager's shim that runs nothing, so each is tried.
@@ -15,9 +16,11 @@ if [ -z "$python" ]; then
     exit 1
 fi
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
-host=$(.venv/bin/python dev/host.py)
-.venv/bin/python -m pip install --quiet uv==0.13.8
+environment=${1:-.venv}
+[ -x "$environment/bin/python" ] || "$python" -m venv "$environment"
+host=$("$environment/bin/python" dev/host.py ${2:+"$2"})
+"$environment/bin/python" -m pip install --quiet uv==0.13.8
 # uv installs in half a minute what takes pip four; pip is the way where only pip is configured for a mirror.
-.venv/bin/uv pip install --quiet --python .venv/bin/python -r dev/requirements.txt -r "$host/requirements.txt" ||
-    .venv/bin/python -m pip install -r dev/requirements.txt -r "$host/requirements.txt"
+"$environment/bin/uv" pip install --quiet --python "$environment/bin/python" \
+    -r dev/requirements.txt -r "$host/requirements.txt" ||
+    "$environment/bin/python" -m pip install -r dev/requirements.txt -r "$host/requirements.txt"
