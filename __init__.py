@@ -4,6 +4,9 @@ WEB_DIRECTORY = "./web"  # not tool.comfy.web: that one is served under the proj
 
 
 async def comfy_entrypoint():
-    from .extension import VegaExtension  # late, because pytest and tools import this file outside the host
+    from . import host_version  # late, because pytest and tools import this file outside the host
+
+    host_version.check()
+    from .extension import VegaExtension  # later still: an older ComfyUI may lack what it imports
 
     return VegaExtension()
