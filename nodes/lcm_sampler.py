@@ -1,10 +1,10 @@
 """KSampler (Vega LCM)."""
 
 import comfy.utils
-import latent_preview
 from comfy_api.v0_0_2 import io
 
 from ..vega import lcm
+from . import preview
 
 
 class VegaLCMSampler(io.ComfyNode):
@@ -46,6 +46,6 @@ class VegaLCMSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, seed, steps, positive, latent_image, denoise) -> io.NodeOutput:
-        callback = latent_preview.prepare_callback(model, steps)
         quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-        return io.NodeOutput(lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, quiet))
+        shown = preview.callback(model, steps)
+        return io.NodeOutput(lcm.sample(model, seed, steps, positive, latent_image, denoise, shown, quiet))

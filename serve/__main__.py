@@ -43,7 +43,7 @@ def check_free(host: str, port: int, option: str) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        sys.exit(f"nothing can listen at {host}:{port} ({error.strerror}): choose another {option}")
+        sys.exit(f"nothing can listen at {host}:{port} ({os.strerror(error.errno)}): choose another {option}")
 
 
 def main() -> None:
