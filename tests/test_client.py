@@ -201,6 +201,13 @@ def test_no_server_is_one_sentence(monkeypatch):
         client.queue({"1": {"class_type": "PreviewImage", "inputs": {}}})
 
 
+def test_a_program_ends_that_forgets_to_close_or_has_a_wrong_address(server):
+    for call, code in ((f"Client({server.url!r}).generate('snow')", 0), ("Client('127.0.0.1:8188')", 1)):
+        program = f"from vega_client import Client; {call}"
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, done.stderr
+
+
 def test_it_installs_by_itself(tmp_path):
     """From the repository, with nothing of the pack beside it."""
     shutil.copytree(ROOT / "vega_client", tmp_path / "source")  # it is built within

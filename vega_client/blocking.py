@@ -1,9 +1,9 @@
 """The client for programs that are not asynchronous."""
 
-import functools
+import asyncio
+import threading
 from pathlib import Path
 
-from anyio.from_thread import start_blocking_portal
 from PIL import Image
 
 from .client import AsyncClient
@@ -13,9 +13,11 @@ class Client:
     """AsyncClient in a thread of its own, in which its callbacks run, too. For use with `with`, from any thread."""
 
     def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
-        self.starting = start_blocking_portal()
-        self.portal = self.starting.__enter__()
-        self.client = self.portal.call(functools.partial(AsyncClient, url, key))
+        self.client = AsyncClient(url, key)
+        self.loop = asyncio.new_event_loop()
+        # A daemon: a program that forgets to close ends all the same.
+        self.thread = threading.Thread(target=self.loop.run_forever, name="vega_client", daemon=True)
+        self.thread.start()
 
     def __enter__(self) -> "Client":
         return self
@@ -24,8 +26,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self.portal.call(self.client.close)
-        self.starting.__exit__(None, None, None)
+        self.run(self.end)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    async def end(self) -> None:
+        """Calls that were given up take their work off the server before the connections go."""
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        await self.client.close()
 
     def generate(self, prompt: str, **options) -> Image.Image:
         """As AsyncClient.generate."""
@@ -36,7 +48,7 @@ class Client:
         return self.run(self.client.queue, workflow, overrides, **options)
 
     def run(self, call, *arguments, **options):
-        future = self.portal.start_task_soon(functools.partial(call, *arguments, **options))
+        future = asyncio.run_coroutine_threadsafe(call(*arguments, **options), self.loop)
         try:
             return future.result()
         except BaseException:  # Ctrl-C: what is being drawn is given up, too
