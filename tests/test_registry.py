@@ -13,6 +13,7 @@ import comfyui
 import graphs
 import host
 import numpy as np
+import pytest
 import registry_pictures
 import tomllib
 from PIL import Image
@@ -93,6 +94,7 @@ def test_the_icon_and_the_banner_have_the_sizes_that_it_shows():
         assert banner.width * 9 == banner.height * 21
 
 
+@pytest.mark.soak
 def test_vega_nano_draws_them(server):
     for field, draw in (("Icon", registry_pictures.icon), ("Banner", registry_pictures.banner)):
         with picture(field) as shown:
@@ -106,6 +108,7 @@ def test_what_only_developers_need_is_not_installed():
     assert "vega/nano/reader.safetensors" not in packed()
 
 
+@pytest.mark.soak
 def test_what_is_installed_draws(server, tmp_path):
     """The archive's files alone, in custom_nodes of a server of their own."""
     package = tmp_path / "package"
