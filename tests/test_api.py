@@ -255,6 +255,7 @@ def test_concurrent_clients_get_their_own_pictures(server):
 
 
 def test_a_client_that_goes_away_while_drawing_is_drawn_no_further(server):
+    """PromptQueue.interrupt_if_running; before ComfyUI had it (0.24.1), what the host's own /interrupt does."""
     before = server.log.read_text(encoding="utf-8").count("Processing interrupted")
     with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, samples=4):
         wait_for(lambda: queue(server)[0])
