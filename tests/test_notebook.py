@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import walk_through
 from PIL import Image
+from psnr import psnr
 
 SHOWN = walk_through.read()
 CODE = [cell for cell in SHOWN.cells if cell.cell_type == "code"]
@@ -36,10 +37,6 @@ def columns(cell) -> list[np.ndarray]:
     """What stands side by side in a cell's row, without the labels."""
     (row,) = pictures(cell)
     return np.split(row[LABEL:], row.shape[1] // SIDE, axis=1)
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    return 10 * np.log10(255**2 / max(np.square(one - other).mean(), 1e-9))
 
 
 @pytest.mark.parametrize("cell", CODE, ids=lambda cell: cell.id)
