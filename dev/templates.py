@@ -56,14 +56,11 @@ def txt2img_1024(g: Graph) -> None:
 def img2img(g: Graph) -> None:
     load, fast = few_step_model(g)
     text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
-    picture, scaled = start_picture(g, 510, 128)
-    shown = g.node("PreviewImage", 4, 510, "Start", images=scaled)
-    encode = g.node("VAEEncode", 4, 820, pixels=scaled, vae=load["VAE"].via(*down(load, 854)))
+    g.group("2. Prompt", text)
+    encode = start_latent(g, load)
     drawn = sampler(g, 5, 400, fast, text, encode, denoise=0.7)
     decode = g.node("VegaTinyVAEDecode", 6, 400, samples=drawn, vae=along(load, 6, 400, 854, 940))
     save = g.node("SaveImage", 7, 400, images=decode, filename_prefix="vega")
-    g.group("2. Prompt", text)
-    g.group("3. Start picture", picture, scaled, shown, encode)
     g.group("4. Draw", drawn)
     g.group("5. Picture", decode, save)
 
@@ -71,9 +68,8 @@ def img2img(g: Graph) -> None:
 def inpaint(g: Graph) -> None:
     load, fast = few_step_model(g)
     text = prompt(g, 2, 240, load, "a pink dawn over pine trees with a calm lake, the sun, clouds")
-    picture, scaled = start_picture(g, 510, 128)
-    shown = g.node("PreviewImage", 4, 510, "Start", images=scaled)
-    encode = g.node("VAEEncode", 4, 820, pixels=scaled, vae=load["VAE"].via(*down(load, 854)))
+    g.group("2. Prompt", text)
+    encode = start_latent(g, load)
     keep = g.node("SolidMask", 3, 1000, "Keep all (black)", value=0.0, width=128, height=128)
     paint = g.node("SolidMask", 3, 1170, "Draw anew (white)", value=1.0, width=128, height=48)
     mask = g.node("MaskComposite", 4, 1060, "Mask", destination=keep, source=paint, operation="add")
@@ -82,8 +78,6 @@ def inpaint(g: Graph) -> None:
     drawn = sampler(g, 6, 400, fast, text, masked)
     decode = g.node("VegaTinyVAEDecode", 7, 400, samples=drawn, vae=along(load, 7, 400, 854, 1390))
     save = g.node("SaveImage", 8, 400, images=decode, filename_prefix="vega")
-    g.group("2. Prompt", text)
-    g.group("3. Start picture", picture, scaled, shown, encode)
     g.group("4. Mask", keep, paint, mask, preview)
     g.group("5. Draw", masked, drawn)
     g.group("6. Picture", decode, save)
@@ -263,6 +257,15 @@ def start_picture(g: Graph, y: int, side: int) -> tuple[Node, Node]:
     picture = g.node("VegaReceiveImage", 2, y, "Start picture (inside this file)", image=file)
     size = {"width": side, "height": side, "upscale_method": "lanczos", "crop": "center"}
     return picture, g.node("ImageScale", 3, y, "Start size", image=picture, **size)
+
+
+def start_latent(g: Graph, load: Node) -> Node:
+    """The start picture, shown and encoded, in a group of its own; gives the node that encodes it."""
+    picture, scaled = start_picture(g, 510, 128)
+    shown = g.node("PreviewImage", 4, 510, "Start", images=scaled)
+    encode = g.node("VAEEncode", 4, 820, pixels=scaled, vae=load["VAE"].via(*down(load, 854)))
+    g.group("3. Start picture", picture, scaled, shown, encode)
+    return encode
 
 
 def grid(g: Graph, column: int, y: int, pictures: Node, labels: list[str], number: int) -> Node:
