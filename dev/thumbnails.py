@@ -4,6 +4,7 @@ import io
 import json
 
 import comfyui
+import demo
 import host
 import templates
 from PIL import Image, ImageDraw, ImageFont
@@ -47,10 +48,8 @@ def enlarged(picture: Image.Image) -> Image.Image:
 
 def labelled(client: comfyui.Client, graph: Graph, text: str) -> Image.Image:
     """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
-    prompt = json.loads((templates.WORKFLOWS / "api" / "vega_txt2img.json").read_text(encoding="utf-8"))
-    for node in prompt.values():
-        if node["class_type"] == "CLIPTextEncode":
-            node["inputs"]["text"] = text
+    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
+    demo.override(prompt, "CLIPTextEncode", "text", text)
     picture = draw(client, prompt).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     title = templates.notes()[graph.name].partition("\n")[0].removeprefix("## ")
     lines = [(title, TITLE), ("models to download", SMALL), ("this picture: vega-nano", SMALL)]
