@@ -40,10 +40,11 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 def check_free(host: str, port: int, option: str) -> None:
     """Ray would say so in pages, after half a minute."""
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        sys.exit(f"nothing can listen at {host}:{port} ({os.strerror(error.errno)}): choose another {option}")
+        why = os.strerror(error.errno) if error.errno > 0 else "this machine has no such address"  # below 0: not resolved
+        sys.exit(f"nothing can listen at {host}:{port} ({why}): choose another {option}")
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def main() -> None:
         options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
     except pydantic.ValidationError as error:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
-    check_free(given.host, given.port, "--port")
+    check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
     os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
     # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
