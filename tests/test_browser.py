@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import browser
-import numpy as np
 import pytest
 import torch
 from api_calls import wait_for
@@ -14,6 +13,7 @@ from browser import node, widget
 from safetensors.torch import save
 
 from train import reader
+from train.autoencoder import as_tensor
 from train.scenes import VALUES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,10 +37,8 @@ def read():
     model = reader.load(NANO)
 
     def read(picture) -> dict:
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return {
-            name: VALUES._asdict()[name][k] for name, k in zip(VALUES._fields, reader.read(model, pixels)[0][0], strict=True)
-        }
+        (seen,) = reader.read(model, as_tensor([picture.convert("RGB")]))[0].tolist()
+        return {name: values[k] for (name, values), k in zip(VALUES._asdict().items(), seen, strict=True)}
 
     return read
 
@@ -210,7 +208,9 @@ def test_interrupt_stops_within_a_step(page, server):
     page.evaluate(
         """() => {
             window.steps = []
-            window.app.api.addEventListener('progress', event => window.steps.push(event.detail.value))
+            window.app.api.addEventListener('progress', ({ detail }) => {
+                if (detail.max === 50) window.steps.push(detail.value)
+            })
         }"""
     )
     before = server.get("/history").json().keys()
