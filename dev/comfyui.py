@@ -49,6 +49,17 @@ class Server:
     def connect(self) -> "Client":
         return Client(self)
 
+    def free(self) -> None:
+        """Models and what nodes have drawn are forgotten when this returns.
+
+        The host only notes POST /free, and a prompt that comes quickly runs before it; what follows a prompt runs after.
+        """
+        self.post("/free", {"free_memory": True, "unload_models": True}).raise_for_status()
+        image = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+        shown = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+        with self.connect() as client:
+            client.run({"1": image, "2": shown})
+
 
 class Client:
     """One websocket connection, and the prompts queued under its id."""

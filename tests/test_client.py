@@ -170,7 +170,7 @@ def test_connections_that_break_lose_nothing(server):
             thread.join(60)
         assert sum(cut) >= 4
         assert client.generate(PROMPT, seed=2).size == (128, 128)
-    server.post("/free", {"free_memory": True})  # what it has drawn, it has not kept
+    server.free()  # what it has drawn, it has not kept
     with Client(server.url) as client:
         for workflow, image in zip(graphs_cut, drawn, strict=True):
             assert same(*client.queue(workflow), image)

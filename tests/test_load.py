@@ -1,7 +1,6 @@
 """Many clients at once: nothing lost, nothing wrong, and less beside the model than the host's own way costs."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -15,8 +14,7 @@ def test_every_client_gets_its_own_picture(server):
     ways = load.everyone(4, models)
     drawn = asyncio.run(load.load(server.url, ways[load.API], asked)).pictures
     assert len(asyncio.run(load.load(server.url, ways[load.HOST], others)).pictures) == len(others)
-    server.post("/free", {"free_memory": True, "unload_models": True})  # what it has drawn, it has not kept
-    time.sleep(1)
+    server.free()  # what it has drawn, it has not kept
     assert drawn == asyncio.run(load.load(server.url, [load.through_the_api], asked)).pictures
     assert len(set(drawn.values())) == len(asked)
 
