@@ -1,5 +1,6 @@
 """The chart of a machine's results."""
 
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +11,7 @@ from .variants import ACCELERATED, OURS
 
 matplotlib.use("Agg")
 COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b"}
-OTHERS = "#757b82"
+OTHERS, MARKERS = "#757b82", "oosD^vP*X"
 LETTERS, DPI = 8, 110  # the smallest letters, in points
 
 
@@ -30,6 +31,7 @@ def draw(data: dict, path: Path) -> None:
     bars(ends, {name: ms for (name, case), ms in medians.items() if case == main}, floor[main], main)
     growth(steps, medians, floor, lambda case: case.steps, main._replace(steps=0), "steps")
     growth(pixels, medians, floor, lambda case: case.size**2 / 2**20, main._replace(size=0), "megapixels")
+    figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=LETTERS, frameon=False)
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
@@ -51,14 +53,10 @@ def growth(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, la
         alike = [c for c in of if all(want in (0, have) for want, have in zip(fixed, c, strict=True))]
         return sorted((along(case), of[case]) for case in alike)
 
-    for name in dict.fromkeys(name for name, _ in medians):
+    for name, marker in zip(dict.fromkeys(name for name, _ in medians), cycle(MARKERS), strict=False):
         points = line({case: ms for (who, case), ms in medians.items() if who == name})
         if len(points) > 1:
-            colour = COLOURS.get(name, OTHERS)
-            axes.plot(
-                *zip(*points, strict=True), marker="o", markersize=3, color=colour, label=name if name in COLOURS else None
-            )
+            axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, color=COLOURS.get(name, OTHERS), label=name)
     axes.plot(*zip(*line(floor), strict=True), color="black", linestyle="--", linewidth=1, label="UNet and decoder's limit")
     axes.set_xlabel(label)
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=LETTERS, frameon=False)
