@@ -105,7 +105,7 @@ def steps_compared(g: Graph) -> None:
 
 def plain_beside_rt(g: Graph) -> None:
     """Two samplers can't share a model, prompts and a size without crossing links: only the prompts are shared."""
-    load, fast = few_step_model(g, group="1. Vega RT")
+    load, fast = few_step_model(g, group="1. Model and LCM-LoRA")
     text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
     negative = prompt(g, 2, 460, load, "clouds, night", "Negative prompt")
     size = empty(g, 4, 210, 128)
@@ -117,10 +117,10 @@ def plain_beside_rt(g: Graph) -> None:
     plain = g.node("KSampler", 5, 800, model=again["MODEL"], **conditions, latent_image=same, **settings)
     both = g.node("CreateList", 6, 400, "Both", inputs=[rt, plain])
     decode = g.node("VegaTinyVAEDecode", 7, 400, samples=both, vae=along(load, 7, 400, 1130))
-    scaled = grid(g, 7, 670, decode, ["Vega RT: 4 steps", "plain: 25 steps, CFG 9"], 6)
+    scaled = grid(g, 7, 670, decode, ["LCM-LoRA: 4 steps", "plain: 25 steps, CFG 9"], 6)
     g.group("2. Prompts", text, negative)
-    g.group("3. Vega RT: 4 steps", size, rt)
-    g.group("4. Plain Vega: 25 steps, CFG 9", again, same, plain)
+    g.group("3. With the LCM-LoRA: 4 steps", size, rt)
+    g.group("4. Without: 25 steps, CFG 9", again, same, plain)
     g.group("5. Decode", both, decode, scaled)
 
 
