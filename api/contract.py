@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
 
 MOST_SEED = 2**64 - 1
+MOST_BASE_SEED = MOST_SEED - 1  # the host's samplers that add noise add 1 to it (comfy/samplers.py, KSAMPLER.sample)
 SIZES = range(64, 2048 + 1, 8)
 # Segmind's names of schedulers, and those of the host's samplers -> the host's sampler and scheduler.
 SCHEDULERS = {
@@ -46,7 +47,9 @@ def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
     return Annotated[int, Strict(), Field(**bounds), BeforeValidator(whole), WithJsonSchema(schema)]
 
 
-Seed = Whole({"pattern": "^(-1|[0-9]{1,19})$"}, ge=-1, le=MOST_SEED)
+SEED_STRINGS = {"pattern": "^(-1|[0-9]{1,19})$"}
+Seed = Whole(SEED_STRINGS, ge=-1, le=MOST_SEED)
+BaseSeed = Whole(SEED_STRINGS, ge=-1, le=MOST_BASE_SEED)
 Size = Whole({"enum": [str(size) for size in SIZES]}, ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
 RealTimeSteps = Whole({"pattern": "^([1-9]|10)$"}, ge=1, le=10)
 Steps = Whole({"pattern": "^([1-9][0-9]?|100)$"}, ge=1, le=100)
@@ -69,6 +72,7 @@ Text = Annotated[str, Strict(), Field(max_length=10_000)]
 
 
 DENOISE = 0.6
+SEED_HELP = "The same seed draws the same picture; -1 is a random one, told in X-Seed."
 
 
 class Request(BaseModel):
@@ -79,7 +83,7 @@ class Request(BaseModel):
     )
 
     prompt: Text = Field(min_length=1, description="What to draw.")
-    seed: Seed = Field(-1, description="The same seed draws the same picture; -1 is a random one, told in X-Seed.")
+    seed: Seed = Field(-1, description=SEED_HELP)
     img_width: Size = Field(None, description="Pixels; by default the model's own size.")
     img_height: Size = Field(None, description="Pixels; by default the model's own size.")
     base64: Annotated[bool, Strict()] = Field(False, description="Answer JSON with the picture in base64.")
@@ -110,6 +114,7 @@ class RealTimeRequest(Request):
 class BaseRequest(Request):
     """POST /v1/segmind-vega: the base model with classifier-free guidance."""
 
+    seed: BaseSeed = Field(-1, description=SEED_HELP)
     negative_prompt: Text = Field("", description="What not to draw.")
     guidance_scale: Guidance = Field(9.0, description="Scale of the classifier-free guidance; 1 is none.")
     scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")

@@ -19,6 +19,7 @@ import requests
 from api_calls import BASE, PROMPT, RT, in_base64, long, opened, post, queue, raw, send_and_leave, wait_for
 from machine_lacks import lacks
 from PIL import Image
+from vega_pack.api import contract
 from vega_pack.api.access import Access
 
 KEYS = ("a-first-key", "a-second-kéy", "a-third-key")
@@ -89,9 +90,16 @@ def test_a_seed_is_a_picture_and_a_random_one_is_told(server):
 
 def test_samples_are_pictures_of_consecutive_seeds(server):
     request = dict(prompt=PROMPT, num_inference_steps=3, guidance_scale=2)
-    several = post(server, BASE, **request, seed=2**64 - 1, samples=2).json()["image"]
-    alone = [post(server, BASE, **request, seed=seed).content for seed in (2**64 - 1, 0)]
+    several = post(server, BASE, **request, seed=2**64 - 2, samples=2).json()["image"]
+    alone = [post(server, BASE, **request, seed=seed).content for seed in (2**64 - 2, 0)]
     assert [base64.b64decode(picture) for picture in several] == alone
+
+
+@pytest.mark.parametrize("scheduler", contract.SCHEDULERS)
+def test_each_scheduler_draws_with_the_highest_seed(server, scheduler):
+    request = dict(prompt=PROMPT, scheduler=scheduler, num_inference_steps=2, img_width=64, img_height=64)
+    assert post(server, BASE, **request, seed=2**64 - 2).status_code == 200
+    assert "18446744073709551614" in post(server, BASE, **request, seed=2**64 - 1).json()["error"]
 
 
 def test_image_to_image_keeps_more_of_the_image_with_less_denoise(server):
