@@ -132,6 +132,7 @@ def sent_pictures(server, count):
             graph = graphs.text_to_image(
                 CLIPTextEncode__text=f"{PROMPT}, {i}",
                 VegaLCMSampler__seed=i,
+                VegaLCMSampler__steps=1,
                 EmptyLatentImage__width=64,
                 EmptyLatentImage__height=64,
             )
