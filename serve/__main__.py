@@ -40,10 +40,11 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 def check_free(host: str, port: int, option: str) -> None:
     """Ray would say so in pages, after half a minute."""
     try:
+        socket.getaddrinfo(host, port)  # create_server would hide what kind of error it was
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno > 0 else "this machine has no such address"  # below 0: not resolved
+        why = "this machine has no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno)
         sys.exit(f"nothing can listen at {host}:{port} ({why}): choose another {option}")
 
 
