@@ -181,12 +181,12 @@ def fuzz_configs(sound, tmp_path, examples):
 
 
 def test_mutated_safetensors_headers(sound, tmp_path, memory):
-    outcomes = fuzz_headers(sound, tmp_path, 40)
-    assert outcomes["refused"] > 20
+    outcomes = fuzz_headers(sound, tmp_path, 60)
+    assert outcomes["refused"] > 30
 
 
 def test_mutated_configs(sound, tmp_path, memory):
-    outcomes = fuzz_configs(sound, tmp_path, 30)
+    outcomes = fuzz_configs(sound, tmp_path, 40)
     assert min(outcomes.values()) > 5
 
 
