@@ -99,7 +99,6 @@ def test_samples_are_pictures_of_consecutive_seeds(server):
 def test_each_scheduler_draws_with_the_highest_seed(server, scheduler):
     request = dict(prompt=PROMPT, scheduler=scheduler, num_inference_steps=2, img_width=64, img_height=64)
     assert post(server, BASE, **request, seed=2**64 - 2).status_code == 200
-    assert "18446744073709551614" in post(server, BASE, **request, seed=2**64 - 1).json()["error"]
 
 
 def test_image_to_image_keeps_more_of_the_image_with_less_denoise(server):
@@ -150,6 +149,7 @@ def test_formats(server, format):
         (BASE, {"prompt": "a", "guidance_scale": 0.5}, "guidance_scale", "from 1 to 25"),
         (BASE, {"prompt": "a", "scheduler": "../x"}, "scheduler", "UniPC"),
         (BASE, {"prompt": "a", "samples": 5}, "samples", "from 1 to 4"),
+        (BASE, {"prompt": "a", "seed": 2**64 - 1}, "seed", "from -1 to 18446744073709551614"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, said):
