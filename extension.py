@@ -8,6 +8,7 @@ from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
 from .nodes.loader import VegaLoader
+from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
@@ -25,6 +26,7 @@ class VegaExtension(ComfyExtension):
         return [
             VegaLoader,
             VegaLCMLora,
+            VegaLoraLoader,
             VegaAccelerate,
             VegaLCMSampler,
             VegaTinyVAEDecode,

@@ -11,7 +11,7 @@ import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
-from . import bar, one_prompt
+from . import bar, one_prompt, sd15_blocks
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
 SKIP = 1000 // ORIGINAL_STEPS
@@ -139,10 +139,13 @@ def sample(
     if not has_lcm_sampling(model):
         raise ValueError(
             "This model doesn't sample as an LCM. Put `Apply LCM-LoRA (Vega)` before this sampler, "
-            "or `ModelSamplingDiscrete` set to lcm if the checkpoint has its LCM-LoRA fused in."
+            "or `ModelSamplingDiscrete` set to lcm if the checkpoint has its LCM-LoRA fused in. A checkpoint with another "
+            "few-step adapter in it (DMD2, Lightning, Hyper-SD, Turbo) is for ComfyUI's own KSampler."
         )
     levels = sigmas(model.get_model_object("model_sampling"), steps, denoise)
     check_conditioning(model, positive)
+    sd15_blocks.check_patches(model)
+    sd15_blocks.check_conditioning(model, positive)
     start = check_latent(model, latent["samples"], ratio)
     indices = latent.get("batch_index") or range(len(start))
     if len(indices) != len(start):

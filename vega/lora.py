@@ -6,9 +6,10 @@ from pathlib import Path
 
 import comfy.lora
 import comfy.model_patcher
+import comfy.weight_adapter
 import torch
 
-from . import lcm, lora_keys, peft_alpha, unet, weights
+from . import few_step_adapters, lcm, lora_keys, peft_alpha, sd15_blocks, unet, weights
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
 ADAPTED = re.compile(
@@ -32,7 +33,12 @@ CHANNELS = 320  # of every published base
 # kohya's training scripts write these about their pictures; what distils a model has none of its own.
 STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
 
-USE_CORE = "Put it on with ComfyUI's own Load LoRA, before or after this node, and choose an LCM-LoRA here."
+USE_LOADER = (
+    "Put it on with `Load LoRA (Vega)`, which reads every key style, or with ComfyUI's own Load LoRA, which reads kohya's "
+    "alone, before or after this node, and choose an LCM-LoRA here."
+)
+# The host's own counts the blocks of these models as if none had been left out.
+USE_OURS = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."
 
 
 def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) -> comfy.model_patcher.ModelPatcher:
@@ -46,51 +52,71 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     if lcm.has_lcm_sampling(model):
         raise ValueError("This model already samples as an LCM: apply one LCM-LoRA, and only one, to a base model.")
     tensors, metadata = weights.read(path)
-    state_dict = model.model.diffusion_model.state_dict()
     config = model.model.model_config.unet_config
-    targets = {
-        kohya: key
-        for name, key in unet.diffusers_names(config, state_dict).items()
-        if ADAPTED.search(kohya := name.removesuffix(".weight").replace(".", "_"))
-    }
+    targets = lcm_targets(model)
     if not targets:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
-    adapter = matched(path, tensors, metadata, targets, config["model_channels"])
-
-    renamed, ranks, alphas, dtypes = {}, set(), set(), set()
-    for module, sides in adapter.items():
-        down, up = sides.get("down"), sides.get("up")
-        if down is None or up is None:
-            raise ValueError(f"{path}: {module} has only one of its two matrices. Download the file again.")
-        check_shapes(path, module, down, up, state_dict[targets[module]], config["model_channels"])
-        renamed[f"{module}.lora_down.weight"], renamed[f"{module}.lora_up.weight"] = down, up
-        if "alpha" in sides:
-            alpha = sides["alpha"].item() if sides["alpha"].numel() == 1 else float("nan")
-            if not abs(alpha) < float("inf"):
-                raise ValueError(f"{path}: the alpha of {module} is not a number. Download the file again.")
-            renamed[f"{module}.alpha"] = torch.tensor(float(alpha))
-            alphas.add(alpha)
-        ranks.add(down.shape[0])
-        dtypes.add(str(down.dtype).removeprefix("torch."))
-    key_map = {module: f"diffusion_model.{targets[module]}" for module in adapter}
-    patches = comfy.lora.load_lora(renamed, key_map, log_missing=False)
+    sd15_blocks.check_patches(model)
+    adapter = matched(path, tensors, metadata, targets, config)
 
     patched = model.clone()
-    applied = patched.add_patches(patches, strength)
+    applied = patched.add_patches(patches(path, adapter, targets, model), strength)
     if len(applied) != len(targets):
         raise ValueError(f"{path}: the host took {len(applied)} of {len(targets)} modules.")
     patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
     logging.info(
-        "LCM-LoRA %s: %d of %d modules, rank %s, alpha %s, %s, base %s",
+        "LCM-LoRA %s: %d of %d modules, %s, base %s",
         path.name,
         len(applied),
         len(targets),
-        span(ranks),
-        span(alphas) if alphas else "not in the file, so the rank",
-        " and ".join(sorted(dtypes)),
+        summary(adapter),
         base(len(targets), config["model_channels"]),
     )
     return patched
+
+
+def lcm_targets(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
+    """Each module that an LCM-LoRA for this model adapts, in kohya's spelling -> the UNet's weight; none of other models."""
+    state_dict = model.model.diffusion_model.state_dict()
+    names = unet.diffusers_names(model.model.model_config.unet_config, state_dict)
+    return {kohya: key for name, key in names.items() if ADAPTED.search(kohya := lora_keys.kohya(name))}
+
+
+def patches(
+    path: Path,
+    adapter: dict[str, dict[str, torch.Tensor]],
+    targets: dict[str, str],
+    model: comfy.model_patcher.ModelPatcher,
+) -> dict[str, comfy.weight_adapter.WeightAdapterBase]:
+    """The host's patches for the weights (targets) of an adapter's modules; ValueError for a module that does not fit."""
+    state_dict = model.model.diffusion_model.state_dict()
+    renamed, key_map = {}, {}
+    for module, sides in adapter.items():
+        down, up = sides.get("down"), sides.get("up")
+        if down is None or up is None:
+            raise ValueError(f"{path}: {module} has only one of its two matrices. Download the file again.")
+        check_shapes(path, module, down, up, state_dict[targets[module]], model.model.model_config.unet_config)
+        ours = f"{sd15_blocks.OURS}{module}"
+        key_map[ours] = f"diffusion_model.{targets[module]}"
+        renamed[f"{ours}.lora_down.weight"], renamed[f"{ours}.lora_up.weight"] = down, up
+        if "alpha" in sides:
+            alpha = alpha_of(sides)
+            if not abs(alpha) < float("inf"):
+                raise ValueError(f"{path}: the alpha of {module} is not a number. Download the file again.")
+            renamed[f"{ours}.alpha"] = torch.tensor(alpha)
+    return comfy.lora.load_lora(renamed, key_map, log_missing=False)
+
+
+def alpha_of(sides: dict[str, torch.Tensor]) -> float:
+    return float(sides["alpha"].item()) if sides["alpha"].numel() == 1 else float("nan")
+
+
+def summary(adapter: dict[str, dict[str, torch.Tensor]]) -> str:
+    """What a file holds, in words: "rank 64, alpha 8, float16"."""
+    alphas = {alpha_of(sides) for sides in adapter.values() if "alpha" in sides}
+    dtypes = sorted({str(sides["down"].dtype).removeprefix("torch.") for sides in adapter.values()})
+    rank = span({sides["down"].shape[0] for sides in adapter.values()})
+    return f"rank {rank}, alpha {span(alphas) if alphas else 'not in the file, so the rank'}, {' and '.join(dtypes)}"
 
 
 def matched(
@@ -98,29 +124,44 @@ def matched(
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
     targets: dict[str, str],
-    channels: int,
+    config: dict,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each of the model's modules -> its matrices in the file; ValueError unless the file has just these.
 
     Names and shapes alone would let an SDXL LCM-LoRA onto Vega: the smaller model's modules are a subset.
     """
+    channels = config["model_channels"]
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
+    levels = sd15_blocks.levels_kept(config)
+    remedy = USE_OURS if levels else USE_LOADER
     for_text = [key for key in tensors if lora_keys.is_text_encoders(key)]
     if len(for_text) == len(tensors):
-        raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {USE_CORE}")
+        raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {remedy}")
+    of_pictures = any(key in metadata for key in STYLE_METADATA)
+    if for_text or of_pictures:
+        why = "text encoders too" if for_text else "a model to pictures"
+        raise ValueError(
+            f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {remedy}"
+        )
+    if other := few_step_adapters.told(path, metadata):
+        called, recipe, said = other
+        raise ValueError(
+            f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
+            f"it {recipe}. If it is an LCM-LoRA all the same, begin the file's name with lcm-."
+        )
     adapter = lora_keys.grouped(path, tensors, peft_alpha.read(path, metadata))
     found = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in found)
-    if for_text or not residual or any(key in metadata for key in STYLE_METADATA):
-        why = "text encoders too" if for_text else "attention alone" if not residual else "a model to pictures"
+    if not residual:
         raise ValueError(
-            f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {USE_CORE}"
+            f"{path} adapts attention alone, so it is no LCM-LoRA: most LoRAs for a style or a subject do so, and so does "
+            f"Flash Diffusion's. {remedy}"
         )
     if found == targets.keys():
         return adapter
-    if len(found) == SD15 and len(targets) in (178, 147):
-        sources = {module: in_sd15(module, tiny=len(targets) == 147) for module in targets}
+    if len(found) == SD15 and levels:
+        sources = {module: sd15_blocks.in_sd15(module, levels) for module in targets}
         if all(source in found for source in sources.values()):
             return {module: adapter[source] for module, source in sources.items()}
     strangers, missing = sorted(found - targets.keys()), sorted(targets.keys() - found)
@@ -150,28 +191,20 @@ def base(modules: int, channels: int) -> str:
     return name if channels == CHANNELS else f"{name} with {channels} channels"
 
 
-def in_sd15(module: str, tiny: bool) -> str:
-    """The module of Stable Diffusion 1.5 that one of small-sd or tiny-sd was made from.
-
-    segmind/distill-sd (distill_training.py, prepare_unet) keeps the first and the last block of each level going up;
-    tiny-sd's three levels are the outer three.
-    """
-    module = re.sub(r"^(up_blocks_\d+_(?:resnets|attentions))_1_", r"\1_2_", module)
-    return re.sub(r"^up_blocks_(\d+)", lambda match: f"up_blocks_{int(match[1]) + 1}", module) if tiny else module
+def fits(down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> bool:
+    """Whether up @ down, flattened, is an update of the weight."""
+    up, down = up.flatten(1), down.flatten(1)
+    return (up.shape[0], up.shape[1], down.shape[1]) == (weight.shape[0], down.shape[0], weight.flatten(1).shape[1])
 
 
-def check_shapes(path: Path, module: str, down, up, weight, channels: int) -> None:
-    """ValueError unless up @ down, flattened, is an update of the weight."""
+def check_shapes(path: Path, module: str, down, up, weight, config: dict) -> None:
+    """ValueError unless the two matrices fit the weight."""
     if down.ndim < 2 or up.ndim < 2 or not len(down) or not {down.dtype, up.dtype} <= set(weights.DTYPES):
         raise ValueError(f"{path}: {module} is not two matrices of fp32, fp16 or bf16. Download the file again.")
-    if (up.flatten(1).shape[0], up.flatten(1).shape[1], down.flatten(1).shape[1]) != (
-        weight.shape[0],
-        down.shape[0],
-        weight.flatten(1).shape[1],
-    ):
+    if not fits(down, up, weight):
         raise ValueError(
             f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "
-            f"({channels} channels): the file was made for another base."
+            f"({config['model_channels']} channels): the file was made for another base."
         )
 
 

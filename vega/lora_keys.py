@@ -34,16 +34,39 @@ def is_text_encoders(key: str) -> bool:
     return bool(TEXT_ENCODER.match(key))
 
 
+def kohya(name: str) -> str:
+    """kohya's spelling of the module of a weight."""
+    return name.removesuffix(".weight").replace(".", "_")
+
+
 def grouped(
     path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha".
+    """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha"; all modules are there.
+
+    Stability's names become diffusers' by what their blocks hold, so a file of a part of the modules is for by_module().
+    """
+    found = parts(path, tensors)
+    native = [module for module in found if NATIVE.match(module)]
+    names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
+    renamed = {module: names[f"{module}.weight"].removesuffix(".weight") for module in native}
+    return with_alphas({renamed.get(module, module): sides for module, sides in found.items()}, alpha_of)
+
+
+def by_module(
+    path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """As grouped(), of a file of any of the modules, each under its name in the file, diffusers' or Stability's."""
+    return with_alphas(parts(path, tensors), alpha_of)
+
+
+def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Each UNet module of a LoRA file, without its key style's prefix -> its "down", "up" and perhaps "alpha".
 
     kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
-    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. alpha_of(module, rank) is the alpha of
-    a module without its own, if there is any. ValueError for any other key.
+    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. ValueError for any other key.
     """
-    native, adapter = {}, {}
+    found = {}
     for key, tensor in tensors.items():
         if is_text_encoders(key):
             continue
@@ -59,13 +82,17 @@ def grouped(
             module = PREFIX.sub("", module).removeprefix("diffusion_model.").replace(".processor.", ".")
             if module.endswith(".to_out"):
                 module += ".0"
-        group = native if NATIVE.match(module) else adapter
-        group.setdefault(module, {})[ENDINGS[ending]] = tensor
-    names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
-    adapter |= {names[f"{module}.weight"].removesuffix(".weight"): sides for module, sides in native.items()}
+        found.setdefault(module, {})[ENDINGS[ending]] = tensor
+    return found
+
+
+def with_alphas(
+    adapter: dict[str, dict[str, torch.Tensor]], alpha_of: Callable[[str, int], float | None]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The modules, in kohya's spelling; one without an alpha of its own gets alpha_of(module, rank), if there is any."""
     for module, sides in adapter.items():
         if "alpha" not in sides and "down" in sides and sides["down"].ndim:
             alpha = alpha_of(module, sides["down"].shape[0])
             if alpha is not None:
                 sides["alpha"] = torch.tensor(alpha)
-    return {module.replace(".", "_"): sides for module, sides in adapter.items()}
+    return {kohya(module): sides for module, sides in adapter.items()}

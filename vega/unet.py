@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from . import weights
+from . import sd15_blocks, weights
 
 # What the host's UNet class can be; anything else is refused by name instead of drawn wrong.
 REQUIRED = {
@@ -90,6 +90,11 @@ class SDShaped(comfy.supported_models.SD15):
 
     unet_config = {}
     unet_extra_config = {}
+
+    def get_model(self, state_dict, prefix="", device=None):
+        if sd15_blocks.levels_kept(self.unet_config):
+            return sd15_blocks.BlocksLeftOut(self, device=device)
+        return super().get_model(state_dict, prefix, device)
 
 
 def load(path: Path, config_source: Path, config: dict, found: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:

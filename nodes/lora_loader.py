@@ -1,0 +1,79 @@
+"""Load LoRA (Vega)."""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+from server import PromptServer
+
+from ..vega import style_lora
+from .lcm_lora import located
+from .loader import missing
+
+
+class VegaLoraLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="VegaLoraLoader",
+            display_name="Load LoRA (Vega)",
+            category="Vega",
+            description="Puts a LoRA for a style or a subject on a model: all of it, of any key style, or an error. LoRAs "
+            "for SD 1.5 reach the right blocks of small-sd and tiny-sd.",
+            search_aliases=["lora", "style lora", "load lora", "small-sd", "tiny-sd", "peft"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model, before or after Apply LCM-LoRA (Vega)."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=[Path(name).as_posix() for name in folder_paths.get_filename_list("loras")],
+                    tooltip="The LoRA, from models/loras. One for another base is refused.",
+                ),
+                io.Float.Input(
+                    "strength_model",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    tooltip="How strongly the UNet is changed; 0 not at all.",
+                ),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="The text encoders, for a LoRA that was trained on them as well."
+                ),
+                io.Float.Input(
+                    "strength_clip",
+                    default=1.0,
+                    min=-20.0,
+                    max=20.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="How strongly the text encoders are changed; 0 not at all.",
+                ),
+                io.Combo.Input(
+                    "made_for",
+                    options=list(style_lora.MADE_FOR),
+                    default=style_lora.AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For small-sd and tiny-sd alone: what the LoRA was trained on. auto tells it by its modules.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="The model with the LoRA."),
+                io.Clip.Output(tooltip="The text encoders with the LoRA."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, lora_name):
+        return missing(located, lora_name)
+
+    @classmethod
+    def execute(
+        cls, model, lora_name, strength_model, clip=None, strength_clip=1.0, made_for=style_lora.AUTO
+    ) -> io.NodeOutput:
+        path = located(lora_name)
+        model, clip, sentence = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
+        if cls.hidden:
+            PromptServer.instance.send_progress_text(sentence, cls.hidden.unique_id)
+        return io.NodeOutput(model, clip)

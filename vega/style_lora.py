@@ -1,0 +1,172 @@
+"""A LoRA for a style or a subject onto a model and its text encoders: every module of it, or a clear refusal."""
+
+import logging
+import re
+from pathlib import Path
+
+import comfy.lora
+import comfy.model_patcher
+import comfy.sd
+import comfy.utils
+import torch
+
+from . import lora, lora_keys, peft_alpha, sd15_blocks, unet, weights
+
+AUTO, SD15, THIS_MODEL = "auto", "Stable Diffusion 1.5", "this model"
+MADE_FOR = (AUTO, SD15, THIS_MODEL)
+
+
+def apply(
+    model: comfy.model_patcher.ModelPatcher,
+    clip: comfy.sd.CLIP | None,
+    path: Path,
+    strength_model: float,
+    strength_clip: float,
+    made_for: str = AUTO,
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, str]:
+    """Clones of the model and its text encoders with the LoRA as weight patches, and what was done, in a sentence.
+
+    A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
+    small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the sentence counts them.
+    made_for: one of MADE_FOR, for a file that both read differently; other models take their own only.
+    """
+    tensors, metadata = weights.read(path)
+    for_text = {key: tensor for key, tensor in tensors.items() if lora_keys.is_text_encoders(key)}
+    adapter = lora_keys.by_module(path, tensors, peft_alpha.read(path, metadata))
+    if not tensors:
+        raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
+    said = []
+    if adapter and strength_model:
+        sd15_blocks.check_patches(model)
+        targets, note = placed(path, adapter, model, made_for)
+        kept = {module: sides for module, sides in adapter.items() if module in targets}
+        model = model.clone()
+        model.add_patches(lora.patches(path, kept, targets, model), strength_model)
+        said.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+    if for_text and clip is not None and strength_clip:
+        clip, count = with_text(path, for_text, clip, strength_clip)
+        said.append(f"{count} modules of text encoders")
+    elif for_text and clip is None:
+        said.append("its modules of text encoders not: no clip is connected")
+    sentence = f"{path.name}: {'; '.join(said) or 'nothing at strength 0'}"
+    logging.info("Load LoRA (Vega): %s", sentence)
+    return model, clip, sentence
+
+
+def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, made_for: str) -> tuple[dict[str, str], str]:
+    """The UNet's weight for each module of the file that is for one, and a note on what is left out."""
+    config = model.model.model_config.unet_config
+    state_dict = model.model.diffusion_model.state_dict()
+    own = unet.diffusers_names(config, state_dict)
+    if not own:
+        raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
+    as_own = spelled(own)
+    if not sd15_blocks.levels_kept(config):
+        strangers = sorted(adapter.keys() - as_own.keys())
+        if strangers:
+            raise ValueError(
+                f"{path}: {len(strangers)} of its {len(adapter)} modules are not in the model, which is {base(model)}: "
+                f"{weights.listing(strangers)}. The LoRA was made for another base."
+            )
+        return as_own, ""
+    as_sd15 = from_sd15(config, own)
+    possible = {
+        SD15: can_be(adapter, as_sd15, state_dict),
+        THIS_MODEL: can_be(adapter, as_own, state_dict),
+    }
+    if made_for == AUTO:
+        made_for = whose(path, adapter, as_own, as_sd15, possible, model)
+    elif not possible[made_for]:
+        raise ValueError(f"{path} was not made for {made_for}, by its modules and their shapes: set made_for to auto.")
+    if made_for == THIS_MODEL:
+        return as_own, ""
+    targets = {module: key for module, key in as_sd15.items() if key}
+    left_out = sum(module not in targets for module in adapter)
+    if left_out == len(adapter):
+        raise ValueError(f"{path} adapts only blocks of Stable Diffusion 1.5 that {base(model)} leaves out.")
+    return targets, f", made for Stable Diffusion 1.5; the other {left_out} are for blocks that {base(model)} leaves out"
+
+
+def base(model: comfy.model_patcher.ModelPatcher) -> str:
+    return lora.base(len(lora.lcm_targets(model)), model.model.model_config.unet_config["model_channels"])
+
+
+def spelled(names: dict[str, str]) -> dict[str, str]:
+    """Each module, under diffusers' and under Stability's name in kohya's spelling -> its weight, of a map of weights."""
+    weight_of = {name: key for name, key in names.items() if name.endswith(".weight")}
+    return {lora_keys.kohya(spelling): key for name, key in weight_of.items() for spelling in (name, key)}
+
+
+def from_sd15(config: dict, own: dict[str, str]) -> dict[str, str | None]:
+    """Each module of the Stable Diffusion 1.5 a model was made from, in both spellings -> the model's weight or None."""
+    levels = sd15_blocks.levels_kept(config)
+    weight_of = {
+        sd15_blocks.in_sd15(lora_keys.kohya(name), levels): key for name, key in own.items() if name.endswith(".weight")
+    }
+    found = {}
+    for name, native in comfy.utils.unet_to_diffusers(sd15_blocks.sd15_config(config)).items():
+        if name.endswith(".weight"):
+            module = lora_keys.kohya(name)
+            found |= {spelling: weight_of.get(module) for spelling in (module, lora_keys.kohya(native))}
+    return found
+
+
+def can_be(adapter: dict, names: dict[str, str | None], state_dict: dict[str, torch.Tensor]) -> bool:
+    """Whether every module of the file has a place by these names, in the shape of that place."""
+    if not adapter.keys() <= names.keys():
+        return False
+    sided = [(sides["down"], sides["up"], names[module]) for module, sides in adapter.items() if len(sides) > 1]
+    return all(key is None or lora.fits(down, up, state_dict[key]) for down, up, key in sided)
+
+
+def whose(
+    path: Path,
+    adapter: dict,
+    as_own: dict[str, str],
+    as_sd15: dict[str, str | None],
+    possible: dict[str, bool],
+    model: comfy.model_patcher.ModelPatcher,
+) -> str:
+    """Which of the two a file was made for; ValueError where that can't be told, and matters."""
+    if not any(possible.values()):
+        raise ValueError(
+            f"{path}: its {len(adapter)} modules fit neither {base(model)} nor Stable Diffusion 1.5, which that was made "
+            "from. The LoRA was made for another base."
+        )
+    if not all(possible.values()):
+        return next(name for name, can in possible.items() if can)
+    if all(as_own[module] == as_sd15[module] for module in adapter):
+        return THIS_MODEL
+    # A trainer adapts a kind of module in every block: one made for this model has them all, one for SD 1.5 has more.
+    kinds = {kind(module) for module in adapter}
+    weights_adapted = {as_own[module] for module in adapter}
+    if {key for module, key in as_own.items() if kind(module) in kinds} == weights_adapted:
+        return THIS_MODEL
+    raise ValueError(
+        f"{path}: it can't be told whether it was made for Stable Diffusion 1.5 or for {base(model)}, made from that: "
+        "set made_for to the one that it was made for."
+    )
+
+
+def kind(module: str) -> str:
+    """What a module is in its block: its name without the block's."""
+    return re.sub(r".*(?:block|blocks|attentions|resnets|samplers)_\d+_", "", module)
+
+
+def with_text(
+    path: Path, for_text: dict[str, torch.Tensor], clip: comfy.sd.CLIP, strength: float
+) -> tuple[comfy.sd.CLIP, int]:
+    """A clone of the text encoders with the LoRA on them, and on how many modules; ValueError unless it is on all."""
+    loaded = comfy.lora.load_lora(for_text, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), log_missing=False)
+    taken = {key for patch in loaded.values() for key in patch.loaded_keys}
+    left = sorted(for_text.keys() - taken)
+    if left:
+        raise ValueError(
+            f"{path}: {len(left)} of its {len(for_text)} weights for text encoders are not for the model's: "
+            f"{weights.listing(left)}. The LoRA was made for another base; without clip its UNet part can be tried."
+        )
+    patched = clip.clone()
+    applied = patched.add_patches(loaded, strength)
+    if len(applied) != len(loaded):
+        raise ValueError(f"{path}: the host took {len(applied)} of {len(loaded)} modules of the text encoders.")
+    return patched, len(loaded)
