@@ -1,4 +1,4 @@
-"""Few-step LoRAs with the modules of an LCM-LoRA, told by what their publishers call them; each would draw wrong on its grid."""
+"""Few-step LoRAs with the modules of an LCM-LoRA, told by their names; each would draw wrong on the LCM's timesteps."""
 
 from pathlib import Path
 

@@ -8,6 +8,7 @@ from vega_pack.extension import (
     VegaLCMLora,
     VegaLCMSampler,
     VegaLoader,
+    VegaLoraLoader,
     VegaReceiveImage,
     VegaSendImage,
     VegaTinyVAEDecode,
@@ -17,6 +18,7 @@ from vega_pack.extension import (
 INPUTS = {
     VegaLoader: ["model_name", "vae"],
     VegaLCMLora: ["model", "lora_name", "strength_model"],
+    VegaLoraLoader: ["model", "lora_name", "strength_model", "clip", "strength_clip", "made_for"],
     VegaAccelerate: ["model", "mode"],
     VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise"],
     VegaTinyVAEDecode: ["samples", "vae"],

@@ -15,7 +15,7 @@ from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 
-from . import cuda_graph
+from . import cuda_graph, sd15_blocks
 
 MODES = ("auto", "cuda graph", "compile", "off")
 KEY = "vega_accelerate"
@@ -46,6 +46,7 @@ def apply(
 
     "auto" is "cuda graph" on an NVIDIA GPU and "off" elsewhere. What can't be replayed runs eagerly; no picture changes.
     """
+    sd15_blocks.check_patches(model)
     if mode == "auto":
         on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
         mode = "cuda graph" if on_nvidia else "off"
