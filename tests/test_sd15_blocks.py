@@ -12,6 +12,7 @@ import folders
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy_extras.nodes_model_merging import ModelMergeSimple
 from peft import LoraConfig
 from test_lora import ALPHA, RANK, check_merge, kohya, made_from, matrices, native_names, peft, weights_of, written
 from transformers import CLIPTextModel
@@ -327,6 +328,19 @@ def test_what_other_nodes_put_on_by_number_is_refused(small, tmp_path, family):
     for wrong, words in ((hooked, "a LoRA hook"), (by_control, "a Control-LoRA")):
         with pytest.raises(ValueError, match=words):
             lcm.sample(few_step, 0, 1, wrong, latent, 1.0, disable_progress=True)
+
+
+def test_a_merge_with_a_model_of_other_blocks_is_refused(small):
+    _, model, clip = small["small-sd"]
+    few_step = model.clone()
+    few_step.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    (with_own,) = ModelMergeSimple().merge(few_step, model, 0.5)
+    (with_sd15,) = ModelMergeSimple().merge(few_step, small["SD 1.5"][1], 0.5)
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    lcm.sample(with_own, 0, 1, positive, latent, 1.0, disable_progress=True)
+    with pytest.raises(ValueError, match="merged with a model of other blocks"):
+        lcm.sample(with_sd15, 0, 1, positive, latent, 1.0, disable_progress=True)
 
 
 def test_a_style_put_on_with_our_node_goes_through(small, tmp_path):

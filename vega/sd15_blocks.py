@@ -158,16 +158,24 @@ def check_patches(model: comfy.model_patcher.ModelPatcher) -> None:
     """ValueError for a LoRA that another node put on such a UNet, where its numbers mean other blocks."""
     if not levels_kept(model.model.model_config.unet_config):
         return
-    patches = [patch for of_weight in model.patches.values() for _, patch, *_ in of_weight]
-    if any(is_foreign(patch) for patch in patches) or "bypass_lora" in getattr(model, "injections", {}):
+    patches = [(key, patch) for key, of_weight in model.patches.items() for _, patch, *_ in of_weight]
+    if any(is_foreign(patch) for _, patch in patches) or "bypass_lora" in getattr(model, "injections", {}):
         raise ValueError(
             "This model is Stable Diffusion 1.5 with blocks left out, and a LoRA was put on it by a node that doesn't know "
             "which: part of it is in the wrong blocks. Use `Load LoRA (Vega)` in that node's place."
         )
+    merged = [(key, patch[0][0]) for key, patch in patches if isinstance(patch, list)]
+    if any(weight.shape != comfy.utils.get_attr(model.model, key).shape for key, weight in merged):
+        raise ValueError(
+            "This model is Stable Diffusion 1.5 with blocks left out, and it was merged with a model of other blocks, which "
+            "are taken for its own: merge it with models of its own kind alone."
+        )
 
 
 def is_foreign(patch) -> bool:
-    """Whether it comes from a LoRA file, and not through this pack."""
+    """Whether it comes from a LoRA file, and not through this pack; in a merge, the other model's patches count as well."""
+    if isinstance(patch, list):
+        return any(is_foreign(other) for _, other, *_ in patch[1:])
     if isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
         return not all(key.startswith(OURS) for key in patch.loaded_keys)
     return isinstance(patch, tuple) and bool(patch) and patch[0] in ("diff", "set")
