@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import threading
 
 import comfy.sd
 import execution
@@ -15,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from vega_pack.api import endpoints
+from vega_pack.api.settings import Settings
 from vega_pack.extension import VegaExtension
 from vega_pack.nodes import lcm_lora, loader
 from vega_pack.vega import checkpoint, own_size
@@ -224,3 +227,30 @@ def test_the_server_opens_no_model_folder_for_a_prompt_or_a_request(server, clie
 def test_what_is_no_name_is_refused_in_a_sentence(name):
     for node, widget in ((loader.VegaLoader, "model_name"), (lcm_lora.VegaLCMLora, "lora_name")):
         assert node.validate_inputs(**{widget: name}) == f"{name!r} is no name. Choose one from the list."
+
+
+def test_the_server_goes_on_while_the_models_size_is_read(bases):
+    """From a file that gives nothing until the event loop has gone on."""
+    model(bases[0] / "slow")
+    (bases[0] / "slow" / "unet").mkdir()
+    file = bases[0] / "slow" / "unet" / "config.json"
+    os.mkfifo(file)
+    went_on, was_in_time = threading.Event(), []
+
+    def give():
+        was_in_time.append(went_on.wait(10))
+        file.write_text('{"sample_size": 12}')
+
+    async def asked():
+        api = endpoints.Api.__new__(endpoints.Api)
+        api.settings = Settings(model="slow/")
+        size = asyncio.create_task(api.own_size())
+        await asyncio.sleep(0)  # the task has begun
+        went_on.set()
+        return await size
+
+    giver = threading.Thread(target=give)
+    giver.start()
+    assert asyncio.run(asked()) == 96
+    giver.join()
+    assert was_in_time == [True]
