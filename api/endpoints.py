@@ -94,7 +94,7 @@ class Api:
             raise refused_field(model, error) from None
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
-        own = self.own_size()
+        own = await self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
         seeds = [(seed + k) % (contract.MOST_BASE_SEED + 1) for k in range(getattr(asked, "samples", 1))]
@@ -109,9 +109,10 @@ class Api:
         drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
         return drawn(asked, seed, drawings)
 
-    def own_size(self) -> int:
+    async def own_size(self) -> int:
+        """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
         try:
-            return own_size.pixels(loader.located(self.settings.model))
+            return await asyncio.to_thread(lambda: own_size.pixels(loader.located(self.settings.model)))
         except ValueError as error:
             raise PromptError(str(error), host_graphs.LOAD) from None
 

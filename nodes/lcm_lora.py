@@ -6,9 +6,15 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..vega import checkpoint, lora
+from .lazy_list import LazyList
 from .loader import missing
 
 EMBEDDED = "vega-nano LCM-LoRA (embedded)"
+
+
+def names() -> list[str]:
+    """The files in models/loras, as they are saved in a workflow: with / on every system."""
+    return [EMBEDDED, *(Path(name).as_posix() for name in folder_paths.get_filename_list("loras"))]
 
 
 def located(lora_name: str) -> Path:
@@ -34,7 +40,7 @@ class VegaLCMLora(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base that the LCM-LoRA was distilled from."),
                 io.Combo.Input(
                     "lora_name",
-                    options=[EMBEDDED, *(Path(name).as_posix() for name in folder_paths.get_filename_list("loras"))],
+                    options=LazyList.of(names),
                     tooltip="The LCM-LoRA made for this base, from models/loras. One for another base is refused.",
                 ),
                 io.Float.Input(

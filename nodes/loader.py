@@ -1,6 +1,5 @@
 """Load Vega."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,18 +7,15 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..vega import checkpoint
+from .lazy_list import LazyList
+from .model_folders import diffusers_folder, diffusers_folders
 
 EMBEDDED = "vega-nano (embedded)"
 
 
-def diffusers_folders() -> dict[str, Path]:
-    """Every diffusers folder in the model folders, under the name that it is saved by: relative, with a trailing slash."""
-    found = {}
-    for base in map(Path, folder_paths.get_folder_paths("diffusers")):
-        for folder, _, files in os.walk(base, followlinks=True):
-            if "model_index.json" in files:
-                found.setdefault(Path(folder).relative_to(base).as_posix() + "/", Path(folder))
-    return found
+def names() -> list[str]:
+    """Everything that can be loaded."""
+    return [EMBEDDED, *sorted(diffusers_folders()), *checkpoints()]
 
 
 def checkpoints() -> list[str]:
@@ -32,7 +28,7 @@ def located(model_name: str) -> Path:
     if model_name == EMBEDDED:
         return checkpoint.NANO
     if model_name.endswith("/"):
-        path = diffusers_folders().get(model_name)
+        path = diffusers_folder(model_name)
     else:
         path = folder_paths.get_full_path("checkpoints", model_name)
     if path is None:
@@ -43,6 +39,8 @@ def located(model_name: str) -> Path:
 
 def missing(find: Callable[[str], Path], name: str | None) -> bool | str:
     """For validate_inputs: why nothing is found under this name, else True; a name that comes over a link is None yet."""
+    if name is not None and not isinstance(name, str):
+        return f"{name!r} is no name. Choose one from the list."
     try:
         return name is None or bool(find(name))
     except ValueError as error:
@@ -61,7 +59,7 @@ class VegaLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=[EMBEDDED, *sorted(diffusers_folders()), *checkpoints()],
+                    options=LazyList.of(names),
                     tooltip="vega-nano comes with this pack and draws small landscapes. Names ending in / are diffusers "
                     "folders in models/diffusers, the others files in models/checkpoints.",
                 ),

@@ -3,6 +3,10 @@
 The rules: https://docs.comfy.org/registry/specifications, and what comfy-cli checks (config_parser.py, command.py).
 """
 
+import ast
+import asyncio
+import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -18,12 +22,20 @@ import registry_pictures
 import tomllib
 from PIL import Image
 from psnr import psnr
+from vega_pack import extension
+from vega_pack.api import openapi
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT, COMFY = DATA["project"], DATA["tool"]["comfy"]
 SYSTEMS = ("Microsoft", "POSIX", "MacOS", "OS Independent")
 ACCELERATORS = {"NVIDIA CUDA", "AMD ROCm", "Intel Arc", "Apple Metal"}
+# What scanners of archives ask about: other processes, connections, downloads, and text that is run as code.
+SUSPECT = {"subprocess", "multiprocessing", "pty", "ctypes", "pip", "ensurepip", "runpy", "code", "marshal"}
+SUSPECT |= {"socket", "socketserver", "ssl", "http", "urllib", "ftplib", "smtplib", "telnetlib", "xmlrpc", "webbrowser"}
+SUSPECT |= {"requests", "httpx", "urllib3", "websocket", "websockets", "huggingface_hub", "wget", "gdown", "paramiko"}
+SUSPECT_NAMES = {"eval", "exec", "compile", "__import__"}
+SUSPECT_CALLS = r"os\.(system|popen|startfile|fork\w*|exec\w+|spawn\w+|posix_spawn\w*)|torch\.hub\.\w+|aiohttp\.Client\w+"
 VERSION = r"(==|>=|<=|!=|~=|>|<|<>|=)\s*\d+\.\d+\.\d+(-[a-zA-Z0-9]+)?"
 
 
@@ -74,6 +86,13 @@ def test_systems_and_accelerators_are_those_that_it_knows():
     assert set(accelerators) <= ACCELERATORS
 
 
+def test_no_machine_is_called_unsupported():
+    """comfy-cli tells the registry "GPU :: NVIDIA CUDA", and ComfyUI's frontend looks for "CUDA", "Metal", "ROCm" or "CPU"
+    in what it was told (useConflictDetection): an accelerator is a conflict everywhere, and none is none anywhere."""
+    assert [name for name in PROJECT["classifiers"] if name.startswith("Environment")] == []
+    assert "Operating System :: OS Independent" in PROJECT["classifiers"]
+
+
 def test_what_is_installed_with_it():
     """Twice: comfy-cli reads pyproject.toml, ComfyUI-Manager requirements.txt."""
     assert PROJECT["dependencies"] == (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
@@ -109,23 +128,108 @@ def test_what_only_developers_need_is_not_installed():
     assert "vega/nano/reader.safetensors" not in packed()
 
 
-@pytest.mark.soak
-def test_what_is_installed_draws(server, tmp_path):
-    """The archive's files alone, in custom_nodes of a server of their own."""
-    package = tmp_path / "package"
+def test_what_the_nodes_and_the_api_need_is_installed_and_no_more():
+    files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
+    folders = {"api", "docs", "locales", "nodes", "pictures", "vega", "web", "workflows"}
+    assert {name.partition("/")[0] for name in packed()} == files | folders
+    assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md"}  # Receive Image's help page names it
+
+
+def sources() -> dict[str, ast.Module]:
+    names = sorted(name for name in packed() if name.endswith(".py"))
+    return {name: ast.parse((ROOT / name).read_text(encoding="utf-8")) for name in names}
+
+
+def dotted(node: ast.expr) -> str:
+    """os.path.join of such an expression."""
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def suspect(tree: ast.Module) -> list[str]:
+    """Everything in a file that a scanner of archives would ask about."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.partition(".")[0] in SUSPECT]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [name for name in names if name.partition(".")[0] in SUSPECT or re.fullmatch(SUSPECT_CALLS, name)]
+        elif isinstance(node, ast.Name) and node.id in SUSPECT_NAMES:
+            found.append(node.id)
+        elif isinstance(node, ast.Attribute) and re.fullmatch(SUSPECT_CALLS, dotted(node)):
+            found.append(dotted(node))
+    return found
+
+
+def test_what_is_installed_starts_no_process_and_opens_no_connection():
+    assert {name: found for name, tree in sources().items() if (found := suspect(tree))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["import subprocess", "from urllib import request", "import http.client as c", "import os; os.system('ls')", "eval('1')"]
+    + ["from os import popen", "import torch; torch.hub.load('a', 'b')", "import aiohttp; aiohttp.ClientSession()"]
+    + ["def f():\n    import socket", "__import__('socket')", "f = exec"],
+)
+def test_that_would_be_found(line):
+    assert suspect(ast.parse(line))
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The archive's files alone."""
+    package = tmp_path_factory.mktemp("installed") / "package"
     for name in packed():
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, package / name)
+    return package
+
+
+def test_what_is_installed_imports_nothing_that_is_left_out():
+    """Absolutely; what it imports relatively is found in the next test, or not."""
+    left_out = {part for name in tracked() - packed() if name.endswith(".py") for part in Path(name).with_suffix("").parts}
+    for name, tree in sources().items():
+        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+        assert not {module.partition(".")[0] for module in modules} & left_out, name
+
+
+def test_what_is_installed_describes_the_same_nodes_and_api(installed):
+    """Every module of the archive is imported from a copy of it."""
+    name = "installed_pack"
+    spec = importlib.util.spec_from_file_location(
+        name, installed / "__init__.py", submodule_search_locations=[str(installed)]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        for source in sources():
+            importlib.import_module(".".join([name, *Path(source).with_suffix("").parts]).removesuffix(".__init__"))
+        modules = {key: module for key, module in sys.modules.items() if key.startswith(f"{name}.")}
+        assert all(Path(module.__file__).is_relative_to(installed) for module in modules.values())
+        assert described(modules[f"{name}.extension"]) == described(extension)
+        assert modules[f"{name}.api.openapi"].document() == openapi.document()
+    finally:
+        for key in [key for key in sys.modules if key.partition(".")[0] == name]:
+            del sys.modules[key]
+
+
+def described(extension) -> list[dict]:
+    return [node.GET_NODE_INFO_V1() for node in asyncio.run(extension.VegaExtension().get_node_list())]
+
+
+@pytest.mark.soak
+def test_what_is_installed_draws(server, installed, tmp_path):
+    """The archive's files alone, in custom_nodes of a server of their own."""
     base = tmp_path / "base"
     (base / "custom_nodes").mkdir(parents=True)
-    (base / "custom_nodes" / host.ROOT.name).symlink_to(package, target_is_directory=True)
+    (base / "custom_nodes" / host.ROOT.name).symlink_to(installed, target_is_directory=True)
     asked = ("/workflow_templates", "/i18n", f"/extensions/{ROOT.name}/docs/VegaLoader.md", "/v1/openapi.json")
-    with comfyui.serve(base) as installed, installed.connect() as client:
-        assert all(installed.get(path).content == server.get(path).content for path in asked)
+    with comfyui.serve(base) as alone, alone.connect() as client:
+        assert all(alone.get(path).content == server.get(path).content for path in asked)
         assert comfyui.images(client.run(graphs.text_to_image()))
         body = {"prompt": "night, desert, full moon", "seed": 3, "format": "png"}
-        one, other = (running.post("/v1/segmind-vega-rt-v1", body).content for running in (installed, server))
+        one, other = (running.post("/v1/segmind-vega-rt-v1", body).content for running in (alone, server))
         assert one == other
         ours = {name: info for name, info in server.get("/object_info").json().items() if name.startswith("Vega")}
         assert ours
-        assert all(installed.get(f"/object_info/{name}").json()[name].keys() == info.keys() for name, info in ours.items())
+        assert all(alone.get(f"/object_info/{name}").json()[name].keys() == info.keys() for name, info in ours.items())

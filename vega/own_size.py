@@ -2,11 +2,13 @@
 
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from . import weights
 
 LATENT = 8  # pixels
 SDXL, SD15 = 1024, 512
+READING = Lock()  # a pickle may be held whole while it is read: one at a time
 SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
 
 
@@ -17,7 +19,8 @@ def pixels(path: Path) -> int:
         changed = file.stat().st_mtime_ns
     except OSError:
         raise ValueError(f"{file} is missing. Download the model again.") from None
-    return read(path, file, changed)
+    with READING:
+        return read(path, file, changed)
 
 
 @lru_cache
