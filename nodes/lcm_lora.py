@@ -12,9 +12,13 @@ from .loader import missing
 EMBEDDED = "vega-nano LCM-LoRA (embedded)"
 
 
-def names() -> list[str]:
+def files() -> list[str]:
     """The files in models/loras, as they are saved in a workflow: with / on every system."""
-    return [EMBEDDED, *(Path(name).as_posix() for name in folder_paths.get_filename_list("loras"))]
+    return [Path(name).as_posix() for name in folder_paths.get_filename_list("loras")]
+
+
+def names() -> list[str]:
+    return [EMBEDDED, *files()]
 
 
 def located(lora_name: str) -> Path:

@@ -1,13 +1,11 @@
 """Load LoRA (Vega)."""
 
-from pathlib import Path
-
-import folder_paths
 from comfy_api.v0_0_2 import io
 from server import PromptServer
 
 from ..vega import style_lora
-from .lcm_lora import located
+from .lazy_list import LazyList
+from .lcm_lora import files, located
 from .loader import missing
 
 
@@ -25,7 +23,7 @@ class VegaLoraLoader(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model, before or after Apply LCM-LoRA (Vega)."),
                 io.Combo.Input(
                     "lora_name",
-                    options=[Path(name).as_posix() for name in folder_paths.get_filename_list("loras")],
+                    options=LazyList.of(files),
                     tooltip="The LoRA, from models/loras. One for another base is refused.",
                 ),
                 io.Float.Input(
