@@ -560,6 +560,84 @@ def test_what_some_pack_only_draws_in_the_browser_is_left_out():
     assert to_api(workflow(node(7, "SetNode", ["model"], {"MODEL": None}, [[]])), INFO) == {}
 
 
+# Packs as GET /object_info describes them, and what their code in the browser saves beyond that.
+SEED, STEPS, TEXT = ["INT", {"default": 0}], ["INT", {"default": 20}], ["STRING", {"forceInput": True}]
+PACKS = {
+    "Power Lora Loader (rgthree)": {"input": {"required": {}, "optional": {"model": ["MODEL"], "clip": ["CLIP"]}}},
+    "Seeded": {"input": {"required": {"seed": SEED, "steps": STEPS}, "optional": {"image": ["IMAGE"]}}},
+    "Forced": {"input": {"required": {"text": TEXT, "steps": STEPS}}},
+    "Anything Everywhere": {"input": {"optional": {"anything": ["*"]}}},
+    "ShowText|pysssss": {"input": {"required": {"text": TEXT}}},
+}
+PACKS = {kind: {"output": ["MODEL"], "python_module": "custom_nodes.some", **given} for kind, given in PACKS.items()}
+POWER = [{}, {"type": "PowerLoraLoaderHeaderWidget"}, {"on": True, "lora": "a.safetensors", "strength": 1}, {}, ""]
+ASIDE = subgraph(SINGLE, [node(1, "Seeded", [5, "fixed", 4])], {}, [])
+EXPORT = r".* give the file that its File > Export \(API\) writes"
+
+
+@pytest.mark.parametrize(
+    "saved, message",
+    [
+        (workflow(node(5, "Power Lora Loader (rgthree)", POWER, title="Mine")), r"Node 5 \(Mine\) .*PowerLoraLoaderHeader"),
+        (workflow(node(5, "Power Lora Loader (rgthree)", POWER[2:3])), r"Node 5 .* \(\{\"on\": true"),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, 0.5])), r"Node 5 \(Seeded\) has saved a value \(0.5\)"),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, "an end"])), r'Node 5 .*\("an end"\)'),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, False])), r"Node 5 .*\(false\)"),
+        (workflow(node(5, "Seeded", ["on top", 5, "fixed", 4])), "Node 5 "),
+        (workflow(node(5, "Seeded", [5, 4, 0.5])), r"Node 5 .*\(4\)"),  # the pack has removed control_after_generate
+        (workflow(node(5, "Seeded", {"seed": 5, "steps": 4, "crf": 19})), r"Node 5 .*\(19\)"),
+        (workflow(node(5, "Seeded", {"seed": 5, "image": {"points": [1]}})), "Node 5 .*points"),
+        (
+            workflow(node(9, SINGLE, ["shown"], **showing(["1", "own"])), subgraphs=[ASIDE]),
+            r'Node 9:1 .*\("shown"\)',
+        ),
+        (workflow(node(7, "SetNode", ["a"], {"MODEL": 1}), node(2, "Load", ["a"], {}, [[1]])), "Node 7 .* a 'SetNode', "),
+        (workflow(node(7, "GetNode", ["a"], *TO_USE), USE), "Node 7 .* a 'GetNode', "),
+        (workflow(node(7, "Reroute (rgthree)", None, *TO_USE, properties={"cnr_id": "rgthree-comfy"}), USE), "Node 7 "),
+        (workflow(node(7, "Anything Everywhere", None, {"anything": 1}), node(2, "Load", ["a"], {}, [[1]])), "Node 7 "),
+        (workflow(node(7, "Seed Everywhere", [1, "fixed"])), "Node 7 "),
+        (workflow(node(7, "Load", ["a"], properties={"ue_convert": True})), "Node 7 "),
+        (workflow(node(7, "Reroute", None, {"": None}, [[]], properties={"ue_convert": True})), "Node 7 "),
+        (workflow(node(7, "Lone", [1]) | {"inputs": [{"name": "a", "link": None, "widget": {"name": "a"}}]}), "Node 7 "),
+        (DRAWN, r"Node 1 \(Receive Image \(Vega\)\) .*a.safetensors"),
+    ],
+)
+def test_what_only_a_packs_code_in_the_browser_understands_is_refused(saved, message):
+    known = golden("object_info") | INFO | PACKS
+    with pytest.raises(ValueError, match=message + EXPORT) as refusal:
+        to_api(saved, known)
+    assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
+    assert to_api(saved | {"nodes": [node | {"mode": 2} for node in saved["nodes"]]}, known) == {}
+
+
+PREVIEW = {"hidden": False, "paused": False, "params": {"filename": "a.mp4"}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [5, "fixed", 4],
+        [5, True, 4],  # from 2023
+        [5, "randomize", 4, "image", None, "", [], {}],
+        [5, "randomize", 4, "increment", PREVIEW],
+        {"seed": 5, "steps": 4, "upload": "image", "videopreview": PREVIEW, "control_after_generate": "fixed"},
+        {"seed": 5, "steps": 4, "image": "connected"},
+    ],
+)
+def test_values_that_draw_nothing_are_left_out(values):
+    saved = workflow(node(1, "Seeded", values, {"image": 1}), node(2, "Load", ["a"], {}, [[1]]))
+    assert to_api(saved, INFO | PACKS)["1"]["inputs"] == {"seed": 5, "steps": 4, "image": ["2", 0]}
+
+
+@pytest.mark.parametrize("values", [[4], ["an old text", 4], {"text": "an old text", "steps": 4}])
+def test_values_from_before_an_input_was_forced_are_left_out(values):
+    assert to_api(workflow(node(1, "Forced", values)), PACKS)["1"]["inputs"] == {"steps": 4}
+
+
+def test_the_text_that_a_node_has_shown_is_left_out():
+    assert to_api(workflow(node(1, "ShowText|pysssss", ["one", "two"])), PACKS)["1"]["inputs"] == {}
+
+
 def places(value, path=()):
     yield path
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
