@@ -1,18 +1,23 @@
-"""The client's converter against the frontend itself, which loads each workflow in Chromium and says what it would queue."""
+"""The client's converter against the frontend itself, which loads each workflow in Chromium and says what it would queue.
+
+make soak asks the frontend, and records its answers in tests/golden; make test compares with what is recorded there.
+"""
 
 import copy
+import functools
 import importlib.util
 import json
 import random
 from datetime import datetime
 from pathlib import Path
 
+import comfyui
 import pytest
 from vega_pack.vega_client.workflow import is_api, prompt, texts, to_api
+from vega_pack.vega_client.workflow.definitions import AUTOGROW, CHOICE
 
-# All of it in make soak until its time on two cores is known.
-pytestmark = pytest.mark.soak
 ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
 SHIPPED = sorted((ROOT / "workflows").glob("*.json"))
 # The nodes whose titles the frontend has in its own English texts, where the server says something else.
 TRANSLATED = {"LTXVConcatAVLatent", "LTXVSeparateAVLatent", "PrimitiveString", "PrimitiveStringMultiline"}
@@ -39,6 +44,15 @@ ASK = """async workflow => {
     for (let frames = 0; frames < 2; frames++) await new Promise(requestAnimationFrame)
     return JSON.stringify((await window.app.graphToPrompt()).output)
 }"""
+# What a pack's code in the browser does that draws a widget of its own.
+DRAWS = """window.app.registerExtension({
+    name: 'draws',
+    nodeCreated(node) {
+        if (node.comfyClass === 'VegaReceiveImage') {
+            node.addCustomWidget({ name: 'loras', type: 'custom', value: [], options: {}, draw() {}, y: 0 })
+        }
+    }
+})"""
 # What the packs do whose nodes save their values by name.
 BY_NAME = """window.app.registerExtension({
     name: 'by name',
@@ -48,6 +62,48 @@ BY_NAME = """window.app.registerExtension({
         }
     }
 })"""
+
+
+@functools.cache
+def golden(name: str) -> dict:
+    file = GOLDEN / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def keep(name: str, found: dict, wanted: set[str]) -> None:
+    """Writes one line for each that is wanted: what was found, or what is there already."""
+    kept = {key: value for key, value in sorted({**golden(name), **found}.items()) if key in wanted}
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items()]
+    (GOLDEN / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def excerpt(node: dict) -> dict:
+    """What the converter reads of a node's definition: of lists of files and the like the first, of modules the folder."""
+    kept = {"input": shorter(node["input"]), "output": node["output"], "display_name": node["display_name"]}
+    return kept | {"input_order": node.get("input_order"), "python_module": node["python_module"].split(".")[0]}
+
+
+def shorter(inputs: dict) -> dict:
+    groups = {group: inputs[group] for group in ("required", "optional") if inputs.get(group)}
+    return {group: {name: short(*given) for name, given in found.items()} for group, found in groups.items()}
+
+
+def short(kind: str | list, options: dict | None = None) -> list:
+    kept = {key: value for key, value in (options or {}).items() if key != "tooltip"}
+    if kind == AUTOGROW:
+        kept["template"] = kept["template"] | {"input": shorter(kept["template"]["input"])}
+    if kind == CHOICE:
+        kept["options"] = [option | {"inputs": shorter(option["inputs"])} for option in kept["options"]]
+    elif "options" in kept:
+        kept["options"] = kept["options"][:1]
+    return [kind[:1] if isinstance(kind, list) else kind, kept]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """One of its own, whose lists of files are as long as at the last time."""
+    with comfyui.serve(tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +117,44 @@ def info(page, server):
     return {kind: node | {"display_name": titles[kind]} for kind, node in info.items()}
 
 
+class Clock:
+    now = staticmethod(lambda: datetime(2026, 3, 4, 5, 6, 7))
+
+
 @pytest.fixture
-def agree(page, info, monkeypatch):
+def settled(monkeypatch):
+    """Of alternatives the converter takes the first, and it is always the same second."""
+    monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
+    monkeypatch.setattr(texts, "datetime", Clock)
+
+
+@pytest.fixture(scope="module")
+def record(info):
+    """What the frontend answers, as (group, name) -> prompt, of all that is to be recorded."""
+    answers: dict[tuple[str, str], dict] = {}
+    yield answers
+    for group, workflows in RECORDED.items():
+        keep(group, {name: answer for (of, name), answer in answers.items() if of == group}, set(workflows))
+    kinds = {kind for workflows in RECORDED.values() for load in workflows.values() for kind in all_kinds(load())}
+    keep("object_info", {kind: excerpt(info[kind]) for kind in kinds & info.keys()}, kinds)
+
+
+@pytest.fixture
+def agree(page, info, settled, record):
     """A function that fails where the converter and the frontend differ; of alternatives both take the first."""
     page.evaluate("Math.random = () => 0")
-    monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
+    page.clock.set_fixed_time(Clock.now())
 
-    def agree(workflow: dict) -> None:
+    def agree(workflow: dict, *recorded: str) -> None:
         before = copy.deepcopy(workflow)
+        answer = json.loads(page.evaluate(ASK, workflow))
+        if recorded:
+            record[recorded] = answer
         prompt = to_api(workflow, info)
         assert workflow == before
         assert is_api(prompt) == bool(prompt)  # nothing is left of a graph whose nodes are all muted
         assert not is_api(workflow)
-        assert prompt == json.loads(page.evaluate(ASK, workflow))
+        assert prompt == answer
 
     return agree
 
@@ -92,21 +173,27 @@ def known(info: dict) -> dict[str, dict]:
     found = {}
     for name, path in templates().items():
         workflow = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(workflow, dict) and "nodes" in workflow:
-            kinds = {node["type"] for graph in graphs(workflow) for node in graph["nodes"]}
-            if kinds <= {*info, *prompt.VIRTUAL, *(graph.get("id") for graph in graphs(workflow))}:
-                found[name] = workflow
+        if not isinstance(workflow, dict) or "nodes" not in workflow:
+            continue
+        if all_kinds(workflow) <= {*info, *prompt.VIRTUAL, *(graph.get("id") for graph in graphs(workflow))}:
+            found[name] = workflow
     return found
 
 
+def all_kinds(workflow: dict) -> set[str]:
+    return {node["type"] for graph in graphs(workflow) for node in graph["nodes"]}
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped(agree, path):
-    agree(json.loads(path.read_text(encoding="utf-8")))
+    agree(shipped(path), "shipped", path.stem)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SAMPLE)
 def test_a_template(agree, name):
-    agree(json.loads(templates()[name].read_text(encoding="utf-8")))
+    agree(template(name), "templates", name)
 
 
 @pytest.mark.soak
@@ -358,21 +445,56 @@ HANDMADE = {
 }
 
 
+KSAMPLER = {"seed": 5, "steps": 3, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.5}
+NAMED = workflow(node(1, "EmptyLatentImage", FILE, {}, [[1]]), node(2, "KSampler", KSAMPLER, {"latent_image": 1}))
+# A pack's node whose code in the browser draws a widget that /object_info doesn't describe.
+LORAS = [{"on": True, "lora": "a.safetensors", "strength": 0.5}]
+DRAWN = workflow(node(1, "VegaReceiveImage", ["a.png", LORAS]))
+
+
+def shipped(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def template(name: str) -> dict:
+    return shipped(templates()[name])
+
+
+# What is recorded: how to get each workflow.
+RECORDED = {
+    "shipped": {path.stem: functools.partial(shipped, path) for path in SHIPPED},
+    "templates": {name: functools.partial(template, name) for name in SAMPLE},
+    "handmade": {name: functools.partial(copy.deepcopy, saved) for name, saved in HANDMADE.items()},
+    "by_packs": {"by name": lambda: NAMED, "drawn": lambda: DRAWN},
+}
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize("name", HANDMADE)
-def test_handmade(agree, page, monkeypatch, name):
-    class Clock:
-        now = staticmethod(lambda: datetime(2026, 3, 4, 5, 6, 7))
-
-    monkeypatch.setattr(texts, "datetime", Clock)
-    page.clock.set_fixed_time(Clock.now())
-    agree(HANDMADE[name])
+def test_handmade(agree, name):
+    agree(HANDMADE[name], "handmade", name)
 
 
+@pytest.mark.soak
 def test_values_by_name(agree, page):
     """As the packs read them that save them so; the frontend alone can't."""
     page.evaluate(BY_NAME)
-    sampler = {"seed": 5, "steps": 3, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.5}
-    agree(workflow(node(1, "EmptyLatentImage", FILE, {}, [[1]]), node(2, "KSampler", sampler, {"latent_image": 1})))
+    agree(NAMED, "by_packs", "by name")
+
+
+@pytest.mark.soak
+def test_a_widget_that_a_pack_draws(page, record):
+    """The frontend sends its value; /object_info doesn't say under which name."""
+    page.evaluate(DRAWS)
+    answer = json.loads(page.evaluate(ASK, DRAWN))
+    record["by_packs", "drawn"] = answer
+    assert answer["1"]["inputs"]["loras"] == {"__value__": LORAS}
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in RECORDED for name in RECORDED[group] if name != "drawn"])
+def test_the_frontends_recorded_answer(settled, group, name):
+    """make soak, which asks the frontend, writes tests/golden."""
+    assert to_api(RECORDED[group][name](), golden("object_info")) == golden(group)[name]
 
 
 INFO = {
@@ -435,6 +557,85 @@ def test_refused(saved, message):
 
 def test_what_some_pack_only_draws_in_the_browser_is_left_out():
     assert to_api(workflow(node(7, "Label (rgthree)")), INFO) == {}
+    assert to_api(workflow(node(7, "SetNode", ["model"], {"MODEL": None}, [[]])), INFO) == {}
+
+
+# Packs as GET /object_info describes them, and what their code in the browser saves beyond that.
+SEED, STEPS, TEXT = ["INT", {"default": 0}], ["INT", {"default": 20}], ["STRING", {"forceInput": True}]
+PACKS = {
+    "Power Lora Loader (rgthree)": {"input": {"required": {}, "optional": {"model": ["MODEL"], "clip": ["CLIP"]}}},
+    "Seeded": {"input": {"required": {"seed": SEED, "steps": STEPS}, "optional": {"image": ["IMAGE"]}}},
+    "Forced": {"input": {"required": {"text": TEXT, "steps": STEPS}}},
+    "Anything Everywhere": {"input": {"optional": {"anything": ["*"]}}},
+    "ShowText|pysssss": {"input": {"required": {"text": TEXT}}},
+}
+PACKS = {kind: {"output": ["MODEL"], "python_module": "custom_nodes.some", **given} for kind, given in PACKS.items()}
+POWER = [{}, {"type": "PowerLoraLoaderHeaderWidget"}, {"on": True, "lora": "a.safetensors", "strength": 1}, {}, ""]
+ASIDE = subgraph(SINGLE, [node(1, "Seeded", [5, "fixed", 4])], {}, [])
+EXPORT = r".* give the file that its File > Export \(API\) writes"
+
+
+@pytest.mark.parametrize(
+    "saved, message",
+    [
+        (workflow(node(5, "Power Lora Loader (rgthree)", POWER, title="Mine")), r"Node 5 \(Mine\) .*PowerLoraLoaderHeader"),
+        (workflow(node(5, "Power Lora Loader (rgthree)", POWER[2:3])), r"Node 5 .* \(\{\"on\": true"),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, 0.5])), r"Node 5 \(Seeded\) has saved a value \(0.5\)"),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, "an end"])), r'Node 5 .*\("an end"\)'),
+        (workflow(node(5, "Seeded", [5, "fixed", 4, False])), r"Node 5 .*\(false\)"),
+        (workflow(node(5, "Seeded", ["on top", 5, "fixed", 4])), "Node 5 "),
+        (workflow(node(5, "Seeded", [5, 4, 0.5])), r"Node 5 .*\(4\)"),  # the pack has removed control_after_generate
+        (workflow(node(5, "Seeded", {"seed": 5, "steps": 4, "crf": 19})), r"Node 5 .*\(19\)"),
+        (workflow(node(5, "Seeded", {"seed": 5, "image": {"points": [1]}})), "Node 5 .*points"),
+        (
+            workflow(node(9, SINGLE, ["shown"], **showing(["1", "own"])), subgraphs=[ASIDE]),
+            r'Node 9:1 .*\("shown"\)',
+        ),
+        (workflow(node(7, "SetNode", ["a"], {"MODEL": 1}), node(2, "Load", ["a"], {}, [[1]])), "Node 7 .* a 'SetNode', "),
+        (workflow(node(7, "GetNode", ["a"], *TO_USE), USE), "Node 7 .* a 'GetNode', "),
+        (workflow(node(7, "Reroute (rgthree)", None, *TO_USE, properties={"cnr_id": "rgthree-comfy"}), USE), "Node 7 "),
+        (workflow(node(7, "Anything Everywhere", None, {"anything": 1}), node(2, "Load", ["a"], {}, [[1]])), "Node 7 "),
+        (workflow(node(7, "Seed Everywhere", [1, "fixed"])), "Node 7 "),
+        (workflow(node(7, "Load", ["a"], properties={"ue_convert": True})), "Node 7 "),
+        (workflow(node(7, "Reroute", None, {"": None}, [[]], properties={"ue_convert": True})), "Node 7 "),
+        (workflow(node(7, "Lone", [1]) | {"inputs": [{"name": "a", "link": None, "widget": {"name": "a"}}]}), "Node 7 "),
+        (DRAWN, r"Node 1 \(Receive Image \(Vega\)\) .*a.safetensors"),
+    ],
+)
+def test_what_only_a_packs_code_in_the_browser_understands_is_refused(saved, message):
+    known = golden("object_info") | INFO | PACKS
+    with pytest.raises(ValueError, match=message + EXPORT) as refusal:
+        to_api(saved, known)
+    assert str(refusal.value).count(". ") == 0 and str(refusal.value).endswith(".")
+    assert to_api(saved | {"nodes": [node | {"mode": 2} for node in saved["nodes"]]}, known) == {}
+
+
+PREVIEW = {"hidden": False, "paused": False, "params": {"filename": "a.mp4"}}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [5, "fixed", 4],
+        [5, True, 4],  # from 2023
+        [5, "randomize", 4, "image", None, "", [], {}],
+        [5, "randomize", 4, "increment", PREVIEW],
+        {"seed": 5, "steps": 4, "upload": "image", "videopreview": PREVIEW, "control_after_generate": "fixed"},
+        {"seed": 5, "steps": 4, "image": "connected"},
+    ],
+)
+def test_values_that_draw_nothing_are_left_out(values):
+    saved = workflow(node(1, "Seeded", values, {"image": 1}), node(2, "Load", ["a"], {}, [[1]]))
+    assert to_api(saved, INFO | PACKS)["1"]["inputs"] == {"seed": 5, "steps": 4, "image": ["2", 0]}
+
+
+@pytest.mark.parametrize("values", [[4], ["an old text", 4], {"text": "an old text", "steps": 4}])
+def test_values_from_before_an_input_was_forced_are_left_out(values):
+    assert to_api(workflow(node(1, "Forced", values)), PACKS)["1"]["inputs"] == {"steps": 4}
+
+
+def test_the_text_that_a_node_has_shown_is_left_out():
+    assert to_api(workflow(node(1, "ShowText|pysssss", ["one", "two"])), PACKS)["1"]["inputs"] == {}
 
 
 def places(value, path=()):
@@ -443,9 +644,9 @@ def places(value, path=()):
         yield from places(value[key], (*path, key))
 
 
-def test_anything_else_is_a_value_error(server):
+def test_anything_else_is_a_value_error():
     """Whatever is put in the place of any part of a workflow."""
-    info = server.get("/object_info").json()
+    info = golden("object_info")
     draw = random.Random(0)
     refused = 0
     for saved in HANDMADE.values():

@@ -5,7 +5,6 @@ import base64
 import contextlib
 import io
 import ipaddress
-import json
 import random
 import uuid
 from collections.abc import Callable
@@ -19,11 +18,13 @@ from PIL import Image
 from .errors import Failed, Lost, Refused
 from .events import Events
 from .overrides import override
+from .reading import read
 from .workflow import is_api, kinds, to_api
 
 ANSWER = 10.0  # seconds for the first answer of a server,
 RESTART = 300.0  # and for the next one of a server that has answered
 BUSY = (429, 502, 503, 504)  # worth asking again
+BODY = ("prompt", "extra_data", "partial_execution_targets")  # what of a body of POST /prompt says what is drawn
 ASK = 10.0  # seconds without news after which /history is asked
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Preview = Callable[[Image.Image], None]
@@ -113,31 +114,37 @@ class AsyncClient:
         on_progress: Progress | None = None,
         on_preview: Preview | None = None,
     ) -> list[Image.Image]:
-        """The pictures of any workflow, in UI or API format: a path, the JSON's text, or what it holds.
+        """The pictures of any workflow, in UI or API format or as POST /prompt takes it: a path, JSON, or what that holds.
 
         overrides: other values for inputs, "<node's id, title or class>.<input>" -> value. Connections that break lose
-        nothing; a workflow that the server forgets, because it restarted, is queued again. Failed where a node fails.
+        nothing; a workflow that the server forgets, because it restarted, is queued again. Failed where a node fails;
+        ValueError for what is no workflow, and for one that only the browser can make a prompt of.
         """
-        drawn = read(workflow)
-        if not isinstance(drawn, dict):
-            raise ValueError("This is no workflow: its JSON holds no object.")
-        graph = drawn if is_api(drawn) else to_api(drawn, await self.definitions(kinds(drawn)))
-        extra = {} if is_api(drawn) else {"extra_pnginfo": {"workflow": drawn}}
-        graph = override(graph, overrides or {})
+        body = await self.body(read(workflow))
+        body["prompt"] = override(body["prompt"], overrides or {})
         for _ in range(3):
-            outputs = await self.outputs(graph, extra, told(on_progress, on_preview))
+            outputs = await self.outputs(body, told(on_progress, on_preview))
             if outputs is not None:
                 answers = await asyncio.gather(*(self.ask("GET", path) for path in files(outputs)))
                 return [opened(answer.content) for answer in answers]
         raise Lost("The server forgot this workflow three times: it restarts, or somebody clears its queue.")
+
+    async def body(self, workflow: dict) -> dict:
+        """What POST /prompt takes of a workflow in any format."""
+        if is_api(workflow.get("prompt")):
+            return {key: workflow[key] for key in BODY if workflow.get(key) is not None}
+        if is_api(workflow):
+            return {"prompt": workflow}
+        prompt = to_api(workflow, await self.definitions(kinds(workflow)))
+        return {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": workflow}}}
 
     async def definitions(self, kinds: set[str]) -> dict:
         """What the server says of these kinds of nodes, and no more: all of it is megabytes."""
         found = await asyncio.gather(*(self.get(f"/object_info/{quote(kind, safe='')}") for kind in kinds))
         return {kind: info for one in found for kind, info in one.items()}
 
-    async def outputs(self, graph: dict, extra: dict, listener) -> dict | None:
-        """What /history says that a graph made; None where the server has forgotten it. Failed where it failed."""
+    async def outputs(self, body: dict, listener) -> dict | None:
+        """What /history says that a prompt made; None where the server has forgotten it. Failed where it failed."""
         prompt_id, news = str(uuid.uuid4()), asyncio.Event()
 
         def hear(event: str, data: dict, file: bytes | None) -> None:
@@ -145,7 +152,7 @@ class AsyncClient:
             if event == "connected" or (event == "executing" and data["node"] is None):
                 news.set()
 
-        body = {"prompt": graph, "client_id": self.id, "prompt_id": prompt_id, "extra_data": extra}
+        body = {**body, "client_id": self.id, "prompt_id": prompt_id}
         async with self.events.of(prompt_id, hear):
             try:
                 await self.put(body)
@@ -243,13 +250,6 @@ def told(on_progress: Progress | None, on_preview: Preview | None):
             on_preview(opened(file))
 
     return listener
-
-
-def read(workflow: dict | str | Path) -> dict:
-    if isinstance(workflow, dict):
-        return workflow
-    text = workflow if str(workflow).lstrip().startswith("{") else Path(workflow).read_text(encoding="utf-8")
-    return json.loads(text)
 
 
 def made(found: dict) -> dict:

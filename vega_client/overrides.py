@@ -1,12 +1,16 @@
 """Other values for inputs of a graph, named as people name them."""
 
+from .workflow.shapes import check
+
 
 def override(graph: dict, changes: dict) -> dict:
     """The API-format graph with changes: "<node>.<input>" -> value, where <node> is an id, a title or a class.
 
     ValueError for a name that fits no input, or inputs of several nodes. The graph itself stays as it was.
     """
-    graph = {id: {**node, "inputs": dict(node["inputs"])} for id, node in graph.items()}
+    for id, node in graph.items():
+        check(node, {"class_type": str, "inputs?": dict}, f"Node {id}")
+    graph = {id: {**node, "inputs": dict(node.get("inputs") or {})} for id, node in graph.items()}
     for name, value in changes.items():
         target, _, field = name.rpartition(".")
         graph[found(graph, target, field, name)]["inputs"][field] = value

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from .parts import ABSENT, Input, Node, Widget
 
 AUTOGROW, CHOICE, MATCH = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_MATCHTYPE_V3"
+CONTROL, CONTROLS = "control_after_generate", ("fixed", "increment", "decrement", "randomize")
 # The kinds of input that are widgets, and what those show until something is saved.
 WIDGETS = dict.fromkeys(("STRING", "TEXTAREA", "MARKDOWN", "PAINTER", "LOAD_3D"), "") | {"COMBO": ABSENT, CHOICE: ABSENT}
 WIDGETS |= {"INT": 0, "FLOAT": 0, "BOOLEAN": False, "RANGE": {"min": 0, "max": 1}, "COLOR": "#000000", "COLORS": []}
@@ -48,12 +49,14 @@ def define(node: Node, info: dict, converted: dict[str, str]) -> None:
     """
     saved = {entry.name: entry for entry in node.inputs}
     numbers = itertools.count()
-    node.inputs = []
+    node.inputs, node.left = [], dict(node.values)
 
     def value(name: str, default: object) -> object:
         # Some packs' nodes save theirs by name.
         number = next(numbers)
-        return next((node.values[key] for key in (name, number, str(number)) if key in node.values), default)
+        key = next((key for key in (name, number, str(number)) if key in node.values), None)
+        node.left.pop(key, None)
+        return node.values.get(key, default)
 
     def socket(name: str, kind: str, widget: Widget | None = None) -> None:
         node.inputs.append(Input(name, kind, saved[name].link if name in saved else None, widget))
@@ -77,7 +80,9 @@ def define(node: Node, info: dict, converted: dict[str, str]) -> None:
             if not options.get("socketless"):
                 socket(name, kind, widget)
             for companion in companions(name, drawn, options):
-                value(companion, None)
+                saved_beside = value(companion, None)
+                if companion == CONTROL and not controls(saved_beside):  # the pack's own code has no such widget
+                    node.left[companion] = saved_beside
             for key, *inner in chosen(widget):
                 lay_out(f"{name}.{key}", *inner)
 
@@ -122,8 +127,13 @@ def companions(name: str, kind: str, options: dict) -> tuple[str, ...]:
     if kind == "BOUNDING_BOX":
         return "x", "y", "width", "height"
     if options.get("control_after_generate", kind == "INT" and name in ("seed", "noise_seed")):
-        return ("control_after_generate", "control_filter_list")[: 2 if kind == "COMBO" else 1]
+        return (CONTROL, "control_filter_list")[: 2 if kind == "COMBO" else 1]
     return ()
+
+
+def controls(value: object) -> bool:
+    """Whether a value may be that of control_after_generate, which was a switch once."""
+    return value in (None, "", *CONTROLS) or isinstance(value, bool)
 
 
 def chosen(widget: Widget) -> list[tuple[str, str, dict]]:

@@ -60,6 +60,8 @@ def promote(host: Node, names: dict[str, str]) -> None:
         widget = next((entry.widget for entry in host.inputs if entry.name == name), None)
         if widget and host.values.get(k) is not None:
             widget.value = host.values[k]
+        elif entries[k][0] in host.inner.nodes and not primitive and not widget:
+            host.inner.nodes[entries[k][0]].left[entries[k][1]] = host.values.get(k)
 
 
 def tuples(saved: object) -> list[list[str]]:

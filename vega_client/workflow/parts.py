@@ -42,6 +42,8 @@ class Node:
     values: dict  # the saved ones, by name or number
     inputs: list[Input]
     outputs: list[dict]
+    left: dict = field(default_factory=dict)  # of those, the ones that no widget takes
+    declared: bool = False  # some of its inputs are widgets, which only nodes of a server have
     widgets: list[Widget] = field(default_factory=list)
     inner: "Graph | None" = None  # what a subgraph's node, its host, stands for
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from .hosts import OUTSIDE
+from .leftovers import left_over
 from .parts import ABSENT, PRIMITIVE, Graph, Input, Link, Node, Widget
 from .primitives import apply_primitive
 from .saved import Reader
@@ -13,6 +14,9 @@ OPEN = object()  # what an input gets that isn't connected
 NEVER, BYPASS = 2, 4  # a node's modes: muted, and passed through
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", PRIMITIVE)
 BROWSER = ("Load3D", "WebcamCapture", "RecordAudio")  # what they send is drawn or recorded as the prompt is queued
+EXPORT = "give the file that its File > Export (API) writes"
+# The nodes of cg-use-everywhere, whose code in the browser connects them as the prompt is queued.
+EVERYWHERE = {"Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3", "Prompts Everywhere", "Seed Everywhere"}
 # The nodes in whose file names the frontend fills in %node.widget% and %date:...%.
 SAVING = {"CLIPSave", "LoraSave", "ModelSave", "Save3DAdvanced", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveAudio"}
 SAVING |= {"SaveAudioAdvanced", "SaveAudioMP3", "SaveAudioOpus", "SaveGLB", "SaveGaussianSplat", "SaveImage", "VAESave"}
@@ -49,15 +53,22 @@ def converted(workflow: dict, object_info: dict) -> dict:
                 apply_primitive(graph, node, root)
     prompt = {}
     for node, path in walk(((root, None),)):
-        if node.inner or node.kind in VIRTUAL or node.mode in (NEVER, BYPASS):
+        if node.mode in (NEVER, BYPASS):
             continue
         where = address(node, path)
+        if node.kind in EVERYWHERE or node.properties.get("ue_convert"):
+            raise ValueError(f"Node {where} ({node.title}) is connected to others in the browser alone: {EXPORT}.")
+        if node.inner or node.kind in VIRTUAL:
+            continue
         if node.kind not in object_info:
-            if not is_connected(node):
+            if not is_connected(node) and not node.declared:
                 continue  # a label or a bookmark that some pack draws in the browser
             raise ValueError(missing(node, where))
         if node.kind in BROWSER:
             raise ValueError(f"Node {where} ({node.title}) sends what only a browser can draw or record.")
+        for value in left_over(node, object_info[node.kind]):
+            what = f"a value ({value}) that only its pack's code in the browser understands"
+            raise ValueError(f"Node {where} ({node.title}) has saved {what}: {EXPORT}.")
         inputs = {widget.name: sendable(sent(node, widget, root)) for widget in node.widgets}
         inputs |= {entry.name: found for entry in node.inputs if (found := source(entry, path)) is not OPEN}
         prompt[where] = {"inputs": inputs, "class_type": node.kind, "_meta": {"title": node.title}}
@@ -73,10 +84,12 @@ def is_connected(node: Node) -> bool:
 
 def missing(node: Node, where: str) -> str:
     pack = node.properties.get("cnr_id") or node.properties.get("aux_id")
-    known = f": it is of the pack {pack}" if pack else ""
+    named = f"Node {where} ({node.title}) is a {node.kind!r}"
     if node.kind.startswith(("workflow>", "workflow/")):
-        known = ", an older frontend's group node: once opened in the browser and saved again it is a subgraph"
-    return f"Node {where} ({node.title}) is a {node.kind!r}, which the server doesn't have{known}."
+        known = "an older frontend's group node: once opened in the browser and saved again it is a subgraph"
+        return f"{named}, which the server doesn't have, {known}."
+    known = f": it is of the pack {pack}" if pack else ""
+    return f"{named}, which only the browser knows (then {EXPORT}) or which the server doesn't have{known}."
 
 
 def walk(path: Path) -> Iterator[tuple[Node, Path]]:

@@ -54,6 +54,7 @@ class Reader:
             values=values if isinstance(values, dict) else dict(enumerate(without_forced(values, info))),
             inputs=[Input(entry["name"], entry.get("type", "*"), entry.get("link")) for entry in entries],
             outputs=list(saved.get("outputs") or ()),
+            declared=any(entry.get("widget") for entry in entries),
         )
         if kind in self.definitions:
             node.inner = self.inner(kind)
