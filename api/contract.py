@@ -1,7 +1,7 @@
 """What a request may say: the parameters of Segmind's hosted API (segmind.com/models/segmind-vega-rt-v1/api), and ours."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
 
@@ -34,9 +34,9 @@ def number(value: Any) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """4.0 is an integer in JSON Schema."""
+    """4.0 is an integer in JSON Schema; beyond 2**53 a float may be another one than what was written."""
     value = number(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
@@ -82,6 +82,8 @@ class Request(BaseModel):
         extra="forbid", hide_input_in_errors=True, json_schema_extra={"dependentRequired": {"denoise": ["image"]}}
     )
 
+    most_seed: ClassVar[int] = MOST_SEED  # after it comes 0
+
     prompt: Text = Field(min_length=1, description="What to draw.")
     seed: Seed = Field(-1, description=SEED_HELP)
     img_width: Size = Field(None, description="Pixels; by default the model's own size.")
@@ -113,6 +115,8 @@ class RealTimeRequest(Request):
 
 class BaseRequest(Request):
     """POST /v1/segmind-vega: the base model with classifier-free guidance."""
+
+    most_seed: ClassVar[int] = MOST_BASE_SEED
 
     seed: BaseSeed = Field(-1, description=SEED_HELP)
     negative_prompt: Text = Field("", description="What not to draw.")

@@ -97,7 +97,7 @@ class Api:
         own = self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
-        seeds = [(seed + k) % (contract.MOST_BASE_SEED + 1) for k in range(getattr(asked, "samples", 1))]
+        seeds = [(seed + k) % (asked.most_seed + 1) for k in range(getattr(asked, "samples", 1))]
         image = None
         if asked.image is not None:
             try:

@@ -68,11 +68,14 @@ def test_segminds_own_client_works(server):
     assert response.headers["X-remaining-credits"]
 
 
-def test_the_picture_is_the_graphs(server, client):
+@pytest.mark.parametrize("seed", [7, 0, 2**64 - 2, 2**64 - 1])
+def test_the_picture_is_the_graphs(server, client, seed):
     """The same as the shipped workflow's with this prompt and seed, but that core's SaveImage cuts where we round."""
-    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=PROMPT)))
+    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, CLIPTextEncode__text=PROMPT)))
     expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
-    image = opened(post(server, prompt=PROMPT, seed=7, format="png"))
+    answer = post(server, prompt=PROMPT, seed=seed, format="png")
+    image = opened(answer)
+    assert answer.headers["X-Seed"] == str(seed)
     assert {a - b for a, b in zip(image.tobytes(), expected.tobytes(), strict=True)} == {0, 1}
     assert not image.info
     assert not image.getexif()
@@ -86,6 +89,22 @@ def test_a_seed_is_a_picture_and_a_random_one_is_told(server):
     assert again.content == first.content
     assert float(again.headers["X-Queue-Time"]) >= 0
     assert float(first.headers["X-Model-Time"]) > 0
+
+
+def test_pictures_drawn_together_have_their_own_seeds(server, client):
+    """As the API queues what waits together, beside each seed drawn by its own graph."""
+    seeds = [2**64 - 1, 0, 2**64 - 2]
+    graph = graphs.text_to_image(CLIPTextEncode__text=PROMPT, EmptyLatentImage__batch_size=3, VegaLCMSampler__seed=0)
+    together = {"latent_image": [graphs.EMPTY, 0], "seeds": ",".join(map(str, seeds))}
+    together |= {f"positive_{k}": [graphs.TEXT, 0] for k in (1, 2, 3)}
+    graph["together"] = {"class_type": "VegaTogether", "inputs": together}
+    graph[graphs.SAMPLER]["inputs"] |= {"positive": ["together", 0], "latent_image": ["together", 1]}
+
+    def drawn(graph: dict) -> list[bytes]:
+        return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.images(client.run(graph))]
+
+    alone = [drawn(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
+    assert drawn(graph) == [picture for (picture,) in alone]
 
 
 def test_samples_are_pictures_of_consecutive_seeds(server):
@@ -150,6 +169,9 @@ def test_formats(server, format):
         (BASE, {"prompt": "a", "scheduler": "../x"}, "scheduler", "UniPC"),
         (BASE, {"prompt": "a", "samples": 5}, "samples", "from 1 to 4"),
         (BASE, {"prompt": "a", "seed": 2**64 - 1}, "seed", "from -1 to 18446744073709551614"),
+        (RT, {"prompt": "a", "seed": 2**64}, "seed", "from -1 to 18446744073709551615"),
+        (RT, {"prompt": "a", "seed": float(2**60)}, "seed", "valid integer"),
+        (RT, {"prompt": "a", "seed": "9007199254740993.0"}, "seed", "valid integer"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, said):
