@@ -72,6 +72,12 @@ Text = Annotated[str, Strict(), Field(max_length=10_000)]
 
 
 DENOISE = 0.6
+MOST_WEIGHT = 100  # of an emphasis: far above what is of use, and far below what overflows fp16
+MOST_NESTED = 50  # parentheses: the host's parser calls itself once for each
+EMPHASIS_HELP = (
+    f"(words:1.2) are emphasised, by -{MOST_WEIGHT} to {MOST_WEIGHT} and at most {MOST_NESTED} parentheses deep; "
+    "\\( and \\) are parentheses that are only text."
+)
 SEED_HELP = "The same seed draws the same picture; -1 is a random one, told in X-Seed."
 
 
@@ -84,7 +90,7 @@ class Request(BaseModel):
 
     most_seed: ClassVar[int] = MOST_SEED  # after it comes 0
 
-    prompt: Text = Field(min_length=1, description="What to draw.")
+    prompt: Text = Field(min_length=1, description=f"What to draw. {EMPHASIS_HELP}")
     seed: Seed = Field(-1, description=SEED_HELP)
     img_width: Size = Field(None, description="Pixels; by default the model's own size.")
     img_height: Size = Field(None, description="Pixels; by default the model's own size.")
@@ -92,7 +98,8 @@ class Request(BaseModel):
     format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="Of the picture's file.")
     image: Annotated[str, Strict()] = Field(
         None,
-        description="Image to image: a PNG, JPEG or WebP file in base64, scaled and cut to the size that is drawn.",
+        description="Image to image: a PNG, JPEG or WebP file in base64, scaled and cut to the size that is drawn; "
+        "where it is transparent it is white.",
         json_schema_extra={"format": "picture-in-base64"},
     )
     # At 0.2 an LCM has 10 steps, the most that can be asked for.
@@ -119,7 +126,7 @@ class BaseRequest(Request):
     most_seed: ClassVar[int] = MOST_BASE_SEED
 
     seed: BaseSeed = Field(-1, description=SEED_HELP)
-    negative_prompt: Text = Field("", description="What not to draw.")
+    negative_prompt: Text = Field("", description=f"What not to draw. {EMPHASIS_HELP}")
     guidance_scale: Guidance = Field(9.0, description="Scale of the classifier-free guidance; 1 is none.")
     scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")
     num_inference_steps: Steps = Field(25, description="Steps of the sampler.")

@@ -23,6 +23,7 @@ from vega_pack.api import contract
 from vega_pack.api.access import Access
 
 KEYS = ("a-first-key", "a-second-kéy", "a-third-key")
+REMARK = "of the third floor"
 WAITING = 3
 
 
@@ -30,7 +31,7 @@ WAITING = 3
 def guarded(tmp_path_factory):
     """A server with keys, a short line and a low limit for bodies."""
     folder = tmp_path_factory.mktemp("guarded")
-    (folder / "keys").write_text(f"\n {KEYS[2]}\n", encoding="utf-8")
+    (folder / "keys").write_text(f"# {REMARK}\r\n\r\n {KEYS[2]} \r\n", encoding="utf-16")  # as Windows' Notepad may
     keys = {"VEGA_API_KEYS": ", ".join(KEYS[:2]), "VEGA_API_KEYS_FILE": str(folder / "keys")}
     with comfyui.serve(folder, **keys, VEGA_API_WAITING=str(WAITING), VEGA_API_BODY_MIB="1") as running:
         yield running
@@ -183,6 +184,61 @@ def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, s
     assert "\n" not in answer["error"]
 
 
+EMPHASES = {
+    "(title: Infinity)": "'title' has the emphasis inf",
+    "a cat (x:nan)": "'x' has the emphasis nan",
+    "(a:-inf)": "'a' has the emphasis -inf",
+    "(x:1e999)": "'x' has the emphasis inf",
+    "(the sea (at dawn:1e30), calm)": "'at dawn' has the emphasis 1e+30",
+    "(x:-101)": "-100 to 100 are taken",
+    "(" * 5000 + ")" * 5000: "nested more than 50 deep",
+    "(" * 900 + "x" + ":1)" * 900: "nested more than 50 deep",
+    "(" * 50 + "x" + ")" * 50: "'x' has the emphasis 117.391",
+    "a cat, embedding:": "`embedding:` has no name after it",
+}
+
+
+def test_a_prompt_that_the_host_can_not_draw_is_refused_before_it_waits(server):
+    with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, img_width=512, img_height=512):
+        wait_for(lambda: queue(server)[0])
+        answers = [(post(server, prompt=text), post(server, BASE, prompt="a", negative_prompt=text)) for text in EMPHASES]
+        running, waiting = queue(server)
+        assert running
+        assert not waiting
+    for said, pair in zip(EMPHASES.values(), answers, strict=True):
+        for answer, field in zip(pair, ("prompt", "negative_prompt"), strict=True):
+            assert (answer.status_code, answer.json()["field"]) == (400, field)
+            assert answer.json()["error"].startswith(f"{field}: ")
+            assert said in answer.json()["error"]
+            assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "prompt", [r"\(title: Infinity\)", "a sad face :" + "(" * 200, "((night:1.3), [desert]:0.8)", "(x:100)"]
+)
+def test_other_parentheses_are_drawn_as_the_graph_draws_them(server, client, prompt):
+    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=prompt)))
+    expected = Image.open(io.BytesIO(client.download(file))).convert("RGB").tobytes()
+    image = opened(post(server, prompt=prompt, seed=7, format="png"))
+    assert {a - b for a, b in zip(image.tobytes(), expected, strict=True)} <= {0, 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_body_may_be_in_windows_own_text(server, encoding):
+    body = {"prompt": "a pink dawn, größer", "seed": 4}
+    types = {"Content-Type": f"application/json; charset={encoding.removesuffix('-sig')}"}
+    text = json.dumps(body, ensure_ascii=False)
+    answer = requests.post(f"{server.url}/v1/{RT}", data=text.encode(encoding), headers=types)
+    assert answer.content == post(server, **body).content
+
+
+def test_a_body_in_another_text_is_refused(server):
+    for body in ('{"prompt": "größer"}'.encode("latin-1"), '{"prompt": "a"}'.encode("utf-16")[:-1]):
+        answer = requests.post(f"{server.url}/v1/{RT}", data=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("The body")
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"prompt": "\\ud800"}', b"NaN"])
 def test_a_body_that_is_no_object_is_refused(server, body):
     response = requests.post(f"{server.url}/v1/{RT}", data=body)
@@ -218,7 +274,7 @@ def test_another_site_in_a_browser_is_kept_out_as_the_host_does(server):
 
 
 def test_keys(guarded):
-    for key in (None, "", "a-first", KEYS[0] + "x", ", ".join(KEYS), "\u00ff"):
+    for key in (None, "", "a-first", KEYS[0] + "x", ", ".join(KEYS), "\u00ff", REMARK, f"# {REMARK}"):
         headers = {} if key is None else {"x-api-key": key.encode()}
         response = post(guarded, headers=headers, prompt=PROMPT, seed=1)
         assert response.status_code == 401
