@@ -47,9 +47,15 @@ def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
     return Annotated[int, Strict(), Field(**bounds), BeforeValidator(whole), WithJsonSchema(schema)]
 
 
-SEED_STRINGS = {"pattern": "^(-1|[0-9]{1,19})$"}
-Seed = Whole(SEED_STRINGS, ge=-1, le=MOST_SEED)
-BaseSeed = Whole(SEED_STRINGS, ge=-1, le=MOST_BASE_SEED)
+def seeds_to(most: int) -> dict:
+    """The strings of -1 to most, which has 20 digits: with fewer, with a lower one after the same ones, or itself."""
+    digits = str(most)
+    lower = [f"{digits[:k]}[0-{int(d) - 1}][0-9]{{{len(digits) - k - 1}}}" for k, d in enumerate(digits) if d != "0"]
+    return {"pattern": f"^(-1|[0-9]{{1,{len(digits) - 1}}}|{'|'.join(lower)}|{digits})$"}
+
+
+Seed = Whole(seeds_to(MOST_SEED), ge=-1, le=MOST_SEED)
+BaseSeed = Whole(seeds_to(MOST_BASE_SEED), ge=-1, le=MOST_BASE_SEED)
 Size = Whole({"enum": [str(size) for size in SIZES]}, ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
 RealTimeSteps = Whole({"pattern": "^([1-9]|10)$"}, ge=1, le=10)
 Steps = Whole({"pattern": "^([1-9][0-9]?|100)$"}, ge=1, le=100)

@@ -449,6 +449,9 @@ def test_wrong_settings_are_told(tmp_path):
         for name in ("VEGA_API_WAITING", "VEGA_API_KEYS_FILE"):
             assert name in response.json()["error"]
         assert "hidden" not in response.text
+        log = server.log.read_text(encoding="utf-8")
+        assert "VEGA_API_KEYS_FILE: there is no file 'gone'" in log
+        assert "Traceback" not in log
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,17 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
 
 
 @pytest.mark.soak
+def test_a_file_of_keys_that_is_none_is_named_before_ray_starts(tmp_path):
+    (tmp_path / "door.key").write_bytes(b"\x89PNG")
+    environment = {**os.environ, "VEGA_API_KEYS_FILE": str(tmp_path / "door.key")}
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode
+    assert "VEGA_API_KEYS_FILE: 'door.key' is not text" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.soak
 def test_numbers_that_cannot_be_and_a_port_that_is_taken_are_told_before_ray_starts(server):
     for options, said in (
         (["--replicas", "0"], "'0' is no number from 1 to 1000"),
