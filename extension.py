@@ -1,5 +1,8 @@
 """What the host gets: the pack's nodes and its routes."""
 
+import logging
+import os
+
 from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
@@ -21,6 +24,8 @@ class VegaExtension(ComfyExtension):
         sent.add_route(PromptServer.instance.routes)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
         PromptServer.instance.app.on_response_prepare.append(frames.remember_transport)
+        if any(name.startswith("VEGA_API_") for name in os.environ):
+            check_settings()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -34,6 +39,16 @@ class VegaExtension(ComfyExtension):
             VegaReceiveImage,
             VegaTogether,
         ]
+
+
+def check_settings() -> None:
+    """Says at the start what every request would be answered."""
+    from .api.settings import Settings  # late, as below
+
+    try:
+        Settings.of_environment()
+    except ValueError as error:
+        logging.error("Vega API: %s", error)
 
 
 async def v1(request: web.Request) -> web.Response:

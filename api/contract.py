@@ -1,7 +1,7 @@
 """What a request may say: the parameters of Segmind's hosted API (segmind.com/models/segmind-vega-rt-v1/api), and ours."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
 
@@ -34,9 +34,9 @@ def number(value: Any) -> Any:
 
 
 def whole(value: Any) -> Any:
-    """4.0 is an integer in JSON Schema."""
+    """4.0 is an integer in JSON Schema; beyond 2**53 a float may be another one than what was written."""
     value = number(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
@@ -47,9 +47,15 @@ def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
     return Annotated[int, Strict(), Field(**bounds), BeforeValidator(whole), WithJsonSchema(schema)]
 
 
-SEED_STRINGS = {"pattern": "^(-1|[0-9]{1,19})$"}
-Seed = Whole(SEED_STRINGS, ge=-1, le=MOST_SEED)
-BaseSeed = Whole(SEED_STRINGS, ge=-1, le=MOST_BASE_SEED)
+def seeds_to(most: int) -> dict:
+    """The strings of -1 to most, which has 20 digits: with fewer, with a lower one after the same ones, or itself."""
+    digits = str(most)
+    lower = [f"{digits[:k]}[0-{int(d) - 1}][0-9]{{{len(digits) - k - 1}}}" for k, d in enumerate(digits) if d != "0"]
+    return {"pattern": f"^(-1|[0-9]{{1,{len(digits) - 1}}}|{'|'.join(lower)}|{digits})$"}
+
+
+Seed = Whole(seeds_to(MOST_SEED), ge=-1, le=MOST_SEED)
+BaseSeed = Whole(seeds_to(MOST_BASE_SEED), ge=-1, le=MOST_BASE_SEED)
 Size = Whole({"enum": [str(size) for size in SIZES]}, ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
 RealTimeSteps = Whole({"pattern": "^([1-9]|10)$"}, ge=1, le=10)
 Steps = Whole({"pattern": "^([1-9][0-9]?|100)$"}, ge=1, le=100)
@@ -72,6 +78,12 @@ Text = Annotated[str, Strict(), Field(max_length=10_000)]
 
 
 DENOISE = 0.6
+MOST_WEIGHT = 100  # of an emphasis: far above what is of use, and far below what overflows fp16
+MOST_NESTED = 50  # parentheses: the host's parser calls itself once for each
+EMPHASIS_HELP = (
+    f"(words:1.2) are emphasised, by -{MOST_WEIGHT} to {MOST_WEIGHT} and at most {MOST_NESTED} parentheses deep; "
+    "\\( and \\) are parentheses that are only text."
+)
 SEED_HELP = "The same seed draws the same picture; -1 is a random one, told in X-Seed."
 
 
@@ -82,7 +94,9 @@ class Request(BaseModel):
         extra="forbid", hide_input_in_errors=True, json_schema_extra={"dependentRequired": {"denoise": ["image"]}}
     )
 
-    prompt: Text = Field(min_length=1, description="What to draw.")
+    most_seed: ClassVar[int] = MOST_SEED  # after it comes 0
+
+    prompt: Text = Field(min_length=1, description=f"What to draw. {EMPHASIS_HELP}")
     seed: Seed = Field(-1, description=SEED_HELP)
     img_width: Size = Field(None, description="Pixels; by default the model's own size.")
     img_height: Size = Field(None, description="Pixels; by default the model's own size.")
@@ -90,7 +104,8 @@ class Request(BaseModel):
     format: Literal["jpeg", "png", "webp"] = Field("jpeg", description="Of the picture's file.")
     image: Annotated[str, Strict()] = Field(
         None,
-        description="Image to image: a PNG, JPEG or WebP file in base64, scaled and cut to the size that is drawn.",
+        description="Image to image: a PNG, JPEG or WebP file in base64, scaled and cut to the size that is drawn; "
+        "where it is transparent it is white.",
         json_schema_extra={"format": "picture-in-base64"},
     )
     # At 0.2 an LCM has 10 steps, the most that can be asked for.
@@ -114,8 +129,10 @@ class RealTimeRequest(Request):
 class BaseRequest(Request):
     """POST /v1/segmind-vega: the base model with classifier-free guidance."""
 
+    most_seed: ClassVar[int] = MOST_BASE_SEED
+
     seed: BaseSeed = Field(-1, description=SEED_HELP)
-    negative_prompt: Text = Field("", description="What not to draw.")
+    negative_prompt: Text = Field("", description=f"What not to draw. {EMPHASIS_HELP}")
     guidance_scale: Guidance = Field(9.0, description="Scale of the classifier-free guidance; 1 is none.")
     scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")
     num_inference_steps: Steps = Field(25, description="Steps of the sampler.")

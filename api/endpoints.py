@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import json
 import logging
 import secrets
 import zlib
@@ -15,7 +16,7 @@ from server import PromptServer
 from ..nodes import loader
 from ..pictures import received
 from ..vega import own_size
-from . import contract, host_graphs, openapi
+from . import contract, emphasis, host_graphs, openapi
 from .access import Access
 from .host_client import Follower, HostClient, PromptError
 from .line import Drawing, Full, Line
@@ -88,16 +89,24 @@ class Api:
         return bytes(body)
 
     def parsed(self, model: type[contract.Request], body: bytes) -> contract.Request:
+        """JSON in UTF-8, as it is meant to be, or in UTF-16 or UTF-32, as Windows may write it; with or without its mark."""
         try:
-            return model.model_validate_json(body)
+            encoding = json.detect_encoding(body)
+            asked = model.model_validate_json(body if encoding == "utf-8" else body.decode(encoding))
+        except UnicodeDecodeError:
+            raise Refused(400, "The body is not text: send JSON in UTF-8.") from None
         except pydantic.ValidationError as error:
             raise refused_field(model, error) from None
+        for field in ("prompt", "negative_prompt"):
+            if why := emphasis.wrong(getattr(asked, field, "")):
+                raise Refused(400, f"{field}: {why}.", field=field)
+        return asked
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
         own = await self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
-        seeds = [(seed + k) % (contract.MOST_BASE_SEED + 1) for k in range(getattr(asked, "samples", 1))]
+        seeds = [(seed + k) % (asked.most_seed + 1) for k in range(getattr(asked, "samples", 1))]
         image = None
         if asked.image is not None:
             try:

@@ -1,16 +1,43 @@
 """What the environment says about the API: VEGA_API_KEYS, VEGA_API_MODEL and so on."""
 
+import codecs
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def keys_in(path: Path) -> tuple[str, ...]:
+    """One key a line, but for empty lines and those that begin with #; in UTF-8, or in UTF-16 with its mark.
+
+    ValueError names the file, and neither its folder nor anything in it: whoever asks the API is told.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path.name!r}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path.name!r} can't be read ({error.strerror})") from None
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        lines = [line.strip() for line in content.decode("utf-16" if marked else "utf-8-sig").splitlines()]
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name!r} is not text in UTF-8: save it as that") from None
+    for number, line in enumerate(lines, 1):
+        if not line.isprintable():
+            raise ValueError(f"line {number} of {path.name!r} has characters that aren't seen: save it as text in UTF-8")
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise ValueError(f"there is no key in {path.name!r}")
+    return keys
 
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True)
 
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # separated by commas; none: only this machine is served
-    keys_file: FilePath | None = None  # more keys, one in each line
+    keys_file: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # the path of a file of more, which are read at once
     model: str = "vega-nano (embedded)"  # a name in Load Vega's list
     lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
     vae: Literal["tiny", "full"] = "tiny"
@@ -22,9 +49,13 @@ class Settings(BaseSettings):
     def separated(cls, value: str | tuple) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
+    @field_validator("keys_file", mode="before")
+    @classmethod
+    def read(cls, value: str | tuple) -> tuple[str, ...]:
+        return keys_in(Path(value)) if isinstance(value, str) else value
+
     def all_keys(self) -> list[str]:
-        lines = self.keys_file.read_text(encoding="utf-8").splitlines() if self.keys_file else []
-        return [*(key.get_secret_value() for key in self.keys), *filter(None, map(str.strip, lines))]
+        return [key.get_secret_value() for key in (*self.keys, *self.keys_file)]
 
     @classmethod
     def of_environment(cls) -> "Settings":
@@ -32,5 +63,6 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            wrong = "; ".join(f"VEGA_API_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+            found = [(str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+            wrong = "; ".join(f"VEGA_API_{name}: {why}" for name, why in found)
             raise ValueError(f"The API's settings are wrong: {wrong}.") from None

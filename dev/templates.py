@@ -256,7 +256,7 @@ def start_picture(g: Graph, y: int, side: int) -> tuple[Node, Node]:
     file = base64.b64encode((HERE / "start.webp").read_bytes()).decode()
     picture = g.node("VegaReceiveImage", 2, y, "Start picture (inside this file)", image=file)
     size = {"width": side, "height": side, "upscale_method": "lanczos", "crop": "center"}
-    return picture, g.node("ImageScale", 3, y, "Start size", image=picture, **size)
+    return picture, g.node("ImageScale", 3, y, "Start size", image=picture["IMAGE"], **size)
 
 
 def start_latent(g: Graph, load: Node) -> Node:

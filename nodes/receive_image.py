@@ -21,10 +21,14 @@ class VegaReceiveImage(io.ComfyNode):
                     tooltip="A PNG, JPEG or WebP file in base64, with or without data:image/png;base64, in front of it.",
                 )
             ],
-            outputs=[io.Image.Output(tooltip="The picture in RGB, turned as its EXIF says.")],
+            outputs=[
+                io.Image.Output(tooltip="The picture in RGB, turned as its EXIF says, with white where it is transparent."),
+                io.Mask.Output(tooltip="How transparent the picture is: 1 where nothing of it is seen."),
+            ],
         )
 
     @classmethod
     def execute(cls, image) -> io.NodeOutput:
-        """IMAGE [1, H, W, 3], fp32 in 0..1."""
-        return io.NodeOutput(torch.from_numpy(received.levels(received.picture(image)))[None])
+        """IMAGE [1, H, W, 3] and MASK [1, H, W], fp32 in 0..1."""
+        seen, transparent = received.levels(received.picture(image))
+        return io.NodeOutput(torch.from_numpy(seen)[None], torch.from_numpy(transparent)[None])

@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from api.access import is_loopback
+from api.settings import Settings
 
 from .deployments import DRAIN, Painter, bound
 from .options import Options
@@ -99,7 +100,12 @@ def main() -> None:
     for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
         signal.signal(wanted, lambda number, _: calls.put(number))
     while calls.get() == again:
-        front = start()
+        try:
+            Settings.of_environment()  # the file of keys may have changed
+        except ValueError as error:
+            print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
+        else:
+            front = start()
     with contextlib.suppress(TimeoutError):  # serve.shutdown waits for nothing
         front.drain.remote().result(timeout_s=DRAIN)
         time.sleep(FLUSH)

@@ -23,6 +23,7 @@ from vega_pack.api import contract
 from vega_pack.api.access import Access
 
 KEYS = ("a-first-key", "a-second-kéy", "a-third-key")
+REMARK = "of the third floor"
 WAITING = 3
 
 
@@ -30,7 +31,7 @@ WAITING = 3
 def guarded(tmp_path_factory):
     """A server with keys, a short line and a low limit for bodies."""
     folder = tmp_path_factory.mktemp("guarded")
-    (folder / "keys").write_text(f"\n {KEYS[2]}\n", encoding="utf-8")
+    (folder / "keys").write_text(f"# {REMARK}\r\n\r\n {KEYS[2]} \r\n", encoding="utf-16")  # as Windows' Notepad may
     keys = {"VEGA_API_KEYS": ", ".join(KEYS[:2]), "VEGA_API_KEYS_FILE": str(folder / "keys")}
     with comfyui.serve(folder, **keys, VEGA_API_WAITING=str(WAITING), VEGA_API_BODY_MIB="1") as running:
         yield running
@@ -68,11 +69,14 @@ def test_segminds_own_client_works(server):
     assert response.headers["X-remaining-credits"]
 
 
-def test_the_picture_is_the_graphs(server, client):
+@pytest.mark.parametrize("seed", [7, 0, 2**64 - 2, 2**64 - 1])
+def test_the_picture_is_the_graphs(server, client, seed):
     """The same as the shipped workflow's with this prompt and seed, but that core's SaveImage cuts where we round."""
-    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=PROMPT)))
+    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, CLIPTextEncode__text=PROMPT)))
     expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
-    image = opened(post(server, prompt=PROMPT, seed=7, format="png"))
+    answer = post(server, prompt=PROMPT, seed=seed, format="png")
+    image = opened(answer)
+    assert answer.headers["X-Seed"] == str(seed)
     assert {a - b for a, b in zip(image.tobytes(), expected.tobytes(), strict=True)} == {0, 1}
     assert not image.info
     assert not image.getexif()
@@ -86,6 +90,22 @@ def test_a_seed_is_a_picture_and_a_random_one_is_told(server):
     assert again.content == first.content
     assert float(again.headers["X-Queue-Time"]) >= 0
     assert float(first.headers["X-Model-Time"]) > 0
+
+
+def test_pictures_drawn_together_have_their_own_seeds(server, client):
+    """As the API queues what waits together, beside each seed drawn by its own graph."""
+    seeds = [2**64 - 1, 0, 2**64 - 2]
+    graph = graphs.text_to_image(CLIPTextEncode__text=PROMPT, EmptyLatentImage__batch_size=3, VegaLCMSampler__seed=0)
+    together = {"latent_image": [graphs.EMPTY, 0], "seeds": ",".join(map(str, seeds))}
+    together |= {f"positive_{k}": [graphs.TEXT, 0] for k in (1, 2, 3)}
+    graph["together"] = {"class_type": "VegaTogether", "inputs": together}
+    graph[graphs.SAMPLER]["inputs"] |= {"positive": ["together", 0], "latent_image": ["together", 1]}
+
+    def drawn(graph: dict) -> list[bytes]:
+        return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.images(client.run(graph))]
+
+    alone = [drawn(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
+    assert drawn(graph) == [picture for (picture,) in alone]
 
 
 def test_samples_are_pictures_of_consecutive_seeds(server):
@@ -150,6 +170,9 @@ def test_formats(server, format):
         (BASE, {"prompt": "a", "scheduler": "../x"}, "scheduler", "UniPC"),
         (BASE, {"prompt": "a", "samples": 5}, "samples", "from 1 to 4"),
         (BASE, {"prompt": "a", "seed": 2**64 - 1}, "seed", "from -1 to 18446744073709551614"),
+        (RT, {"prompt": "a", "seed": 2**64}, "seed", "from -1 to 18446744073709551615"),
+        (RT, {"prompt": "a", "seed": float(2**60)}, "seed", "valid integer"),
+        (RT, {"prompt": "a", "seed": "9007199254740993.0"}, "seed", "valid integer"),
     ],
 )
 def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, said):
@@ -159,6 +182,61 @@ def test_a_wrong_field_is_named_with_what_it_may_be(server, path, body, field, s
     assert answer.get("field") == field
     assert said in answer["error"]
     assert "\n" not in answer["error"]
+
+
+EMPHASES = {
+    "(title: Infinity)": "'title' has the emphasis inf",
+    "a cat (x:nan)": "'x' has the emphasis nan",
+    "(a:-inf)": "'a' has the emphasis -inf",
+    "(x:1e999)": "'x' has the emphasis inf",
+    "(the sea (at dawn:1e30), calm)": "'at dawn' has the emphasis 1e+30",
+    "(x:-101)": "-100 to 100 are taken",
+    "(" * 5000 + ")" * 5000: "nested more than 50 deep",
+    "(" * 900 + "x" + ":1)" * 900: "nested more than 50 deep",
+    "(" * 50 + "x" + ")" * 50: "'x' has the emphasis 117.391",
+    "a cat, embedding:": "`embedding:` has no name after it",
+}
+
+
+def test_a_prompt_that_the_host_can_not_draw_is_refused_before_it_waits(server):
+    with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, img_width=512, img_height=512):
+        wait_for(lambda: queue(server)[0])
+        answers = [(post(server, prompt=text), post(server, BASE, prompt="a", negative_prompt=text)) for text in EMPHASES]
+        running, waiting = queue(server)
+        assert running
+        assert not waiting
+    for said, pair in zip(EMPHASES.values(), answers, strict=True):
+        for answer, field in zip(pair, ("prompt", "negative_prompt"), strict=True):
+            assert (answer.status_code, answer.json()["field"]) == (400, field)
+            assert answer.json()["error"].startswith(f"{field}: ")
+            assert said in answer.json()["error"]
+            assert "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "prompt", [r"\(title: Infinity\)", "a sad face :" + "(" * 200, "((night:1.3), [desert]:0.8)", "(x:100)"]
+)
+def test_other_parentheses_are_drawn_as_the_graph_draws_them(server, client, prompt):
+    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=prompt)))
+    expected = Image.open(io.BytesIO(client.download(file))).convert("RGB").tobytes()
+    image = opened(post(server, prompt=prompt, seed=7, format="png"))
+    assert {a - b for a, b in zip(image.tobytes(), expected, strict=True)} <= {0, 1}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_body_may_be_in_windows_own_text(server, encoding):
+    body = {"prompt": "a pink dawn, größer", "seed": 4}
+    types = {"Content-Type": f"application/json; charset={encoding.removesuffix('-sig')}"}
+    text = json.dumps(body, ensure_ascii=False)
+    answer = requests.post(f"{server.url}/v1/{RT}", data=text.encode(encoding), headers=types)
+    assert answer.content == post(server, **body).content
+
+
+def test_a_body_in_another_text_is_refused(server):
+    for body in ('{"prompt": "größer"}'.encode("latin-1"), '{"prompt": "a"}'.encode("utf-16")[:-1]):
+        answer = requests.post(f"{server.url}/v1/{RT}", data=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("The body")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"prompt": "\\ud800"}', b"NaN"])
@@ -196,7 +274,7 @@ def test_another_site_in_a_browser_is_kept_out_as_the_host_does(server):
 
 
 def test_keys(guarded):
-    for key in (None, "", "a-first", KEYS[0] + "x", ", ".join(KEYS), "\u00ff"):
+    for key in (None, "", "a-first", KEYS[0] + "x", ", ".join(KEYS), "\u00ff", REMARK, f"# {REMARK}"):
         headers = {} if key is None else {"x-api-key": key.encode()}
         response = post(guarded, headers=headers, prompt=PROMPT, seed=1)
         assert response.status_code == 401
@@ -371,6 +449,9 @@ def test_wrong_settings_are_told(tmp_path):
         for name in ("VEGA_API_WAITING", "VEGA_API_KEYS_FILE"):
             assert name in response.json()["error"]
         assert "hidden" not in response.text
+        log = server.log.read_text(encoding="utf-8")
+        assert "VEGA_API_KEYS_FILE: there is no file 'gone'" in log
+        assert "Traceback" not in log
 
 
 @pytest.mark.parametrize(

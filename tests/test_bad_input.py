@@ -1,5 +1,6 @@
 """Every mistake ends in one clear message at the right node, and the server serves the next prompt."""
 
+import contextlib
 import io
 import shutil
 import threading
@@ -186,6 +187,29 @@ def test_nan_leaves_the_text_encoder(client, broken):
     key = next(k for k in load_file(path) if k.endswith("layers.0.mlp.fc1.bias"))
     change(path, **{key.replace(".", "__"): torch.full((256,), float("nan"), dtype=torch.float16)})
     refused(client, graphs.text_to_image(VegaLoader__model_name=name), graphs.SAMPLER, "positive contains NaN")
+
+
+@pytest.mark.parametrize("weight", [" Infinity", "nan", "-inf", "1e999"])
+def test_an_emphasis_that_is_no_number(client, weight):
+    graph = graphs.text_to_image(CLIPTextEncode__text=f"night, (desert:{weight})")
+    refused(client, graph, graphs.SAMPLER, "positive contains NaN", "an emphasis in the prompt is no number", "(word:inf)")
+
+
+def test_an_emphasis_beyond_what_the_unet_computes(client):
+    graph = graphs.text_to_image(CLIPTextEncode__text="night, (desert:1e30)")
+    refused(client, graph, graphs.SAMPLER, "UNet gave NaN", "An emphasis in the prompt", "change the prompt")
+
+
+def test_an_emphasis_beyond_fp16():
+    """Finite as the text encoder gives it, and infinite where the UNet takes it."""
+    with torch.inference_mode():
+        model, clip, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+        model.model.manual_cast_dtype = torch.float16  # as the host has it on a GPU
+        for weight, said in (("1.2", None), ("1e6", "an emphasis in the prompt is no number or far too large")):
+            positive = clip.encode_from_tokens_scheduled(clip.tokenize(f"night, (desert:{weight})"))
+            assert positive[0][0].isfinite().all()
+            with pytest.raises(ValueError, match=said) if said else contextlib.nullcontext():
+                lcm.check_conditioning(model, positive)
 
 
 def test_nan_leaves_the_decoder(client, broken):

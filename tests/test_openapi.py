@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import re
 
 import hypothesis
 import pytest
@@ -73,6 +74,37 @@ def run(server, examples: int, **settings) -> int:
 def test_every_answer_is_as_documented(server):
     assert run(server, 15, derandomize=True) >= 60  # soak explores
     assert requests.get(f"{server.url}/queue").json() == {"queue_running": [], "queue_pending": []}
+
+
+@pytest.mark.parametrize("model", [contract.RealTimeRequest, contract.BaseRequest])
+def test_the_strings_of_seeds_are_the_ones_that_are_taken(model):
+    most = {contract.RealTimeRequest: 2**64 - 1, contract.BaseRequest: 2**64 - 2}[model]
+    _, strings = model.model_json_schema()["properties"]["seed"]["anyOf"]
+    numbers = [
+        -2,
+        -1,
+        0,
+        7,
+        10**18,
+        10**19 - 1,
+        10**19,
+        2**63,
+        18 * 10**18,
+        most - 6,
+        most - 1,
+        most,
+        most + 1,
+        most + 6,
+        10**20,
+    ]
+    for number in numbers:
+        right = -1 <= number <= most
+        assert bool(re.search(strings["pattern"], str(number))) == right, number
+        try:
+            taken = model(prompt="a", seed=str(number)).seed == number
+        except ValueError:
+            taken = False
+        assert taken == right, number
 
 
 @pytest.mark.soak

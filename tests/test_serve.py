@@ -129,6 +129,30 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
 
 
 @pytest.mark.soak
+def test_a_file_of_keys_that_is_none_is_named_before_ray_starts(tmp_path):
+    (tmp_path / "door.key").write_bytes(b"\x89PNG")
+    environment = {**os.environ, "VEGA_API_KEYS_FILE": str(tmp_path / "door.key")}
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode
+    assert "VEGA_API_KEYS_FILE: 'door.key' is not text" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.soak
+def test_a_restart_with_a_broken_file_of_keys_keeps_what_runs(tmp_path):
+    keys = tmp_path / "door.key"
+    keys.write_text("\ufeff# the door\r\na-key\r\n", encoding="utf-8")
+    with serve_api.serving(tmp_path, "--replicas", "1", VEGA_API_KEYS_FILE=str(keys)) as serving:
+        before = {process.pid for process in hosts(serving)}
+        keys.write_bytes(b"\x89PNG")
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "nothing is replaced: " in serving.log.read_text(encoding="utf-8"))
+        assert post(serving, headers=KEY, prompt=PROMPT).status_code == 200
+        assert {process.pid for process in hosts(serving)} == before
+
+
+@pytest.mark.soak
 def test_numbers_that_cannot_be_and_a_port_that_is_taken_are_told_before_ray_starts(server):
     for options, said in (
         (["--replicas", "0"], "'0' is no number from 1 to 1000"),

@@ -166,8 +166,9 @@ def sample(
     samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
     if not samples.isfinite().all():
         raise ValueError(
-            "The UNet gave NaN or infinite values. Its weights or those of a LoRA are damaged, or they don't fit "
-            "fp16: download them again, or start ComfyUI with --force-fp32."
+            "The UNet gave NaN or infinite values. An emphasis in the prompt, (word:1.2), is far too large, its weights or "
+            "those of a LoRA are damaged, or they don't fit fp16: change the prompt, download them again, or start ComfyUI "
+            "with --force-fp32."
         )
     out["samples"] = samples
     # For the tiny decoder, which would make a psychedelic picture of another family's latents.
@@ -180,14 +181,18 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
     if not positive:
         raise ValueError("positive has no entries: connect the output of a CLIP Text Encode.")
     width = model.model.model_config.unet_config.get("context_dim")
+    dtype = model.model.manual_cast_dtype or model.model.get_dtype()  # what the UNet computes in
     for context, _ in positive:
         if isinstance(width, int) and context.shape[-1] != width:
             raise ValueError(
                 f"positive has {context.shape[-1]} features a token, this model needs {width}: "
                 "encode the prompt with the CLIP that comes from the same loader as the model."
             )
-        if not context.isfinite().all():
-            raise ValueError("positive contains NaN or infinite values: its text encoder or a LoRA on it is damaged.")
+        if not context.to(dtype).isfinite().all():
+            raise ValueError(
+                "positive contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
+                "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged."
+            )
 
 
 def check_latent(model: comfy.model_patcher.ModelPatcher, samples: torch.Tensor, ratio: int | None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import stamina
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .errors import Failed, Lost, Refused
 from .events import Events
@@ -216,8 +216,17 @@ def is_local(hostname: str | None) -> bool:
 
 
 def in_base64(image: Image.Image) -> str:
+    """A PNG file that keeps what the server needs to see the image right: transparency, and grey of 16 bits."""
+    if image.format:  # as it came from a file, and not turned by hand since
+        image = ImageOps.exif_transpose(image)
+    if image.mode not in ("I;16", "I;16B"):
+        if image.mode[0] in "FI":
+            raise ValueError(
+                f"An image of mode {image.mode} doesn't say which number is white: convert it to L, I;16 or RGB."
+            )
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
