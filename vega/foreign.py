@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+PLAIN = (".weight", ".bias")
 # Who quantised: endings of the names that only their files have.
 QUANTISED = {
     "bitsandbytes": re.compile(r"\.(nested_)?(absmax|quant_map)$|\.quant_state\.bitsandbytes__\w+$|\.(SCB|weight_format)$"),
@@ -18,8 +19,9 @@ QUANTISED = {
 # Of LoRA layers (PEFT's, diffusers' older ones), and of what PEFT wraps in them.
 LORA = re.compile(r"^lora_(unet|te\d?)_|[._]lora[._](A|B|down|up|embedding|magnitude|layer)|\.(hada|lokr)_w")
 WRAPPED = re.compile(r"\.base_layer\.|\.modules_to_save\.|\.original_module\.|^base_model\.model\.")
+ADAPTER = re.compile(f"{LORA.pattern}|{WRAPPED.pattern}")
 ALPHA = re.compile(r"\.(alpha|dora_scale)$")
-GUIDANCE = re.compile(r"(^|\.)time_embed(ding)?\.cond_proj\.weight$")
+GUIDANCE = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
 # Models of other families, under whatever prefix.
 OTHER_MODELS = (
     (re.compile(r"(^|\.)joint_blocks\."), "a Stable Diffusion 3 model"),
@@ -29,7 +31,10 @@ OTHER_MODELS = (
 # What a file is that holds no UNet under a checkpoint's names; the first that fits.
 KINDS = (
     (LORA, "a LoRA, which belongs in models/loras"),
-    (re.compile(r"^control_model\.|^controlnet_|(^|\.)zero_convs\.|(^|\.)input_hint_block\."), "a ControlNet"),
+    (
+        re.compile(r"^control_model\.|^controlnet_|(^|\.)zero_convs\.|(^|\.)input_hint_block\."),
+        "a ControlNet, which belongs in models/controlnet",
+    ),
     (re.compile(r"^(ip_adapter|image_proj)\b"), "an IP-Adapter"),
     (re.compile(r"^model_ema\."), "the EMA weights of a training run alone; use the file of the whole model"),
     *((names, f"{model}; Load Vega takes models of the SDXL and SD 1.5 families") for names, model in OTHER_MODELS),
@@ -59,12 +64,12 @@ def refuse(path: Path, found: dict[str, torch.Tensor]) -> None:
         raise ValueError(
             f"{path} is quantised ({by}). Only weights in fp32, fp16 or bf16 are supported: take the model in one of these."
         )
-    if any(GUIDANCE.search(name) for name in found):
+    if any(name.endswith(GUIDANCE) for name in found):
         raise ValueError(
             f"{path} is a full LCM, not a base: its UNet takes the guidance as an input (time_embedding.cond_proj), which "
             "is not supported. Use the model that it was distilled from, with an LCM-LoRA."
         )
-    adapters = [name for name in found if LORA.search(name) or WRAPPED.search(name)]
+    adapters = [name for name in found if ADAPTER.search(name)]
     if adapters and not all(LORA.search(name) or ALPHA.search(name) for name in found):  # a LoRA alone is another mistake
         raise ValueError(
             f"{path} was saved with an adapter in it that is not merged ({adapters[0]}). Merge it or unload it before "
@@ -74,8 +79,9 @@ def refuse(path: Path, found: dict[str, torch.Tensor]) -> None:
 
 def quantised(found: dict[str, torch.Tensor]) -> str | None:
     """How the weights are quantised, with a name that shows it; None where they are not."""
+    odd = [name for name in found if not name.endswith(PLAIN)]
     for tool, names in QUANTISED.items():
-        if name := next((name for name in found if names.search(name)), None):
+        if name := next((name for name in odd if names.search(name)), None):
             return f"{tool}: {name}"
     integers = (name for name, t in found.items() if t.ndim > 1 and t.dtype in (torch.int8, torch.uint8))
     name = next(integers, None)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import comfy.lora
@@ -56,6 +57,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     if not targets:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
     adapter = matched(path, tensors, metadata, targets, config["model_channels"])
+    weights.check_end(path)
 
     renamed, ranks, alphas, dtypes = {}, set(), set(), set()
     for module, sides in adapter.items():
@@ -109,7 +111,7 @@ def matched(
     for_text = [key for key in tensors if lora_keys.is_text_encoders(key)]
     if len(for_text) == len(tensors):
         raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {USE_CORE}")
-    adapter = lora_keys.grouped(path, tensors, peft_alpha.read(path, metadata))
+    adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
     found = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in found)
     if for_text or not residual or any(key in metadata for key in STYLE_METADATA):
@@ -126,15 +128,16 @@ def matched(
     strangers, missing = sorted(found - targets.keys()), sorted(targets.keys() - found)
     ours = f"the model is {base(len(targets), channels)}, which has {len(targets)}"
     where = "the embedded LCM-LoRA" if is_nano(len(targets), channels) else BASES.get(len(targets), (0, "its own"))[1]
-    if len(found) in BASES:
+    if len(found) in BASES and len(found) != len(targets):
         raise ValueError(
             f"{path}: this LCM-LoRA has {len(found)} modules and matches {BASES[len(found)][0]}; {ours}: use {where}."
         )
     parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
     parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []
+    advice = f"use {where}" if strangers else f"If it should be whole, download it again; else use {where}"
     raise ValueError(
         f"{path}: this LoRA has {len(found)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
-        f"If it should be whole, download it again; else use {where}."
+        f"{advice[0].upper()}{advice[1:]}."
     )
 
 

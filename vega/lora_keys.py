@@ -35,13 +35,14 @@ def is_text_encoders(key: str) -> bool:
 
 
 def grouped(
-    path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
+    path: Path, tensors: dict[str, torch.Tensor], alphas_of: Callable[[dict[str, int]], dict[str, float]]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha".
 
     kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
-    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. alpha_of(module, rank) is the alpha of
-    a module without its own, if there is any. ValueError for any other key.
+    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`; layers that PEFT had wrapped already
+    (`.base_layer`). alphas_of takes module -> rank of those without an alpha of their own, and gives the alphas that are
+    stated for them. ValueError for any other key.
     """
     native, adapter = {}, {}
     for key, tensor in tensors.items():
@@ -52,20 +53,24 @@ def grouped(
             raise ValueError(f"{path}: {key!r} is no part of a LoRA of two matrices (kohya, PEFT or diffusers keys).")
         module = key.removesuffix(ending)
         if module.startswith(KOHYA):
-            module = module.removeprefix(KOHYA)
+            module = module.removeprefix(KOHYA).removesuffix("_base_layer")
             if NATIVE.match(module):
                 module = re.sub(r"(\.\d+)_", r"\1.", re.sub(r"_(\d+)(?=_|$)", r".\1", module))
         else:
-            module = PREFIX.sub("", module).removeprefix("diffusion_model.").replace(".processor.", ".")
+            module = (
+                PREFIX.sub("", module)
+                .removeprefix("diffusion_model.")
+                .replace(".processor.", ".")
+                .replace(".base_layer", "")
+            )
             if module.endswith(".to_out"):
                 module += ".0"
         group = native if NATIVE.match(module) else adapter
         group.setdefault(module, {})[ENDINGS[ending]] = tensor
     names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
     adapter |= {names[f"{module}.weight"].removesuffix(".weight"): sides for module, sides in native.items()}
-    for module, sides in adapter.items():
-        if "alpha" not in sides and "down" in sides and sides["down"].ndim:
-            alpha = alpha_of(module, sides["down"].shape[0])
-            if alpha is not None:
-                sides["alpha"] = torch.tensor(alpha)
+    without = {m: sides["down"] for m, sides in adapter.items() if "alpha" not in sides and "down" in sides}
+    alphas = alphas_of({module: down.shape[0] for module, down in without.items() if down.ndim})
+    for module, alpha in alphas.items():
+        adapter[module]["alpha"] = torch.tensor(alpha)
     return {module.replace(".", "_"): sides for module, sides in adapter.items()}

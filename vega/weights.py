@@ -84,8 +84,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         if start(path, 2) == b"PK" and not is_zip:
-            reason = written.never_written(path, "zeros") if written.ends_in_zeros(path) else incomplete(path)
-            raise ValueError(reason) from error
+            raise ValueError(incomplete(path)) from error
         if start(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
@@ -101,12 +100,15 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path} holds something else than named weights. Use the model's safetensors files.")
     if not is_zip and written.ends_in_zeros(path):  # torch's old format, which ends with some tensor's data
         for name, tensor in tensors.items():
-            if tensor.ndim > 1 and tensor.numel() and not written.SECOND_MATRIX.search(name) and not tensor[-1].any():
+            end = tensor.flatten()[-written.RUN // tensor.element_size() :]
+            if len(end) and not written.may_be_zeros(name, tensor.ndim) and not end.any():
                 raise ValueError(written.never_written(path, f"zeros in {name}"))
     return tensors
 
 
 def incomplete(path: Path) -> str:
+    if written.ends_in_zeros(path):
+        return written.never_written(path, "zeros")
     return f"{path} can't be read: it is incomplete. Download or copy it again."
 
 

@@ -42,17 +42,23 @@ def check_end(path: Path) -> None:
             last = between(file, max(begin, end - RUN), end)
             if any(last):
                 return
-            is_second = bool(SECOND_MATRIX.search(name))
-            may_be_zeros = is_second or len(last) < RUN or (len(shape) < 2 and not name.endswith("weight"))
-            if may_be_zeros and not any(between(file, begin, end)):
+            if (len(last) < RUN or may_be_zeros(name, len(shape))) and not any(between(file, begin, end)):
                 continue
-            if is_second and any(between(file, end - (end - begin) // shape[0], end)):
+            if SECOND_MATRIX.search(name) and any(between(file, end - (end - begin) // shape[0], end)):
                 return  # a LoRA padded to a larger rank
             raise ValueError(never_written(path, f"zeros in {name}"))
 
 
+def may_be_zeros(name: str, dimensions: int) -> bool:
+    """Whether a tensor of that name may be nothing but zeros in a whole file."""
+    return bool(SECOND_MATRIX.search(name)) or (dimensions < 2 and not name.endswith("weight"))
+
+
 def never_written(path: Path, seen: str) -> str:
-    return f"{path}: the end of the file was never written ({seen}). A download or copy broke off: download it again."
+    return (
+        f"{path} is incomplete: the end of the file was never written ({seen}). A download or copy broke off: "
+        "download it again."
+    )
 
 
 def ends_in_zeros(path: Path) -> bool:
