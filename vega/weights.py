@@ -129,13 +129,17 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
         if path.is_file():
             try:
                 found = read_files(path)
+            except ValueError as error:
+                refusals.append((there(path), error))
+                continue
+            foreign.refuse(path, found)
+            try:
                 check_end(path)
             except ValueError as error:
                 refusals.append((there(path), error))
                 continue
             for _, error in refusals:
                 logging.warning("%s is taken instead: %s", path, error)
-            foreign.refuse(path, found)
             return path, found
     if refusals:
         raise max(refusals, key=lambda refusal: refusal[0])[1]
