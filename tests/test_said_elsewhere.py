@@ -44,7 +44,7 @@ def scaled(nano, path, scale):
     "options",
     [
         {"lora_alpha": 2},
-        {"lora_alpha": 2, "use_rslora": True},
+        {"lora_alpha": 3, "use_rslora": True},
         {"lora_alpha": 2, "alpha_pattern": {"conv1": 8}, "rank_pattern": {"to_q": 2}},
     ],
 )
@@ -146,6 +146,10 @@ def test_metadata_that_is_no_alpha_or_another_files_is_refused(nano, tmp_path):
         ({"lora_alpha": "much"}, "adapter configuration can't be read"),
         ({"lora_alpha": "2", "rank": "inf"}, "adapter configuration can't be read"),
         ({"lora_alpha": "nan"}, "is not a number"),
+        (
+            {"lora_adapter_metadata": json.dumps({"lora_alpha": 2, "rank_pattern": [1]})},
+            "adapter configuration can't be read",
+        ),
         ({"network_alphas": "[1]"}, "adapter configuration can't be read"),
         ({"lora_alpha": "2", "ss_network_alpha": "8"}, "it states 2 and 8 as alpha"),
         ({"ss_network_alpha": "2", "ss_network_dim": "8"}, "its metadata does not describe it", "rank 8"),
@@ -159,6 +163,13 @@ def test_as_many_modules_with_other_names_contradict_nothing(nano, tmp_path):
     first = next(iter(pairs))
     renamed = {"strange.conv1" if name == first else name: pair for name, pair in pairs.items()}
     refused(nano[1], alone(tmp_path, kohya(renamed)[0]), "not in the model: strange_conv1", "Use the embedded LCM-LoRA")
+
+
+def test_matrices_of_different_ranks_are_refused_as_such(nano, tmp_path):
+    tensors, _ = kohya(matrices(nano[0]))
+    key = next(k for k in tensors if k.endswith("lora_up.weight"))
+    path = alone(tmp_path, tensors | {key: torch.ones_like(tensors[key])[:, :2]})
+    refused(nano[1], path, "have ranks 4 and 2")
 
 
 # From runwayml's v1-inference.yaml, StabilityAI's v2-inference-v.yaml and generative-models' sd_xl_base.yaml.

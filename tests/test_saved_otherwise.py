@@ -337,6 +337,17 @@ def test_what_stands_for_a_file_is_named(folder, single, tmp_path):
             path.write_text(content)
             refused(folder if path.is_relative_to(folder) else path, str(path), words, approx=approx)
             path.write_bytes(original)
+    original = file.read_bytes()
+    file.with_suffix(".ckpt").write_bytes(original)
+    refused(file.with_suffix(".ckpt"), "is a safetensors file under another name", approx=approx)
+    tensors = {k: v.clone() for k, v in load_file(file).items()}  # not mapped, as the file is written anew
+    torch.save(tensors, file)
+    refused(file, "is a PyTorch pickle under another name", approx=approx)
+    file.write_bytes(original)
+    pointer = tmp_path / "taesd_decoder.safetensors"
+    pointer.write_text(POINTER)
+    refused(file, str(pointer), "a Git LFS pointer", approx={pointer.name: pointer})
+    assert checkpoint.load(file, "tiny", [], {pointer.name: pointer, **approx})
     (folder / "unet" / "config.json").write_text(POINTER)
     refused(folder, str(folder / "unet" / "config.json"), "a Git LFS pointer", "git lfs pull")
     model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]

@@ -167,11 +167,11 @@ def check_shapes(path: Path, module: str, down, up, weight, channels: int) -> No
     """ValueError unless up @ down, flattened, is an update of the weight."""
     if down.ndim < 2 or up.ndim < 2 or not len(down) or not {down.dtype, up.dtype} <= set(weights.DTYPES):
         raise ValueError(f"{path}: {module} is not two matrices of fp32, fp16 or bf16. Download the file again.")
-    if (up.flatten(1).shape[0], up.flatten(1).shape[1], down.flatten(1).shape[1]) != (
-        weight.shape[0],
-        down.shape[0],
-        weight.flatten(1).shape[1],
-    ):
+    if up.flatten(1).shape[1] != len(down):
+        raise ValueError(
+            f"{path}: the two matrices of {module} have ranks {len(down)} and {up.flatten(1).shape[1]}. Download it again."
+        )
+    if (up.flatten(1).shape[0], down.flatten(1).shape[1]) != (weight.shape[0], weight.flatten(1).shape[1]):
         raise ValueError(
             f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "
             f"({channels} channels): the file was made for another base."

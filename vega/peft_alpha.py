@@ -36,9 +36,9 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int]) -> dict[st
         if not found:
             where, config = f"{PEFT_CONFIG} beside it", beside(path)
             found = alphas(config, ranks)
+        differs = contradiction(config, ranks)
     except (TypeError, AttributeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ValueError(f"{path}: its adapter configuration can't be read ({error}). Download the file again.") from error
-    differs = contradiction(config, ranks)
     if where != "its metadata" and path.stem != PEFT_STEM:
         others = [other for other in sorted(path.parent.iterdir()) if other != path and other.suffix.lower() in FILES]
         if differs and others:

@@ -73,12 +73,15 @@ def says(path: Path) -> str | None:
     return None
 
 
-def options(config, depth: int = 12) -> Iterator[tuple[str, object]]:
-    """Every option of a nested configuration."""
-    if isinstance(config, dict) and depth:
-        for option, value in config.items():
-            yield option, value
-            yield from options(value, depth - 1)
+def options(config) -> Iterator[tuple[str, object]]:
+    """Every option of a nested configuration, each of its parts once, however often the others refer to it."""
+    waiting, seen = [config], set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict) and id(part) not in seen:
+            seen.add(id(part))
+            waiting += part.values()
+            yield from part.items()
 
 
 def predicts(value: str) -> str | None:

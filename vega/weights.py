@@ -73,6 +73,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
+        if start(path, 2) in (b"PK", b"\x80\x02"):
+            raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
         ) from error
@@ -85,6 +87,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         if start(path, 2) == b"PK" and not is_zip:
             raise ValueError(incomplete(path)) from error
+        if start(path, 9)[8:] == b"{":
+            raise ValueError(f"{path} is a safetensors file under another name: name it .safetensors.") from error
         if start(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
@@ -144,7 +148,9 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
     if refusals:
         raise max(refusals, key=lambda refusal: refusal[0])[1]
     names = " or ".join(form.format(stem) for form in FORMS)
-    raise ValueError(f"{folder} holds no weights: expected {names}. Download the model again.")
+    others = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in (*SAFETENSORS, ".bin", ".ckpt", ".pt"))
+    only = f" (only {listing(others)})" if others else ""
+    raise ValueError(f"{folder} holds no weights{only}: expected {names}. Download the model again.")
 
 
 def read_files(path: Path) -> dict[str, torch.Tensor]:
