@@ -234,6 +234,9 @@ def test_models_of_other_kinds_are_named(tmp_path):
         with pytest.raises(ValueError) as error:
             checkpoint.load(file, "tiny", [])
         assert "ownload" not in str(error.value)  # it would not help
+    (tmp_path / "sd3" / "transformer").mkdir(parents=True)
+    (tmp_path / "sd3" / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    refused(tmp_path / "sd3", "It is for StableDiffusion3Pipeline; Load Vega takes models of the SDXL and SD 1.5 families")
 
 
 def test_the_refiner_is_named(tmp_path):
