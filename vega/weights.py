@@ -73,7 +73,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        if start(path, 2) in (b"PK", b"\x80\x02"):
+        if start(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
             raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
