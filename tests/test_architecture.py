@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = {"cuda", "torch", "safetensors", "tqdm"}  # cuda: torch's own bindings
+LIBRARIES = {"cuda", "torch", "safetensors", "tqdm", "yaml"}  # cuda: torch's own bindings
 # What each part may import besides the standard library and, relatively, itself.
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,

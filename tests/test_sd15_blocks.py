@@ -13,7 +13,9 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy_extras.nodes_model_merging import ModelMergeSimple
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from test_lora import ALPHA, RANK, check_merge, kohya, made_from, matrices, native_names, peft, weights_of, written
 from transformers import CLIPTextModel
 from vega_pack.vega import accelerate, checkpoint, lcm, lora, style_lora, unet
@@ -262,15 +264,34 @@ def test_its_text_keys_reach_the_text_encoder(small, tmp_path):
     assert "no clip is connected" in style_lora.apply(model, None, path, 1.0, 1.0)[2]
 
 
+def test_a_text_encoders_lora_that_diffusers_saved_has_its_alpha(small, tmp_path):
+    """Its alpha is in the file's metadata alone; the oracle is the encoder with PEFT's adapter in it."""
+    _, model, clip = small["small-sd"]
+    encoder = folders.modules("small-sd")["text_encoder"]
+    with torch.inference_mode(False):
+        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        encoder.add_adapter(config)
+        StableDiffusionPipeline.save_lora_weights(
+            tmp_path,
+            text_encoder_lora_layers=get_peft_model_state_dict(encoder),
+            text_encoder_lora_adapter_metadata=config.to_dict() | {"target_modules": ["q_proj", "v_proj"]},
+        )
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    _, styled, _ = style_lora.apply(model, clip, path, 1.0, 1.0)
+    tokens = styled.tokenize("a lake")
+    ids = torch.tensor([[token for token, _ in tokens["l"][0]]])
+    expected = encoder(ids).last_hidden_state
+    plain = clip.encode_from_tokens(tokens)
+    assert (styled.encode_from_tokens(tokens) - expected).abs().max() < 1e-4
+    assert (plain - expected).abs().max() > 1e-2
+
+
 def test_peft_keys_of_a_style_are_applied_whole_where_the_hosts_loader_drops_attention(tmp_path):
     """As peft and diffusers write them; the host's Load LoRA takes those of attention for others'."""
     with torch.inference_mode(False):
         reference = folders.unet("Segmind-Vega")
         reference.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
         randomized(reference, 0.02)
-        from diffusers import StableDiffusionXLPipeline
-        from peft.utils import get_peft_model_state_dict
-
         StableDiffusionXLPipeline.save_lora_weights(
             tmp_path, unet_lora_layers=get_peft_model_state_dict(reference), safe_serialization=True
         )

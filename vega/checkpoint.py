@@ -8,12 +8,11 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from . import full_autoencoder, single_file, text_encoders, tiny_autoencoder, unet, weights
+from . import full_autoencoder, prediction, single_file, text_encoders, tiny_autoencoder, unet, weights
 
 NANO = Path(__file__).parent / "nano"
 NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
 PARTS = 3  # MODEL, CLIP and VAE
-OTHER_SCHEDULERS = ("EDM", "FlowMatch")
 SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
 
@@ -45,7 +44,7 @@ def from_folder(
     for part in ("unet", "text_encoder", "vae"):
         if not (folder / part / "config.json").is_file():
             raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. {advice(folder)}")
-    check_prediction(folder / "scheduler" / "scheduler_config.json")
+    prediction.check_scheduler(folder / "scheduler" / "scheduler_config.json")
     config_file = folder / "unet" / "config.json"
     config = weights.read_json(config_file)
     encoders = text_encoders.from_folder(folder)
@@ -72,7 +71,9 @@ def advice(folder: Path) -> str:
     """What to do about a folder that lacks a part, by what its model_index.json says that it is."""
     index = folder / "model_index.json"
     pipeline = weights.read_json(index).get("_class_name") if index.is_file() else None
-    if isinstance(pipeline, str) and "StableDiffusion" not in pipeline:
+    if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
+        return f"If it has none, it is {unet.REFINER}. Else download it again."
+    if isinstance(pipeline, str) and ("StableDiffusion" not in pipeline or "StableDiffusion3" in pipeline):
         return f"It is for {pipeline}; Load Vega takes models of the SDXL and SD 1.5 families."
     return "Download it again."
 
@@ -100,17 +101,6 @@ def from_file(
     if is_tiny or not parts.vae:
         raise ValueError(f"{path} holds no full autoencoder: set vae to `tiny`.")
     return model, clip, full_autoencoder.load(path, parts.vae)
-
-
-def check_prediction(path: Path) -> None:
-    """ValueError for a model that predicts anything but the noise, which would be drawn wrong without a word."""
-    if path.is_file():
-        config = weights.read_json(path)
-        if str(config.get("_class_name")).startswith(OTHER_SCHEDULERS):
-            raise ValueError(f"{path}: {config['_class_name']} is not supported: the model does not predict the noise.")
-        prediction = config.get("prediction_type", "epsilon")
-        if prediction != "epsilon":
-            raise ValueError(f"{path}: prediction_type = {prediction!r} is not supported (only 'epsilon').")
 
 
 def check_widths(path: Path, unet_config: dict, encoders: dict[str, text_encoders.Encoder]) -> None:

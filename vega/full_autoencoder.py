@@ -43,7 +43,9 @@ def load(path: Path, found: dict[str, torch.Tensor]) -> comfy.sd.VAE:
         vae.throw_exception_if_invalid()
     except (RuntimeError, LookupError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"{path} does not fit an AutoencoderKL ({reason}). Download the model again.") from error
+        raise ValueError(
+            f"{path} does not fit an AutoencoderKL ({reason}): use the autoencoder that the model was published with."
+        ) from error
     weights.check(path, found, vae.first_stage_model.state_dict())
     if (vae.latent_channels, vae.downscale_ratio) != (4, 8):
         raise ValueError(f"{path} holds an autoencoder of another family: {vae.latent_channels} channels instead of 4.")

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import comfy.lora
@@ -58,6 +59,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
     sd15_blocks.check_patches(model)
     adapter = matched(path, tensors, metadata, targets, config)
+    weights.check_end(path)
 
     patched = model.clone()
     applied = patched.add_patches(patches(path, adapter, targets, model), strength)
@@ -150,7 +152,7 @@ def matched(
             f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
             f"it {recipe}. If it is an LCM-LoRA all the same, begin the file's name with lcm-."
         )
-    adapter = lora_keys.grouped(path, tensors, peft_alpha.read(path, metadata))
+    adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
     found = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in found)
     if not residual:
@@ -167,15 +169,16 @@ def matched(
     strangers, missing = sorted(found - targets.keys()), sorted(targets.keys() - found)
     ours = f"the model is {base(len(targets), channels)}, which has {len(targets)}"
     where = "the embedded LCM-LoRA" if is_nano(len(targets), channels) else BASES.get(len(targets), (0, "its own"))[1]
-    if len(found) in BASES:
+    if len(found) in BASES and len(found) != len(targets):
         raise ValueError(
             f"{path}: this LCM-LoRA has {len(found)} modules and matches {BASES[len(found)][0]}; {ours}: use {where}."
         )
     parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
     parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []
+    advice = f"use {where}" if strangers else f"If it should be whole, download it again; else use {where}"
     raise ValueError(
         f"{path}: this LoRA has {len(found)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
-        f"If it should be whole, download it again; else use {where}."
+        f"{advice[0].upper()}{advice[1:]}."
     )
 
 
@@ -201,6 +204,10 @@ def check_shapes(path: Path, module: str, down, up, weight, config: dict) -> Non
     """ValueError unless the two matrices fit the weight."""
     if down.ndim < 2 or up.ndim < 2 or not len(down) or not {down.dtype, up.dtype} <= set(weights.DTYPES):
         raise ValueError(f"{path}: {module} is not two matrices of fp32, fp16 or bf16. Download the file again.")
+    if up.flatten(1).shape[1] != len(down):
+        raise ValueError(
+            f"{path}: the two matrices of {module} have ranks {len(down)} and {up.flatten(1).shape[1]}. Download it again."
+        )
     if not fits(down, up, weight):
         raise ValueError(
             f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "

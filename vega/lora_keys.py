@@ -40,7 +40,7 @@ def kohya(name: str) -> str:
 
 
 def grouped(
-    path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
+    path: Path, tensors: dict[str, torch.Tensor], alphas_of: Callable[[dict[str, int]], dict[str, float]]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha"; all modules are there.
 
@@ -50,21 +50,22 @@ def grouped(
     native = [module for module in found if NATIVE.match(module)]
     names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
     renamed = {module: names[f"{module}.weight"].removesuffix(".weight") for module in native}
-    return with_alphas({renamed.get(module, module): sides for module, sides in found.items()}, alpha_of)
+    return with_alphas({renamed.get(module, module): sides for module, sides in found.items()}, alphas_of)
 
 
 def by_module(
-    path: Path, tensors: dict[str, torch.Tensor], alpha_of: Callable[[str, int], float | None]
+    path: Path, tensors: dict[str, torch.Tensor], alphas_of: Callable[[dict[str, int]], dict[str, float]]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """As grouped(), of a file of any of the modules, each under its name in the file, diffusers' or Stability's."""
-    return with_alphas(parts(path, tensors), alpha_of)
+    return with_alphas(parts(path, tensors), alphas_of)
 
 
 def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Each UNet module of a LoRA file, without its key style's prefix -> its "down", "up" and perhaps "alpha".
 
     kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
-    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`. ValueError for any other key.
+    `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`; layers that PEFT had wrapped already
+    (`.base_layer`). ValueError for any other key.
     """
     found = {}
     for key, tensor in tensors.items():
@@ -75,11 +76,16 @@ def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, t
             raise ValueError(f"{path}: {key!r} is no part of a LoRA of two matrices (kohya, PEFT or diffusers keys).")
         module = key.removesuffix(ending)
         if module.startswith(KOHYA):
-            module = module.removeprefix(KOHYA)
+            module = module.removeprefix(KOHYA).removesuffix("_base_layer")
             if NATIVE.match(module):
                 module = re.sub(r"(\.\d+)_", r"\1.", re.sub(r"_(\d+)(?=_|$)", r".\1", module))
         else:
-            module = PREFIX.sub("", module).removeprefix("diffusion_model.").replace(".processor.", ".")
+            module = (
+                PREFIX.sub("", module)
+                .removeprefix("diffusion_model.")
+                .replace(".processor.", ".")
+                .replace(".base_layer", "")
+            )
             if module.endswith(".to_out"):
                 module += ".0"
         found.setdefault(module, {})[ENDINGS[ending]] = tensor
@@ -87,12 +93,14 @@ def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, t
 
 
 def with_alphas(
-    adapter: dict[str, dict[str, torch.Tensor]], alpha_of: Callable[[str, int], float | None]
+    adapter: dict[str, dict[str, torch.Tensor]], alphas_of: Callable[[dict[str, int]], dict[str, float]]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """The modules, in kohya's spelling; one without an alpha of its own gets alpha_of(module, rank), if there is any."""
-    for module, sides in adapter.items():
-        if "alpha" not in sides and "down" in sides and sides["down"].ndim:
-            alpha = alpha_of(module, sides["down"].shape[0])
-            if alpha is not None:
-                sides["alpha"] = torch.tensor(alpha)
+    """The modules, in kohya's spelling.
+
+    alphas_of takes module -> rank of those without an alpha of their own, and gives the alphas that are stated for them.
+    """
+    without = {m: sides["down"] for m, sides in adapter.items() if "alpha" not in sides and "down" in sides}
+    alphas = alphas_of({module: down.shape[0] for module, down in without.items() if down.ndim})
+    for module, alpha in alphas.items():
+        adapter[module]["alpha"] = torch.tensor(alpha)
     return {kohya(module): sides for module, sides in adapter.items()}

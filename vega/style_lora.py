@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import comfy.lora
@@ -31,8 +32,8 @@ def apply(
     made_for: one of MADE_FOR, for a file that both read differently; other models take their own only.
     """
     tensors, metadata = weights.read(path)
-    for_text = {key: tensor for key, tensor in tensors.items() if lora_keys.is_text_encoders(key)}
-    adapter = lora_keys.by_module(path, tensors, peft_alpha.read(path, metadata))
+    for_text = {text_name(key): tensor for key, tensor in tensors.items() if lora_keys.is_text_encoders(key)}
+    adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
     said = []
@@ -44,10 +45,11 @@ def apply(
         model.add_patches(lora.patches(path, kept, targets, model), strength_model)
         said.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
-        clip, count = with_text(path, for_text, clip, strength_clip)
+        clip, count = with_text(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
         said.append(f"{count} modules of text encoders")
     elif for_text and clip is None:
         said.append("its modules of text encoders not: no clip is connected")
+    weights.check_end(path)
     sentence = f"{path.name}: {'; '.join(said) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
     return model, clip, sentence
@@ -151,6 +153,24 @@ def whose(
 def kind(module: str) -> str:
     """What a module is in its block: its name without the block's."""
     return re.sub(r".*(?:block|blocks|attentions|resnets|samplers)_\d+_", "", module)
+
+
+def text_name(key: str) -> str:
+    """The key as the host knows it: since transformers 5 diffusers saves a CLIPTextModel's without text_model."""
+    return re.sub(r"^(?:base_model\.model\.)?(text_encoder(?:_2)?)\.(?=encoder\.)", r"\1.text_model.", key)
+
+
+def text_alphas(path: Path, metadata: dict[str, str], for_text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The alphas that the file states elsewhere for modules of text encoders, as weights beside their matrices."""
+    ranks = {}
+    for key, tensor in for_text.items():
+        module = re.sub(r"\.?_?(lora_A(\.default)?|lora_down|lora\.down|lora_linear_layer\.down)\.weight$", "", key)
+        if module != key and f"{module}.alpha" not in for_text and tensor.ndim:
+            ranks.setdefault(key.partition(".")[0], {})[module] = tensor.shape[0]
+    alphas = {}
+    for encoder, of_encoder in ranks.items():
+        alphas |= peft_alpha.read(path, metadata, of_encoder, f"{encoder}.")
+    return {f"{module}.alpha": torch.tensor(alpha) for module, alpha in alphas.items()}
 
 
 def with_text(

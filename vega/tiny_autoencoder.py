@@ -54,17 +54,19 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
     by_stem = {}
     for file, path in files.items():
         whole_folder = Path(file).stem == "diffusion_pytorch_model"
-        by_stem.setdefault(Path(file).parent.name if whole_folder else Path(file).stem, path)
-    decoder, encoder, both = (by_stem.get(stem) for stem in (f"{name}_decoder", f"{name}_encoder", name))
-    if decoder:
-        found = host_names(weights.read(decoder)[0], "decoder")
-        if encoder:
-            part = host_names(weights.read(encoder)[0], "encoder")
+        by_stem.setdefault(Path(file).parent.name if whole_folder else Path(file).stem, []).append(path)
+    decoders, encoders, both = (by_stem.get(stem, []) for stem in (f"{name}_decoder", f"{name}_encoder", name))
+    if decoders or both:
+        path, found = first_whole(decoders + both)
+        found = host_names(found, "decoder")
+        if path in both:
+            return load(path, found, latent_format.scale_factor)
+        if encoders:
+            encoder, part = first_whole(encoders)
+            part = host_names(part, "encoder")
             weights.check(encoder, part, {k: v for k, v in layers().items() if k.startswith("taesd_encoder.")})
             found |= part
-        return load(decoder, found, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
-    if both:
-        return load(both, host_names(weights.read(both)[0], "decoder"), latent_format.scale_factor)
+        return load(path, found, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
     there = "".join(
         f" ({other}, which is there, is for {MADE_FOR[other]}, and this model is of the {MADE_FOR[name]} family)"
         for other in MADE_FOR
@@ -74,6 +76,17 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
         f"There is no {name} in models/vae_approx{there}: download {name}_decoder.safetensors and "
         f"{name}_encoder.safetensors from huggingface.co/madebyollin/{name} into it, or set vae to `full`."
     )
+
+
+def first_whole(paths: list[Path]) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The first of these files that can be read, and its tensors; ValueError about the first of all where none can."""
+    refusals = []
+    for path in paths:
+        try:
+            return path, weights.read(path)[0]
+        except ValueError as error:
+            refusals.append(error)
+    raise refusals[0]
 
 
 def load(path: Path, found: dict[str, torch.Tensor], vae_scale: float, encoder: str = "") -> comfy.sd.VAE:

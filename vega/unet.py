@@ -73,9 +73,16 @@ MOST = {
 }
 DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
 MOST_LEVELS = 8
+REFINER = "the SDXL refiner's, which only refines another model's pictures and is not supported: load the base model"
 MOST_TRANSFORMER_LAYERS = 512
 # What a refused option is known as, for who chose the wrong file.
-KNOWN_AS = {("in_channels", 9): "an inpaint UNet", ("in_channels", 5): "a depth UNet", ("in_channels", 8): "an edit UNet"}
+KNOWN_AS = {
+    ("in_channels", 9): "an inpaint UNet",
+    ("in_channels", 5): "a depth UNet",
+    ("in_channels", 7): "an upscaling UNet",
+    ("in_channels", 8): "an edit UNet",
+    "time_cond_proj_dim": "a full LCM, whose UNet takes the guidance as an input: use the model that it was distilled from",
+}
 
 
 class SDXLShaped(comfy.supported_models.SDXL):
@@ -208,6 +215,8 @@ def host_config(config: dict, path: Path) -> dict:
         raise ValueError(
             f"{path}: cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)."
         )
+    if text_time and config["cross_attention_dim"] == 1280:
+        raise ValueError(f"{path}: cross_attention_dim = 1280 is {REFINER}.")
     if not text_time and config["cross_attention_dim"] == 1024:
         raise ValueError(f"{path}: cross_attention_dim = 1024 is Stable Diffusion 2's, which is not supported.")
     return {

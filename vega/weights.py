@@ -1,7 +1,9 @@
 """Weights from disk: whole, or refused with the file's name and what to do."""
 
 import json
+import logging
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import comfy.ops
 import torch
 from safetensors import SafetensorError, safe_open
 
+from . import foreign, written
+
 SAFETENSORS = (".safetensors", ".sft")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # How diffusers and transformers name a part's weights: plain, then the fp16 variant; each whole, then in shards.
@@ -17,6 +21,9 @@ FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "
 PICKLES = tuple(form.replace("safetensors", "bin") for form in FORMS)
 # transformers calls a pickle of its own otherwise.
 PICKLE_STEM = {"model": "pytorch_model"}
+# What torch.compile, DDP and FSDP put before the names within what they wrap; kohya writes _ for each dot.
+WRAPPER = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
+WRAPPERS = re.compile(rf"(?:^|(?<=\.)){WRAPPER}\.|_{WRAPPER}(?=_)")
 
 
 class EagerOps(comfy.ops.manual_cast):
@@ -39,8 +46,26 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """The tensors of a file on the CPU (mapped, not copied, where the format allows), and its metadata.
 
     safetensors, or a pickle of plain weights, with plain values beside them that are left; ValueError for anything else.
+    What a wrapper of torch added to the names is taken off.
     """
-    return read_safetensors(path) if path.suffix.lower() in SAFETENSORS else (read_pickle(path), {})
+    is_safetensors = path.suffix.lower() in SAFETENSORS
+    try:
+        other = written.stands_for(path)
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}).") from error
+    if other:
+        kind = "a safetensors file" if is_safetensors else "a file of weights at all,"
+        raise ValueError(f"{path} is not {kind} but {other}.")
+    found, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
+    return unwrapped(path, found), metadata
+
+
+def unwrapped(path: Path, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names that they have in the model itself."""
+    names = {name: WRAPPERS.sub("", name) for name in found}
+    if len(set(names.values())) < len(names):
+        raise ValueError(f"{path} holds some weights twice, with and without `_orig_mod.` or `module.`. Save it again.")
+    return {names[name]: tensor for name, tensor in found.items()}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -48,6 +73,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
+        if start(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
+            raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
         ) from error
@@ -58,58 +85,123 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if start(path) != b"\x80" and not is_zip:
+        if start(path, 2) == b"PK" and not is_zip:
+            raise ValueError(incomplete(path)) from error
+        if start(path, 9)[8:] == b"{":
+            raise ValueError(f"{path} is a safetensors file under another name: name it .safetensors.") from error
+        if start(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
             "use the model's safetensors files."
         ) from error
     except Exception as error:  # torch's reader raises whatever a broken file makes it stumble over
-        raise ValueError(f"{path} can't be read: it is incomplete. Download or copy it again.") from error
+        raise ValueError(incomplete(path)) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
     if not tensors:
         raise ValueError(f"{path} holds something else than named weights. Use the model's safetensors files.")
+    if not is_zip and written.ends_in_zeros(path):  # torch's old format, which ends with some tensor's data
+        for name, tensor in tensors.items():
+            end = tensor.flatten()[-written.RUN // tensor.element_size() :]
+            if len(end) and not written.may_be_zeros(name, tensor.ndim) and not end.any():
+                raise ValueError(written.never_written(path, f"zeros in {name}"))
     return tensors
 
 
-def start(path: Path) -> bytes:
-    """The first byte."""
+def incomplete(path: Path) -> str:
+    if written.ends_in_zeros(path):
+        return written.never_written(path, "zeros")
+    return f"{path} can't be read: it is incomplete. Download or copy it again."
+
+
+def start(path: Path, length: int) -> bytes:
+    """The first bytes."""
     with path.open("rb") as file:
-        return file.read(1)
+        return file.read(length)
 
 
 def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The weights of one part of a diffusers folder, whole or in shards, and the file that stands for them."""
+    """The weights of one part of a diffusers folder, whole or in shards, and the file that stands for them.
+
+    Of the forms that are there the first that is complete; ValueError saying what the most complete one lacks.
+    """
+    refusals = []
     for form in FORMS + PICKLES:
         path = folder / form.format(stem if form in FORMS else PICKLE_STEM.get(stem, stem))
         if path.is_file():
-            return path, read_shards(path) if path.suffix == ".json" else read(path)[0]
+            try:
+                found = read_files(path)
+            except ValueError as error:
+                refusals.append((there(path), error))
+                continue
+            foreign.refuse(path, found)
+            try:
+                check_end(path)
+            except ValueError as error:
+                refusals.append((there(path), error))
+                continue
+            for _, error in refusals:
+                logging.warning("%s is taken instead: %s", path, error)
+            return path, found
+    if refusals:
+        raise max(refusals, key=lambda refusal: refusal[0])[1]
     names = " or ".join(form.format(stem) for form in FORMS)
-    raise ValueError(f"{folder} holds no weights: expected {names}. Download the model again.")
+    others = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in (*SAFETENSORS, ".bin", ".ckpt", ".pt"))
+    only = f" (only {listing(others)})" if others else ""
+    raise ValueError(f"{folder} holds no weights{only}: expected {names}. Download the model again.")
 
 
-def read_shards(index: Path) -> dict[str, torch.Tensor]:
-    """The tensors of every shard that an index file names."""
-    shards = read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not shards or not all(isinstance(s, str) for s in shards.values()):
-        raise ValueError(f"{index} has no weight_map. Download it again.")
+def read_files(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, or of every shard that an index file names."""
+    if path.suffix != ".json":
+        return read(path)[0]
+    files = shards(path)
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more: {listing([m.name for m in missing[1:]])})" if missing[1:] else ""
+        raise ValueError(f"{missing[0]}, which {path.name} names, is missing{more}: download the rest of the model.")
     found = {}
-    for name in sorted(set(shards.values())):
-        path = index.with_name(Path(name).name)
-        if not path.is_file():
-            raise ValueError(f"{path}, which {index.name} names, is missing: download the rest of the model.")
-        found.update(read(path)[0])
+    for file in files:
+        found.update(read(file)[0])
     return found
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index file names, there or not."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index} has no weight_map. Download it again.")
+    return [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
+
+
+def there(path: Path) -> float:
+    """The share of a form's own files that are really there, for one that could not be read whole."""
+    try:
+        files = shards(path) if path.suffix == ".json" else [path]
+        return sum(file.is_file() and not written.stands_for(file) for file in files) / len(files)
+    except (ValueError, OSError):
+        return 0.0
+
+
+def check_end(path: Path) -> None:
+    """ValueError where a file, or one of the shards that an index names, was never written to its end."""
+    for file in shards(path) if path.suffix == ".json" else [path]:
+        if file.suffix.lower() in SAFETENSORS:
+            written.check_end(file)
 
 
 def read_json(path: Path) -> dict:
     """The object in a JSON file; ValueError naming it if it holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
+        if other := written.stands_for(path):
+            raise ValueError(f"{path} is not JSON but {other}.")
+        text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}). Download the model again.") from error
+    try:
+        found = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Download it again.") from error
     if not isinstance(found, dict):
@@ -126,15 +218,20 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if comfy.memory_management.aimdo_enabled else tensor
 
 
-def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict[tuple, str] | None = None) -> None:
+def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict | None = None) -> None:
     """ValueError naming the first option of a config.json that is not one of its required values; left out, it is the first.
 
-    known_as: (option, value) -> what a model with such a value is called.
+    known_as: (option, value), or an option with any other value -> what a model with it is called.
     """
+    if config.get("quantization_config"):
+        raise ValueError(
+            f"{path} says that the model is quantised (quantization_config). Only weights in fp32, fp16 or bf16 are "
+            "supported: take the model in one of these."
+        )
     for option, allowed in required.items():
         value = config.get(option, allowed[0])
         if value not in allowed:
-            name = next((n for refused, n in (known_as or {}).items() if refused == (option, value)), None)
+            name = next((n for refused, n in (known_as or {}).items() if refused in ((option, value), option)), None)
             known = f" ({name})" if name else ""
             raise ValueError(
                 f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
@@ -142,7 +239,9 @@ def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict
 
 
 def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:
-    """ValueError, listing the first five of each, unless `found` has exactly the names and shapes of `needed`, as floats."""
+    """ValueError, listing the first five of each, unless `found` has exactly the names and shapes of `needed`, as floats,
+    written to the end of its file.
+    """
     missing = sorted(needed.keys() - found.keys())
     unexpected = sorted(found.keys() - needed.keys())
     common = sorted(needed.keys() & found.keys())
@@ -152,13 +251,20 @@ def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Te
     problems = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
     parts = [f"{len(names)} weights {what}: {listing(names)}" for what, names in problems if names]
     if parts:
-        raise ValueError(f"{path} does not fit its model; {'; '.join(parts)}. Download the model again.")
+        foreign.refuse(path, found)
+        advice = (
+            "The file is of another model than the rest, or another tool changed it: take the model as it was published"
+            if unexpected or wrong
+            else "Download the model again"
+        )
+        raise ValueError(f"{path} does not fit its model; {'; '.join(parts)}. {advice}.")
     other = [f"{k} {str(found[k].dtype).removeprefix('torch.')}" for k in common if found[k].dtype not in DTYPES]
     if other:
         raise ValueError(
             f"{path} has {len(other)} weights that are neither fp32 nor fp16 nor bf16: {listing(other)}. "
             "Take the model in one of these."
         )
+    check_end(path)
 
 
 def listing(names: list[str]) -> str:

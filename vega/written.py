@@ -1,0 +1,85 @@
+"""What a file's own bytes tell before a library reads them: that it stands for another one, or was never written whole."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+# What a file starts with that is something else than its name says, what it is, and what to do.
+STAND_INS = {
+    b"version https://git-lfs": (
+        "a Git LFS pointer to one: run `git lfs pull` where it was cloned, or download the file itself"
+    ),
+    b"GGUF": "GGUF, which is quantised: take the model's safetensors in fp32, fp16 or bf16",
+    b"<!doctype html": "a web page: download the file itself, where needed logged in to the site",
+    b"<html": "a web page: download the file itself, where needed logged in to the site",
+}
+RUN = 64  # bytes: so many zeros in a row are in no trained matrix
+# The second matrix of a LoRA, which starts out as zeros, whole.
+SECOND_MATRIX = re.compile(r"lora_up|lora_B|lora\.up\.")
+
+
+def stands_for(path: Path) -> str | None:
+    """What the file is in place of weights or JSON, and what to do; None where nothing is seen."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return next((what for sign, what in STAND_INS.items() if start.startswith(sign.lower())), None)
+
+
+def check_end(path: Path) -> None:
+    """ValueError for a safetensors file whose end is zeros where weights should be.
+
+    A download that makes room first and breaks off leaves the right size, the right header and zeros from some point on.
+    Only the last bytes are read, and where they are zeros, tensor by tensor from the end: an untrained bias or LoRA is
+    zeros too, but whole.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        if any(between(file, max(0, size - RUN), size)):
+            return
+        for name, shape, begin, end in backwards(file):
+            last = between(file, max(begin, end - RUN), end)
+            if any(last):
+                return
+            if (len(last) < RUN or may_be_zeros(name, len(shape))) and not any(between(file, begin, end)):
+                continue
+            if SECOND_MATRIX.search(name) and any(between(file, end - (end - begin) // shape[0], end)):
+                return  # a LoRA padded to a larger rank
+            raise ValueError(never_written(path, f"zeros in {name}"))
+
+
+def may_be_zeros(name: str, dimensions: int) -> bool:
+    """Whether a tensor of that name may be nothing but zeros in a whole file."""
+    return bool(SECOND_MATRIX.search(name)) or (dimensions < 2 and not name.endswith("weight"))
+
+
+def never_written(path: Path, seen: str) -> str:
+    return (
+        f"{path} is incomplete: the end of the file was never written ({seen}). A download or copy broke off: "
+        "download it again."
+    )
+
+
+def ends_in_zeros(path: Path) -> bool:
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        return size >= RUN and not any(between(file, size - RUN, size))
+
+
+def backwards(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
+    """(name, shape, first byte, byte after the last) of each tensor of a safetensors file that has any, the last first."""
+    length = int.from_bytes(between(file, 0, 8), "little")
+    header = json.loads(between(file, 8, 8 + length))
+    header.pop("__metadata__", None)
+    tensors = []
+    for name, entry in header.items():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if begin < end:
+            tensors.append((name, entry["shape"], begin, end))
+    return sorted(tensors, key=lambda tensor: tensor[2], reverse=True)
+
+
+def between(file: BinaryIO, begin: int, end: int) -> bytes:
+    file.seek(begin)
+    return file.read(end - begin)
