@@ -145,7 +145,7 @@ def plain_beside_rt(g: Graph) -> None:
     text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
     negative = prompt(g, 2, 460, load, "clouds, night", "Negative prompt")
     size = empty(g, 4, 210, 128)
-    rt = sampler(g, 5, 60, fast, text, size)
+    rt = sampler(g, 5, 60, fast, text, size, seed=2)
     again = g.node("VegaLoader", 4, 430, "Load Vega (the same model)", model_name=NANO, vae="tiny")
     same = empty(g, 4, 900, 128, "Empty Latent Image (the same size)")
     settings = {"seed": 2, "steps": 25, "cfg": 9.0, "sampler_name": "euler", "scheduler": "normal"}
@@ -331,9 +331,11 @@ def models(g: Graph) -> list[Model]:
 
 
 def files(g: Graph) -> str:
-    """Which files the user needs for a graph, and where."""
+    """Which files the user needs for a graph, and where; a folder, which ComfyUI can't offer, is the note's own matter."""
     needed = models(g)
-    lines = ["ComfyUI lists what is missing and offers the downloads. Press **R** when the files are in their folders."]
+    folders = any(str(node.inputs.get("model_name", "")).endswith("/") for node in g.nodes.values())
+    offered = "Of single files ComfyUI lists" if folders else "ComfyUI lists"
+    lines = [f"{offered} what is missing and offers the downloads. Press **R** when the files are in their folders."]
     for directory in dict.fromkeys(model.directory for model in needed):
         listed = [f"**models/{directory}**"]
         for model in needed:
