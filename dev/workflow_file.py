@@ -38,6 +38,7 @@ SIZES = {
     "MaskToImage": (240, 0),
     "MaskComposite": (240, 0),
     "GrowMask": (240, 0),
+    "ThresholdMask": (240, 0),
     "ImageBlur": (240, 0),
     NOTE: (300, 0),
 }

@@ -373,12 +373,15 @@ def landscape(width: int, height: int) -> np.ndarray:
     return np.clip(np.where((y > ridge)[..., None], land, sky) + noise, 0, 255).astype(np.uint8)
 
 
-def placed(server, name: str, pixels: np.ndarray, hole: tuple | None = None) -> tuple[str, np.ndarray]:
-    """(file in the input folder, which pixels are masked): as the mask editor saves it, see-through where one painted."""
+def placed(server, name: str, pixels: np.ndarray, hole: tuple | None = None, left: int = 0) -> tuple[str, np.ndarray]:
+    """(file in the input folder, which pixels are masked): as the mask editor saves it, see-through where one painted.
+
+    left, of 255, is what one stroke of a soft brush leaves.
+    """
     masked = np.zeros(pixels.shape[:2], dtype=bool)
     if hole:
         masked[hole] = True
-        pixels = np.dstack([pixels, np.where(masked, 0, 255).astype(np.uint8)])
+        pixels = np.dstack([pixels, np.where(masked, left, 255).astype(np.uint8)])
     Image.fromarray(pixels).save(server.base / "input" / name)
     return name, masked
 
@@ -450,6 +453,19 @@ def test_a_larger_feather_keeps_more_of_the_masks_edge(server, client, info):
 
     without, small, large = (kept(feather) for feather in (0, 4, 12))
     assert without + 1 < small < large - 4
+
+
+@pytest.mark.parametrize("feather", [0, 4])
+def test_what_is_half_painted_is_half_new(server, client, info, feather):
+    before = landscape(300, 200)
+    file, masked = placed(server, "own.png", before, np.s_[40:160, 100:220], left=102)
+    prompt = with_own_picture("vega_inpaint", file, info)
+    prompt[only(prompt, "PrimitiveInt")]["inputs"]["value"] = feather
+    after, drawn = (np.asarray(one, float) for one in (saved_by(client, prompt), drawn_by(client, prompt, "ImageScale")))
+    expected = 0.4 * before + 0.6 * drawn
+    inner = ~enlarged(~masked, 2 * feather)
+    assert np.abs(after - expected)[inner].max() < 2
+    assert np.array_equal(after[~masked], before[~masked])
 
 
 @pytest.mark.parametrize(("width", "height"), [(600, 400), (401, 607), (1000, 150)])
