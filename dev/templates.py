@@ -79,7 +79,7 @@ def inpaint(g: Graph) -> None:
     drawn_mask = g.node("VegaReceiveImage", 2, 650, "Mask (inside this file)", image=inside("start_mask.png"))
     mask = g.node("ImageToMask", 3, 650, image=drawn_mask, channel="red")
     joined = g.node("JoinImageWithAlpha", 4, 510, "Picture and mask", image=picture, alpha=mask)
-    shown = g.node("PreviewImage", 5, 1460, "Picture without what is drawn anew", images=joined)
+    shown = g.node("PreviewImage", 5, 1500, "Picture without what is drawn anew", images=joined)
 
     # Only "area" keeps the colours under the mask, and zeros zero.
     size = {"upscale_method": "area", "megapixels": NANO_MEGAPIXELS, "resolution_steps": 8}
@@ -93,21 +93,21 @@ def inpaint(g: Graph) -> None:
     again = g.node("VegaLoader", 9, 560, "Load Vega (the same model)", model_name=NANO, vae="tiny")
     decode = g.node("VegaTinyVAEDecode", 10, 400, samples=drawn, vae=again["VAE"])
 
-    sides = g.node("GetImageSize", 5, 800, image=joined)
-    whole = g.node("SplitImageWithAlpha", 5, 930, "The whole picture", image=joined)
-    keep = g.node("ImageToMask", 5, 1040, "What stays", image=joined, channel="alpha")
-    feather = g.node("PrimitiveInt", 5, 1270, "Feather", value=4)
-    grown = g.node("GrowMask", 6, 1160, mask=keep, expand=feather, tapered_corners=False)
-    image = g.node("MaskToImage", 7, 1160, mask=grown)
-    blurred = g.node("ImageBlur", 8, 1160, image=image, blur_radius=feather["INT"].via((7, 1300), (8, 1300)), sigma=1.0)
-    soft = g.node("ImageToMask", 9, 1160, image=blurred, channel="red")
+    sides = g.node("GetImageSize", 5, 800, image=joined)  # grows when it has run
+    whole = g.node("SplitImageWithAlpha", 5, 1000, "The whole picture", image=joined)
+    keep = g.node("ImageToMask", 5, 1090, "What stays", image=joined, channel="alpha")
+    feather = g.node("PrimitiveInt", 5, 1310, "Feather", value=4)
+    grown = g.node("GrowMask", 6, 1200, mask=keep, expand=feather, tapered_corners=False)
+    image = g.node("MaskToImage", 7, 1200, mask=grown)
+    blurred = g.node("ImageBlur", 8, 1200, image=image, blur_radius=feather["INT"].via((7, 1340), (8, 1340)), sigma=1.0)
+    soft = g.node("ImageToMask", 9, 1200, image=blurred, channel="red")
     # Added, so that what stays whole is exactly 1, whatever the blur rounds to; what is half painted is left as it is.
-    stays = g.node("ThresholdMask", 6, 1040, "What stays whole", mask=keep, value=0.99)["MASK"].via((7, 1060), (10, 1060))
-    edge = g.node("MaskComposite", 10, 1120, "Soft edge", destination=stays, source=soft, operation="add")
+    stays = g.node("ThresholdMask", 6, 1080, "What stays whole", mask=keep, value=0.99)["MASK"].via((7, 1100), (10, 1100))
+    edge = g.node("MaskComposite", 10, 1160, "Soft edge", destination=stays, source=soft, operation="add")
     width, height = sides["width"].via((11, 800)), sides["height"].via((11, 820))
     large = {"upscale_method": "lanczos", "width": width, "height": height, "crop": "disabled"}
     resized = g.node("ImageScale", 11, 400, "Back to its size", image=decode, **large)
-    original = {"source": whole["IMAGE"].via((12, 940)), "mask": edge["MASK"].via((11, 1140), (12, 960))}
+    original = {"source": whole["IMAGE"].via((12, 1010)), "mask": edge["MASK"].via((11, 1180), (12, 1030))}
     pasted = g.node("ImageCompositeMasked", 12, 640, "What stays, on top", destination=resized, **original)
     save = g.node("SaveImage", 13, 640, images=pasted, filename_prefix="vega")
     g.group("2. Prompt", text)
