@@ -20,7 +20,7 @@ SHOWN = {
     "VegaAccelerate": ("vega_txt2img", ("VegaLCMLora", "VegaAccelerate", "VegaLCMSampler")),
     "VegaTinyVAEDecode": ("vega_txt2img", ("VegaLCMSampler", "VegaTinyVAEDecode", "SaveImage")),
     "VegaSendImage": ("vega_send_image_api", ("VegaSendImage",)),
-    "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScale", "PreviewImage", "VAEEncode")),
+    "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScaleToTotalPixels", "PreviewImage", "VAEEncode")),
 }
 SIZE = {"width": 1600, "height": 900}
 AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units

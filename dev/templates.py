@@ -31,14 +31,16 @@ LCM_SDXL = on_hub("latent-consistency/lcm-lora-sdxl", "loras", "394 MB", LCM, "l
 LCM_SD15 = on_hub("latent-consistency/lcm-lora-sdv1-5", "loras", "135 MB", LCM, "lcm-lora-sdv1-5.safetensors")
 PIXEL_ART = on_hub("nerijs/pixel-art-xl", "loras", "171 MB", "pixel-art-xl.safetensors")
 CANNY = on_hub("lllyasviel/sd_control_collection", "controlnet", "0.5 GB", "diffusers_xl_canny_mid.safetensors")
+NANO_MEGAPIXELS = 0.02  # 144 x 144, or as many in another shape: between the 128 x 128 and 192 x 192 that it draws well
 WORDS = (
     "vega-nano, the small model that comes with the pack, draws landscapes of 128 x 128 pixels. Words it knows: day, "
     "sunset, dawn, night; mountains, snowy mountains, hills, desert, forest, city, sea; summer, autumn, winter; sun, full "
     "moon, crescent moon, stars, clouds; a lake, a house, a boat, a tree, a cactus."
 )
+INSIDE = "The start picture lies inside this file, so that the template runs as it is."
 OWN_PICTURE = (
-    "The start picture lies inside this file, so that the template runs as it is. **For your own:** double-click the "
-    "canvas, add **Load Image**, choose a file, and drag its IMAGE to the input *image* of **Start size**."
+    "**For your own:** double-click the canvas, add **Load Image**, choose a file, and drag its IMAGE to the input *image* "
+    "of **Start size**. The whole picture is taken, in its own shape."
 )
 
 
@@ -58,7 +60,7 @@ def img2img(g: Graph) -> None:
     text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
     g.group("2. Prompt", text)
     encode = start_latent(g, load)
-    drawn = sampler(g, 5, 400, fast, text, encode, denoise=0.7)
+    drawn = sampler(g, 5, 400, fast, text, encode, seed=7, denoise=0.7)
     decode = g.node("VegaTinyVAEDecode", 6, 400, samples=drawn, vae=along(load, 6, 400, 854, 940))
     save = g.node("SaveImage", 7, 400, images=decode, filename_prefix="vega")
     g.group("4. Draw", drawn)
@@ -66,21 +68,55 @@ def img2img(g: Graph) -> None:
 
 
 def inpaint(g: Graph) -> None:
+    """One picture with its mask as alpha: what scales or cuts the one does so to the other.
+
+    At the end the picture itself lies over what was drawn, but for the mask. The decoder has a loader of its own, as
+    otherwise the picture's way to the end would cross the autoencoder's.
+    """
     load, fast = few_step_model(g)
     text = prompt(g, 2, 240, load, "a pink dawn over pine trees with a calm lake, the sun, clouds")
+    picture = g.node("VegaReceiveImage", 2, 510, "Start picture (inside this file)", image=inside("start.webp"))
+    drawn_mask = g.node("VegaReceiveImage", 2, 650, "Mask (inside this file)", image=inside("start_mask.png"))
+    mask = g.node("ImageToMask", 3, 650, image=drawn_mask["IMAGE"], channel="red")
+    joined = g.node("JoinImageWithAlpha", 4, 510, "Picture and mask", image=picture["IMAGE"], alpha=mask)
+    shown = g.node("PreviewImage", 5, 1500, "Picture without what is drawn anew", images=joined)
+
+    # Only "area" keeps the colours under the mask, and zeros zero.
+    size = {"upscale_method": "area", "megapixels": NANO_MEGAPIXELS, "resolution_steps": 8}
+    scaled = g.node("ImageScaleToTotalPixels", 5, 480, "Start size", image=joined, **size)
+    start = g.node("SplitImageWithAlpha", 6, 480, image=scaled)
+    # Half the side of what one latent covers: all that the mask touches is drawn anew.
+    touched = g.node("GrowMask", 7, 570, "All that the mask touches", mask=start["MASK"], expand=4, tapered_corners=False)
+    conditions = {"positive": text, "negative": text, "vae": load["VAE"].via((2, 140), (2, 430), (8, 430))}
+    encode = g.node("InpaintModelConditioning", 8, 360, **conditions, pixels=start["IMAGE"], mask=touched)
+    drawn = sampler(g, 9, 300, fast, encode["positive"], encode["latent"])
+    again = g.node("VegaLoader", 9, 560, "Load Vega (the same model)", model_name=NANO, vae="tiny")
+    decode = g.node("VegaTinyVAEDecode", 10, 400, samples=drawn, vae=again["VAE"])
+
+    sides = g.node("GetImageSize", 5, 800, image=joined)  # grows when it has run
+    whole = g.node("SplitImageWithAlpha", 5, 1000, "The whole picture", image=joined)
+    keep = g.node("ImageToMask", 5, 1090, "What stays", image=joined, channel="alpha")
+    feather = g.node("PrimitiveInt", 5, 1310, "Feather", value=4)
+    grown = g.node("GrowMask", 6, 1200, mask=keep, expand=feather, tapered_corners=False)
+    image = g.node("MaskToImage", 7, 1200, mask=grown)
+    blurred = g.node("ImageBlur", 8, 1200, image=image, blur_radius=feather["INT"].via((7, 1340), (8, 1340)), sigma=1.0)
+    soft = g.node("ImageToMask", 9, 1200, image=blurred, channel="red")
+    # Added, so that what stays whole is exactly 1, whatever the blur rounds to; what is half painted is left as it is.
+    stays = g.node("ThresholdMask", 6, 1080, "What stays whole", mask=keep, value=0.99)["MASK"].via((7, 1100), (10, 1100))
+    edge = g.node("MaskComposite", 10, 1160, "Soft edge", destination=stays, source=soft, operation="add")
+    width, height = sides["width"].via((11, 800)), sides["height"].via((11, 820))
+    large = {"upscale_method": "lanczos", "width": width, "height": height, "crop": "disabled"}
+    resized = g.node("ImageScale", 11, 400, "Back to its size", image=decode, **large)
+    original = {"source": whole["IMAGE"].via((12, 1010)), "mask": edge["MASK"].via((11, 1180), (12, 1030))}
+    pasted = g.node("ImageCompositeMasked", 12, 640, "What stays, on top", destination=resized, **original)
+    save = g.node("SaveImage", 13, 640, images=pasted, filename_prefix="vega")
     g.group("2. Prompt", text)
-    encode = start_latent(g, load)
-    keep = g.node("SolidMask", 3, 1000, "Keep all (black)", value=0.0, width=128, height=128)
-    paint = g.node("SolidMask", 3, 1170, "Draw anew (white)", value=1.0, width=128, height=48)
-    mask = g.node("MaskComposite", 4, 1060, "Mask", destination=keep, source=paint, operation="add")
-    masked = g.node("SetLatentNoiseMask", 5, 820, samples=encode, mask=mask)
-    preview = g.node("MaskPreview", 5, 1060, mask=mask)
-    drawn = sampler(g, 6, 400, fast, text, masked)
-    decode = g.node("VegaTinyVAEDecode", 7, 400, samples=drawn, vae=along(load, 7, 400, 854, 1390))
-    save = g.node("SaveImage", 8, 400, images=decode, filename_prefix="vega")
-    g.group("4. Mask", keep, paint, mask, preview)
-    g.group("5. Draw", masked, drawn)
-    g.group("6. Picture", decode, save)
+    g.group("3. Picture and mask", picture, drawn_mask, mask, joined)
+    g.group("4. What stays", shown)
+    g.group("5. Start size", scaled, start, touched)
+    g.group("6. Draw", encode, drawn, again, decode)
+    g.group("7. What stays, as it was", sides, whole, keep, feather, grown, image, blurred, soft, stays.node, edge)
+    g.group("8. Picture", resized, pasted, save)
 
 
 def live_drawing(g: Graph) -> None:
@@ -109,7 +145,7 @@ def plain_beside_rt(g: Graph) -> None:
     text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
     negative = prompt(g, 2, 460, load, "clouds, night", "Negative prompt")
     size = empty(g, 4, 210, 128)
-    rt = sampler(g, 5, 60, fast, text, size)
+    rt = sampler(g, 5, 60, fast, text, size, seed=2)
     again = g.node("VegaLoader", 4, 430, "Load Vega (the same model)", model_name=NANO, vae="tiny")
     same = empty(g, 4, 900, 128, "Empty Latent Image (the same size)")
     settings = {"seed": 2, "steps": 25, "cfg": 9.0, "sampler_name": "euler", "scheduler": "normal"}
@@ -155,19 +191,20 @@ def style_lora(g: Graph) -> None:
 def controlnet(g: Graph) -> None:
     load, fast = few_step_model(g, REALVIS, LCM_SDXL)
     text = prompt(g, 2, 240, load, "photo of a pine forest by a calm lake at dawn, mist, pink sky, detailed")
-    picture, scaled = start_picture(g, 640, 1024)
+    picture, scaled = start_picture(g, 640, 1.0)
     net = g.node("ControlNetLoader", 4, 510, control_net_name=CANNY)
     # Low, because the start picture is a small one made large: its edges are soft.
     edges = g.node("Canny", 4, 640, image=scaled, low_threshold=0.05, high_threshold=0.15)
     conditions = {"positive": text, "negative": text, "control_net": net, "image": edges}
     control = g.node("ControlNetApplyAdvanced", 5, 300, **conditions, strength=0.7, end_percent=0.8)
-    size = empty(g, 5, 560, 1024)
-    shown = g.node("PreviewImage", 5, 740, "Edges", images=edges)
+    shown = g.node("PreviewImage", 5, 560, "Edges", images=edges)
+    sides = g.node("GetImageSize", 4, 860, image=scaled)
+    size = g.node("EmptyLatentImage", 5, 880, width=sides["width"], height=sides["height"])
     drawn = sampler(g, 6, 200, fast, control["positive"], size, steps=6)
-    decode = g.node("VAEDecode", 7, 200, samples=drawn, vae=along(load, 7, 200, 1070))
+    decode = g.node("VAEDecode", 7, 200, samples=drawn, vae=along(load, 7, 200, 1090))
     save = g.node("SaveImage", 8, 200, images=decode, filename_prefix="controlnet")
     g.group("2. Prompt", text)
-    g.group("3. The shape to follow", picture, scaled, net, edges)
+    g.group("3. The shape to follow", picture, scaled, net, edges, sides)
     g.group("4. ControlNet and size", control, size, shown)
     g.group("5. Draw", drawn)
     g.group("6. Picture", decode, save)
@@ -251,17 +288,21 @@ def result(g: Graph, drawn: Node, load: Node, kind: str, y: int = 0, remark: str
     g.group(f"4. Picture{remark}", decode, shown)
 
 
-def start_picture(g: Graph, y: int, side: int) -> tuple[Node, Node]:
-    """A picture inside the workflow itself, and its scaled copy: the host has no place for a picture of a pack's."""
-    file = base64.b64encode((HERE / "start.webp").read_bytes()).decode()
-    picture = g.node("VegaReceiveImage", 2, y, "Start picture (inside this file)", image=file)
-    size = {"width": side, "height": side, "upscale_method": "lanczos", "crop": "center"}
-    return picture, g.node("ImageScale", 3, y, "Start size", image=picture["IMAGE"], **size)
+def inside(name: str) -> str:
+    """A file of this folder in base64, for Receive Image: the host has no place for a picture of a pack's."""
+    return base64.b64encode((HERE / name).read_bytes()).decode()
+
+
+def start_picture(g: Graph, y: int, megapixels: float) -> tuple[Node, Node]:
+    """A picture inside the workflow itself, and the whole of it at a size that the model draws well."""
+    picture = g.node("VegaReceiveImage", 2, y, "Start picture (inside this file)", image=inside("start.webp"))
+    size = {"upscale_method": "lanczos", "megapixels": megapixels, "resolution_steps": 8}
+    return picture, g.node("ImageScaleToTotalPixels", 3, y, "Start size", image=picture["IMAGE"], **size)
 
 
 def start_latent(g: Graph, load: Node) -> Node:
     """The start picture, shown and encoded, in a group of its own; gives the node that encodes it."""
-    picture, scaled = start_picture(g, 510, 128)
+    picture, scaled = start_picture(g, 510, NANO_MEGAPIXELS)
     shown = g.node("PreviewImage", 4, 510, "Start", images=scaled)
     encode = g.node("VAEEncode", 4, 820, pixels=scaled, vae=load["VAE"].via(*down(load, 854)))
     g.group("3. Start picture", picture, scaled, shown, encode)
@@ -290,9 +331,11 @@ def models(g: Graph) -> list[Model]:
 
 
 def files(g: Graph) -> str:
-    """Which files the user needs for a graph, and where."""
+    """Which files the user needs for a graph, and where; a folder, which ComfyUI can't offer, is the note's own matter."""
     needed = models(g)
-    lines = ["ComfyUI lists what is missing and offers the downloads. Press **R** when the files are in their folders."]
+    folders = any(str(node.inputs.get("model_name", "")).endswith("/") for node in g.nodes.values())
+    offered = "Of single files ComfyUI lists" if folders else "ComfyUI lists"
+    lines = [f"{offered} what is missing and offers the downloads. Press **R** when the files are in their folders."]
     for directory in dict.fromkeys(model.directory for model in needed):
         listed = [f"**models/{directory}**"]
         for model in needed:
@@ -330,7 +373,7 @@ def written(info: dict) -> dict[Path, str]:
     """The text of every file."""
     found, told = {}, notes()
     for name, graph in graphs(info).items():
-        filled = {"words": WORDS, "own_picture": OWN_PICTURE, "files": files(graph)}
+        filled = {"words": WORDS, "inside": INSIDE, "own_picture": OWN_PICTURE, "files": files(graph)}
         graph.note(told[name].format(**filled, taesdxl=tiny("taesdxl"), taesd=tiny("taesd")))
         nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in graph.prompt().items())
         found[WORKFLOWS / f"{name}.json"] = json.dumps(graph.saved(), indent=1) + "\n"

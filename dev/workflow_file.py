@@ -31,6 +31,15 @@ SIZES = {
     "CreateList": (220, 0),
     "VAEDecode": (240, 0),
     "VegaTinyVAEDecode": (240, 0),
+    "GetImageSize": (220, 0),
+    "JoinImageWithAlpha": (240, 0),
+    "SplitImageWithAlpha": (240, 0),
+    "ImageToMask": (240, 0),
+    "MaskToImage": (240, 0),
+    "MaskComposite": (240, 0),
+    "GrowMask": (240, 0),
+    "ThresholdMask": (240, 0),
+    "ImageBlur": (240, 0),
     NOTE: (300, 0),
 }
 

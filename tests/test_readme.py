@@ -1,7 +1,18 @@
-"""The README's table is what `make soak` loaded; in `make test` each test that loads looks for its own cell."""
+"""What the README states is so: the table of what loads, the times, the ways to install.
+
+The table is what `make soak` loaded; in `make test` each test that loads looks for its own cell.
+"""
+
+import json
+import re
+from pathlib import Path
 
 import loads
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "bench" / "results"
 
 
 @pytest.mark.soak
@@ -11,3 +22,38 @@ def test_the_table_is_what_loaded():
     if loads.WRITES:
         loads.write()
     assert loads.in_readme() == loads.SEEN, "`make table` writes the README's table anew"
+
+
+def measured() -> dict[str, dict]:
+    """The main case of the last run on a processor, by what was measured."""
+    run = json.loads((RESULTS / "intel-xeon-processor.json").read_text(encoding="utf-8"))["runs"][-1]
+    return {row["variant"]: row for row in run["ends"] if row["case"] == run["main_case"] == [128, 4, 1]}
+
+
+def test_the_times_are_those_that_were_measured():
+    """The template has Accelerate in it, so that row counts, and neither the better of two nor the median alone."""
+    template = json.loads((ROOT / "workflows" / "api" / "vega_txt2img.json").read_text(encoding="utf-8"))
+    assert "VegaAccelerate" in {node["class_type"] for node in template.values()}
+    rows, told = measured(), re.findall(r"^\| ([^|]+) \| (\d+) \| (\d+) \|$", README, re.MULTILINE)
+    ours, diffusers, core = "this pack, accelerated", "diffusers", "core, SaveImage"
+    assert told == [(name, f"{rows[name]['p50_ms']:.0f}", f"{rows[name]['p95_ms']:.0f}") for name in (ours, diffusers, core)]
+    assert {str(rows[name]["n"]) for name, *_ in told} == set(re.findall(r"Those are (\d+) pictures each", README))
+    (faster,) = re.findall(r"about (\d+) % faster than ComfyUI's own nodes", README)
+    assert round(100 * (rows[core]["p50_ms"] / rows[ours]["p50_ms"] - 1)) == int(faster)
+    assert "about as fast as diffusers" in README
+    assert 0.95 < rows[diffusers]["p50_ms"] / rows[ours]["p50_ms"] < 1.05
+
+
+def test_no_gpu_was_measured_as_it_says():
+    machines = [json.loads(path.read_text(encoding="utf-8")).get("machine") for path in RESULTS.glob("*.json")]
+    gpus = [machine for machine in machines if machine and machine.get("gpu_memory_gib")]
+    assert ("No GPU has been measured yet" in README) == (not gpus)
+
+
+def test_nothing_is_said_of_places_where_the_pack_is_not():
+    """It is not published: no registry entry, no repository, no page for issues."""
+    assert "vega-comfyui" not in README
+    assert re.findall(r"git clone|comfy node install|Manager: search", README) == []
+    requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert requirements == ["diffusers"]
+    assert "installs one package, diffusers" in README
