@@ -176,7 +176,7 @@ def small_sd_tiny_sd(g: Graph) -> None:
 def style_lora(g: Graph) -> None:
     load = g.node("VegaLoader", 1, 0, model_name=SDXL, vae="full")
     unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
-    style = g.node("LoraLoader", 2, 0, "Style LoRA", **unstyled, lora_name=PIXEL_ART, strength_model=1.2)
+    style = g.node("VegaLoraLoader", 2, 0, "Style LoRA", **unstyled, lora_name=PIXEL_ART, strength_model=1.2)
     lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=LCM_SDXL)
     fast = g.node("VegaAccelerate", 4, 0, model=lora)
     text = prompt(g, 3, 240, style, "pixel, a cute corgi in a flower garden")
