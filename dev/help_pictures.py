@@ -1,5 +1,6 @@
 """Draws the pictures of the help pages, web/docs/*.webp, from ComfyUI's own page in Chromium and with vega-nano."""
 
+import contextlib
 import copy
 import io
 import json
@@ -23,6 +24,8 @@ SHOWN = {
     "VegaSendImage": ("vega_send_image_api", ("VegaSendImage",)),
     "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScaleToTotalPixels", "PreviewImage", "VAEEncode")),
 }
+# Files that a shown template names and that need only be there: ComfyUI outlines a node whose file is missing.
+NAMED = ("checkpoints/sd_xl_base_1.0.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
 SIZE = {"width": 1600, "height": 900}
 AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units
 SIDE, GAP, LETTERS = 384, 12, 26  # pixels
@@ -77,6 +80,18 @@ def comparisons(client: comfyui.Client) -> None:
     save(pair, "VegaLCMLora")
 
 
+@contextlib.contextmanager
+def there(models: Path):
+    """Empty files for those of NAMED that are missing."""
+    missing = [path for path in (models / name for name in NAMED) if not path.exists()]
+    for path in missing:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    yield
+    for path in missing:
+        path.unlink()
+
+
 def prompt(template: str) -> dict:
     return json.loads((WORKFLOWS / "api" / f"{template}.json").read_text(encoding="utf-8"))
 
@@ -91,7 +106,7 @@ def main() -> None:
     chromium = shutil.which("chromium")
     if not chromium:
         raise SystemExit("The help pictures need chromium on the PATH.")
-    with comfyui.serve(ROOT / ".comfyui") as server:
+    with there(ROOT / ".comfyui" / "models"), comfyui.serve(ROOT / ".comfyui") as server:
         for name, value in QUIET.items():
             server.post("/settings", {name: value})
         with tempfile.TemporaryDirectory() as profile, browser.opened(server, Path(profile), chromium) as page:
