@@ -5,43 +5,70 @@ from pathlib import Path
 import folders
 import pytest
 import torch
-from safetensors.torch import save_file
 from test_lora import kohya, matrices, written
 from vega_pack.vega import checkpoint, few_step_adapters, lcm, lora
 
-# Published files, and folders of those that are published under everybody's name.
+# Files as they are published or as people have them -> what they are, and what of the recipe its makers' own says.
 PUBLISHED = {
-    "dmd2_sdxl_4step_lora": "DMD2",
-    "dmd2_sdxl_4step_lora_fp16": "DMD2",
-    "DMD2_lcm": "DMD2",
-    "Hyper-SDXL-8steps-lora": "Hyper-SD",
-    "Hyper-SD15-1step-lora": "Hyper-SD",
-    "Hyper-SDXL-8steps-CFG-lora": "Hyper-SD CFG",
-    "Hyper-SD15-12steps-CFG-lora": "Hyper-SD CFG",
-    "sdxl_lightning_4step_lora": "SDXL-Lightning",
-    "SDXLLightning": "SDXL-Lightning",
-    "TCD-SDXL-LoRA/pytorch_lora_weights": "TCD",
-    "TCD-SD15-LoRA": "TCD",
-    "pcm_sdxl_normalcfg_4step_converted": "PCM",
-    "pcm_sd15_smallcfg_2step_converted": "PCM",
-    "sd_xl_turbo_lora_v1": "a Turbo-LoRA",
-    "flash-sdxl/pytorch_lora_weights": "Flash Diffusion",
-    "FlashSDXL": "Flash Diffusion",
+    "dmd2_sdxl_4step_lora_fp16": ("DMD2", "lcm, simple, 4 steps and cfg 1"),
+    "DMD2_lcm": ("DMD2", "lcm, simple, 4 steps and cfg 1"),
+    "RealVisDMD2": ("DMD2", "lcm, simple"),
+    "distribution_matching_distillation": ("DMD2", "lcm, simple"),
+    "Hyper-SDXL-8steps-lora": ("Hyper-SD", "ddim, simple, the number of steps in the file's name and cfg 1"),
+    "Hyper-SD15-1step-lora": ("Hyper-SD for one step", "lcm, simple, 1 step and cfg 1"),
+    "HyperLoRA": ("Hyper-SD", "ddim, simple"),
+    "Hyper-SD/8steps": ("Hyper-SD", "ddim, simple"),
+    "Hyper-SD15-12steps-CFG-lora": ("Hyper-SD CFG", "ddim, simple, the number of steps in the file's name and cfg 5 to 8"),
+    "sdxl_lightning_4step_lora": ("SDXL-Lightning", "euler, sgm_uniform, the number of steps in the file's name and cfg 1"),
+    "sdxlLightningLora_8step": ("SDXL-Lightning", "euler, sgm_uniform"),
+    "TCD-SDXL-LoRA/pytorch_lora_weights": ("TCD", "TCD's own sampler"),
+    "TCD-SDXL-LoRA/pytorch_lora_weights (1)": ("TCD", "TCD's own sampler"),
+    f"models--h1t--TCD-SDXL-LoRA/snapshots/{'a' * 40}/pytorch_lora_weights": ("TCD", "TCD's own sampler"),
+    "tcdLora_sdxl": ("TCD", "TCD's own sampler"),
+    "pcm_sdxl_smallcfg_4step_converted": ("PCM", "ddim, simple, the number of steps in the file's name and cfg 1"),
+    "pcm_sd15_normalcfg_2step_converted": (
+        "PCM (normal CFG)",
+        "ddim, simple, the number of steps in the file's name and cfg 7.5",
+    ),
+    "pcm_sdxl_lcmlike_lora_converted": ("PCM (LCM-like)", "lcm, simple"),
+    "PCM_Weights/sdxl/4step": ("PCM", "ddim, simple"),
+    "sd_xl_turbo_lora_v1": ("a Turbo-LoRA", "euler_ancestral, simple, 4 steps or more and cfg 1"),
+    "flash-sdxl/pytorch_lora_weights": ("Flash Diffusion", "lcm, simple, 4 steps and cfg 1"),
+    "FlashSDXL": ("Flash Diffusion", "lcm, simple"),
 }
-LCM = ("lcm-lora-sdxl", "Segmind-VegaRT", "pytorch_lora_weights", "lcm_lora_for_lightning", "hyperrealism", "flashlight_v2")
+LCM = (
+    "lcm-lora-sdxl",
+    "Segmind-VegaRT",
+    "pytorch_lora_weights",
+    "lcm_lora_for_lightning",
+    "LCMLoRA_SDXL",
+    "animatelcm_sd15_t2v_lora",
+    f"models--latent-consistency--lcm-lora-sdxl/snapshots/{'b' * 40}/pytorch_lora_weights",
+    "lcm-lora-sdv1-5",
+    "hyperrealism",
+    "flashlight_v2",
+)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_name_tells(name):
     called, recipe, said = few_step_adapters.told(Path("loras", f"{name}.safetensors"), {})
-    assert called == PUBLISHED[name]
-    assert recipe
+    expected, of_its_makers = PUBLISHED[name]
+    assert called == expected
+    assert of_its_makers in recipe
     assert said.startswith("its name")
 
 
 @pytest.mark.parametrize("name", LCM)
 def test_other_names_tell_nothing(name):
-    metadata = {"ss_sd_model_name": "juggernaut_lightning.safetensors", "modelspec.title": "A lake", "format": "pt"}
+    metadata = {
+        "ss_sd_model_name": "juggernaut_lightning.safetensors",
+        "modelspec.title": "A lake",
+        "format": "pt",
+        "lora_adapter_metadata": '{"unet.base_model_name_or_path": "stabilityai/sdxl-turbo"}',
+    }
+    if name.startswith("lcm"):
+        metadata["modelspec.description"] = "LCM-LoRA. Unlike DMD2 for any fine-tune."
     assert few_step_adapters.told(Path("loras", f"{name}.safetensors"), metadata) is None
 
 
@@ -84,13 +111,23 @@ def test_the_same_file_is_refused_by_its_name_and_taken_as_an_lcm_lora(vega, tmp
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("name", ["flash-sdxl", "pytorch_lora_weights"])
-def test_flash_diffusions_attention_alone_is_not_called_a_style(vega, tmp_path, name):
+def test_flash_diffusions_attention_alone_is_not_called_a_style(vega, tmp_path):
     attention = {name: sides for name, sides in matrices(vega[0]).items() if "attn" in name}
-    path = tmp_path / f"{name}.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in kohya(attention)[0].items()}, path)
-    with pytest.raises(ValueError) as error:
+    (tmp_path / "loras").mkdir()
+    path = written(tmp_path / "loras" / "flash-sdxl.safetensors", kohya(attention)[0])
+    with pytest.raises(ValueError, match="is Flash Diffusion by its name") as error:
         lora.apply(vega[1], path, 1.0)
-    message = str(error.value)
-    assert "Flash Diffusion" in message
-    assert "looks like a LoRA for a style" not in message
+    assert "style" not in str(error.value)
+    unnamed = path.rename(path.parent / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ValueError, match="and so does Flash Diffusion's") as error:
+        lora.apply(vega[1], unnamed, 1.0)
+    assert "looks like" not in str(error.value)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["porsche_911_turbo", "lightning_bolts", "hyper_detailed_eyes"])
+def test_a_style_with_such_a_word_is_told_by_its_modules(vega, tmp_path, name):
+    attention = {name: sides for name, sides in matrices(vega[0]).items() if "attn" in name}
+    path = written(tmp_path / f"{name}.safetensors", kohya(attention)[0])
+    with pytest.raises(ValueError, match="adapts attention alone"):
+        lora.apply(vega[1], path, 1.0)

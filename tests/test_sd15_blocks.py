@@ -1,11 +1,15 @@
 """What addresses Stable Diffusion 1.5's blocks by number, on small-sd and tiny-sd: diffusers' UNets and merges by hand."""
 
+import functools
 import re
 
 import comfy.cldm.cldm
 import comfy.controlnet
 import comfy.hooks
+import comfy.model_base
+import comfy.model_patcher
 import comfy.ops
+import comfy.sample
 import comfy.sd
 import comfy.t2i_adapter.adapter
 import folders
@@ -146,7 +150,8 @@ def replacement(seen):
 
 
 # Every block of SD 1.5 with cross attention, as IPAdapter nodes name them.
-ATTENTION = [("input", n) for n in (1, 2, 4, 5, 7, 8)] + [("middle", 0)] + [("output", n) for n in range(3, 12)]
+ATTENTION = [("input", n) for n in (1, 2, 4, 5, 7, 8)] + [("middle", 0), ("middle", 1)]
+ATTENTION += [("output", n) for n in range(3, 12)]
 
 
 @each_small
@@ -167,21 +172,21 @@ def test_attention_replacements_for_sd_15_reach_the_blocks_that_are_left(small, 
     assert reached == expected
 
 
-def test_attention_replacements_by_the_models_own_numbers_stay(small):
+def test_one_attention_replacement_is_by_sd_15s_number_too(small):
     _, model, _ = small["small-sd"]
-    patched, seen = model.clone(), []
-    patched.set_model_attn2_replace(replacement(seen), "output", 2)
-    options = patched.model_options["transformer_options"]
     context = torch.zeros(1, 77, 64)
-    with pytest.raises(ValueError, match="output block 12"):
-        other = model.clone()
-        other.set_model_attn2_replace(replacement([]), "output", 12)
-        options_of_other = other.model_options["transformer_options"]
-        model.model.apply_model(
-            torch.ones(1, 4, 8, 8), torch.ones(1), c_crossattn=context, transformer_options=options_of_other
-        )
-    model.model.apply_model(torch.ones(1, 4, 8, 8), torch.ones(1), c_crossattn=context, transformer_options=options)
-    assert seen == [("output", 2)]
+
+    def run(side, number):
+        patched, seen = model.clone(), []
+        patched.set_model_attn2_replace(replacement(seen), side, number)
+        options = patched.model_options["transformer_options"]
+        model.model.apply_model(torch.ones(1, 4, 8, 8), torch.ones(1), c_crossattn=context, transformer_options=options)
+        return seen
+
+    assert run("output", 5) == [("output", 3)]
+    for left_out in (("output", 4), ("output", 12)):
+        with pytest.raises(ValueError, match="only in blocks of Stable Diffusion 1.5 that this model leaves out"):
+            run(*left_out)
 
 
 def attention(pairs):
@@ -317,7 +322,7 @@ def test_a_style_of_another_base_is_refused(small, tmp_path):
         assert str(sdxl) in str(error.value)
     tensors = {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 64)}
     path = written(tmp_path / "text.safetensors", tensors)
-    with pytest.raises(ValueError, match="weights for text encoders are not for the model's"):
+    with pytest.raises(ValueError, match="weights for text encoders are not for this model's"):
         style_lora.apply(*small["small-sd"][1:], path, 1.0, 1.0)
 
 
@@ -351,6 +356,90 @@ def test_what_other_nodes_put_on_by_number_is_refused(small, tmp_path, family):
             lcm.sample(few_step, 0, 1, wrong, latent, 1.0, disable_progress=True)
 
 
+def test_the_hosts_sampler_refuses_it_as_well(small):
+    """Nothing of ours is between the host's Load LoRA and its KSampler, but the model that Load Vega gave."""
+    _, model, clip = small["tiny-sd"]
+    style = {k: v for k, v in kohya(matrices(folders.unet("SD 1.5")))[0].items() if "attn" in k}
+    styled, _ = comfy.sd.load_lora_for_models(model, None, style, 1.0, 0.0)
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
+    empty = torch.zeros(1, 4, 8, 8)
+    draw = functools.partial(
+        comfy.sample.sample, noise=empty + 1, steps=1, cfg=1.0, sampler_name="euler", scheduler="normal", disable_pbar=True
+    )
+    with pytest.raises(ValueError, match="in the wrong blocks. Use `Load LoRA"):
+        draw(styled, positive=positive, negative=positive, latent_image=empty)
+    hooked = [[positive[0][0], positive[0][1] | {"hooks": comfy.hooks.create_hook_lora(style, 1.0, 0.0)}]]
+    with pytest.raises(ValueError, match="a LoRA hook doesn't know which"):
+        draw(model, positive=hooked, negative=positive, latent_image=empty)
+    assert draw(model, positive=positive, negative=positive, latent_image=empty).isfinite().all()
+
+
+@pytest.mark.parametrize("model_family", ["tiny-sd", "SD 1.5"])
+def test_a_lora_made_for_a_relative_is_refused(small, tmp_path, model_family):
+    """small-sd's attentions.1 was SD 1.5's attentions.2: by SD 1.5's names half of it would be in other blocks."""
+    path = written(tmp_path / "own.safetensors", kohya(attention(matrices(folders.unet("small-sd"))))[0])
+    with pytest.raises(ValueError, match="was made for small-sd, by its modules"):
+        style_lora.apply(small[model_family][1], None, path, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "damage", ["one matrix", "flat", "text: one matrix", "text: other width", "text: two alphas", "text: diff"]
+)
+def test_a_damaged_style_is_refused_in_a_sentence(small, tmp_path, damage):
+    tensors = kohya(attention(matrices(folders.unet("SD 1.5"))))[0] | text_keys()
+    key = next(k for k in tensors if k.endswith("lora_up.weight"))
+    text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+    if damage == "one matrix":
+        del tensors[key]
+    elif damage == "flat":
+        tensors[key] = tensors[key][0]
+    elif damage == "text: one matrix":
+        del tensors[f"{text}.lora_down.weight"]
+    elif damage == "text: other width":
+        tensors |= {f"{text}.lora_down.weight": torch.ones(RANK, 96), f"{text}.lora_up.weight": torch.ones(384, RANK)}
+    elif damage == "text: two alphas":
+        tensors[f"{text}.alpha"] = torch.ones(2)
+    else:
+        tensors[f"{text}.diff"] = torch.ones(128, 64)
+    path = written(tmp_path / "style.safetensors", tensors)
+    with pytest.raises(ValueError) as error:
+        style_lora.apply(*small["small-sd"][1:], path, 1.0, 1.0)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_second_few_step_lora_is_refused(small, tmp_path):
+    _, model, _ = small["small-sd"]
+    tensors = kohya(matrices(folders.unet("SD 1.5")))[0]
+    lcm_lora = written(tmp_path / "lcm-lora-sdv1-5.safetensors", tensors)
+    few_step = lora.apply(model, lcm_lora, 1.0)
+    with pytest.raises(ValueError, match="is a few-step LoRA by its name, and the model has one already"):
+        style_lora.apply(few_step, None, lcm_lora, 1.0, 1.0)
+    as_style, _, _ = style_lora.apply(model, None, lcm_lora, 1.0, 1.0)
+    with pytest.raises(ValueError, match="A few-step LoRA is on this model already"):
+        lora.apply(as_style, lcm_lora, 1.0)
+
+
+@each_small
+def test_the_hosts_own_loader_knows_no_blocks(small, family):
+    """It takes a file with the host's own names, as Save Checkpoint writes it, for an SD 1.5 of fewer blocks."""
+    _, model, clip = small[family]
+    plain = unet.SDShaped(model.model.model_config.unet_config)
+    inner = comfy.model_base.BaseModel(plain, device="cpu")
+    inner.diffusion_model.load_state_dict(model.model.diffusion_model.state_dict())
+    loaded = comfy.model_patcher.ModelPatcher(inner, model.load_device, model.offload_device)
+    loaded.add_object_patch("model_sampling", lcm.LCMSampling(plain))
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
+    latent = {"samples": torch.zeros(1, 4, 8, 8)}
+    lcm.sample(loaded, 0, 1, positive, latent, 1.0, disable_progress=True)
+    steered = [[positive[0][0], positive[0][1] | {"control": sd15_controlnet()}]]
+    with pytest.raises(ValueError, match="load the model with Load Vega"):
+        lcm.sample(loaded, 0, 1, steered, latent, 1.0, disable_progress=True)
+    loaded.set_model_attn2_replace(replacement([]), "output", 5)
+    with pytest.raises(ValueError, match="load the model with Load Vega"):
+        lcm.sample(loaded, 0, 1, positive, latent, 1.0, disable_progress=True)
+
+
 def test_a_merge_with_a_model_of_other_blocks_is_refused(small):
     _, model, clip = small["small-sd"]
     few_step = model.clone()
@@ -360,8 +449,12 @@ def test_a_merge_with_a_model_of_other_blocks_is_refused(small):
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     lcm.sample(with_own, 0, 1, positive, latent, 1.0, disable_progress=True)
-    with pytest.raises(ValueError, match="merged with a model of other blocks"):
-        lcm.sample(with_sd15, 0, 1, positive, latent, 1.0, disable_progress=True)
+    sd15 = small["SD 1.5"][1].clone()
+    sd15.add_object_patch("model_sampling", lcm.LCMSampling(sd15.model.model_config))
+    (onto_sd15,) = ModelMergeSimple().merge(sd15, model, 0.5)
+    for mixed in (with_sd15, onto_sd15):
+        with pytest.raises(ValueError, match="merged with one of other blocks"):
+            lcm.sample(mixed, 0, 1, positive, latent, 1.0, disable_progress=True)
 
 
 def test_a_style_put_on_with_our_node_goes_through(small, tmp_path):

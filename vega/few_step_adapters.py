@@ -8,46 +8,78 @@ import re
 from pathlib import Path
 
 KSAMPLER = "with Load LoRA (Vega) and ComfyUI's own KSampler set to "
+OF_THE_FILE = "the number of steps in the file's name"
+DMD2, FLASH = "DMD2", "Flash Diffusion"
 # A pattern for its name -> what it is called, and how to draw with it; the first that matches counts.
 PUBLISHED = {
-    "dmd2?": ("DMD2", KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
-    "hyper.*cfg": ("Hyper-SD CFG", KSAMPLER + "ddim, simple, the file's number of steps and cfg 5 to 8"),
-    "hyper": (
-        "Hyper-SD",
-        KSAMPLER + "ddim, simple, the file's number of steps and cfg 1 (its unified one-step LoRA: lcm in place of ddim)",
-    ),
-    "lightning": ("SDXL-Lightning", KSAMPLER + "euler, sgm_uniform, the file's number of steps and cfg 1"),
-    "tcd": ("TCD", "with a node pack that has TCD's own sampler: ComfyUI has none"),
-    "pcm": ("PCM", KSAMPLER + "ddim, simple, the file's number of steps and cfg 1"),
-    "flash": ("Flash Diffusion", KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
+    "dmd2?|distribution matching": (DMD2, KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
+    "hyper.*cfg": ("Hyper-SD CFG", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 5 to 8"),
+    "hyper.* 1 ?step": ("Hyper-SD for one step", KSAMPLER + "lcm, simple, 1 step and cfg 1"),
+    "hyper": ("Hyper-SD", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 1"),
+    "lightning": ("SDXL-Lightning", KSAMPLER + f"euler, sgm_uniform, {OF_THE_FILE} and cfg 1"),
+    "tcd|trajectory consistency": ("TCD", "with a node pack that has TCD's own sampler: ComfyUI has none"),
+    "tdd|target driven": ("TDD", "with a node pack that has its own sampler: ComfyUI has none"),
+    "pcm.*lcm ?like|phased consistency.*lcm ?like": ("PCM (LCM-like)", KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
+    "pcm.*normal ?cfg": ("PCM (normal CFG)", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 7.5"),
+    "pcm|phased consistency": ("PCM", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 1"),
+    "flash": (FLASH, KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
     "turbo": ("a Turbo-LoRA", KSAMPLER + "euler_ancestral, simple, 4 steps or more and cfg 1"),
 }
 LCM = "lcm"
-# Files that their publishers all call the same; the folder says whose they are.
-UNNAMED = ("pytorch_lora_weights", "adapter_model", "model")
-# What tells about the base that an adapter was made for, and not about itself.
-OF_THE_BASE = re.compile(r"base|sd_model|vae|dataset|tag_|resolution", re.IGNORECASE)
+# Names that say nothing: files that their publishers all call the same, and folders of a base, of steps, of a hub's cache.
+UNNAMED = re.compile(
+    r"(pytorch lora weights|adapter model|model|lora|weights|sdxl|sd ?v?1[ .]?5|\d+ ?steps?|fp16|fp32|\(\d+\)|snapshots"
+    r"|[0-9a-f]{40}| )+"
+)
+MODELS = ("loras", "lora", "models")  # folders of everybody's files
+# What tells about the base that an adapter was made for, or about its pictures, and not about itself.
+OTHER_METADATA = re.compile(r"base|sd_model|vae|dataset|tag_|resolution|adapter_metadata|config", re.IGNORECASE)
 LONGEST = 500  # characters of a title or a description; tables of tags are longer
 
 
 def told(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
     """(what the file's name or its metadata say that it is, how to draw with it, what said so); None if nothing does.
 
-    A file whose name says LCM is an LCM-LoRA whatever else it says, but for DMD2's, which are drawn with that sampler.
+    A file whose name says LCM is an LCM-LoRA whatever else it says, but for DMD2's, which are drawn with that sampler, and
+    PCM's LCM-like ones.
     """
-    name = path.parent.name if path.stem in UNNAMED else path.stem
-    said = {f"its name, {name!r}": name}
+    name = named(path)
+    if found := called(name):
+        if not says_lcm(name) or found[0] in (DMD2, PUBLISHED["pcm.*lcm ?like|phased consistency.*lcm ?like"][0]):
+            return *found, f"its name, {name!r}"
+        return None
     for key, value in metadata.items():
-        if len(value) <= LONGEST and not OF_THE_BASE.search(key):
-            said[f"{key} in its metadata, {value!r}"] = value
-    for source, text in said.items():
-        for pattern, (called, recipe) in PUBLISHED.items():
-            if is_in(pattern, text) and (called == "DMD2" or not is_in(LCM, name)):
-                return called, recipe, source
+        if len(value) <= LONGEST and not OTHER_METADATA.search(key) and not says_lcm(name) and (found := called(value)):
+            return *found, f"{key} in its metadata, {value!r}"
     return None
 
 
+def named(path: Path) -> str:
+    """The file's name without its ending, or that of the folder it lies in, where the file's says nothing."""
+    for name in (path.stem, *(folder.name for folder in path.parents)):
+        if name.lower() in MODELS:
+            break
+        if not UNNAMED.fullmatch(words(name).strip()):
+            return name
+    return path.stem
+
+
+def called(text: str) -> tuple[str, str] | None:
+    return next((found for pattern, found in PUBLISHED.items() if is_in(pattern, text)), None)
+
+
+def says_lcm(text: str) -> bool:
+    return is_in(LCM, text)
+
+
 def is_in(pattern: str, text: str) -> bool:
-    """Whether a text has a word of the pattern; digits, underscores and the name of a base end a word."""
-    text = re.sub(r"sdxl|sd(?![a-z])|xl(?![a-z])", " ", text, flags=re.IGNORECASE)
-    return bool(re.search(rf"(?<![a-z])({pattern})(?![a-z])", text, re.IGNORECASE))
+    """Whether a text has a word of the pattern."""
+    return bool(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)))
+
+
+def words(text: str) -> str:
+    """A name in small letters and words: camel case and underscores part them, and so do the names of bases."""
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    text = re.sub(r"([A-Z]{2,})(?=[A-Z][a-z])", r"\1 ", text)
+    text = re.sub(r"[-_.,:;/+]+", " ", text.lower())
+    return re.sub(r"\s*(sdxl|sd ?v?[123][ .]?5?|sd(?![a-z])|xl(?![a-z])|lora|(?<=[a-z])v\d)\s*", r" \1 ", text)

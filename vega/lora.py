@@ -29,14 +29,16 @@ BASES = {
     147: ("tiny-sd", "latent-consistency/lcm-lora-sdv1-5"),
 }
 SD15 = 278
+# Begins the keys of a few-step LoRA's adapters that Load LoRA (Vega) puts on.
+FEW_STEP = f"{sd15_blocks.OURS}few-step."
 NANO = (182, 64)  # modules and channels of vega-nano
 CHANNELS = 320  # of every published base
 # kohya's training scripts write these about their pictures; what distils a model has none of its own.
 STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
 
 USE_LOADER = (
-    "Put it on with `Load LoRA (Vega)`, which reads every key style, or with ComfyUI's own Load LoRA, which reads kohya's "
-    "alone, before or after this node, and choose an LCM-LoRA here."
+    "Put it on with `Load LoRA (Vega)`, which reads every key style, or with ComfyUI's own Load LoRA, which leaves out the "
+    "attention of PEFT's, before or after this node, and choose an LCM-LoRA here."
 )
 # The host's own counts the blocks of these models as if none had been left out.
 USE_OURS = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."
@@ -58,6 +60,8 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     if not targets:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
     sd15_blocks.check_patches(model)
+    if has_few_step(model):
+        raise ValueError("A few-step LoRA is on this model already, from Load LoRA (Vega): apply one of the two.")
     adapter = matched(path, tensors, metadata, targets, config)
     weights.check_end(path)
 
@@ -77,6 +81,13 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     return patched
 
 
+def has_few_step(model: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether Load LoRA (Vega) put a LoRA on the model that is a few-step one by its name."""
+    adapters = [patch for of_weight in model.patches.values() for _, patch, *_ in of_weight]
+    adapters = [patch for patch in adapters if isinstance(patch, comfy.weight_adapter.WeightAdapterBase)]
+    return any(next(iter(adapter.loaded_keys)).startswith(FEW_STEP) for adapter in adapters)
+
+
 def lcm_targets(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
     """Each module that an LCM-LoRA for this model adapts, in kohya's spelling -> the UNet's weight; none of other models."""
     state_dict = model.model.diffusion_model.state_dict()
@@ -89,6 +100,7 @@ def patches(
     adapter: dict[str, dict[str, torch.Tensor]],
     targets: dict[str, str],
     model: comfy.model_patcher.ModelPatcher,
+    prefix: str = sd15_blocks.OURS,
 ) -> dict[str, comfy.weight_adapter.WeightAdapterBase]:
     """The host's patches for the weights (targets) of an adapter's modules; ValueError for a module that does not fit."""
     state_dict = model.model.diffusion_model.state_dict()
@@ -98,7 +110,7 @@ def patches(
         if down is None or up is None:
             raise ValueError(f"{path}: {module} has only one of its two matrices. Download the file again.")
         check_shapes(path, module, down, up, state_dict[targets[module]], model.model.model_config.unet_config)
-        ours = f"{sd15_blocks.OURS}{module}"
+        ours = f"{prefix}{module}"
         key_map[ours] = f"diffusion_model.{targets[module]}"
         renamed[f"{ours}.lora_down.weight"], renamed[f"{ours}.lora_up.weight"] = down, up
         if "alpha" in sides:
@@ -146,15 +158,17 @@ def matched(
         raise ValueError(
             f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {remedy}"
         )
-    if other := few_step_adapters.told(path, metadata):
-        called, recipe, said = other
-        raise ValueError(
-            f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
-            f"it {recipe}. If it is an LCM-LoRA all the same, begin the file's name with lcm-."
-        )
     adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
     found = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in found)
+    other = few_step_adapters.told(path, metadata)
+    if other and (residual or other[0] == few_step_adapters.FLASH):
+        called, recipe, said = other
+        rename = "" if called == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
+        raise ValueError(
+            f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
+            f"it {recipe}.{rename}"
+        )
     if not residual:
         raise ValueError(
             f"{path} adapts attention alone, so it is no LCM-LoRA: most LoRAs for a style or a subject do so, and so does "

@@ -17,10 +17,9 @@ import comfy.weight_adapter
 
 LEVELS = 4
 CHANNEL_MULT = [1, 2, 4, 4]
+MULTIPLES = (CHANNEL_MULT, CHANNEL_MULT[:-1])
 BLOCKS_PER_LEVEL = 3  # two residual blocks and a downsampler going down, three residual blocks going up
 NO_MIDDLE = -2  # the host's transformer_depth_middle
-# The host's numbers of SD 1.5's blocks with attention.
-ATTENTION = {"input": {1, 2, 4, 5, 7, 8}, "middle": {0}, "output": set(range(3, 12))}
 # Begins the keys of the adapters that this pack puts on; ones from elsewhere keep their files' own.
 OURS = "vega."
 
@@ -48,6 +47,17 @@ def sd15_config(unet_config: dict) -> dict:
     }
 
 
+def small_config(unet_config: dict, levels: int) -> dict:
+    """The host's UNet config of small-sd (four levels) or tiny-sd (three)."""
+    return unet_config | {
+        "channel_mult": CHANNEL_MULT[:levels],
+        "num_res_blocks": [1] * levels,
+        "transformer_depth": [1, 1, 1, 0][:levels],
+        "transformer_depth_output": [1] * 6 + [0, 0] * (levels - 3),  # the host takes them from the end
+        "transformer_depth_middle": 1 if levels == LEVELS else NO_MIDDLE,
+    }
+
+
 def in_sd15(module: str, levels: int) -> str:
     """The module of SD 1.5 that one of a UNet with so many levels was; both are diffusers' names, with underscores."""
     module = re.sub(r"^(up_blocks_\d+_(?:resnets|attentions))_1_", r"\1_2_", module)
@@ -70,6 +80,9 @@ class BlocksLeftOut(comfy.model_base.BaseModel):
     """The host's model of such a UNet; what steers SD 1.5's blocks by their numbers steers those that are left."""
 
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        if self.current_patcher is not None:  # under the host's own samplers, too
+            check_patches(self.current_patcher)
+            check_hooks(self.current_patcher.current_hooks)
         kept = numbers(self.model_config.unet_config)
         if control is not None:
             control = kept_control(control, kept)
@@ -90,10 +103,10 @@ def kept_control(control: dict[str, list], kept: dict[str, list[int]]) -> dict[s
     """
     every, own = BLOCKS_PER_LEVEL * LEVELS, len(kept["input"])
     outputs, inputs = control.get("output") or [], control.get("input") or []
-    if {len(outputs), len(inputs)} - {0, own, every}:
+    if wrong := {len(outputs), len(inputs)} - {0, own, every}:
         raise ValueError(
-            f"This ControlNet or T2I-Adapter steers {len(outputs) or len(inputs)} blocks; this model has {own} of the "
-            f"{every} of Stable Diffusion 1.5: use one for SD 1.5."
+            f"This ControlNet or T2I-Adapter steers {wrong.pop()} blocks; this model has {own} of the {every} of Stable "
+            "Diffusion 1.5: use one for SD 1.5."
         )
     mapped = dict(control)
     if len(outputs) == every:
@@ -131,44 +144,36 @@ def added(residuals: list, number: int):
 
 
 def kept_patches(patches: dict[tuple, object], kept: dict[str, list[int]]) -> dict[tuple, object]:
-    """Attention replacements by (side, number) or (side, number, layer), as IPAdapter nodes make them, under own numbers.
+    """Attention replacements by SD 1.5's (side, number) or (side, number, layer), as IPAdapters make them, under own ones.
 
-    Numbers that all have attention in this UNet are taken for its own. ValueError for others that SD 1.5 has not either.
+    Those for blocks that were left out, or that SD 1.5 has not either, do nothing; ValueError where none is left.
     """
-    own = {side: {k for k, number in enumerate(of_side) if number in ATTENTION[side]} for side, of_side in kept.items()}
-    if all(number in own.get(side, ()) for side, number, *_ in patches):
-        return patches
-    for side, number, *_ in patches:
-        if number not in ATTENTION.get(side, ()):
-            raise ValueError(
-                f"A node replaces the attention of {side} block {number}, which neither this model has nor Stable Diffusion "
-                "1.5, from which it was made: use a node for SD 1.5."
-            )
     mapped = {
         (side, kept[side].index(number), *rest): patch
         for (side, number, *rest), patch in patches.items()
-        if number in kept[side]
+        if number in kept.get(side, ())
     }
-    if not mapped:
+    if patches and not mapped:
         raise ValueError("A node replaces attention only in blocks of Stable Diffusion 1.5 that this model leaves out.")
     return mapped
 
 
 def check_patches(model: comfy.model_patcher.ModelPatcher) -> None:
-    """ValueError for a LoRA that another node put on such a UNet, where its numbers mean other blocks."""
+    """ValueError for a LoRA that another node put on such a UNet, where its numbers mean other blocks, or a mixed merge."""
+    patches = [(key, patch) for key, of_weight in model.patches.items() for _, patch, *_ in of_weight]
+    merged = [(key, patch[0][0]) for key, patch in patches if isinstance(patch, list)]
+    # One may be the first layer of an inpaint UNet, which people merge so.
+    if sum(weight.shape != comfy.utils.get_attr(model.model, key).shape for key, weight in merged) > 1:
+        raise ValueError(
+            "This model was merged with one of other blocks, which are taken for its own: merge it with models of its own "
+            "kind alone."
+        )
     if not levels_kept(model.model.model_config.unet_config):
         return
-    patches = [(key, patch) for key, of_weight in model.patches.items() for _, patch, *_ in of_weight]
     if any(is_foreign(patch) for _, patch in patches) or "bypass_lora" in getattr(model, "injections", {}):
         raise ValueError(
             "This model is Stable Diffusion 1.5 with blocks left out, and a LoRA was put on it by a node that doesn't know "
             "which: part of it is in the wrong blocks. Use `Load LoRA (Vega)` in that node's place."
-        )
-    merged = [(key, patch[0][0]) for key, patch in patches if isinstance(patch, list)]
-    if any(weight.shape != comfy.utils.get_attr(model.model, key).shape for key, weight in merged):
-        raise ValueError(
-            "This model is Stable Diffusion 1.5 with blocks left out, and it was merged with a model of other blocks, which "
-            "are taken for its own: merge it with models of its own kind alone."
         )
 
 
@@ -177,8 +182,17 @@ def is_foreign(patch) -> bool:
     if isinstance(patch, list):
         return any(is_foreign(other) for _, other, *_ in patch[1:])
     if isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
-        return not all(key.startswith(OURS) for key in patch.loaded_keys)
+        return not next(iter(patch.loaded_keys)).startswith(OURS)
     return isinstance(patch, tuple) and bool(patch) and patch[0] in ("diff", "set")
+
+
+def check_hooks(hooks: comfy.hooks.HookGroup | None) -> None:
+    """ValueError for a LoRA that comes as a hook."""
+    if hooks is not None and any(isinstance(hook, comfy.hooks.WeightHook) and hook.weights for hook in hooks.hooks):
+        raise ValueError(
+            "This model is Stable Diffusion 1.5 with blocks left out, and a LoRA hook doesn't know which: put the LoRA on "
+            "with `Load LoRA (Vega)`."
+        )
 
 
 def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) -> None:
@@ -186,18 +200,23 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
     if not levels_kept(model.model.model_config.unet_config):
         return
     for _, options in positive:
-        wrong = None
-        control = options.get("control")
+        check_hooks(options.get("hooks"))
+        wrong, control = None, options.get("control")
+        if control is not None and not isinstance(model.model, BlocksLeftOut):
+            wrong = "a ControlNet or T2I-Adapter, on a model from another loader: load the model with Load Vega"
         while control is not None:
             if isinstance(control, comfy.controlnet.ControlLora):
                 wrong = "a Control-LoRA: use the whole ControlNet for SD 1.5"
             control = control.previous_controlnet
         if options.get("gligen"):
             wrong = "GLIGEN: draw with Stable Diffusion 1.5 itself, or without it"
-        hooks = options.get("hooks")
-        if hooks is not None and any(isinstance(hook, comfy.hooks.WeightHook) and hook.weights for hook in hooks.hooks):
-            wrong = "a LoRA hook: put the LoRA on with `Load LoRA (Vega)`"
         if wrong:
             raise ValueError(
                 f"This model is Stable Diffusion 1.5 with blocks left out, and positive has what doesn't know: {wrong}."
             )
+    replaced = model.model_options.get("transformer_options", {}).get("patches_replace")
+    if replaced and not isinstance(model.model, BlocksLeftOut):
+        raise ValueError(
+            "This model is Stable Diffusion 1.5 with blocks left out, and a node replaces attention by SD 1.5's numbers: "
+            "load the model with Load Vega, which knows them."
+        )

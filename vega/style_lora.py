@@ -1,5 +1,6 @@
 """A LoRA for a style or a subject onto a model and its text encoders: every module of it, or a clear refusal."""
 
+import contextlib
 import logging
 import re
 from functools import partial
@@ -9,12 +10,14 @@ import comfy.lora
 import comfy.model_patcher
 import comfy.sd
 import comfy.utils
+import comfy.weight_adapter
 import torch
 
-from . import lora, lora_keys, peft_alpha, sd15_blocks, unet, weights
+from . import few_step_adapters, lcm, lora, lora_keys, peft_alpha, sd15_blocks, unet, weights
 
 AUTO, SD15, THIS_MODEL = "auto", "Stable Diffusion 1.5", "this model"
 MADE_FOR = (AUTO, SD15, THIS_MODEL)
+ATTENTION = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
 def apply(
@@ -39,10 +42,17 @@ def apply(
     said = []
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
+        few_step = few_step_adapters.told(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.named(path))
+        if few_step and lcm.has_lcm_sampling(model):
+            raise ValueError(f"{path} is a few-step LoRA by its name, and the model has one already: apply one of the two.")
+        check_matrices(path, adapter)
         targets, note = placed(path, adapter, model, made_for)
         kept = {module: sides for module, sides in adapter.items() if module in targets}
+        patches = lora.patches(path, kept, targets, model, lora.FEW_STEP if few_step else sd15_blocks.OURS)
+        if len(patches) != len(kept):
+            raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
-        model.add_patches(lora.patches(path, kept, targets, model), strength_model)
+        model.add_patches(patches, strength_model)
         said.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
         clip, count = with_text(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
@@ -55,6 +65,13 @@ def apply(
     return model, clip, sentence
 
 
+def check_matrices(path: Path, adapter: dict[str, dict[str, torch.Tensor]]) -> None:
+    """ValueError unless each module has two matrices."""
+    for module, sides in adapter.items():
+        if not {"down", "up"} <= sides.keys() or min(sides["down"].ndim, sides["up"].ndim) < 2 or not len(sides["down"]):
+            raise ValueError(f"{path}: {module} has not two matrices. Download the file again.")
+
+
 def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, made_for: str) -> tuple[dict[str, str], str]:
     """The UNet's weight for each module of the file that is for one, and a note on what is left out."""
     config = model.model.model_config.unet_config
@@ -63,6 +80,8 @@ def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, m
     if not own:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
     as_own = spelled(own)
+    if other := relative(adapter, config):
+        raise ValueError(f"{path} was made for {other}, by its modules; the model is {base(model)}, with other blocks.")
     if not sd15_blocks.levels_kept(config):
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
@@ -90,7 +109,27 @@ def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, m
 
 
 def base(model: comfy.model_patcher.ModelPatcher) -> str:
-    return lora.base(len(lora.lcm_targets(model)), model.model.model_config.unet_config["model_channels"])
+    config, modules = model.model.model_config.unet_config, len(lora.lcm_targets(model))
+    if sd15_blocks.levels_kept(config) and modules not in lora.BASES:
+        return "this model"
+    return lora.base(modules, config["model_channels"])
+
+
+def relative(adapter: dict[str, dict[str, torch.Tensor]], config: dict) -> str | None:
+    """The other model made from Stable Diffusion 1.5 of whose attention the file has every module of its kinds, if any."""
+    if config.get("adm_in_channels") is not None or list(config["channel_mult"]) not in sd15_blocks.MULTIPLES:
+        return None
+    attention = {module for module in adapter if kind(module).startswith(ATTENTION)}
+    kinds = {kind(module) for module in attention}
+    for called, levels in (("small-sd", sd15_blocks.LEVELS), ("tiny-sd", sd15_blocks.LEVELS - 1)):
+        small = sd15_blocks.small_config(config, levels)
+        has_middle = bool(sd15_blocks.numbers(small)["middle"])
+        names = spelled(comfy.utils.unet_to_diffusers(small))
+        names = {module: key for module, key in names.items() if has_middle or not key.startswith("middle_block")}
+        every = {key for module, key in names.items() if kind(module) in kinds}
+        if attention and attention <= names.keys() and {names[module] for module in attention} == every:
+            return None if sd15_blocks.levels_kept(config) == levels else called
+    return None
 
 
 def spelled(names: dict[str, str]) -> dict[str, str]:
@@ -117,7 +156,7 @@ def can_be(adapter: dict, names: dict[str, str | None], state_dict: dict[str, to
     """Whether every module of the file has a place by these names, in the shape of that place."""
     if not adapter.keys() <= names.keys():
         return False
-    sided = [(sides["down"], sides["up"], names[module]) for module, sides in adapter.items() if len(sides) > 1]
+    sided = [(sides["down"], sides["up"], names[module]) for module, sides in adapter.items()]
     return all(key is None or lora.fits(down, up, state_dict[key]) for down, up, key in sided)
 
 
@@ -177,13 +216,20 @@ def with_text(
     path: Path, for_text: dict[str, torch.Tensor], clip: comfy.sd.CLIP, strength: float
 ) -> tuple[comfy.sd.CLIP, int]:
     """A clone of the text encoders with the LoRA on them, and on how many modules; ValueError unless it is on all."""
-    loaded = comfy.lora.load_lora(for_text, comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {}), log_missing=False)
-    taken = {key for patch in loaded.values() for key in patch.loaded_keys}
-    left = sorted(for_text.keys() - taken)
+    loaded = {}
+    key_map = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    with contextlib.suppress(KeyError, RuntimeError):  # one matrix of two, or an alpha of several numbers
+        loaded = comfy.lora.load_lora(for_text, key_map, log_missing=False)
+    weight_of = clip.cond_stage_model.state_dict()
+    pairs = {key: patch for key, patch in loaded.items() if isinstance(patch, comfy.weight_adapter.LoRAAdapter)}
+    fitting = [key for key, patch in pairs.items() if lora.fits(patch.weights[1], patch.weights[0], weight_of[key])]
+    taken = set().union(*(patch.loaded_keys for patch in pairs.values()))
+    left = sorted(for_text.keys() - taken) or sorted(loaded.keys() - fitting)
     if left:
         raise ValueError(
-            f"{path}: {len(left)} of its {len(for_text)} weights for text encoders are not for the model's: "
-            f"{weights.listing(left)}. The LoRA was made for another base; without clip its UNet part can be tried."
+            f"{path}: its weights for text encoders are not for this model's, or no LoRA of two matrices "
+            f"({len(left)} of {len(for_text)}: {weights.listing(left)}). It may be made for another base; without clip its "
+            "UNet part can be tried."
         )
     patched = clip.clone()
     applied = patched.add_patches(loaded, strength)
