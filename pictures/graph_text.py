@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 RECEIVER = "VegaReceiveImage"  # its one input is a picture in base64
 SHORTEST = 32  # characters; no picture file is shorter in base64
-BASE64 = re.compile(rf"(data:[^,]*,)?[A-Za-z0-9+/]{{{SHORTEST},}}={{0,2}}")
+BEGINNING = re.compile(r"\s*(data:[^,]*,)?\s*(iVBORw0KGgo|/9j/|UklGR)")  # of a PNG, JPEG or WebP file in base64
 LEFT_OUT = "(the picture was left out of this file: put one here)"
 
 
@@ -48,13 +48,11 @@ def strict(value, pictures: Set[str] = frozenset()) -> str:
 
 def sent(prompt, workflow) -> set[str]:
     """The pictures that were typed into Receive Image, into a node before it, or into a subgraph around it."""
-    workflow = a_dict(workflow)
-    subgraphs = dicts(a_dict(workflow.get("definitions")).get("subgraphs"))
-    drawn = {str(graph.get("id")): of_workflow(graph) for graph in subgraphs}
+    drawn = {str(graph.get("id")): of_workflow(graph) for graph in subgraphs(a_dict(workflow))}
     receivers = {RECEIVER}
     for _ in drawn:  # a subgraph may be inside another one
         receivers |= {id for id, nodes in drawn.items() if receivers & {node.kind for node in nodes.values()}}
-    graphs = [of_prompt(prompt), of_workflow(workflow), *drawn.values()]
+    graphs = [of_prompt(prompt), of_workflow(a_dict(workflow)), *drawn.values()]
     return {text for nodes in graphs for text in given(nodes, receivers)}
 
 
@@ -68,7 +66,7 @@ def given(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str]:
         seen.add(id)
         kind, texts, before = nodes[id]
         ahead += before
-        yield from (text for text in texts if BASE64.fullmatch(text) or (kind == RECEIVER and len(text) >= SHORTEST))
+        yield from (text for text in texts if len(text) >= SHORTEST and (kind == RECEIVER or BEGINNING.match(text)))
 
 
 def of_prompt(prompt) -> dict[str, Node]:
@@ -92,6 +90,13 @@ def of_workflow(graph: dict) -> dict[str, Node]:
             case [_, origin, _, target, *_] | {"origin_id": origin, "target_id": target} if str(target) in nodes:
                 nodes[str(target)].before.append(str(origin))
     return nodes
+
+
+def subgraphs(graph: dict) -> Iterator[dict]:
+    """What is defined in a workflow, or in one of its subgraphs."""
+    for one in dicts(a_dict(graph.get("definitions")).get("subgraphs")):
+        yield one
+        yield from subgraphs(one)
 
 
 def strings(value) -> Iterator[str]:

@@ -408,11 +408,7 @@ def test_a_file_brings_back_the_graph_without_the_picture_that_was_sent_in(page,
     file = server.get("/view", **image).content
     assert received.encode() not in file
     count = page.evaluate("window.app.graph.nodes.length")
-    drop(
-        page,
-        page.evaluate(f"{node('VegaSendImage')}.imgs?.[0]?.src ?? '/view?filename={image['filename']}&type=temp'"),
-        "x.png",
-    )
+    drop(page, f"/view?filename={image['filename']}&type=temp", "sent.png")
     page.wait_for_function(f"window.app.graph.nodes.length === {count}")
     assert "left out" in page.evaluate(f"{widget('VegaReceiveImage', 'image')}.value")
     assert browser.outlined(page) == []
