@@ -526,6 +526,7 @@ def test_a_letter_is_drawn_within_twice_the_models_own_time(page, server, client
 
     browser.load(page, TEMPLATES["vega_live_drawing"])
     browser.run(page)
+    page.wait_for_function(f"!!{node('VegaSendImage')}.imgs")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
     page.evaluate(
         f"""() => {{
