@@ -48,8 +48,16 @@ def complain(page: Page, url: str, message) -> None:
         page.complaints.append(message.text)
 
 
+STILL = """() => new Promise(answer => {
+    const view = () => String([...window.app.canvas.ds.offset, window.app.canvas.ds.scale])
+    const before = view()
+    requestAnimationFrame(() => requestAnimationFrame(() => answer(view() === before)))
+})"""
+
+
 def load(page: Page, workflow: dict) -> None:
-    """What a click on a template does, in the place of the graph before it."""
+    """What a click on a template does, in the place of the graph before it; a view that still moves would go on moving."""
+    page.wait_for_function(STILL)
     page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     page.wait_for_function(f"window.app.graph.nodes.length === {len(workflow['nodes'])}")
 

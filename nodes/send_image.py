@@ -3,7 +3,9 @@
 import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import folder_paths
 from comfy.cli_args import args
 from comfy.model_management import processing_interrupted, throw_exception_if_processing_interrupted
 from comfy_api.v0_0_2 import io
@@ -11,6 +13,9 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..pictures import frames, picture_file, sent
+
+# Who queued the prompt, by its own word: ComfyUI 0.24.1 and its page don't know that yet.
+SOURCE = [io.Hidden.comfy_usage_source] if hasattr(io.Hidden, "comfy_usage_source") else []
 
 
 class VegaSendImage(io.ComfyNode):
@@ -20,8 +25,8 @@ class VegaSendImage(io.ComfyNode):
             node_id="VegaSendImage",
             display_name="Send Image (Vega)",
             category="Vega",
-            description="Sends pictures over the websocket to whoever queued the prompt, and shows the last of them. "
-            "Nothing is saved.",
+            description="Sends pictures to whoever queued the prompt: to a program over the websocket, without a file; to "
+            "the browser by the temp folder, as Preview Image does.",
             search_aliases=["websocket", "save image websocket", "preview image", "stream", "jpeg", "webp", "real time"],
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to send, in order. Only png and webp keep an alpha channel."),
@@ -43,10 +48,11 @@ class VegaSendImage(io.ComfyNode):
                     "metadata",
                     default=True,
                     optional=True,
-                    tooltip="Whether the picture's file carries the workflow and the prompt, for whoever gets the file.",
+                    tooltip="Whether the picture's file carries the workflow and the prompt, for whoever gets the file. "
+                    "Pictures in Receive Image (Vega) are left out.",
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt, *SOURCE],
             is_output_node=True,
             is_input_list=True,  # a list of pictures of many sizes keeps its order only in one call
         )
@@ -61,7 +67,8 @@ class VegaSendImage(io.ComfyNode):
         """Blocks until all is sent: beside an async node the host would run others, and clients go by the one running."""
         server, (format, *_), (quality, *_), (metadata, *_) = PromptServer.instance, format, quality, metadata
         client_id = server.client_id
-        if client_id in server.sockets and not frames.takes(server, client_id, format):
+        browser = cls.hidden.comfy_usage_source == "comfyui-frontend" or frames.is_browser(server, client_id)
+        if client_id in server.sockets and not browser and not frames.takes(server, client_id, format):
             raise ValueError("This client can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png.")
         for batch in images:
             picture_file.check(batch, format)
@@ -74,6 +81,8 @@ class VegaSendImage(io.ComfyNode):
         with ThreadPoolExecutor() as threads:
             files = list(threads.map(encode, (picture for batch in images for picture in batch)))
         throw_exception_if_processing_interrupted()
+        if browser:  # it paints a frame on whatever graph is open, and forgets it; these stay with the graph that was run
+            return io.NodeOutput(ui={"sent": [], "images": [temporary(file) for file in files]})
         delivery = deliver(server, client_id, files, cls.about())
         return io.NodeOutput(ui={"sent": asyncio.run_coroutine_threadsafe(delivery, server.loop).result()})
 
@@ -88,6 +97,14 @@ class VegaSendImage(io.ComfyNode):
             "parent_node_id": prompt.get_parent_node_id(node_id),
             "real_node_id": prompt.get_real_node_id(node_id),
         }
+
+
+def temporary(file: picture_file.PictureFile) -> dict:
+    """Writes the file where Preview Image's are, until ComfyUI ends: what /view and /history call it."""
+    folder, name = Path(folder_paths.get_temp_directory()), f"vega_{secrets.token_hex(8)}.{file.format}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(file.data)
+    return {"filename": name, "subfolder": "", "type": "temp"}
 
 
 async def deliver(server, client_id, files, about) -> list[dict]:

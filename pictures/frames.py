@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import logging
 import struct
 from weakref import WeakKeyDictionary
@@ -12,6 +11,7 @@ from comfy_api import feature_flags
 from protocol import BinaryEventTypes
 from server import PromptServer
 
+from . import graph_text
 from .picture_file import PictureFile
 
 PLAIN_TYPES = {"jpeg": 1, "png": 2}  # the host's plain image frame knows no others
@@ -37,6 +37,11 @@ def takes_metadata(server: PromptServer, client_id: str) -> bool:
     return feature_flags.supports_feature(server.sockets_metadata, client_id, "supports_preview_metadata")
 
 
+def is_browser(server: PromptServer, client_id: str) -> bool:
+    """Whether ComfyUI's own page is connected: no program has that user interface."""
+    return feature_flags.supports_feature(server.sockets_metadata, client_id, "supports_manager_v4_ui")
+
+
 def takes(server: PromptServer, client_id: str, format: str) -> bool:
     """Whether there is a way to bring the format to the client."""
     in_process = hasattr(server.sockets.get(client_id), "take_pictures")
@@ -47,7 +52,7 @@ def frame(file: PictureFile, about: dict | None) -> tuple[int, bytes]:
     """(event, payload): the host's metadata frame, or its plain image frame where `about` is None."""
     if about is None:
         return BinaryEventTypes.PREVIEW_IMAGE, struct.pack(">I", PLAIN_TYPES[file.format]) + file.data
-    header = json.dumps({**about, "image_type": f"image/{file.format}"}).encode()
+    header = graph_text.strict({**about, "image_type": f"image/{file.format}"}).encode()
     return BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA, struct.pack(">I", len(header)) + header + file.data
 
 

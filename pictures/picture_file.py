@@ -1,7 +1,6 @@
 """Pictures as JPEG, WebP and PNG files in memory, with the workflow in core's metadata."""
 
 import io
-import json
 import logging
 import math
 from dataclasses import dataclass
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from . import graph_text
 
 OPTIONS = {"jpeg": {"subsampling": 0}, "webp": {"method": 0}, "png": {"compress_level": 1}}
 # The longest side of each format, in pixels: libjpeg's own limit, and the 14 bits of WebP.
@@ -62,19 +63,20 @@ def pixels(picture) -> np.ndarray:
 def metadata(format: str, prompt: dict | None, extra_pnginfo: dict | None) -> dict:
     """What Pillow's save is given so that a picture carries its graph as core's own pictures of the format do.
 
-    JPEG takes core's WebP tags; what does not fit into a JPEG's 64 KiB is left out and logged.
+    JPEG takes core's WebP tags; what does not fit into a JPEG's 64 KiB is left out and logged. Unlike core's, the JSON
+    is strict, and the pictures that came inside the graph are left out.
     """
-    texts = {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}
+    prompt, texts = graph_text.texts(prompt, extra_pnginfo)
     if format == "png":
         info = PngInfo()
         if prompt is not None:
-            info.add_text("prompt", json.dumps(prompt))
+            info.add_text("prompt", prompt)
         for key, text in texts.items():
             info.add_text(key, text)
         return {"pnginfo": info}
     tags = {0x010F - i: f"{key}:{text}" for i, (key, text) in enumerate(texts.items())}
     if prompt is not None:
-        tags = {0x0110: f"prompt:{json.dumps(prompt)}", **tags}
+        tags = {0x0110: f"prompt:{prompt}", **tags}
     if not tags:
         return {}
     exif = Image.Exif()

@@ -1,5 +1,7 @@
 """What people do in ComfyUI's page: the real frontend in a real Chromium against the real server."""
 
+import base64
+import io
 import json
 import re
 import statistics
@@ -12,7 +14,7 @@ import pytest
 import torch
 from api_calls import wait_for
 from browser import node, widget
-from PIL import Image
+from PIL import Image, ImageChops
 from safetensors.torch import save
 
 from train import reader
@@ -258,6 +260,213 @@ def test_a_sent_picture_is_shown_and_dropped_again_it_is_the_graph(page, format)
         page.wait_for_function(f"{widget('VegaSendImage', 'format')}?.value === '{format}'")
 
 
+# Whose node 7, as Send Image's, is one of another kind, or another Send Image.
+OTHERS = {"another workflow": "vega_img2img", "the same workflow twice": "vega_live_drawing"}
+SLOW = 30  # steps, so that there is time to do something else
+
+
+def add_oracle(page) -> None:
+    """Core's own Preview Image beside Send Image, with an id that no other graph has: its picture does go astray."""
+    page.evaluate(
+        f"""() => {{
+            const preview = window.LiteGraph.createNode('PreviewImage')
+            preview.id = 99
+            window.app.graph.add(preview)
+            preview.pos = [0, 900]
+            {node("VegaTinyVAEDecode")}.connect(0, preview, 0)
+        }}"""
+    )
+
+
+def set_slow(page, seed: int) -> None:
+    """The steps that the sampler has done by then are in window.steps."""
+    page.evaluate(f"{widget('VegaLCMSampler', 'steps')}.value = {SLOW}")
+    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = {seed}")
+    page.evaluate(
+        f"""() => {{
+            window.steps = []
+            window.app.api.addEventListener('progress', ({{ detail }}) => {{
+                if (detail.max === {SLOW}) window.steps.push(detail.value)
+            }})
+        }}"""
+    )
+
+
+def queue(page) -> int:
+    """Presses Run and comes back while the sampler is at work: how many prompts had ended before."""
+    ended = page.evaluate("window.ended.length")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("window.steps.length >= 2")
+    return ended
+
+
+def open_tab(page, k: int) -> None:
+    """Clicks the tab of a workflow; the mouse goes away from it, or the tab's preview would lie on the Run button."""
+    page.locator(".workflow-tab").nth(k).click()
+    page.mouse.move(800, 700)
+
+
+def wait_for_the_end(page, ended: int) -> None:
+    page.wait_for_function(f"window.ended.length > {ended} && window.app.ui.lastQueueSize === 0")
+    assert page.evaluate("window.ended.at(-1)") == "execution_success"
+
+
+def state(page) -> dict:
+    """Each node's size and how many pictures it shows, once all that came has been drawn."""
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(500)
+    return page.evaluate(
+        "Object.fromEntries(window.app.graph.nodes.map(n => [n.id, [...n.size.map(Math.round), n.imgs?.length ?? 0]]))"
+    )
+
+
+def named(server) -> dict:
+    """What the last prompt's /history says that Send Image made, a picture of Preview Image's kind."""
+    history = server.get("/history", max_items=1).json()
+    (outputs,) = [one["outputs"] for one in history.values()]
+    (output,) = [output for output in outputs.values() if "sent" in output]
+    assert output["sent"] == []
+    (image,) = output["images"]
+    return image
+
+
+def fetched(server, image: dict):
+    return Image.open(io.BytesIO(server.get("/view", **image).content)).convert("RGB")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_picture_that_comes_while_another_tab_is_open_stays_with_its_own(page, server, other):
+    browser.load(page, TEMPLATES[OTHERS[other]])
+    browser.load(page, TEMPLATES["vega_live_drawing"])
+    add_oracle(page)
+    set_slow(page, seed=len(other))
+    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = 'png'")
+    ended = queue(page)
+    open_tab(page, -2)
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(TEMPLATES[OTHERS[other]]['nodes'])}")
+    before = state(page)
+    wait_for_the_end(page, ended)
+    assert state(page) == before
+    assert page.evaluate("Object.keys(window.app.nodePreviewImages)") == []
+    assert page.evaluate("'7' in window.app.nodeOutputs") is False
+    open_tab(page, -1)
+    page.wait_for_function(f"!!{node('PreviewImage')}")
+    picture, oracle = (browser.shown(page, kind).convert("RGB") for kind in ("VegaSendImage", "PreviewImage"))
+    assert picture.tobytes() == fetched(server, named(server)).tobytes()
+    apart = ImageChops.difference(picture, oracle).getextrema()
+    assert max(most for _, most in apart) <= 1, "core cuts off where Send Image rounds"
+
+
+@pytest.mark.soak
+def test_a_picture_inside_a_subgraph_stays_there(page):
+    browser.load(page, TEMPLATES["vega_live_drawing"])
+    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{node('VegaTinyVAEDecode')}, {node('VegaSendImage')}]))")
+    nested = page.evaluate("window.app.graph.serialize()")
+    browser.load(page, nested)
+    browser.load(page, nested)
+    set_slow(page, seed=5)
+    ended = queue(page)
+    open_tab(page, -2)
+    before = state(page)
+    wait_for_the_end(page, ended)
+    assert state(page) == before
+    assert page.evaluate("Object.keys(window.app.nodeOutputs)") == []
+    open_tab(page, -1)
+    page.evaluate("window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
+    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    inside = node("VegaSendImage").replace("app.graph", "app.canvas.graph")
+    page.wait_for_function(f"{inside}.imgs?.[0]?.naturalWidth === 128")
+    page.evaluate("window.app.canvas.setGraph(window.app.graph)")
+
+
+def test_a_picture_that_comes_while_a_workflow_opens_does_not_come_to_it(page, server):
+    """The graph is there before its workflow counts as the open one: the result comes at each moment of that."""
+    browser.load(page, TEMPLATES["vega_live_drawing"])
+    set_slow(page, seed=6)
+    ended = queue(page)
+    ((_, prompt_id, *_),) = server.get("/queue").json()["queue_running"]
+    page.evaluate(
+        """async ([workflow, promptId]) => {
+            const images = [{ filename: 'early.png', subfolder: '', type: 'temp' }]
+            let opened = false
+            window.app.loadGraphData(workflow).then(() => (opened = true))
+            while (!opened) {
+                const detail = { node: '7', display_node: '7', prompt_id: promptId, output: { sent: [], images } }
+                window.app.api.dispatchCustomEvent('executed', detail)
+                await new Promise(resolve => setTimeout(resolve))
+            }
+        }""",
+        [TEMPLATES["vega_live_drawing"], prompt_id],
+    )
+    assert page.evaluate("'7' in window.app.nodeOutputs") is False
+    wait_for_the_end(page, ended)
+    assert page.evaluate("'7' in window.app.nodeOutputs") is False
+
+
+def test_a_file_brings_back_the_graph_without_the_picture_that_was_sent_in(page, server):
+    browser.load(page, TEMPLATES["vega_img2img"])
+    page.evaluate(
+        f"""() => {{
+            const send = window.LiteGraph.createNode('VegaSendImage')
+            window.app.graph.add(send)
+            {node("VegaTinyVAEDecode")}.connect(0, send, 0)
+        }}"""
+    )
+    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = 'png'")
+    received = page.evaluate(f"{widget('VegaReceiveImage', 'image')}.value")
+    assert browser.run(page) == "execution_success"
+    image = named(server)
+    file = server.get("/view", **image).content
+    assert received.encode() not in file
+    count = page.evaluate("window.app.graph.nodes.length")
+    drop(page, f"/view?filename={image['filename']}&type=temp", "sent.png")
+    page.wait_for_function(f"window.app.graph.nodes.length === {count}")
+    assert "left out" in page.evaluate(f"{widget('VegaReceiveImage', 'image')}.value")
+    assert browser.outlined(page) == []
+
+
+def test_the_job_and_the_assets_show_a_sent_picture_as_they_show_preview_images(page, server):
+    workflow = TEMPLATES["vega_live_drawing"]
+    seen = {}
+    for kind in ("VegaSendImage", "PreviewImage"):
+        browser.load(page, workflow)
+        page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 4711")
+        if kind == "PreviewImage":
+            add_oracle(page)
+            page.evaluate(f"window.app.graph.remove({node('VegaSendImage')})")
+        else:
+            page.evaluate(f"{widget(kind, 'format')}.value = 'png'")
+        browser.run(page)
+        (prompt_id,) = server.get("/history", max_items=1).json()
+        page.evaluate("window.app.extensionManager.command.execute('Comfy.Queue.ToggleOverlay')")
+        queue = picture_in(page, page.locator(f"[data-job-id='{prompt_id}'] img"))
+        page.evaluate("window.app.extensionManager.command.execute('Comfy.Queue.ToggleOverlay')")
+        page.evaluate("window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.assets')")
+        (image,) = [image for output in page.evaluate("Object.values(window.app.nodeOutputs)") for image in output["images"]]
+        asset = picture_in(page, page.locator(f"img[src*='{image['filename']}']"))
+        count = server.get(f"/api/jobs/{prompt_id}").json()["outputs_count"]  # more than one makes a pile of the picture
+        page.evaluate("window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.assets')")
+        seen[kind] = (queue, asset, fetched(server, image))
+        assert count == 1
+    for mine, its in zip(*seen.values(), strict=True):
+        assert mine.size == its.size == (128, 128)
+        assert max(most for _, most in ImageChops.difference(mine, its).getextrema()) <= 1
+
+
+def picture_in(page, image):
+    """The pixels of an <img>."""
+    data = image.first.evaluate(
+        """async image => {
+            await image.decode()
+            const canvas = document.createElement('canvas')
+            Object.assign(canvas, { width: image.naturalWidth, height: image.naturalHeight })
+            canvas.getContext('2d').drawImage(image, 0, 0)
+            return canvas.toDataURL('image/png').split(',')[1]
+        }"""
+    )
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+
 def test_a_saved_picture_dropped_again_is_the_graph(page):
     browser.load(page, TEMPLATES["vega_txt2img"])
     page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 31")
@@ -384,6 +593,7 @@ def test_a_letter_is_drawn_within_twice_the_models_own_time(page, server, client
 
     browser.load(page, TEMPLATES["vega_live_drawing"])
     browser.run(page)
+    page.wait_for_function(f"!!{node('VegaSendImage')}.imgs")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
     page.evaluate(
         f"""() => {{

@@ -1,9 +1,12 @@
 """Send Image (Vega) on the running server: the frames a client gets, what stays to be fetched, and what is refused."""
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
+import math
+import re
 import struct
 import time
 
@@ -15,9 +18,11 @@ import pytest
 import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from comfy_api.v0_0_2 import io as io_
 from PIL import Image
-from vega_pack.pictures import picture_file, sent
+from vega_pack.pictures import graph_text, picture_file, sent
 from vega_pack.pictures.frames import LIMIT
+from vega_pack.pictures.graph_text import LEFT_OUT
 
 SEND = "save_image_websocket_node"  # the name that the host's example client waits for
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -228,6 +233,191 @@ def test_the_workflow_is_where_core_puts_it(browser, noise):
     assert json.loads(expected[0x0110].removeprefix("prompt:")).keys() == prompt.keys()
     assert dict(Image.open(io.BytesIO(files["image/webp"])).getexif()) == expected
     assert dict(Image.open(io.BytesIO(files["image/jpeg"])).getexif()) == expected
+
+
+SAYS_SO = {"comfy_usage_source": "comfyui-frontend"}  # in what ComfyUI's page queues
+IS_ONE = {"supports_preview_metadata": True, "supports_manager_v4_ui": True}  # what it announces, also where it doesn't
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(("extra_data", "flags"), [(SAYS_SO, {}), (SAYS_SO, None), ({}, IS_ONE)])
+def test_a_browser_gets_files_as_preview_images_and_no_frames(server, noise, format, extra_data, flags):
+    """flags: None for a browser that is closed before the prompt runs."""
+    if extra_data and not hasattr(io_.Hidden, "comfy_usage_source"):
+        pytest.skip("This ComfyUI doesn't ask who queued a prompt.")
+    with server.connect() as page:
+        if flags:
+            page.socket.send(json.dumps({"type": "feature_flags", "data": flags}))
+        if flags is None:
+            page.socket.close()
+        prompt = graph(format)
+        prompt["preview"] = {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}
+        body = {"prompt": prompt, "client_id": page.id, "extra_data": extra_data}
+        prompt_id = server.post("/prompt", body).json()["prompt_id"]
+        assert flags is None or [kind for kind, _ in page.events(prompt_id) if kind == "preview"] == []
+    outputs = finished(server, prompt_id)["outputs"]
+    ours, core = outputs[SEND], outputs["preview"]
+    assert ours["sent"] == []
+    for image, its, array in zip(ours["images"], core["images"], noise.values(), strict=True):
+        assert {**image, "filename": ""} == {**its, "filename": ""}
+        answer = server.get("/view", **image)
+        assert answer.headers["Content-Type"] == f"image/{format}"
+        check_picture(answer.content, format, array)
+
+
+def carried(file: bytes) -> dict:
+    """What a file carries, by name, read as browsers read JSON: a NaN is an error."""
+
+    def no_constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    image = Image.open(io.BytesIO(file))
+    texts = getattr(image, "text", None) or dict(str(text).split(":", 1) for text in image.getexif().values())
+    return {name: json.loads(text, parse_constant=no_constant) for name, text in texts.items()}
+
+
+@pytest.fixture(scope="module")
+def sent_in() -> str:
+    """A picture for Receive Image, in base64."""
+    buffer = io.BytesIO()
+    Image.effect_noise((24, 16), 50).convert("RGB").save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+PREFIX = "data:image/png;base64,"
+TYPED = {  # where the picture was typed in: the nodes of the prompt, and those of the workflow that show it
+    "into Receive Image": ({"1": ("VegaReceiveImage", {"image": "PICTURE"})}, ["PICTURE"], []),
+    "as a URL": ({"1": ("VegaReceiveImage", {"image": PREFIX + "PICTURE"})}, [PREFIX + "PICTURE"], []),
+    "into a text node": (
+        {"0": ("PrimitiveString", {"value": "PICTURE"}), "1": ("VegaReceiveImage", {"image": ["0", 0]})},
+        [""],
+        [{"id": 0, "type": "PrimitiveString", "widgets_values": ["PICTURE"]}],
+    ),
+    "far before it": (
+        {
+            "0": ("PrimitiveStringMultiline", {"value": " PICTURE\n"}),
+            "3": ("StringTrim", {"string": ["0", 0], "mode": "Both"}),
+            "4": ("StringConcatenate", {"string_a": PREFIX, "string_b": ["3", 0], "delimiter": ""}),
+            "1": ("VegaReceiveImage", {"image": ["4", 0]}),
+        },
+        [""],
+        [{"id": 0, "type": "PrimitiveStringMultiline", "widgets_values": [" PICTURE\n"]}],
+    ),
+    "into the browser's primitive": (
+        {"1": ("VegaReceiveImage", {"image": "PICTURE"})},
+        ["PICTURE"],
+        [{"id": 0, "type": "PrimitiveNode", "widgets_values": ["PICTURE", "fixed"]}],
+    ),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("where", TYPED)
+def test_files_carry_no_picture_that_was_sent_in(browser, sent_in, where, format):
+    def filled(value):
+        return json.loads(json.dumps(value).replace("PICTURE", sent_in))
+
+    def emptied(value):
+        return json.loads(re.sub(rf'"[^"]*{re.escape(sent_in)}[^"]*"', json.dumps(LEFT_OUT), json.dumps(value)))
+
+    nodes, widgets, more = filled(TYPED[where])
+    prompt = {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
+    prompt[SEND] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": format, "quality": 95}}
+    workflow = {"nodes": [{"id": 1, "type": "VegaReceiveImage", "widgets_values": widgets}, *more], "title": "größer"}
+    _, (frame,) = run(browser, prompt, workflow=workflow)
+    file = with_metadata(frame)[1]
+    assert sent_in.encode() not in file
+    told = carried(file)
+    told["prompt"][SEND].pop("is_changed")  # the host's own addition
+    assert told == {"prompt": emptied(prompt), "workflow": emptied(workflow)}
+    assert opened(file).shape == (16, 24, 3)
+
+
+def subgraph(id: str, *nodes, links=()) -> dict:
+    return {"id": id, "nodes": list(nodes), "links": list(links)}
+
+
+MUTED = {"id": 4, "type": "VegaReceiveImage", "mode": 2, "widgets_values": ["PICTURE"]}
+# What the prompt doesn't have: nodes that are muted, and those inside and around subgraphs.
+DRAWN = {
+    "a muted node": {"nodes": [MUTED]},
+    "values by name": {"nodes": [{**MUTED, "widgets_values": {"image": "PICTURE"}}]},
+    "a node before a muted one": {
+        "nodes": [{**MUTED, "widgets_values": [""]}, {"id": 3, "type": "PrimitiveNode", "widgets_values": ["PICTURE"]}],
+        "links": [[1, 3, 0, 4, 0, "STRING"]],
+    },
+    "a subgraph": {"nodes": [{"id": 1, "type": "a"}], "definitions": {"subgraphs": [subgraph("a", MUTED)]}},
+    "a node before one in a subgraph": {
+        "nodes": [],
+        "definitions": {
+            "subgraphs": [
+                subgraph(
+                    "a",
+                    {**MUTED, "widgets_values": [""]},
+                    {"id": 3, "type": "PrimitiveString", "widgets_values": ["PICTURE"]},
+                    links=[{"id": 1, "origin_id": 3, "origin_slot": 0, "target_id": 4, "target_slot": 0, "type": "STRING"}],
+                )
+            ]
+        },
+    },
+    "the input of a subgraph in a subgraph": {
+        "nodes": [{"id": 1, "type": "b", "widgets_values": ["PICTURE"]}],
+        "definitions": {
+            "subgraphs": [
+                subgraph("b", {"id": 2, "type": "a", "widgets_values": ["PICTURE"]}),
+                subgraph("a", {**MUTED, "widgets_values": [""]}),
+            ]
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("where", DRAWN)
+def test_nor_one_in_nodes_that_were_not_run(sent_in, where):
+    others = {"id": 9, "type": "Painter", "widgets_values": [sent_in[::-1], "text", "text" * 20, 1.5, None]}
+    workflow = json.loads(json.dumps(DRAWN[where]).replace("PICTURE", sent_in))
+    workflow["nodes"].append(others)
+    _, texts = graph_text.texts({}, {"workflow": workflow})
+    assert sent_in not in texts["workflow"]
+    expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT))
+    assert json.loads(texts["workflow"]) == expected
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        [],
+        "text",
+        5,
+        {"nodes": None},
+        {"nodes": 5, "links": 5, "definitions": []},
+        {"nodes": [1, {}], "links": [[], 1]},
+    ],
+)
+def test_whatever_stands_where_the_workflow_should_is_carried(odd):
+    prompt, texts = graph_text.texts({"1": odd, "2": {"inputs": odd}}, {"workflow": odd, "other": odd})
+    assert json.loads(prompt) == {"1": odd, "2": {"inputs": odd}}
+    assert [json.loads(text) for text in texts.values()] == [odd, odd]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_numbers_that_are_none_do_not_keep_a_browser_from_the_graph(browser, noise, format):
+    prompt = graph(format)
+    numbers = [math.nan, math.inf, -math.inf, 1e300, 0.1, 3]
+    prompt["1"]["is_changed"] = [math.nan]  # as the host writes it for nodes that say so
+    pnginfo = {"workflow": {"nodes": [{"widgets_values": numbers}]}, "more": {"deep": [[math.nan]]}}
+    body = {"prompt": prompt, "client_id": browser.id, "extra_data": {"extra_pnginfo": pnginfo}}
+    answer = browser.server.http.post(f"{browser.server.url}/prompt", json.dumps(body))  # Python's JSON, with its NaN
+    frame, _ = follow(browser, answer.json()["prompt_id"])
+    told = carried(with_metadata(frame)[1])
+    assert told["prompt"]["1"]["is_changed"] == [None]
+    assert told["workflow"] == {"nodes": [{"widgets_values": [None, None, None, 1e300, 0.1, 3]}]}
+    assert told["more"] == {"deep": [[None]]}
+
+
+def test_what_json_cannot_hold_is_null():
+    assert graph_text.strict({"a": b"digest", "b": {1}, "c": (1, math.nan)}) == '{"a": null, "b": null, "c": [1, null]}'
 
 
 def test_a_workflow_too_long_for_a_jpeg_is_left_out_and_logged(server, client, noise):

@@ -1,0 +1,44 @@
+// The frontend gives a result to whatever graph is open (app.ts), so that Send Image's picture would come to an unrelated
+// node while another workflow's tab is open. It keeps the result for its own tab, too (changeTracker.ts), and shows it
+// there later. So while another tab is open, the picture is said to belong to no node at all.
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+
+const queuedFrom = new Map(); // prompt id -> workflow
+const opened = () => app.extensionManager?.workflow?.activeWorkflow;
+
+function nodeAt(executionId) {
+  let [node, graph] = [null, app.graph];
+  for (const id of String(executionId).split(":")) {
+    node = graph?.getNodeById(id);
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+function isForTheOpenGraph({ node, display_node, prompt_id }) {
+  if (opened()?.changeTracker?.constructor.isLoadingGraph) return false; // the new graph is there, its workflow not yet
+  const target = nodeAt(display_node || node);
+  if (queuedFrom.has(prompt_id)) return target && queuedFrom.get(prompt_id) === opened();
+  return target?.type === "VegaSendImage"; // queued before the page was loaded anew
+}
+
+const { queuePrompt } = api;
+api.queuePrompt = async function (...options) {
+  const workflow = opened();
+  const answer = await queuePrompt.apply(this, options);
+  queuedFrom.set(answer.prompt_id, workflow);
+  return answer;
+};
+
+// This comes before the frontend's own listener, which waits for all extensions to be loaded.
+api.addEventListener("executed", ({ detail }) => {
+  const { sent, images } = detail.output ?? {};
+  if (!sent || !images) return;
+  detail.output.sent = images.map((image) => ({ url: `/view?${new URLSearchParams(image)}` })); // as before, for scripts
+  if (!isForTheOpenGraph(detail)) detail.display_node = `elsewhere:${detail.node}`;
+});
+
+for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
+  api.addEventListener(end, ({ detail }) => queuedFrom.delete(detail.prompt_id));
+}
