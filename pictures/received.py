@@ -2,7 +2,7 @@
 
 import base64
 import io
-from urllib.parse import unquote
+import re
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -52,7 +52,7 @@ def decoded(encoded: str) -> bytes:
         head, _, text = text.partition(",")
         if "base64" not in map(str.strip, head.lower().split(";")):
             raise ValueError("image is a data URL that is not base64.")
-        text = unquote(text)
+        text = re.sub("%([0-9A-Fa-f]{2})", lambda code: chr(int(code[1], 16)), text)
     pieces = "".join(line.strip() for line in text.splitlines()).split()
     if len({len(piece) for piece in pieces[:-1]}) > 1:  # no lines: what reads addresses makes spaces of +
         raise ValueError("image is not base64: it has spaces where + may have stood.")

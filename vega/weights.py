@@ -195,11 +195,11 @@ def check_end(path: Path) -> None:
 def read_json(path: Path) -> dict:
     """The object in a JSON file; ValueError naming it if it holds none."""
     try:
-        if other := written.stands_for(path):
-            raise ValueError(f"{path} is not JSON but {other}.")
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}). Download the model again.") from error
+    if other := written.stand_in(text):
+        raise ValueError(f"{path} is not JSON but {other}.")
     try:
         found = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ STAND_INS = {
     b"<!doctype html": "a web page: download the file itself, where needed logged in to the site",
     b"<html": "a web page: download the file itself, where needed logged in to the site",
 }
+START = 64  # bytes, in which a file says what it is
 RUN = 64  # bytes: so many zeros in a row are in no trained matrix
 # The second matrix of a LoRA, which starts out as zeros, whole.
 SECOND_MATRIX = re.compile(r"lora_up|lora_B|lora\.up\.")
@@ -23,7 +24,12 @@ SECOND_MATRIX = re.compile(r"lora_up|lora_B|lora\.up\.")
 def stands_for(path: Path) -> str | None:
     """What the file is in place of weights or JSON, and what to do; None where nothing is seen."""
     with path.open("rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+        return stand_in(file.read(START))
+
+
+def stand_in(start: bytes) -> str | None:
+    """As stands_for(), by the file's first bytes."""
+    start = start[:START].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return next((what for sign, what in STAND_INS.items() if start.startswith(sign.lower())), None)
 
 
