@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 RECEIVER = "VegaReceiveImage"  # its one input is a picture in base64
 SHORTEST = 32  # characters; no picture file is shorter in base64
-BEGINNING = re.compile(r"\s*(data:[^,]*,)?\s*(iVBORw0KGgo|/9j/|UklGR)")  # of a PNG, JPEG or WebP file in base64
+# Of a PNG, JPEG or WebP file in base64, in either alphabet, or of its data URL; and what only a part of one is like.
+BEGINNING = re.compile(r"\ufeff?\s*(data:[^,]*,)?\s*(iVBORw0KGgo|([/_]|%2F)9j([/_]|%2F)|UklGR)", re.IGNORECASE)
+PIECE = re.compile(r"[A-Za-z0-9+/_=-]{256,}\s*")
 LEFT_OUT = "(the picture was left out of this file: put one here)"
 
 
@@ -53,7 +55,10 @@ def sent(prompt, workflow) -> set[str]:
     for _ in drawn:  # a subgraph may be inside another one
         receivers |= {id for id, nodes in drawn.items() if receivers & {node.kind for node in nodes.values()}}
     graphs = [of_prompt(prompt), of_workflow(a_dict(workflow)), *drawn.values()]
-    return {text for nodes in graphs for text in given(nodes, receivers)}
+    pictures = {text for nodes in graphs for text in given(nodes, receivers)}
+    if pictures:  # they may also stand where nothing leads to a receiver any more
+        pictures |= {text for text in strings([prompt, workflow]) if len(text) >= SHORTEST and BEGINNING.match(text)}
+    return pictures
 
 
 def given(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str]:
@@ -66,7 +71,11 @@ def given(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str]:
         seen.add(id)
         kind, texts, before = nodes[id]
         ahead += before
-        yield from (text for text in texts if len(text) >= SHORTEST and (kind == RECEIVER or BEGINNING.match(text)))
+        yield from (text for text in texts if len(text) >= SHORTEST and is_given(kind, text))
+
+
+def is_given(kind: str, text: str) -> bool:
+    return kind == RECEIVER or bool(BEGINNING.match(text) or PIECE.fullmatch(text))
 
 
 def of_prompt(prompt) -> dict[str, Node]:

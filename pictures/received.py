@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 2**24
+UNWRITTEN = 64  # bytes: so many zeros are in no JPEG's data
 TOO_LARGE = f"at most {MOST_PIXELS} are taken: scale it down"
 STANDARD = str.maketrans("-_", "+/")  # from the alphabet for addresses (RFC 4648, 5) to the usual one
 DEPTH = 24  # where a PNG file has the bits of a sample
@@ -31,6 +32,8 @@ def picture(encoded: str) -> Image.Image:
         raise ValueError("image is damaged.") from None
     if opened.width * opened.height > MOST_PIXELS:  # known from its header, before anything is decoded
         raise ValueError(f"image has {opened.width} x {opened.height} pixels; {TOO_LARGE}.")
+    if opened.format == "JPEG" and file.endswith(b"\0" * UNWRITTEN) and not file.rstrip(b"\0").endswith(b"\xff\xd9"):
+        raise ValueError("image is damaged: its end was never written.")  # which its reader fills with grey
     deep = opened.format == "PNG" and file[DEPTH] == 16
     if deep and opened.mode == "RGB" and "transparency" in opened.info:  # of 16 bits a sample Pillow keeps 8
         raise ValueError("image has 16 bits a sample and a transparent colour: save it with 8, or with an alpha channel.")

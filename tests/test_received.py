@@ -269,6 +269,18 @@ REFUSED = {
 }
 
 
+def test_a_jpeg_whose_end_was_never_written_is_refused():
+    """Its reader fills what is missing with grey, and says nothing."""
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "JPEG")
+    file = buffer.getvalue()
+    half = file[: len(file) // 2] + bytes(len(file) - len(file) // 2)
+    with pytest.raises(ValueError, match="its end was never written"):
+        received.picture(base64.b64encode(half).decode())
+    received.picture(base64.b64encode(file + bytes(100)).decode())  # padded, and whole
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_picture_is_refused_in_a_sentence(name):
     image, said = REFUSED[name]

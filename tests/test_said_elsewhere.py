@@ -118,12 +118,33 @@ def test_a_configuration_beside_a_single_file_that_contradicts_it_is_refused(nan
         ({"unet_lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 2})}, 0.5),
         ({"unet.lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 2})}, 0.5),
         ({"adapter_config": json.dumps({"r": 4, "lora_alpha": 2})}, 0.5),
+        ({"lora_config": json.dumps({"network_dim": 4, "network_alpha": 2})}, 0.5),
+        ({"Lora-Alpha": "2", "lora-rank": "4"}, 0.5),
         ({"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2}), "ss_network_alpha": "2"}, 0.5),
         ({"format": "pt", "lora_adapter_metadata": json.dumps({"text_encoder.lora_alpha": 2})}, 1.0),
     ],
 )
 def test_alpha_in_the_metadata(nano, tmp_path, metadata, scale):
     scaled(nano, alone(tmp_path, peft(matrices(nano[0]), metadata=False)[0], metadata=metadata), scale)
+
+
+@torch.inference_mode()
+def test_patterns_reach_modules_of_kohyas_spelling(nano, tmp_path):
+    reference, model = nano
+    pairs = matrices(reference)
+    tensors = {k: v for k, v in kohya(pairs)[0].items() if not k.endswith(".alpha")}
+    stated = {"lora_alpha": 2, "r": 4, "alpha_pattern": {r"resnets\.0\.conv1": 8}}
+    patched = lora.apply(model, alone(tmp_path, tensors, metadata={"adapter_config": json.dumps(stated)}), 1.0)
+    check_merge(model, patched, reference, pairs, lambda name: 2.0 if name.endswith("resnets.0.conv1") else 0.5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("config", ['{"r": 4, "lora_alpha": 8, "use_dora": true}', '{"r": 4, "lora_alpha": 8}', "{"])
+def test_the_configuration_of_pefts_own_file_is_no_other_files(nano, tmp_path, config):
+    """PEFT's save_pretrained puts both into a folder; who copies them into models/loras has LCM-LoRAs beside them."""
+    (tmp_path / "adapter_config.json").write_text(config)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"whatever it is")
+    scaled(nano, alone(tmp_path, peft(matrices(nano[0]), metadata=False)[0]), 1.0)
 
 
 @torch.inference_mode()
@@ -206,12 +227,23 @@ def test_a_yaml_beside_a_single_file_tells_what_it_predicts(tmp_path):
     ):
         beside.write_text(text)
         model_refused(file, str(file), words, f"as {beside.name} beside it says")
+    for text, encoding in (
+        ("- {parameterization: v}", "utf-8"),
+        ("v_parameterization: true", "utf-8"),
+        ("Prediction_Type: v_prediction", "utf-8"),
+        (ORIGINAL.format('parameterization: "v"'), "utf-16"),
+    ):
+        beside.write_text(text, encoding=encoding)
+        model_refused(file, str(file), "a v-prediction model", f"as {beside.name} beside it says")
+    beside.write_text(ORIGINAL.format("timesteps: 1000").replace("0.0120", "0.02"))
+    model_refused(file, str(file), "a model of other noise levels (linear_end 0.02)")
     beside.write_text("model: [")
     model_refused(file, str(beside), "can't be read", "move it away")
     for text in (
         ORIGINAL.format('parameterization: "eps"'),
         ORIGINAL.format("timesteps: 1000"),
         XL.format("EpsScaling"),
+        "prompt: a cat: sitting",  # somebody's notes
         "",
     ):
         beside.write_text(text, encoding="utf-8-sig")

@@ -303,6 +303,11 @@ TYPED = {  # where the picture was typed in: the nodes of the prompt, and those 
         [""],
         [{"id": 0, "type": "PrimitiveStringMultiline", "widgets_values": [" PICTURE\n"]}],
     ),
+    "and into a primitive that leads nowhere now": (
+        {"1": ("VegaReceiveImage", {"image": "PICTURE"})},
+        ["PICTURE"],
+        [{"id": 0, "type": "PrimitiveNode", "widgets_values": [PREFIX.upper() + "PICTURE", "fixed"]}],
+    ),
     "into the browser's primitive": (
         {"1": ("VegaReceiveImage", {"image": "PICTURE"})},
         ["PICTURE"],

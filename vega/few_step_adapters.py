@@ -25,16 +25,15 @@ PUBLISHED = {
     "flash": (FLASH, KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
     "turbo": ("a Turbo-LoRA", KSAMPLER + "euler_ancestral, simple, 4 steps or more and cfg 1"),
 }
-LCM = "lcm"
+LCM = "lcm|latent consistency"
 # Names that say nothing: files that their publishers all call the same, and folders of a base, of steps, of a hub's cache.
 UNNAMED = re.compile(
     r"(pytorch lora weights|adapter model|model|lora|weights|sdxl|sd ?v?1[ .]?5|\d+ ?steps?|fp16|fp32|\(\d+\)|snapshots"
     r"|[0-9a-f]{40}| )+"
 )
 MODELS = ("loras", "lora", "models")  # folders of everybody's files
-# What tells about the base that an adapter was made for, or about its pictures, and not about itself.
-OTHER_METADATA = re.compile(r"base|sd_model|vae|dataset|tag_|resolution|adapter_metadata|config", re.IGNORECASE)
-LONGEST = 500  # characters of a title or a description; tables of tags are longer
+# Where a file's metadata has its own name; what else is there may tell of its base, its pictures or others' work.
+TITLES = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
 
 
 def told(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
@@ -49,16 +48,16 @@ def told(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
             return *found, f"its name, {name!r}"
         return None
     for key, value in metadata.items():
-        if len(value) <= LONGEST and not OTHER_METADATA.search(key) and not says_lcm(name) and (found := called(value)):
-            return *found, f"{key} in its metadata, {value!r}"
+        if key in TITLES and not says_lcm(f"{name} {value}") and (found := called(value)):
+            return *found, f"{key} in its metadata, {value[:80]!r}"
     return None
 
 
 def named(path: Path) -> str:
     """The file's name without its ending, or that of the folder it lies in, where the file's says nothing."""
-    for name in (path.stem, *(folder.name for folder in path.parents)):
-        if name.lower() in MODELS:
-            break
+    folders = [folder.name for folder in path.parents]
+    home = next((k for k, name in enumerate(folders) if name.lower() in MODELS), 1)
+    for name in (path.stem, *folders[:home]):
         if not UNNAMED.fullmatch(words(name).strip()):
             return name
     return path.stem

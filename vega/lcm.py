@@ -17,6 +17,8 @@ ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1
 SKIP = 1000 // ORIGINAL_STEPS
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
+CHUNK = 77  # tokens of a prompt that CLIP reads at once
+MOST_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
 FAMILY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
 
 
@@ -193,6 +195,23 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
                 "positive contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
                 "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged."
             )
+        if (spread := token_spread(context)) > MOST_SPREAD:
+            raise ValueError(
+                f"positive has tokens {spread:.0f} times as large as others: an emphasis in the prompt is far too large, as "
+                "in (Blade Runner: 2049). Write \\( and \\) for parentheses that are only text, and emphasise by 0.5 to 2."
+            )
+
+
+def token_spread(context: torch.Tensor) -> float:
+    """The norm of the largest token of [B, tokens, features] by that of the smallest, but for empty and first ones.
+
+    CLIP's tokens are all about as large, and an emphasis multiplies them (comfy/sd1_clip.py); the first of each chunk it
+    leaves alone, and a trained CLIP makes that one large itself.
+    """
+    norms = context.float().norm(dim=-1)
+    norms = norms[:, [k for k in range(norms.shape[1]) if k % CHUNK]]
+    norms = norms[norms > 0]
+    return (norms.max() / norms.min()).item() if norms.numel() else 1.0
 
 
 def check_latent(model: comfy.model_patcher.ModelPatcher, samples: torch.Tensor, ratio: int | None) -> torch.Tensor:

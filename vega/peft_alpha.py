@@ -36,7 +36,7 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int], part: str 
         config = own = in_metadata(metadata, part)
         found = alphas(config, ranks) | each(metadata, ranks)
         if not found:
-            where, config = f"{PEFT_CONFIG} beside it", beside(path)
+            where, config = f"{PEFT_CONFIG} beside it", {} if is_anothers(path) else beside(path)
             found = alphas(config, ranks)
         differs = contradiction(config, ranks)
     except (TypeError, AttributeError, ValueError, OverflowError, RecursionError, re.error) as error:
@@ -53,7 +53,9 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int], part: str 
                 "Put the file and its configuration into a folder of their own."
             )
     if differs:
-        raise ValueError(f"{path}: {where} does not describe it: it states {differs}. Put the file's own there.")
+        raise ValueError(
+            f"{path}: {where} does not describe it: it states {differs}. Put the file's own there, or move it away."
+        )
     refuse_variants(path, own | config)
     return found
 
@@ -71,6 +73,11 @@ def in_metadata(metadata: dict[str, str], part: str = "unet.") -> dict:
     for key, value in metadata.items():
         if CONFIGS.fullmatch(key):
             config |= {option.removeprefix(part): entry for option, entry in json.loads(value).items()}
+    for name, others in (("lora_alpha", ALPHAS), ("r", RANKS)):
+        other = next((other for other in others if other in config), None)
+        if other is not None:
+            config.setdefault(name, config[other])
+    metadata = {key.lower().replace("-", "_"): value for key, value in metadata.items()}
     values = {key: metadata[key] for key in ALPHAS if metadata.get(key, "None") not in ("", "None")}
     if metadata.get("ss_network_alpha") and not float(values.get("ss_network_alpha", 1)):
         del values["ss_network_alpha"]  # kohya's scripts mean the rank by 0
@@ -90,6 +97,11 @@ def in_metadata(metadata: dict[str, str], part: str = "unet.") -> dict:
             config["rank_pattern"] = {CONVOLUTIONS: int(extra["conv_dim"])}
             config["alpha_pattern"] = {CONVOLUTIONS: float(extra.get("conv_alpha") or 1)}
     return config
+
+
+def is_anothers(path: Path) -> bool:
+    """Whether PEFT's own file lies beside, whose configuration adapter_config.json then is."""
+    return path.stem != PEFT_STEM and any(path.with_name(PEFT_STEM + ending).is_file() for ending in FILES)
 
 
 def beside(path: Path) -> dict:
@@ -158,7 +170,9 @@ def refuse_variants(path: Path, config: dict) -> None:
 def patterned(config: dict, option: str, kind: type) -> dict[re.Pattern, float | int]:
     """A configuration's values for modules by PEFT's patterns of their names."""
     stated = (config.get(option) or {}).items()
-    return {re.compile(rf"(.*\.)?({weights.WRAPPERS.sub('', pattern)})$"): kind(value) for pattern, value in stated}
+    # Modules of kohya's keys have underscores for the dots.
+    patterns = {weights.WRAPPERS.sub("", pattern).replace(r"\.", "[._]"): kind(value) for pattern, value in stated}
+    return {re.compile(rf"(.*[._])?({pattern})$"): value for pattern, value in patterns.items()}
 
 
 def matching(patterns: dict[re.Pattern, float | int], module: str, general):

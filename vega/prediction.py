@@ -8,7 +8,7 @@ import yaml
 from . import weights
 
 ONLY = "only models that predict the noise (epsilon) are supported"
-NOISE = ("", "epsilon", "eps")
+NOISE = ("", "epsilon", "eps", "noise", "none", "null", "epsilon_prediction")
 V, ZERO_SNR = "a v-prediction model", "a zero terminal SNR model"
 # Keys of files, and what the models with them are.
 MARKERS = {
@@ -17,9 +17,12 @@ MARKERS = {
     "edm_vpred.sigma_max": "an EDM v-prediction model (CosXL)",
     "ztsnr": ZERO_SNR,
 }
-# Where a safetensors file says so: github.com/Stability-AI/ModelSpec and what the host writes; then kohya's own.
-METADATA = ("modelspec.prediction_type", "modelspec.predict_key")
-KOHYA = {"ss_v_parameterization": V, "ss_zero_terminal_snr": ZERO_SNR}
+# Options of metadata and of configurations that name what is predicted; modelspec. and ss_ may stand before them.
+PREDICTED = ("prediction_type", "predict_key", "parameterization")
+# Options that are true of what they are called.
+STATED = {"v_parameterization": V, "v_prediction": V, "zero_terminal_snr": ZERO_SNR, "rescale_betas_zero_snr": ZERO_SNR}
+# The noise levels of every model of these families, as the original configurations name them.
+LEVELS = {"linear_start": 0.00085, "linear_end": 0.012}
 OTHER_SCHEDULERS = ("EDM", "FlowMatch")
 # The noise levels of every model of these families.
 SCHEDULE = {
@@ -48,8 +51,7 @@ def check_scheduler(path: Path) -> None:
 def check_file(path: Path, keys: Collection[str], metadata: dict[str, str]) -> None:
     """ValueError for a single file that says so itself, or in the .yaml of its name beside it."""
     kinds = [kind for key, kind in MARKERS.items() if key in keys]
-    kinds += [kind for key in METADATA if (kind := predicts(metadata.get(key, "")))]
-    kinds += [kind for key, kind in KOHYA.items() if metadata.get(key, "").strip().lower() in ("true", "1")]
+    kinds += [kind for key, value in metadata.items() if (kind := stated(key, value))]
     if kinds:
         raise ValueError(f"{path} is {kinds[0]}; {ONLY}.")
     for beside in (path.with_suffix(".yaml"), path.with_suffix(".yml")):
@@ -57,19 +59,36 @@ def check_file(path: Path, keys: Collection[str], metadata: dict[str, str]) -> N
             raise ValueError(f"{path} is {kind}, as {beside.name} beside it says; {ONLY}.")
 
 
+def stated(option: str, value: object) -> str | None:
+    """What a model is of which an option has this value, if not one that predicts the noise."""
+    name = option.lower().removeprefix("modelspec.").removeprefix("ss_")
+    if name in PREDICTED:
+        return predicts(str(value))
+    return STATED.get(name) if str(value).strip().lower() in ("true", "1") else None
+
+
 def says(path: Path) -> str | None:
     """What a model's original configuration says that it is, if not one that predicts the noise."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error.strerror}).") from error
+    try:
+        parts = list(yaml.safe_load_all(content))  # yaml itself tells UTF-8 from UTF-16
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        text = content.replace(b"\0", b"").lower()
+        if not any(option.encode() in text for option in (*PREDICTED, *STATED, "scaling_config", "model:")):
+            return None  # notes of somebody's, and no configuration
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} can't be read ({reason}). Mend it, or move it away if it is not the model's.") from error
-    for option, value in options(config):
-        if option == "parameterization" and (kind := predicts(str(value))):
+    for option, value in options(parts):
+        if kind := stated(str(option), value):
             return kind
         # Stability's generative-models, for SDXL.
         if option == "scaling_config" and isinstance(value, dict) and not str(value.get("target")).endswith("EpsScaling"):
             return V if "VScaling" in str(value.get("target")) else f"a model of {value.get('target')}"
+        if option in LEVELS and value != LEVELS[option]:
+            return f"a model of other noise levels ({option} {value})"
     return None
 
 
@@ -78,10 +97,11 @@ def options(config) -> Iterator[tuple[str, object]]:
     waiting, seen = [config], set()
     while waiting:
         part = waiting.pop()
-        if isinstance(part, dict) and id(part) not in seen:
-            seen.add(id(part))
-            waiting += part.values()
-            yield from part.items()
+        if not isinstance(part, dict | list) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        waiting += part.values() if isinstance(part, dict) else part
+        yield from part.items() if isinstance(part, dict) else ()
 
 
 def predicts(value: str) -> str | None:

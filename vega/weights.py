@@ -125,7 +125,8 @@ def start(path: Path, length: int) -> bytes:
 def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
     """The weights of one part of a diffusers folder, whole or in shards, and the file that stands for them.
 
-    Of the forms that are there the first that is complete; ValueError saying what the most complete one lacks.
+    Of the forms that are there the first whose files all are; ValueError saying what the most complete one lacks, or what is
+    damaged in it.
     """
     refusals = []
     for form in FORMS + PICKLES:
@@ -134,14 +135,12 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
             try:
                 found = read_files(path)
             except ValueError as error:
-                refusals.append((there(path), error))
+                if (share := there(path)) == 1:
+                    raise  # it is damaged: another form may hold other weights
+                refusals.append((share, error))
                 continue
             foreign.refuse(path, found)
-            try:
-                check_end(path)
-            except ValueError as error:
-                refusals.append((there(path), error))
-                continue
+            check_end(path)
             for _, error in refusals:
                 logging.warning("%s is taken instead: %s", path, error)
             return path, found

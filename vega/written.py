@@ -44,7 +44,7 @@ def check_end(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         if any(between(file, max(0, size - RUN), size)):
             return
-        for name, shape, begin, end in backwards(file):
+        for name, shape, begin, end in backwards(file):  # without masks and counters, which are zeros by right
             last = between(file, max(begin, end - RUN), end)
             if any(last):
                 return
@@ -74,14 +74,14 @@ def ends_in_zeros(path: Path) -> bool:
 
 
 def backwards(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
-    """(name, shape, first byte, byte after the last) of each tensor of a safetensors file that has any, the last first."""
+    """(name, shape, first byte, byte after the last) of each floating tensor of a safetensors file, the last first."""
     length = int.from_bytes(between(file, 0, 8), "little")
     header = json.loads(between(file, 8, 8 + length))
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
         begin, end = (8 + length + offset for offset in entry["data_offsets"])
-        if begin < end:
+        if begin < end and (entry["dtype"].startswith("F") or entry["dtype"] == "BF16"):
             tensors.append((name, entry["shape"], begin, end))
     return sorted(tensors, key=lambda tensor: tensor[2], reverse=True)
 
