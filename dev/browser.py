@@ -60,6 +60,9 @@ def load(page: Page, workflow: dict) -> None:
     page.wait_for_function(STILL)
     page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     page.wait_for_function(f"window.app.graph.nodes.length === {len(workflow['nodes'])}")
+    page.wait_for_function(STILL)
+    if view := workflow.get("extra", {}).get("ds"):  # another graph's view may have gone on moving over this one's
+        page.evaluate("ds => { Object.assign(window.app.canvas.ds, ds); window.app.canvas.setDirty(true, true) }", view)
 
 
 def node(kind: str) -> str:

@@ -40,7 +40,7 @@ WORDS = (
 INSIDE = "The start picture lies inside this file, so that the template runs as it is."
 OWN_PICTURE = (
     "**For your own:** double-click the canvas, add **Load Image**, choose a file, and drag its IMAGE to the input *image* "
-    "of **Start size**. The whole picture is taken, in its own shape."
+    "of **Start size**. The whole picture is taken, in its own shape, made as small or large as the model draws well."
 )
 
 

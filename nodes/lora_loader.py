@@ -1,7 +1,6 @@
 """Load LoRA (Vega)."""
 
 from comfy_api.v0_0_2 import io
-from server import PromptServer
 
 from ..vega import style_lora
 from .lazy_list import LazyList
@@ -59,7 +58,6 @@ class VegaLoraLoader(io.ComfyNode):
                 io.Model.Output(tooltip="The model with the LoRA."),
                 io.Clip.Output(tooltip="The text encoders with the LoRA."),
             ],
-            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -72,6 +70,4 @@ class VegaLoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         path = located(lora_name)
         model, clip, sentence = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
-        if cls.hidden:
-            PromptServer.instance.send_progress_text(sentence, cls.hidden.unique_id)
-        return io.NodeOutput(model, clip)
+        return io.NodeOutput(model, clip, ui={"lora": [sentence]})  # in /history, for programs

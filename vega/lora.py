@@ -37,8 +37,8 @@ CHANNELS = 320  # of every published base
 STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
 
 USE_LOADER = (
-    "Put it on with `Load LoRA (Vega)`, which reads every key style, or with ComfyUI's own Load LoRA, which leaves out the "
-    "attention of PEFT's, before or after this node, and choose an LCM-LoRA here."
+    "Put it on with `Load LoRA (Vega)` (ComfyUI's own Load LoRA leaves out the attention of PEFT's files), before or after "
+    "this node, and choose an LCM-LoRA here."
 )
 # The host's own counts the blocks of these models as if none had been left out.
 USE_OURS = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."

@@ -173,7 +173,7 @@ def check_patches(model: comfy.model_patcher.ModelPatcher) -> None:
     if any(is_foreign(patch) for _, patch in patches) or "bypass_lora" in getattr(model, "injections", {}):
         raise ValueError(
             "This model is Stable Diffusion 1.5 with blocks left out, and a LoRA was put on it by a node that doesn't know "
-            "which: part of it is in the wrong blocks. Use `Load LoRA (Vega)` in that node's place."
+            "which: part of it is in the wrong blocks. Use `Load LoRA (Vega)` in the place of that node, before this one."
         )
 
 

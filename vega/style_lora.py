@@ -86,8 +86,8 @@ def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, m
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
             raise ValueError(
-                f"{path}: {len(strangers)} of its {len(adapter)} modules are not in the model, which is {base(model)}: "
-                f"{weights.listing(strangers)}. The LoRA was made for another base."
+                f"{path} was made for another base: {len(strangers)} of its {len(adapter)} modules are not in the model, "
+                f"which is {base(model)}: {weights.listing(strangers)}."
             )
         return as_own, ""
     as_sd15 = from_sd15(config, own)
@@ -171,8 +171,8 @@ def whose(
     """Which of the two a file was made for; ValueError where that can't be told, and matters."""
     if not any(possible.values()):
         raise ValueError(
-            f"{path}: its {len(adapter)} modules fit neither {base(model)} nor Stable Diffusion 1.5, which that was made "
-            "from. The LoRA was made for another base."
+            f"{path} was made for another base: its {len(adapter)} modules fit neither {base(model)} nor Stable Diffusion "
+            "1.5, which that was made from."
         )
     if not all(possible.values()):
         return next(name for name, can in possible.items() if can)

@@ -5,6 +5,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 
 const queuedFrom = new Map(); // prompt id -> workflow
+const asking = new Set(); // workflows whose prompt is on its way: its result may come before its id
 const opened = () => app.extensionManager?.workflow?.activeWorkflow;
 
 function nodeAt(executionId) {
@@ -20,15 +21,22 @@ function isForTheOpenGraph({ node, display_node, prompt_id }) {
   if (opened()?.changeTracker?.constructor.isLoadingGraph) return false; // the new graph is there, its workflow not yet
   const target = nodeAt(display_node || node);
   if (queuedFrom.has(prompt_id)) return target && queuedFrom.get(prompt_id) === opened();
-  return target?.type === "VegaSendImage"; // queued before the page was loaded anew
+  if (target?.type !== "VegaSendImage") return false;
+  // Else it was queued before the page was loaded anew: any copy of a template would take it for its own.
+  return asking.has(opened()) || app.extensionManager.workflow.openWorkflows.length === 1;
 }
 
 const { queuePrompt } = api;
 api.queuePrompt = async function (...options) {
   const workflow = opened();
-  const answer = await queuePrompt.apply(this, options);
-  queuedFrom.set(answer.prompt_id, workflow);
-  return answer;
+  asking.add(workflow);
+  try {
+    const answer = await queuePrompt.apply(this, options);
+    queuedFrom.set(answer.prompt_id, workflow);
+    return answer;
+  } finally {
+    asking.delete(workflow);
+  }
 };
 
 // This comes before the frontend's own listener, which waits for all extensions to be loaded.
