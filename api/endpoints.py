@@ -153,16 +153,21 @@ def refused_field(model: type[contract.Request], error: pydantic.ValidationError
 _api: Api | None = None
 
 
-async def answer(request: web.Request) -> web.Response:
-    """Whatever comes under /v1; the first request starts the API."""
+def api() -> Api:
+    """The server's one; the first request starts it. ValueError where the settings are wrong."""
     global _api
     if _api is None:
-        try:
-            settings = Settings.of_environment()
-        except ValueError as error:
-            return Refused(503, str(error)).answer()
-        _api = Api(PromptServer.instance, settings)
-    return await _api.answer(request)
+        _api = Api(PromptServer.instance, Settings.of_environment())
+    return _api
+
+
+async def answer(request: web.Request) -> web.Response:
+    """Whatever comes under /v1."""
+    try:
+        found = api()
+    except ValueError as error:
+        return Refused(503, str(error)).answer()
+    return await found.answer(request)
 
 
 def follower(request: web.Request) -> Follower | None:
