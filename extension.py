@@ -8,6 +8,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
 
 from .api.access import is_loopback, keyless_refusal
+from .api.follower import remember_secret
 from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
@@ -24,7 +25,7 @@ class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
-        PromptServer.instance.app.on_response_prepare.append(frames.remember_transport)
+        PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 

@@ -1,13 +1,22 @@
 """What docs/api.md says under "What is protected", on a server that this machine's other address reaches as well."""
 
+import concurrent.futures
+import json
 import socket
+import sys
+from pathlib import Path
 
 import comfyui
 import graphs
 import pytest
 import requests
-from api_calls import PROMPT, RT, post
+import websocket
+from api_calls import BASE, PROMPT, RT, opened, post, queue, wait_for
 from machine_lacks import lacks
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vega_client import Client  # noqa: E402
 
 REBOUND = ("evil.example:{}", "127.0.0.1.nip.io:{}", "localhost.evil.example", "0.0.0.0:{}", "[::2]:{}")
 MALFORMED = ("", "1", "localhost:a", "localhost:1.evil", "user@localhost", "127.1", "127.0.0.256", "localhost.", "::1")
@@ -45,15 +54,14 @@ def sent(open_server) -> str:
 
 
 def statuses(url: str, sent: str, **headers: str) -> tuple[int, int, int]:
-    """Of a drawing, of the document and of a sent picture."""
+    """Of a request to draw, which the contract refuses if it is served, of the document and of a sent picture."""
     document, picture = (requests.get(url + path, headers=headers).status_code for path in ("/v1/openapi.json", sent))
-    drawing = requests.post(f"{url}/v1/{RT}", json={"prompt": PROMPT}, headers=headers)
-    return drawing.status_code, document, picture
+    return requests.post(f"{url}/v1/{RT}", json={}, headers=headers).status_code, document, picture
 
 
 def test_without_keys_only_a_name_of_this_machine_is_served(open_server, sent):
     for host in ("localhost", "LocalHost:1", "127.0.0.1:", "127.9.9.9:80", "[::1]:8188"):
-        assert statuses(open_server.url, sent, Host=host) == (200, 200, 200), host
+        assert statuses(open_server.url, sent, Host=host) == (400, 200, 200), host
     for host in REBOUND:
         host = host.format(open_server.port)
         rebound = {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
@@ -79,3 +87,79 @@ def test_without_keys_another_address_is_served_nothing_but_what_was_sent(elsewh
     for headers in ({}, {"Host": "localhost"}, {"Host": "127.0.0.1", "x-api-key": "a"}):
         assert statuses(elsewhere_url, sent, **headers) == (401, 401, 200)
     assert requests.get(f"{elsewhere_url}/vega/sent/never").status_code == 404
+
+
+def interrupt(server) -> None:
+    """As a stranger does, whenever something of the API runs, until a request is given up."""
+    before = given_up(server)
+    while given_up(server) == before:
+        wait_for(lambda: queue(server)[0] or given_up(server) > before)
+        server.post("/interrupt", {})
+
+
+def given_up(server) -> int:
+    return server.log.read_text(encoding="utf-8").count(" is given up: Somebody interrupted ComfyUI")
+
+
+def test_what_others_go_on_interrupting_is_503_with_when_to_ask_again_and_the_client_does(open_server):
+    fields = {"num_inference_steps": 40, "format": "png"}
+    with Client(open_server.url) as client, concurrent.futures.ThreadPoolExecutor() as pool:
+        refused = pool.submit(post, open_server, BASE, prompt=PROMPT, seed=1, **fields)
+        interrupt(open_server)
+        answer = refused.result()
+        assert (answer.status_code, int(answer.headers["Retry-After"]) >= 1) == (503, True)
+        drawing = pool.submit(client.generate, PROMPT, seed=1, model=BASE, **fields)
+        interrupt(open_server)
+        drawn = drawing.result()
+    open_server.free()  # what it has drawn, it has not kept
+    assert drawn.tobytes() == opened(post(open_server, BASE, prompt=PROMPT, seed=1, **fields)).tobytes()
+    log = open_server.log.read_text(encoding="utf-8")
+    assert answer.json()["id"] in log
+    assert PROMPT not in log
+
+
+def told(connection) -> list[str]:
+    """The kinds of events before a graph of one's own begins."""
+    kinds = []
+    while "execution_start" not in kinds:
+        message = connection.recv()
+        kinds.append(json.loads(message)["type"] if isinstance(message, str) else "preview")
+    return kinds
+
+
+ID, SECRET = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "hears"),
+    [
+        (f"clientId={ID}&secret={SECRET}", {"X-Client-Id": ID, "X-Client-Secret": SECRET}, True),
+        (f"clientId=1&secret={SECRET}", {"X-Client-Id": "1", "X-Client-Secret": SECRET}, True),
+        (f"clientId={ID}", {"X-Client-Id": ID}, True),  # clients from before there was a secret
+        (f"clientId={ID}&secret={SECRET}", {"X-Client-Id": ID}, False),
+        (f"clientId={ID}&secret={SECRET}", {"X-Client-Id": ID, "X-Client-Secret": SECRET[::-1]}, False),
+        (f"clientId={ID}", {"X-Client-Id": ID, "X-Client-Secret": SECRET}, False),  # a stranger's, in the place of one's own
+    ],
+)
+def test_progress_and_previews_reach_only_the_websocket_with_the_same_secret(open_server, query, headers, hears):
+    direct = socket.create_connection(("127.0.0.1", open_server.port), timeout=60)
+    connection = websocket.create_connection(f"ws://127.0.0.1:{open_server.port}/ws?{query}", socket=direct)
+    flags = {"supports_preview_metadata": True}
+    connection.send(json.dumps({"type": "feature_flags", "data": flags}))
+    post(open_server, headers={**headers, "X-Previews": "true"}, prompt=PROMPT, num_inference_steps=2)
+    graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}}
+    graph["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    open_server.post("/prompt", {"client_id": headers["X-Client-Id"], "prompt": graph})
+    kinds = told(connection)  # the graph's events come after what the API had to say
+    direct.close()
+    assert ({"progress", "preview"} <= set(kinds)) == hears
+    assert ("progress" in kinds or "preview" in kinds) == hears
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Client-Id": "1"}, {"X-Client-Id": ID[:31]}, {"X-Client-Id": ID, "X-Client-Secret": "1"}]
+)
+def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
+    answer = post(open_server, headers=headers, prompt=PROMPT)
+    assert answer.status_code == 400
+    assert "at least 32 characters" in answer.json()["error"]
