@@ -9,6 +9,7 @@ from server import PromptServer
 
 from .api.access import is_loopback, keyless_refusal
 from .api.follower import remember_secret
+from .api.server_log import keep_requests_out
 from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
@@ -26,6 +27,7 @@ class VegaExtension(ComfyExtension):
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
+        keep_requests_out()
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 

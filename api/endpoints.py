@@ -101,7 +101,7 @@ class Api:
         except pydantic.ValidationError as error:
             raise refused_field(model, error) from None
         for field in ("prompt", "negative_prompt"):
-            if why := emphasis.wrong(getattr(asked, field, "")):
+            if why := emphasis.wrong(getattr(asked, field, ""), self.settings.embeddings):
                 raise Refused(400, f"{field}: {why}.", field=field)
         return asked
 

@@ -10,9 +10,11 @@ import comfyui
 import graphs
 import pytest
 import requests
+import torch
 import websocket
-from api_calls import BASE, PROMPT, RT, opened, post, queue, wait_for
+from api_calls import BASE, PROMPT, RT, opened, post, queue, raw, send_and_leave, wait_for
 from machine_lacks import lacks
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -40,7 +42,14 @@ def elsewhere_url(open_server):
 @pytest.fixture(scope="module")
 def open_server(tmp_path_factory):
     """Without keys, at this machine's other address, too."""
-    with comfyui.serve(tmp_path_factory.mktemp("open"), "--listen", f"127.0.0.1,{own_address()}") as running:
+    base = tmp_path_factory.mktemp("open")
+    (base / "models" / "embeddings").mkdir(parents=True)
+    save_file(
+        {"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, base / "models" / "embeddings" / "dunes.safetensors"
+    )
+    (base / "models" / "embeddings" / "damaged-zebra.safetensors").write_bytes(b"no tensors")
+    listen = ["--listen", f"127.0.0.1,{own_address()}"]
+    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, absent-zebra") as running:
         yield running
 
 
@@ -163,3 +172,36 @@ def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
     answer = post(open_server, headers=headers, prompt=PROMPT)
     assert answer.status_code == 400
     assert "at least 32 characters" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "name", ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "absent-zebra,", "dunes.zebra"]
+)
+@pytest.mark.parametrize("form", ["embedding:{}", "a\tembedding: {} b", "((sea (embedding:{}:1.2)):0.9)", "(a)embedding:{}"])
+def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_server, name, form):
+    for fields in ({"prompt": form.format(name)}, {"prompt": "embedding:dunes", "negative_prompt": form.format(name)}):
+        path = BASE if len(fields) > 1 else RT
+        answer = post(open_server, path, **fields)
+        assert (answer.status_code, answer.json()["field"]) == (400, list(fields)[-1])
+        assert "secret" not in answer.text
+    assert "zebra" not in open_server.log.read_text(encoding="utf-8")
+    assert "zebra" not in open_server.get("/internal/logs/raw").text
+
+
+def test_what_is_allowed_and_what_is_only_text_is_drawn_and_in_no_log(open_server):
+    for prompt in (
+        "embedding:dunes, zebra",
+        "(embedding:dunes:1.2) zebra",
+        "embedding :zebra",
+        "xembedding:zebra",
+        "Embedding:zebra",
+    ):
+        assert post(open_server, prompt=prompt, seed=1).status_code == 200
+    with send_and_leave(open_server, prompt="zebra", num_inference_steps=100):  # interrupted
+        wait_for(lambda: queue(open_server)[0])
+    wait_for(lambda: queue(open_server) == [[], []])
+    raw(open_server, f"POST /v1/{RT} HTTP/1.1\r\nContent-Length: 9".encode(), b'{"prompt": "zebra zebra zebra"}')
+    for head in (f"POST /v1/{RT} HTTP/1.1\r\nTransfer-Encoding: chunked", "GET zebra HTTP/1.1", "zebra"):
+        raw(open_server, head.encode(), b'{"prompt": "zebra"}')
+    assert "zebra" not in open_server.log.read_text(encoding="utf-8")
+    assert "zebra" not in open_server.get("/internal/logs/raw").text
