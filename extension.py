@@ -7,6 +7,9 @@ from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
 
+from .api.access import is_loopback, keyless_refusal
+from .api.follower import remember_secret
+from .api.server_log import keep_requests_out
 from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
@@ -21,9 +24,10 @@ from .pictures import frames, sent
 
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
-        sent.add_route(PromptServer.instance.routes)
+        PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
-        PromptServer.instance.app.on_response_prepare.append(frames.remember_transport)
+        PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
+        keep_requests_out()
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 
@@ -55,3 +59,21 @@ async def v1(request: web.Request) -> web.Response:
     from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
+
+
+async def sent_picture(request: web.Request) -> web.Response:
+    """Without keys this machine's own connections must name it; who else may connect was said by ComfyUI's --listen."""
+    why = keyless_refusal(request.headers, request.remote) if is_loopback(request.remote) else None
+    if why and not has_keys():
+        raise web.HTTPUnauthorized(text=why)
+    return await sent.pictures.answer(request)
+
+
+def has_keys() -> bool:
+    """Whether /v1 asks for a key."""
+    from .api import endpoints  # late, as above
+
+    try:
+        return bool(endpoints.api().access.digests)
+    except ValueError:  # the settings are wrong, which /v1 says
+        return False

@@ -82,7 +82,7 @@ MOST_WEIGHT = 100  # of an emphasis: far above what is of use, and far below wha
 MOST_NESTED = 50  # parentheses: the host's parser calls itself once for each
 EMPHASIS_HELP = (
     f"(words:1.2) are emphasised, by -{MOST_WEIGHT} to {MOST_WEIGHT} and at most {MOST_NESTED} parentheses deep; "
-    "\\( and \\) are parentheses that are only text."
+    "\\( and \\) are parentheses that are only text. embedding:name is for names that the operator allows."
 )
 SEED_HELP = "The same seed draws the same picture; -1 is a random one, told in X-Seed."
 

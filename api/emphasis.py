@@ -1,9 +1,11 @@
-"""What the host makes of a prompt's parentheses, (word:1.2), looked at before it draws: by its own parser."""
+"""What the host makes of a prompt's parentheses, (word:1.2), and of embedding:name: looked at before it draws."""
 
 import re
+from collections.abc import Collection
 
 from comfy.sd1_clip import escape_important, parse_parentheses, token_weights, unescape_important
 
+from . import embeddings
 from .contract import MOST_NESTED, MOST_WEIGHT
 
 MEANT = "write \\( and \\) for parentheses that are only text"
@@ -11,8 +13,8 @@ MEANT = "write \\( and \\) for parentheses that are only text"
 NAMELESS = re.compile(r"(?:^|(?<=\s))embedding:\s*(?:$|(?<=\s)(?=embedding:))")
 
 
-def wrong(prompt: str) -> str | None:
-    """Why the host can't draw the prompt, and what to do; None if it can."""
+def wrong(prompt: str, allowed: Collection[str] = ()) -> str | None:
+    """Why the host can't draw the prompt, and what to do; None if it can. allowed: the embeddings that it may name."""
     text = escape_important(prompt)
     if is_nested_beyond(MOST_NESTED, text):
         return f"its parentheses are nested more than {MOST_NESTED} deep; {MEANT}"
@@ -22,6 +24,8 @@ def wrong(prompt: str) -> str | None:
             return f"{words[:40]!r} has the emphasis {weight:g}, and -{MOST_WEIGHT} to {MOST_WEIGHT} are taken; {MEANT}"
         if NAMELESS.search(words):
             return "`embedding:` has no name after it"
+        if why := embeddings.wrong(words, allowed):
+            return why
     return None
 
 

@@ -18,7 +18,8 @@ from ..pictures import received
 from ..vega import own_size
 from . import contract, emphasis, host_graphs, openapi
 from .access import Access
-from .host_client import Follower, HostClient, PromptError
+from .follower import follower
+from .host_client import HostClient, Interrupted, PromptError
 from .line import Drawing, Full, Line
 from .settings import Settings
 
@@ -66,6 +67,8 @@ class Api:
             return Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers).answer()
         except Refused as refused:
             return refused.answer()
+        except Interrupted as interrupted:
+            return self.given_up(interrupted).answer()
         except Exception as error:
             return self.failure(error).answer()
 
@@ -98,11 +101,15 @@ class Api:
         except pydantic.ValidationError as error:
             raise refused_field(model, error) from None
         for field in ("prompt", "negative_prompt"):
-            if why := emphasis.wrong(getattr(asked, field, "")):
+            if why := emphasis.wrong(getattr(asked, field, ""), self.settings.embeddings):
                 raise Refused(400, f"{field}: {why}.", field=field)
         return asked
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
+        try:
+            follows = follower(request)
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
         own = await self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
@@ -114,7 +121,7 @@ class Api:
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
-        pictures = [host_graphs.Picture(asked, seed, width, height, image, follower(request)) for seed in seeds]
+        pictures = [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
         drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
         return drawn(asked, seed, drawings)
 
@@ -124,6 +131,13 @@ class Api:
             return await asyncio.to_thread(lambda: own_size.pixels(loader.located(self.settings.model)))
         except ValueError as error:
             raise PromptError(str(error), host_graphs.LOAD) from None
+
+    def given_up(self, interrupted: Interrupted) -> Refused:
+        """The client is to ask again: its request is as good as any."""
+        id, seconds = secrets.token_hex(4), self.line.seconds_of_waiting()
+        logging.warning("Vega API: request %s is given up: %s, again and again.", id, interrupted)
+        said = f"Others keep interrupting or clearing this server's queue; ask again in {seconds} s."
+        return Refused(503, said, {"Retry-After": str(seconds)}, id=id)
 
     def failure(self, error: Exception) -> Refused:
         """What the client is told of an error that it has no part in; the log has the rest under the same id."""
@@ -153,25 +167,21 @@ def refused_field(model: type[contract.Request], error: pydantic.ValidationError
 _api: Api | None = None
 
 
-async def answer(request: web.Request) -> web.Response:
-    """Whatever comes under /v1; the first request starts the API."""
+def api() -> Api:
+    """The server's one; the first request starts it. ValueError where the settings are wrong."""
     global _api
     if _api is None:
-        try:
-            settings = Settings.of_environment()
-        except ValueError as error:
-            return Refused(503, str(error)).answer()
-        _api = Api(PromptServer.instance, settings)
-    return await _api.answer(request)
+        _api = Api(PromptServer.instance, Settings.of_environment())
+    return _api
 
 
-def follower(request: web.Request) -> Follower | None:
-    """The websocket's client that X-Client-Id names, if any; X-Request-Id is what the events call the request."""
-    client_id = request.headers.get("X-Client-Id")
-    if not client_id:
-        return None
-    previews = request.headers.get("X-Previews", "").lower() == "true"
-    return Follower(client_id, request.headers.get("X-Request-Id", ""), previews)
+async def answer(request: web.Request) -> web.Response:
+    """Whatever comes under /v1."""
+    try:
+        found = api()
+    except ValueError as error:
+        return Refused(503, str(error)).answer()
+    return await found.answer(request)
 
 
 async def while_connected(request: web.Request, work: asyncio.Future):

@@ -6,7 +6,6 @@ import secrets
 import struct
 import time
 import uuid
-from dataclasses import dataclass
 
 import comfy.model_management
 import execution
@@ -14,6 +13,7 @@ from protocol import BinaryEventTypes
 from server import PromptServer
 
 from ..pictures.picture_file import PictureFile
+from .follower import Follower
 
 SAMPLE = "sample"  # the node of whose progress followers are told
 
@@ -27,16 +27,7 @@ class PromptError(Exception):
 
 
 class Interrupted(Exception):
-    """Somebody interrupted the prompt or took it off the queue."""
-
-
-@dataclass(frozen=True)
-class Follower:
-    """A websocket's client that is told of a request's steps, and is shown what they have drawn so far if it asks."""
-
-    client_id: str
-    request_id: str
-    previews: bool
+    """A prompt that somebody interrupted or took off the queue: the message is a sentence without its full stop."""
 
 
 class Prompt:
@@ -86,7 +77,7 @@ class HostClient:
         """Takes the prompt off the queue, or interrupts it."""
         queue = self.server.prompt_queue
         if queue.delete_queue_item(lambda item: item[1] == prompt.id):
-            prompt.failure = Interrupted()
+            prompt.failure = Interrupted("Nobody waits for it any more")
             self.ended(prompt)
         elif hasattr(queue, "interrupt_if_running"):
             queue.interrupt_if_running(prompt.id)
@@ -103,6 +94,9 @@ class HostClient:
         if prompt := self.prompts.get(about["prompt_id"]):
             prompt.files += files
 
+    def is_connected(self, follower: Follower) -> bool:
+        return follower.owns(self.server.sockets.get(follower.client_id))
+
     async def send_bytes(self, message: bytes) -> None:
         """A preview in the host's metadata frame, passed on under the request's id."""
         event = int.from_bytes(message[:4], "big")
@@ -112,7 +106,7 @@ class HostClient:
         about, picture = json.loads(message[8 : 8 + length]), message[8 + length :]
         if prompt := self.prompts.get(about.get("prompt_id")):
             for follower in prompt.followers:
-                if follower.previews:
+                if follower.previews and self.is_connected(follower):
                     told = {"prompt_id": follower.request_id, "image_type": about["image_type"]}
                     header = json.dumps(told).encode()
                     payload = struct.pack(">I", len(header)) + header + picture
@@ -131,13 +125,13 @@ class HostClient:
         if event == "execution_start":
             prompt.began = time.perf_counter()
         elif event == "progress" and data["node"] == SAMPLE:
-            for follower in prompt.followers:
+            for follower in filter(self.is_connected, prompt.followers):
                 told = {"prompt_id": follower.request_id, "value": data["value"], "max": data["max"], "node": None}
                 await self.server.send_json("progress", told, follower.client_id)
         elif event == "execution_error":
             prompt.failure = PromptError(f"{data['exception_type']}: {data['exception_message'].strip()}", data["node_id"])
         elif event == "execution_interrupted":
-            prompt.failure = Interrupted()
+            prompt.failure = Interrupted("Somebody interrupted ComfyUI while it was drawing for /v1")
         elif event == "executing" and data["node"] is None:  # the last one, after the host has written its history
             self.ended(prompt)
 
@@ -149,5 +143,5 @@ class HostClient:
         for prompt in [p for p in self.prompts.values() if p.id not in there and p.began is None]:
             # One that is in the history has already run: its events are still on their way here.
             if not queue.get_history(prompt.id, map_function=bool):
-                prompt.failure = Interrupted()
+                prompt.failure = Interrupted("Somebody cleared ComfyUI's queue of what it was to draw for /v1")
                 self.ended(prompt)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from .contract import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
-from .host_client import SAMPLE, Follower
+from .follower import Follower
+from .host_client import SAMPLE
 from .settings import Settings
 
 LOAD, LORA = "load", "lora"  # the nodes whose failure means that there is no model

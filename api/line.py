@@ -1,6 +1,7 @@
 """The line of pictures before the host's queue, which never gets more than two prompts: people's graphs come in between."""
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -9,11 +10,12 @@ from dataclasses import dataclass, field
 
 from ..nodes.together import MOST
 from ..pictures.picture_file import PictureFile
+from .apart import Apart
 from .host_client import HostClient, Interrupted, Prompt
 from .host_graphs import Picture, kind
 
 AT_THE_HOST = 2  # one runs, the next is ready
-ATTEMPTS = 3
+ATTEMPTS = 5  # of a picture that others interrupt or clear from the host's queue; then its client is to ask again
 AGAIN = 0.5  # seconds
 
 
@@ -53,14 +55,20 @@ class Line:
         self.waiting: deque[Job] = deque()
         self.at_the_host: dict[asyncio.Task, list[Job]] = {}
         self.seconds = 1.0  # that a picture takes, by the last ones
-        self.apart: set[tuple] = set()  # kinds of which several failed in one prompt, and one alone did not
+        self.apart = Apart()
 
     def check_room(self) -> None:
         if len(self.waiting) >= self.most:
-            raise Full(max(1, math.ceil(len(self.waiting) * self.seconds)))
+            raise Full(self.seconds_of_waiting())
+
+    def seconds_of_waiting(self) -> int:
+        """When to ask again, by what waits now."""
+        return max(1, math.ceil(len(self.waiting) * self.seconds))
 
     async def draw(self, pictures: list[Picture]) -> list[Drawing]:
-        """All or none: Full, or PromptError if one fails. Cancelling takes them out of the line or interrupts them."""
+        """All or none: Full, PromptError if one fails, or Interrupted where that goes on. Cancelling takes them out of the
+        line or interrupts them.
+        """
         self.check_room()
         jobs = [Job(picture, asyncio.get_running_loop().create_future()) for picture in pictures]
         self.waiting += jobs
@@ -84,7 +92,7 @@ class Line:
         """The first, and those of its kind that wait with it."""
         first = self.waiting.popleft()
         same = kind(first.picture)
-        mergeable = same and same not in self.apart and not first.alone
+        mergeable = same and not self.apart.holds(same) and not first.alone
         others = [job for job in self.waiting if mergeable and not job.alone and kind(job.picture) == same]
         for job in others[: MOST - 1]:
             self.waiting.remove(job)
@@ -108,17 +116,38 @@ class Line:
             if prompt.failure:
                 raise prompt.failure
             self.hand_over(prompt, jobs)
-            if jobs[0].alone:
-                self.apart.add(kind(jobs[0].picture))
+            if len(jobs) > 1:
+                self.apart.drawn_together(kind(jobs[0].picture))
+        except Interrupted as error:
+            self.draw_again([job for job in jobs if not job.done.done()], error)
         except Exception as error:
-            for job in reversed([job for job in jobs if not job.done.done()]):
-                job.attempts += 1
-                again = job.attempts < ATTEMPTS if isinstance(error, Interrupted) else len(jobs) > 1
-                if again:
-                    job.alone |= not isinstance(error, Interrupted)
-                    self.waiting.appendleft(job)
-                else:
-                    job.done.set_exception(error)
+            if len(jobs) > 1:
+                self.draw_alone(jobs)
+            elif not jobs[0].done.done():
+                jobs[0].done.set_exception(error)
+
+    def draw_again(self, jobs: list[Job], error: Interrupted) -> None:
+        """One interrupt costs one picture an attempt, however many were drawn together: the first, which has had most."""
+        if not jobs:
+            return
+        logging.warning("Vega API: %s; it is drawn again.", error)
+        jobs[0].attempts += 1
+        if jobs[0].attempts == ATTEMPTS:
+            jobs.pop(0).done.set_exception(error)
+        self.waiting.extendleft(reversed(jobs))
+
+    def draw_alone(self, jobs: list[Job]) -> None:
+        """It may be one's own prompt that failed, or one's that has left: then nothing is shown of their kind."""
+
+        def look(ended: asyncio.Future) -> None:
+            if all(isinstance(result, Drawing) for result in ended.result()):
+                self.apart.each_drawn_alone(kind(jobs[0].picture))
+
+        asyncio.gather(*(job.done for job in jobs), return_exceptions=True).add_done_callback(look)
+        left = [job for job in jobs if not job.done.done()]
+        for job in left:
+            job.alone = True
+        self.waiting.extendleft(reversed(left))
 
     def hand_over(self, prompt: Prompt, jobs: list[Job]) -> None:
         drawn = time.perf_counter() - prompt.began

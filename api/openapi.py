@@ -13,7 +13,7 @@ ERRORS = {
     413: "The body is too large.",
     429: "Too many requests are waiting; Retry-After says in how many seconds to ask again.",
     500: "The picture could not be drawn; the server's log explains the id.",
-    503: "No model is available.",
+    503: "No model is available, or others keep interrupting the server; Retry-After says in how many seconds to ask again.",
 }
 
 

@@ -41,10 +41,11 @@ class Settings(BaseSettings):
     model: str = "vega-nano (embedded)"  # a name in Load Vega's list
     lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
     vae: Literal["tiny", "full"] = "tiny"
+    embeddings: Annotated[tuple[str, ...], NoDecode] = ()  # names in models/embeddings that prompts may use
     waiting: int = Field(256, ge=1)  # requests; with more, the answer is 429
     body_mib: int = Field(32, ge=1)  # with a larger body, the answer is 413
 
-    @field_validator("keys", mode="before")
+    @field_validator("keys", "embeddings", mode="before")
     @classmethod
     def separated(cls, value: str | tuple) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value

@@ -87,5 +87,8 @@ class VegaLoader(io.ComfyNode):
         names = folder_paths.get_filename_list("vae_approx")
         # The host lists links that lead nowhere, too.
         approx = {n: Path(path) for n in names if (path := folder_paths.get_full_path("vae_approx", n))}
-        embeddings = folder_paths.get_folder_paths("embeddings")
-        return io.NodeOutput(*checkpoint.load(located(model_name), vae, embeddings, approx))
+        return io.NodeOutput(*checkpoint.load(located(model_name), vae, embedding_folders(), approx))
+
+
+def embedding_folders() -> list[str]:
+    return folder_paths.get_folder_paths("embeddings")

@@ -36,6 +36,7 @@ class Sent:
         return hashlib.blake2b(token.encode(), key=self.key, digest_size=16).hexdigest()
 
     async def answer(self, request: web.Request) -> web.Response:
+        """For whoever knows the id."""
         id = request.match_info["id"]
         if id in self.kept:
             file, _ = self.kept[id]
@@ -48,7 +49,3 @@ class Sent:
 
 
 pictures = Sent()
-
-
-def add_route(routes: web.RouteTableDef) -> None:
-    routes.get(ROUTE + "{id}")(pictures.answer)

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import httpx
 from fastapi import FastAPI, Request, Response
+from multidict import CIMultiDict
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from ray.util import metrics
+from starlette.datastructures import Headers
 
 from api.access import Access
 from api.contract import DOCUMENT, MODELS, no_path
@@ -52,6 +54,11 @@ def busy(status: int, message: str) -> Answer:
     return status, {**headers, "Retry-After": str(RETRY_AFTER)}, body
 
 
+def as_the_host_has(headers: Headers) -> CIMultiDict:
+    """As the host's server decodes headers, so that a key is the same key there and here; a name may come twice."""
+    return CIMultiDict((name, value.encode("latin-1").decode("utf-8", "surrogateescape")) for name, value in headers.items())
+
+
 @serve.deployment(
     max_ongoing_requests=AT_ONCE,
     max_queued_requests=256,
@@ -70,7 +77,7 @@ class Painter:
     async def check_health(self) -> None:
         await self.alive()
         try:
-            await self.http.get(f"{self.host.url}/v1/{DOCUMENT}", timeout=HUNG)
+            await self.http.get(f"{self.host.url}/v1/{DOCUMENT}", headers=self.host.key, timeout=HUNG)
         except httpx.TimeoutException:
             await asyncio.to_thread(self.host.stop)
             await self.alive()
@@ -88,7 +95,8 @@ class Painter:
             with contextlib.suppress(RuntimeError):  # it ended while it started
                 await self.alive()
                 try:
-                    response = await self.http.request(method, self.host.url + path, headers=headers, content=body)
+                    with_key = {**headers, **self.host.key}
+                    response = await self.http.request(method, self.host.url + path, headers=with_key, content=body)
                     back = {name: value for name, value in response.headers.items() if name not in NOT_PASSED_BACK}
                     return response.status_code, back, response.content
                 except httpx.TransportError:
@@ -142,9 +150,7 @@ class Front:
             self.depth.set(self.waiting)
 
     async def answer(self, path: str, request: Request) -> Answer:
-        # As the host's server decodes headers, so that a key is the same key there and here.
-        told = {name: value.encode("latin-1").decode("utf-8", "surrogateescape") for name, value in request.headers.items()}
-        if refusal := self.access.refusal(told, request.client.host if request.client else None):
+        if refusal := self.access.refusal(as_the_host_has(request.headers), request.client.host if request.client else None):
             return error(401, refusal)
         if path not in PATHS:  # as it came, decoded: nothing else of the host is reached
             return error(404, no_path(path.removeprefix("v1/")))

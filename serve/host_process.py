@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ class HostProcess:
         self.comfyui, self.arguments = comfyui, arguments
         self.process: subprocess.Popen | None = None
         self.url = ""
+        self.key = {"x-api-key": secrets.token_hex(16)}  # the process's own: the deployment has asked for the client's
 
     async def start(self) -> None:
         """Returns when it answers; RuntimeError if it ends or takes too long."""
@@ -28,8 +30,8 @@ class HostProcess:
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", *self.arguments]
         command += ["--database-url", "sqlite:///:memory:"]  # a file would be locked by whoever shares the base directory
         root = Path(__file__).resolve().parents[1]
-        # The deployment has asked for the key already, and the process is reached by nobody else.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("VEGA_API_KEYS")}
+        environment["VEGA_API_KEYS"] = self.key["x-api-key"]
         path = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, "PYTHONPATH": path})
         self.url = f"http://127.0.0.1:{port}"
@@ -38,7 +40,7 @@ class HostProcess:
                 if not self.is_alive():
                     raise RuntimeError(f"ComfyUI ended with {self.process.returncode} while it started; its log says why.")
                 try:
-                    (await http.get(f"{self.url}/v1/openapi.json")).raise_for_status()
+                    (await http.get(f"{self.url}/v1/openapi.json", headers=self.key)).raise_for_status()
                     return
                 except httpx.HTTPError:
                     await asyncio.sleep(LOOKS)

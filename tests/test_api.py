@@ -286,7 +286,10 @@ def test_keys(guarded):
     assert not [key for key in KEYS if key in log]
 
 
-@pytest.mark.parametrize("name", ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "Via", "X-Real-IP"])
+@pytest.mark.parametrize(
+    "name",
+    ["Forwarded", "X-Forwarded-For", "x-forwarded-host", "Via", "X-Real-IP", "x_forwarded_for", "Cf-Ray", "True-Client-IP"],
+)
 def test_without_keys_nobody_is_served_through_a_proxy(server, name):
     response = post(server, headers={name: "127.0.0.1"}, prompt=PROMPT)
     assert response.status_code == 401
@@ -295,9 +298,10 @@ def test_without_keys_nobody_is_served_through_a_proxy(server, name):
 
 @pytest.mark.parametrize("remote", ["10.0.0.1", "::ffff:8.8.8.8", "2001:db8::1", "", None, "localhost"])
 def test_without_keys_only_this_machine_is_served(remote):
-    assert Access([]).refusal({}, "127.0.0.1") is None
-    assert Access([]).refusal({}, "::1") is None
-    assert "VEGA_API_KEYS" in Access([]).refusal({}, remote)
+    here = {"host": "localhost:8188"}
+    assert Access([]).refusal(here, "127.0.0.1") is None
+    assert Access([]).refusal(here, "::1") is None
+    assert "VEGA_API_KEYS" in Access([]).refusal(here, remote)
     assert Access(["k"]).refusal({"x-api-key": "k", "X-Forwarded-For": "1.2.3.4"}, remote) is None
 
 

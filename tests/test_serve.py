@@ -167,6 +167,17 @@ def test_numbers_that_cannot_be_and_a_port_that_is_taken_are_told_before_ray_sta
 
 
 @pytest.mark.soak
+def test_without_keys_only_a_name_of_this_machine_is_served(pair):
+    for name in ("evil.example", f"127.0.0.1.nip.io:{pair.port}", "localhost:a"):
+        answer = post(pair, headers={"Host": name}, prompt=PROMPT)
+        assert answer.status_code == 401
+        assert "set VEGA_API_KEYS" in answer.json()["error"]
+    twice = raw(pair, f"POST /v1/{RT} HTTP/1.1\r\nHost: evil.example".encode())  # and that of raw
+    assert twice.split()[1] in (b"400", b"401")
+    assert post(pair, headers={"Host": "localhost:1"}, prompt=PROMPT).status_code == 200
+
+
+@pytest.mark.soak
 def test_a_worker_killed_under_load_loses_nothing(pair, server):
     leash = hosts(pair)[0].parent()
     under_load(pair, server, range(100, 130), lambda: leash.parent().send_signal(signal.SIGKILL))

@@ -6,6 +6,7 @@ import contextlib
 import io
 import ipaddress
 import random
+import secrets
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -48,11 +49,12 @@ class AsyncClient:
         if urlsplit(url).scheme not in ("http", "https"):
             raise ValueError(f"{url} is no address of a server: it begins with http:// or https://.")
         self.url, self.id = url.rstrip("/"), uuid.uuid4().hex
+        self.secret = secrets.token_hex(16)  # beside the id, which ComfyUI's /queue tells
         self.headers = {"x-api-key": key} if key else {}
         local = is_local(urlsplit(self.url).hostname)  # a proxy for the internet must not be asked for this machine
         self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, pool=None), trust_env=not local)
         self.answered = False
-        socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}"
+        socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
         self.events = Events(socket, **({"proxy": None} if local else {}))
 
     async def __aenter__(self) -> "AsyncClient":
@@ -95,7 +97,8 @@ class AsyncClient:
         if not on_progress and not on_preview:
             return await self.picture(path, body, {})
         request_id = uuid.uuid4().hex
-        headers = {"X-Client-Id": self.id, "X-Request-Id": request_id, "X-Previews": str(on_preview is not None).lower()}
+        headers = {"X-Client-Id": self.id, "X-Client-Secret": self.secret, "X-Request-Id": request_id}
+        headers["X-Previews"] = str(on_preview is not None).lower()
         async with self.events.of(request_id, told(on_progress, on_preview)):
             return await self.picture(path, body, headers)
 

@@ -1,0 +1,51 @@
+"""`embedding:name` in a prompt: only names that the operator allows, of files that the host can read."""
+
+import contextlib
+import logging
+import re
+import threading
+from collections.abc import Collection
+
+from comfy.sd1_clip import load_embed
+
+from ..nodes import loader
+
+# As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
+NAMED = re.compile(r"(?:^|(?<=\s))embedding:\s*([^\s<\[]*)")
+ENCODER = (768, "clip_l")  # the one that all models have: what can't be read for it is damaged for all
+
+
+def wrong(words: str, allowed: Collection[str]) -> str | None:
+    """Why an embedding that the words name can't be taken, without the name, which may be anything; None if all can."""
+    for name in NAMED.findall(words):
+        known = name if name in allowed else name.strip(",")  # the host tries both, too
+        if known not in allowed:
+            some = f"may name {', '.join(allowed)}, and names another" if allowed else "is not allowed on this server"
+            return f"`embedding:` {some} (VEGA_API_EMBEDDINGS); write `embedding :` where it is only text"
+        if not is_readable(known):
+            return f"`embedding:{known}` has no file that can be read on this server"
+    return None
+
+
+def is_readable(name: str) -> bool:
+    with unlogged():
+        try:
+            vectors = load_embed(name, loader.embedding_folders(), *ENCODER)
+            return vectors is not None and vectors.ndim in (1, 2) and bool(vectors.isfinite().all())
+        except Exception:  # whatever a damaged file brings about
+            return False
+
+
+@contextlib.contextmanager
+def unlogged():
+    """What the host would log of this thread's work, a prompt's words among it, is not logged: the client is told."""
+    thread, log = threading.get_ident(), logging.getLogger()
+
+    def is_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    log.addFilter(is_others)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_others)
