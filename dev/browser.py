@@ -55,14 +55,22 @@ STILL = """() => new Promise(answer => {
 })"""
 
 
+# Sets a view, and tells whether it is still there after a moment.
+STANDS = """view => new Promise(answer => {
+    const canvas = window.app.canvas
+    Object.assign(canvas.ds, { scale: view.scale, offset: [...view.offset] })
+    canvas.setDirty(true, true)
+    setTimeout(() => answer(canvas.ds.scale === view.scale), 150)
+})"""
+
+
 def load(page: Page, workflow: dict) -> None:
     """What a click on a template does, in the place of the graph before it; a view that still moves would go on moving."""
     page.wait_for_function(STILL)
     page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     page.wait_for_function(f"window.app.graph.nodes.length === {len(workflow['nodes'])}")
-    page.wait_for_function(STILL)
     if view := workflow.get("extra", {}).get("ds"):  # another graph's view may have gone on moving over this one's
-        page.evaluate("ds => { Object.assign(window.app.canvas.ds, ds); window.app.canvas.setDirty(true, true) }", view)
+        page.wait_for_function(STANDS, arg=view)
 
 
 def node(kind: str) -> str:
