@@ -44,10 +44,11 @@ class Events:
         try:
             waiting = asyncio.create_task(self.connected.wait())
             await asyncio.wait([waiting, self.task], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+            has_connected = waiting.done()  # the connection may have broken again since
             waiting.cancel()
             if self.task.done():
                 raise ConnectionError(f"{self.url.partition('?')[0]} is no ComfyUI's: {self.task.exception()}.")
-            if not self.connected.is_set():
+            if not has_connected:
                 raise ConnectionError(f"Nothing answers at {self.url.partition('?')[0]}.")
             yield
             if failed:
