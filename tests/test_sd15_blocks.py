@@ -415,6 +415,10 @@ def test_a_second_few_step_lora_is_refused(small, tmp_path):
     few_step = lora.apply(model, lcm_lora, 1.0)
     with pytest.raises(ValueError, match="is a few-step LoRA by its name, and the model has one already"):
         style_lora.apply(few_step, None, lcm_lora, 1.0, 1.0)
+    # A style whose name has such a word adapts attention alone, and goes on before and after.
+    style = written(tmp_path / "porsche_911_turbo.safetensors", {k: v for k, v in tensors.items() if "attn" in k})
+    style_lora.apply(few_step, None, style, 1.0, 1.0)
+    lora.apply(style_lora.apply(model, None, style, 1.0, 1.0)[0], lcm_lora, 1.0)
     as_style, _, _ = style_lora.apply(model, None, lcm_lora, 1.0, 1.0)
     with pytest.raises(ValueError, match="A few-step LoRA is on this model already"):
         lora.apply(as_style, lcm_lora, 1.0)

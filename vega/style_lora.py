@@ -17,6 +17,7 @@ from . import few_step_adapters, lcm, lora, lora_keys, peft_alpha, sd15_blocks, 
 
 AUTO, SD15, THIS_MODEL = "auto", "Stable Diffusion 1.5", "this model"
 MADE_FOR = (AUTO, SD15, THIS_MODEL)
+RESIDUAL = (*lora.RESIDUAL, "in_layers_2", "out_layers_3", "emb_layers_1")  # under Stability's names as well
 ATTENTION = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
@@ -42,7 +43,7 @@ def apply(
     said = []
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
-        few_step = few_step_adapters.told(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.named(path))
+        few_step = not for_text and is_few_step(path, metadata, adapter)
         if few_step and lcm.has_lcm_sampling(model):
             raise ValueError(f"{path} is a few-step LoRA by its name, and the model has one already: apply one of the two.")
         check_matrices(path, adapter)
@@ -63,6 +64,12 @@ def apply(
     sentence = f"{path.name}: {'; '.join(said) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
     return model, clip, sentence
+
+
+def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:
+    """Whether a file is a few-step LoRA by its name, and adapts residual blocks, as those do and hardly a style does."""
+    named = few_step_adapters.told(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.named(path))
+    return bool(named) and any(module.endswith(RESIDUAL) for module in adapter)
 
 
 def check_matrices(path: Path, adapter: dict[str, dict[str, torch.Tensor]]) -> None:
