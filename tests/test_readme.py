@@ -55,5 +55,6 @@ def test_nothing_is_said_of_places_where_the_pack_is_not():
     assert "vega-comfyui" not in README
     assert re.findall(r"git clone|comfy node install|Manager: search", README) == []
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
-    assert requirements == ["diffusers"]
-    assert "installs one package, diffusers" in README
+    assert requirements == ["diffusers", "prometheus-client"]
+    assert "installs two packages: diffusers" in README
+    assert "prometheus-client" in README
