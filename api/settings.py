@@ -1,6 +1,7 @@
 """What the environment says about the API: VEGA_API_KEYS, VEGA_API_MODEL and so on."""
 
 import codecs
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,11 +59,18 @@ class Settings(BaseSettings):
     def all_keys(self) -> list[str]:
         return [key.get_secret_value() for key in (*self.keys, *self.keys_file)]
 
+    @staticmethod
+    def take_keys(environment: MutableMapping[str, str]) -> dict[str, str]:
+        """Removes the variables of the keys, so that no program inherits them, and gives them for of_environment."""
+        names = {name: name.upper() for name in environment}  # pydantic_settings reads them in any case
+        taken = {"VEGA_API_KEYS": "keys", "VEGA_API_KEYS_FILE": "keys_file"}
+        return {taken[upper]: environment.pop(name) for name, upper in names.items() if upper in taken}
+
     @classmethod
-    def of_environment(cls) -> "Settings":
-        """ValueError names the variables that are wrong, and never shows a value."""
+    def of_environment(cls, **given: str) -> "Settings":
+        """given is what take_keys has taken. ValueError names the variables that are wrong, and never shows a value."""
         try:
-            return cls()
+            return cls(**given)
         except ValidationError as error:
             found = [(str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
             wrong = "; ".join(f"VEGA_API_{name}: {why}" for name, why in found)

@@ -12,15 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pydantic
-import ray
-from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from api.access import is_loopback
 from api.settings import Settings
 
-from .deployments import DRAIN, Painter, bound
 from .options import Options
+from .ray_environment import of_own_ray
 
 FLUSH = 1.0  # seconds for the last answers to leave the proxy
 MOST = 1000  # processes on one machine
@@ -68,11 +65,20 @@ def main() -> None:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
     check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
+    keys = Settings.take_keys(os.environ)  # every process of Ray's would have them
+    try:
+        os.environ.update(of_own_ray(os.environ))
+    except ValueError as error:
+        sys.exit(str(error))
     os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
-    # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
+
+    import ray  # now that its variables are set
+    from ray import serve
+
+    from .deployments import DRAIN, Painter, bound
+
     ray.init(
-        address="local",
-        _node_ip_address="127.0.0.1",
+        address="local",  # also where another runs
         _metrics_export_port=given.metrics_port,
         include_dashboard=False,
         object_store_memory=OBJECTS,
@@ -88,10 +94,11 @@ def main() -> None:
     else:
         painter = painter.options(num_replicas=given.replicas)
 
-    def start() -> DeploymentHandle:
-        """Also again: one process after another is replaced by a new one, as models or packs have changed."""
-        front = serve.run(bound(options, painter), name="vega", route_prefix="/")
-        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on port {given.metrics_port}", flush=True)
+    def start() -> serve.handle.DeploymentHandle:
+        """Also again: one process after another is replaced by a new one, as models, packs or keys have changed."""
+        front = serve.run(bound(options, painter, Settings.of_environment(**keys)), name="vega", route_prefix="/")
+        metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
+        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
         return front
 
     front = start()
@@ -101,7 +108,7 @@ def main() -> None:
         signal.signal(wanted, lambda number, _: calls.put(number))
     while calls.get() == again:
         try:
-            Settings.of_environment()  # the file of keys may have changed
+            Settings.of_environment(**keys)  # the file of keys may have changed
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         else:

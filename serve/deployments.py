@@ -25,6 +25,7 @@ from api.settings import Settings
 
 from .host_process import START, HostProcess
 from .options import Options
+from .replica_port import listen_where_ray_does
 
 ATTEMPTS = 5  # of a request whose Painter died
 RETRY_AFTER = 2  # seconds
@@ -70,6 +71,7 @@ class Painter:
     """One host process. When it dies or hangs it is started again, and what it was drawing is drawn again."""
 
     def __init__(self, comfyui: str, arguments: list[str]):
+        listen_where_ray_does()
         self.host = HostProcess(Path(comfyui), arguments)
         self.http = httpx.AsyncClient(trust_env=False, timeout=None)
         self.starting: asyncio.Task | None = None
@@ -110,10 +112,9 @@ class Painter:
 @serve.deployment(max_ongoing_requests=MOST, graceful_shutdown_timeout_s=DRAIN, ray_actor_options={"num_cpus": 0})
 @serve.ingress(routes)
 class Front:
-    def __init__(self, painters: DeploymentHandle):
-        self.painters = painters
-        settings = Settings.of_environment()
-        self.access, self.body_mib = Access(settings.all_keys()), settings.body_mib
+    def __init__(self, painters: DeploymentHandle, access: Access, body_mib: int):
+        listen_where_ray_does()
+        self.painters, self.access, self.body_mib = painters, access, body_mib
         labels = ("path", "code")
         self.requests = metrics.Counter("vega_requests", "Requests answered.", labels)
         self.seconds = metrics.Histogram("vega_latency_seconds", "Seconds until the answer.", BOUNDS, labels[:1])
@@ -180,8 +181,10 @@ class Front:
 
 def app(options: Options) -> Application:
     """For Ray Serve's config files: `import_path: serve.deployments:app`."""
-    return bound(options, Painter)
+    return bound(options, Painter, Settings.of_environment())
 
 
-def bound(options: Options, painter: serve.Deployment) -> Application:
-    return Front.bind(painter.bind(str(options.comfyui), options.arguments))
+def bound(options: Options, painter: serve.Deployment, settings: Settings) -> Application:
+    """Front has the digests of the keys, which stay with whoever calls this: Ray writes down what it is given here."""
+    painters = painter.bind(str(options.comfyui), options.arguments)
+    return Front.bind(painters, Access(settings.all_keys()), settings.body_mib)

@@ -30,7 +30,9 @@ class HostProcess:
         command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", *self.arguments]
         command += ["--database-url", "sqlite:///:memory:"]  # a file would be locked by whoever shares the base directory
         root = Path(__file__).resolve().parents[1]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("VEGA_API_KEYS")}
+        # Neither the clients' keys nor Ray's token: ComfyUI and its packs are no part of Ray.
+        hidden = ("VEGA_API_KEYS", "RAY_")
+        environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(hidden)}
         environment["VEGA_API_KEYS"] = self.key["x-api-key"]
         path = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env={**environment, "PYTHONPATH": path})

@@ -13,7 +13,7 @@ import requests
 import torch
 import websocket
 from api_calls import BASE, PROMPT, RT, opened, post, queue, raw, send_and_leave, wait_for
-from machine_lacks import lacks
+from machine_lacks import own_address
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,16 +22,6 @@ from vega_client import Client  # noqa: E402
 
 REBOUND = ("evil.example:{}", "127.0.0.1.nip.io:{}", "localhost.evil.example", "0.0.0.0:{}", "[::2]:{}")
 MALFORMED = ("", "1", "localhost:a", "localhost:1.evil", "user@localhost", "127.1", "127.0.0.256", "localhost.", "::1")
-
-
-def own_address() -> str:
-    """One of this machine that is not loopback; nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            lacks("an address besides loopback")
-        return probe.getsockname()[0]
 
 
 @pytest.fixture(scope="module")

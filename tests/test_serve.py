@@ -1,14 +1,19 @@
 """The API by Ray Serve: real processes, killed in every way, and nothing lost."""
 
 import concurrent.futures
+import contextlib
+import hashlib
+import ipaddress
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import comfyui
+import grpc
 import host
 import psutil
 import pytest
@@ -16,6 +21,7 @@ import requests
 import serve_api
 import yaml
 from api_calls import BASE, PROMPT, RT, in_base64, post, raw, send_and_leave, wait_for
+from machine_lacks import own_address
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,6 +121,114 @@ def test_metrics_are_prometheus(served):
     assert value("vega_queue_depth") == 0
 
 
+def processes(serving) -> list[psutil.Process]:
+    """The one that was started, then all that it started: Ray's own, those of Ray Serve, and the ComfyUI processes."""
+    started = psutil.Process(serving.process.pid)
+    return [started, *started.children(recursive=True)]
+
+
+def listening(serving) -> list[tuple[str, str, int]]:
+    """The process's name, without what it is just doing, the address and the port of each."""
+    found = []
+    for process in processes(serving):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            name, connections = process.name().split(".")[0], process.net_connections("tcp")
+            found += [(name, *connection.laddr) for connection in connections if connection.status == psutil.CONN_LISTEN]
+    return found
+
+
+def test_nothing_of_ray_listens_beyond_loopback(served):
+    """Neither of what Ray itself starts, nor the port that serve.replica_port closes, nor the metrics."""
+    found = listening(served)
+    named = {name for name, _, _ in found}
+    assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ProxyActor"} <= named
+    assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:vega:Painter"} <= named
+    assert {served.port, served.metrics} <= {port for _, _, port in found}
+    beyond = [one for one in found if not ipaddress.ip_address(one[1].removeprefix("::ffff:")).is_loopback]
+    assert beyond == []
+    for name, _, port in found:
+        with socket.socket() as stranger:
+            assert stranger.connect_ex((own_address(), port)) != 0, name
+
+
+def called(port: int, method: str, *token: tuple[str, str]) -> str:
+    """The status of an empty gRPC request."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            channel.unary_unary(method)(b"", metadata=token, timeout=60)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"
+
+
+def ray_token(serving) -> str:
+    (raylet,) = [process for process in processes(serving) if process.name() == "raylet"]
+    return raylet.environ()["RAY_AUTH_TOKEN"]
+
+
+def test_without_rays_token_nobody_submits_a_job_or_reads_a_table(served, tmp_path):
+    """At loopback, where its ports are open to whoever is at this machine, also a page in a browser."""
+    token = ("authorization", f"Bearer {ray_token(served)}")
+    ports = {port: name for name, _, port in listening(served) if port not in (served.port, served.metrics)}
+    for method, owner in (
+        ("ray.rpc.NodeInfoGcsService/GetAllNodeInfo", "gcs_server"),
+        ("ray.rpc.JobInfoGcsService/GetAllJobInfo", "gcs_server"),
+        ("ray.rpc.InternalKVGcsService/InternalKVKeys", "gcs_server"),
+        ("ray.rpc.NodeManagerService/GetNodeStats", "raylet"),
+        ("ray.rpc.ReporterService/HealthCheck", "ray::DashboardAgent"),
+        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeController"),
+        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeReplica:vega:Front"),
+        ("ray.serve.ASGIService/HandleRequest", "ray::ServeReplica:vega:Painter"),
+    ):
+        mine = [port for port, name in ports.items() if name == owner]
+        assert "UNAUTHENTICATED" in [called(port, f"/{method}") for port in mine], method
+        assert "OK" not in [called(port, f"/{method}", ("authorization", "Bearer another")) for port in mine], method
+    (gcs,) = [port for port, name in ports.items() if name == "gcs_server"]
+    assert called(gcs, "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", token) == "OK"
+    job = {"entrypoint": f"touch {tmp_path / 'ran'}"}
+    asked = [port for port, name in ports.items() if name in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
+    answers = []
+    for port in asked:
+        for path in ("api/job_agent/jobs/", "api/jobs/", "get_runtime_envs_info"):
+            with contextlib.suppress(requests.ConnectionError):  # those of gRPC
+                answers.append(requests.post(f"http://127.0.0.1:{port}/{path}", json=job).status_code)
+    assert len(answers) >= 3 and set(answers) == {401}
+
+
+KEYS_IN_TABLES = """
+import sys
+from ray._raylet import GcsClient
+
+gcs = GcsClient(address=sys.argv[1])
+for namespace in (None, b"serve", b"fun", b"session", b"cluster", b"dashboard", b"job"):
+    for key in gcs.internal_kv_keys(b"", namespace):
+        sys.stdout.buffer.write(key + b" " + (gcs.internal_kv_get(key, namespace) or b"") + b" ")
+"""
+
+
+def test_keys_are_in_no_process_but_the_first_and_in_no_table_of_ray(served):
+    first, *others = processes(served)
+    key = "ein-schlüssel"
+    assert key in first.environ()["VEGA_API_KEYS"]  # so it would be seen
+    token = ray_token(served)
+    for process in others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command, environment = process.cmdline(), process.environ()
+            assert not [name for name, value in environment.items() if key in value], command
+            assert token not in " ".join(command)
+            if any(part.endswith("main.py") for part in command):
+                assert environment["VEGA_API_KEYS"]  # its own
+                assert not [name for name in environment if name.startswith("RAY_")], command
+    (gcs,) = [port for name, _, port in listening(served) if name == "gcs_server"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    command = [sys.executable, "-c", KEYS_IN_TABLES, f"127.0.0.1:{gcs}"]
+    tables = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
+    assert hashlib.sha256(key.encode()).digest() in tables  # so it would be there
+    assert key.encode() not in tables
+    assert key not in served.said()
+    assert token not in served.said()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [(["--host", "0.0.0.0"], "VEGA_API_KEYS"), (["--comfyui", "nowhere"], "no ComfyUI in nowhere")],
@@ -150,6 +264,10 @@ def test_a_restart_with_a_broken_file_of_keys_keeps_what_runs(tmp_path):
         wait_for(lambda: "nothing is replaced: " in serving.log.read_text(encoding="utf-8"))
         assert post(serving, headers=KEY, prompt=PROMPT).status_code == 200
         assert {process.pid for process in hosts(serving)} == before
+        keys.write_text("another\n", encoding="utf-8")
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: post(serving, headers=KEY, prompt="").status_code == 401, seconds=180)
+        assert post(serving, headers={"x-api-key": "another"}, prompt=PROMPT).status_code == 200
 
 
 @pytest.mark.soak
