@@ -85,3 +85,16 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
     environment = {**os.environ, **app.runtime_env["env_vars"], **changes}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [*(deployment.name for deployment in app.deployments), "Application"], done.stderr
+
+
+def test_the_documented_cluster_asks_for_a_token_that_every_machine_has():
+    config = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
+    started = [
+        command
+        for commands in (config["head_start_ray_commands"], config["worker_start_ray_commands"])
+        for command in commands
+        if "ray start" in command
+    ]
+    assert len(started) == 2
+    assert all(command.startswith("RAY_AUTH_MODE=token ") for command in started)
+    assert config["file_mounts"] == {f"/home/{config['auth']['ssh_user']}/.ray/auth_token": "~/.ray/auth_token"}

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -364,8 +365,9 @@ def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
         except requests.ConnectionError:
             return False
 
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **token})
     try:
         wait_for(answers, seconds=180)
         assert draw(**KEY).content == post(server, prompt=PROMPT, seed=3).content
