@@ -94,25 +94,25 @@ def main() -> None:
     else:
         painter = painter.options(num_replicas=given.replicas)
 
-    def start() -> serve.handle.DeploymentHandle:
+    def start(settings: Settings) -> serve.handle.DeploymentHandle:
         """Also again: one process after another is replaced by a new one, as models, packs or keys have changed."""
-        front = serve.run(bound(options, painter, Settings.of_environment(**keys)), name="vega", route_prefix="/")
+        front = serve.run(bound(options, painter, settings), name="vega", route_prefix="/")
         metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
         return front
 
-    front = start()
+    front = start(Settings.of_environment(**keys))
     calls = queue.SimpleQueue()  # the one that a signal's handler may put into
     again = getattr(signal, "SIGHUP", None)  # Windows has none
     for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
         signal.signal(wanted, lambda number, _: calls.put(number))
     while calls.get() == again:
         try:
-            Settings.of_environment(**keys)  # the file of keys may have changed
+            settings = Settings.of_environment(**keys)  # the file of keys may have changed
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         else:
-            front = start()
+            front = start(settings)
     with contextlib.suppress(TimeoutError):  # serve.shutdown waits for nothing
         front.drain.remote().result(timeout_s=DRAIN)
         time.sleep(FLUSH)

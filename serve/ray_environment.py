@@ -10,10 +10,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-OLDEST = (
-    2,
-    58,
-)  # before, a replica's gRPC port took calls (pickles) from whoever reached it, with token authentication, too
+OLDEST = (2, 58)  # before, the gRPC port of a replica asked nobody for a token, and unpickled what came
 TOKEN_LENGTH = 32  # characters at least, of at least
 TOKEN_CHARACTERS = 8  # different ones
 TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -23,6 +20,7 @@ TAKEN = re.compile(
     r"|USAGE_STATS_ENABLED|MEMORY_USAGE_THRESHOLD|MEMORY_MONITOR_REFRESH_MS|OBJECT_STORE_ALLOW_SLOW_STORAGE"
     r"|DISABLE_DOCKER_CPU_WARNING|ACCEL_ENV_VAR_OVERRIDE_ON_ZERO|EXPERIMENTAL_NOSET_[A-Z_]+)"
 )
+LEFT = {"RAY_CLIENT_MODE": "0"}  # by importing Ray, for whatever a program that has done so starts
 
 
 def check_version() -> None:
@@ -45,6 +43,7 @@ def of_own_ray(environment: Mapping[str, str]) -> dict[str, str]:
             f"RAY_AUTH_MODE is {mode!r}, but without a token whoever reaches Ray can run any program: unset it, or say token"
         )
     others = {name for name in environment if name.upper().startswith("RAY_")} - {"RAY_AUTH_MODE", *TOKENS}
+    others -= {name for name, value in LEFT.items() if environment.get(name) == value}
     if refused := sorted(name for name in others if not TAKEN.fullmatch(name.upper())):
         raise ValueError(
             f"{', '.join(refused)}: python -m serve starts a Ray of its own that only this machine reaches, and takes no "

@@ -31,6 +31,10 @@ def test_ray_asks_everybody_for_a_token_that_nobody_knows():
     assert len(bytes.fromhex(one["RAY_AUTH_TOKEN"])) == 32
 
 
+def test_a_program_that_has_imported_ray_may_start_it():
+    assert of_own_ray({"RAY_CLIENT_MODE": "0"})["RAY_AUTH_MODE"] == "token"
+
+
 def test_an_operators_own_token_is_used(token_file):
     assert of_own_ray({"RAY_AUTH_TOKEN": TOKEN})["RAY_AUTH_TOKEN"] == TOKEN
     found = of_own_ray({"RAY_AUTH_TOKEN_PATH": str(token_file)})
@@ -57,6 +61,7 @@ def test_another_mode_than_token_is_refused(mode):
         "RAY_SERVE_WORKER_PROXY_HTTP_PORT",
         "RAY_RUNTIME_ENV_HOOK",
         "RAY_DASHBOARD_AGGREGATOR_AGENT_EVENTS_EXPORT_ADDR",
+        "RAY_CLIENT_MODE",
         "RAY_TMPDIR_OF_TOMORROW",
     ],
 )

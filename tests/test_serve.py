@@ -138,6 +138,10 @@ def listening(serving) -> list[tuple[str, str, int]]:
     return found
 
 
+def is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.removeprefix("::ffff:")).is_loopback
+
+
 def test_nothing_of_ray_listens_beyond_loopback(served):
     """Neither of what Ray itself starts, nor the port that serve.replica_port closes, nor the metrics."""
     found = listening(served)
@@ -145,8 +149,7 @@ def test_nothing_of_ray_listens_beyond_loopback(served):
     assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ProxyActor"} <= named
     assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:vega:Painter"} <= named
     assert {served.port, served.metrics} <= {port for _, _, port in found}
-    beyond = [one for one in found if not ipaddress.ip_address(one[1].removeprefix("::ffff:")).is_loopback]
-    assert beyond == []
+    assert [one for one in found if not is_loopback(one[1])] == []
     for name, _, port in found:
         with socket.socket() as stranger:
             assert stranger.connect_ex((own_address(), port)) != 0, name
@@ -252,6 +255,16 @@ def test_a_file_of_keys_that_is_none_is_named_before_ray_starts(tmp_path):
     assert done.returncode
     assert "VEGA_API_KEYS_FILE: 'door.key' is not text" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.soak
+def test_at_another_host_the_api_listens_and_nothing_of_ray(tmp_path):
+    with serve_api.serving(tmp_path, "--replicas", "1", "--host", "0.0.0.0", VEGA_API_KEYS="a-key") as serving:
+        beyond = [one for one in listening(serving) if not is_loopback(one[1])]
+        assert beyond == [("ray::ProxyActor", "0.0.0.0", serving.port)]
+        url = f"http://{own_address()}:{serving.port}/v1/{RT}"
+        assert requests.post(url, json={"prompt": PROMPT}, headers=KEY).status_code == 200
+        assert requests.post(url, json={"prompt": PROMPT}).status_code == 401
 
 
 @pytest.mark.soak
