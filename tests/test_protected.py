@@ -8,6 +8,7 @@ from pathlib import Path
 
 import comfyui
 import graphs
+import many_tensors
 import pytest
 import requests
 import torch
@@ -48,8 +49,9 @@ def open_server(tmp_path_factory):
         {"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, base / "models" / "embeddings" / "dunes.safetensors"
     )
     (base / "models" / "embeddings" / "damaged-zebra.safetensors").write_bytes(b"no tensors")
+    many_tensors.write(base / "models" / "embeddings" / "many-zebra.safetensors", 30_000)
     listen = ["--listen", f"127.0.0.1,{own_address()}"]
-    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, absent-zebra") as running:
+    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, many-zebra, absent-zebra") as running:
         yield running
 
 
@@ -175,7 +177,8 @@ def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
 
 
 @pytest.mark.parametrize(
-    "name", ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "absent-zebra,", "dunes.zebra"]
+    "name",
+    ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "many-zebra", "absent-zebra,", "dunes.zebra"],
 )
 @pytest.mark.parametrize("form", ["embedding:{}", "a\tembedding: {} b", "((sea (embedding:{}:1.2)):0.9)", "(a)embedding:{}"])
 def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_server, name, form):
@@ -184,6 +187,7 @@ def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_s
         answer = post(open_server, path, **fields)
         assert (answer.status_code, answer.json()["field"]) == (400, list(fields)[-1])
         assert "secret" not in answer.text
+        assert ("more than 20000 tensors" in answer.text) == (name == "many-zebra")
     assert "zebra" not in open_server.log.read_text(encoding="utf-8")
     assert "zebra" not in open_server.get("/internal/logs/raw").text
 
