@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 
 import pytest
 
@@ -16,3 +17,13 @@ def program(name: str) -> str:
     if not found:
         lacks(f"{name} on the PATH")
     return found
+
+
+def own_address() -> str:
+    """One of this machine that is not loopback; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            lacks("an address besides loopback")
+        return probe.getsockname()[0]

@@ -14,7 +14,7 @@ import requests
 import torch
 import websocket
 from api_calls import BASE, PROMPT, RT, opened, post, queue, raw, send_and_leave, wait_for
-from machine_lacks import lacks
+from machine_lacks import own_address
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,16 +23,6 @@ from vega_client import Client  # noqa: E402
 
 REBOUND = ("evil.example:{}", "127.0.0.1.nip.io:{}", "localhost.evil.example", "0.0.0.0:{}", "[::2]:{}")
 MALFORMED = ("", "1", "localhost:a", "localhost:1.evil", "user@localhost", "127.1", "127.0.0.256", "localhost.", "::1")
-
-
-def own_address() -> str:
-    """One of this machine that is not loopback; nothing is sent to find it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            lacks("an address besides loopback")
-        return probe.getsockname()[0]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +88,15 @@ def test_without_keys_another_address_is_served_nothing_but_what_was_sent(elsewh
     for headers in ({}, {"Host": "localhost"}, {"Host": "127.0.0.1", "x-api-key": "a"}):
         assert statuses(elsewhere_url, sent, **headers) == (401, 401, 200)
     assert requests.get(f"{elsewhere_url}/vega/sent/never").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/v1/models"])
+def test_without_keys_operators_at_another_address_are_told_that_it_runs_and_no_more(open_server, elsewhere_url, path):
+    for url, headers in ((elsewhere_url, {"Host": "localhost"}), (open_server.url, {"Host": "evil.example"})):
+        assert requests.get(f"{url}/healthz", headers=headers).json() == {"status": "ok"}
+        answer = requests.get(url + path, headers=headers)
+        assert (answer.status_code, "set VEGA_API_KEYS" in answer.json()["error"]) == (401, True)
+    assert requests.get(open_server.url + path, headers={"Via": "1.1 proxy"}).status_code == 401
 
 
 def interrupt(server) -> None:
