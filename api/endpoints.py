@@ -61,7 +61,7 @@ class Api:
 
     async def counted(self, request: web.Request) -> web.Response:
         """The answer, told to all who count answers."""
-        began, path = time.perf_counter(), request.match_info["path"]
+        began, path = time.perf_counter(), request.match_info.get("path", "")
         response = await self.answer(request)
         seconds, images = time.perf_counter() - began, int(response.headers.get("X-Images", 0))
         self.metrics.answered(f"/v1/{path}", response.status, seconds, images, request_id(request.headers))

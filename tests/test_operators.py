@@ -46,6 +46,21 @@ def depth(server) -> float:
     return measured(server)[("vega_queue_depth",)]
 
 
+def handles_sigterm(server) -> bool:
+    status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8")
+    caught = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(caught & 1 << signal.SIGTERM - 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there /proc tells it")
+def test_sigterm_is_left_alone_where_nobody_uses_the_api(keyed):
+    """The first test here, as the others use it."""
+    assert requests.get(f"{keyed.url}/healthz").status_code == 200
+    assert not handles_sigterm(keyed)
+    assert requests.get(f"{keyed.url}/v1/models").status_code == 200
+    assert handles_sigterm(keyed)
+
+
 def test_it_is_ready_when_it_has_drawn_its_first_picture(keyed):
     first = requests.get(f"{keyed.url}/readyz")
     assert (first.status_code, first.headers["Retry-After"]) == (503, str(SOON))
