@@ -25,6 +25,8 @@ from .pictures import frames, sent
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
+        for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
+            PromptServer.instance.routes.route("*", path)(operator_route)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         keep_requests_out()
@@ -59,6 +61,12 @@ async def v1(request: web.Request) -> web.Response:
     from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
+
+
+async def operator_route(request: web.Request) -> web.Response:
+    from .api import operator_routes  # late, as above
+
+    return await operator_routes.answer(request)
 
 
 async def sent_picture(request: web.Request) -> web.Response:

@@ -139,7 +139,8 @@ class BaseRequest(Request):
     samples: Samples = Field(1, description="Pictures, drawn with seed, seed + 1, ...; several are answered as JSON.")
 
 
-MODELS = {"segmind-vega-rt-v1": RealTimeRequest, "segmind-vega": BaseRequest}
+REAL_TIME = "segmind-vega-rt-v1"
+MODELS = {REAL_TIME: RealTimeRequest, "segmind-vega": BaseRequest}
 DOCUMENT = "openapi.json"
 
 

@@ -5,10 +5,12 @@ import logging
 import re
 import threading
 from collections.abc import Collection
+from pathlib import Path
 
-from comfy.sd1_clip import load_embed
+from comfy.sd1_clip import expand_directory_list, load_embed
 
 from ..nodes import loader
+from ..vega import written
 
 # As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
 NAMED = re.compile(r"(?:^|(?<=\s))embedding:\s*([^\s<\[]*)")
@@ -22,9 +24,18 @@ def wrong(words: str, allowed: Collection[str]) -> str | None:
         if known not in allowed:
             some = f"may name {', '.join(allowed)}, and names another" if allowed else "is not allowed on this server"
             return f"`embedding:` {some} (VEGA_API_EMBEDDINGS); write `embedding :` where it is only text"
+        if names_too_many(known):
+            return f"`embedding:{known}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
         if not is_readable(known):
             return f"`embedding:{known}` has no file that can be read on this server"
     return None
+
+
+def names_too_many(name: str) -> bool:
+    """Whether a file that the host may take for the name has a header that it would read for seconds."""
+    folders = expand_directory_list(loader.embedding_folders())
+    files = (Path(folder, file) for folder in folders for file in (name, f"{name}.safetensors"))
+    return any(file.is_file() and written.names_too_many(file) for file in files)
 
 
 def is_readable(name: str) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import secrets
+import time
 import zlib
 from functools import partial
 
@@ -18,14 +19,19 @@ from ..pictures import received
 from ..vega import own_size
 from . import contract, emphasis, host_graphs, openapi
 from .access import Access
+from .drain import Drain, Stopping
 from .follower import follower
 from .host_client import HostClient, Interrupted, PromptError
 from .line import Drawing, Full, Line
+from .metrics import Metrics
+from .readiness import Readiness
+from .request_id import request_id
 from .settings import Settings
 
 MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
 LOOKS = 0.2  # seconds between two looks at whether the client is still there
 CLIENT_CLOSED_REQUEST = 499
+WARM_UP = "night, desert, full moon"  # the prompt of /readyz
 
 
 class Refused(Exception):
@@ -47,7 +53,22 @@ class Api:
         keys = settings.all_keys()
         self.access = Access(keys)
         self.line = Line(HostClient(server), partial(host_graphs.graph_of, settings=settings), settings.waiting)
+        self.readiness = Readiness(self.warm_up)
+        self.metrics, self.drain = Metrics(), Drain()
+        self.metrics.depth.set_function(lambda: self.drain.requests)
+        self.drain.listen()
         logging.info("Vega API: serves %s, %s keys.", settings.model, len(keys) or "no")
+
+    async def counted(self, request: web.Request) -> web.Response:
+        """The answer, told to all who count answers."""
+        began, path = time.perf_counter(), request.match_info.get("path", "")
+        response = await self.answer(request)
+        seconds, images = time.perf_counter() - began, int(response.headers.get("X-Images", 0))
+        self.metrics.answered(f"/v1/{path}", response.status, seconds, images, request_id(request.headers))
+        self.readiness.is_ready |= images > 0 and path == contract.REAL_TIME
+        if images:
+            self.drain.watch(response, request.transport)
+        return response
 
     async def answer(self, request: web.Request) -> web.Response:
         try:
@@ -60,11 +81,14 @@ class Api:
             if path not in contract.MODELS:
                 raise Refused(404, contract.no_path(path))
             self.check_method(request, "POST")
+            self.drain.check()
             self.line.check_room()  # before a body is held
             return await self.pictures(request, self.parsed(contract.MODELS[path], await self.body(request)))
         except Full as full:
             headers = {"Retry-After": str(full.seconds)}
             return Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers).answer()
+        except Stopping as stopping:
+            return Refused(503, str(stopping), stopping.headers).answer()
         except Refused as refused:
             return refused.answer()
         except Interrupted as interrupted:
@@ -122,8 +146,14 @@ class Api:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
         pictures = [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
-        drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
+        with self.drain.work():
+            drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
         return drawn(asked, seed, drawings)
+
+    async def warm_up(self) -> None:
+        """Draws a picture of the real-time model at its own size, by the line as any."""
+        own = await self.own_size()
+        await self.line.draw([host_graphs.Picture(contract.RealTimeRequest(prompt=WARM_UP), 0, own, own)])
 
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
@@ -181,7 +211,7 @@ async def answer(request: web.Request) -> web.Response:
         found = api()
     except ValueError as error:
         return Refused(503, str(error)).answer()
-    return await found.answer(request)
+    return await found.counted(request)
 
 
 async def while_connected(request: web.Request, work: asyncio.Future):

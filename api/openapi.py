@@ -40,6 +40,15 @@ def in_words(schema: dict) -> str:
     return " ".join(words)
 
 
+def model_list() -> dict:
+    """The answer of /v1/models."""
+    strings = {name: {"type": "string"} for name in ("id", "object", "owned_by", "root")}
+    model = {"type": "object", "required": list(strings), "properties": strings}
+    listed = {"object": {"type": "string"}, "data": {"type": "array", "items": model}}
+    schema = {"type": "object", "required": list(listed), "properties": listed}
+    return {"description": "The models; root is what draws them.", "content": {"application/json": {"schema": schema}}}
+
+
 @cache
 def document() -> dict:
     error = {
@@ -71,6 +80,8 @@ def document() -> dict:
         asked = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
         body = {"required": True, "content": asked}
         paths[f"/v1/{path}"] = {"post": {"operationId": path, "requestBody": body, "responses": answers}}
+    listed = {"200": model_list(), "401": answers["401"], "503": answers["503"]}
+    paths["/v1/models"] = {"get": {"operationId": "models", "security": [{}], "responses": listed}}  # it needs no key
     key = {"type": "apiKey", "in": "header", "name": "x-api-key"}
     return {
         "openapi": "3.1.0",

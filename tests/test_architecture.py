@@ -16,7 +16,7 @@ ALLOWED = {
     "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
     | {"pictures", "vega"},
     "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
-    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "pydantic_settings"}
+    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "prometheus_client", "pydantic", "pydantic_settings"}
     | {"nodes", "pictures", "vega"},
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import comfyui
 import graphs
+import many_tensors
 import pytest
 import requests
 import torch
@@ -38,8 +39,9 @@ def open_server(tmp_path_factory):
         {"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, base / "models" / "embeddings" / "dunes.safetensors"
     )
     (base / "models" / "embeddings" / "damaged-zebra.safetensors").write_bytes(b"no tensors")
+    many_tensors.write(base / "models" / "embeddings" / "many-zebra.safetensors", 30_000)
     listen = ["--listen", f"127.0.0.1,{own_address()}"]
-    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, absent-zebra") as running:
+    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, many-zebra, absent-zebra") as running:
         yield running
 
 
@@ -86,6 +88,15 @@ def test_without_keys_another_address_is_served_nothing_but_what_was_sent(elsewh
     for headers in ({}, {"Host": "localhost"}, {"Host": "127.0.0.1", "x-api-key": "a"}):
         assert statuses(elsewhere_url, sent, **headers) == (401, 401, 200)
     assert requests.get(f"{elsewhere_url}/vega/sent/never").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics", "/v1/models"])
+def test_without_keys_operators_at_another_address_are_told_that_it_runs_and_no_more(open_server, elsewhere_url, path):
+    for url, headers in ((elsewhere_url, {"Host": "localhost"}), (open_server.url, {"Host": "evil.example"})):
+        assert requests.get(f"{url}/healthz", headers=headers).json() == {"status": "ok"}
+        answer = requests.get(url + path, headers=headers)
+        assert (answer.status_code, "set VEGA_API_KEYS" in answer.json()["error"]) == (401, True)
+    assert requests.get(open_server.url + path, headers={"Via": "1.1 proxy"}).status_code == 401
 
 
 def interrupt(server) -> None:
@@ -165,7 +176,8 @@ def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
 
 
 @pytest.mark.parametrize(
-    "name", ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "absent-zebra,", "dunes.zebra"]
+    "name",
+    ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "many-zebra", "absent-zebra,", "dunes.zebra"],
 )
 @pytest.mark.parametrize("form", ["embedding:{}", "a\tembedding: {} b", "((sea (embedding:{}:1.2)):0.9)", "(a)embedding:{}"])
 def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_server, name, form):
@@ -174,6 +186,7 @@ def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_s
         answer = post(open_server, path, **fields)
         assert (answer.status_code, answer.json()["field"]) == (400, list(fields)[-1])
         assert "secret" not in answer.text
+        assert ("more than 20000 tensors" in answer.text) == (name == "many-zebra")
     assert "zebra" not in open_server.log.read_text(encoding="utf-8")
     assert "zebra" not in open_server.get("/internal/logs/raw").text
 

@@ -51,12 +51,17 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     is_safetensors = path.suffix.lower() in SAFETENSORS
     try:
         other = written.stands_for(path)
+        too_many = is_safetensors and not other and written.names_too_many(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}).") from error
     if other:
         kind = "a safetensors file" if is_safetensors else "a file of weights at all,"
         raise ValueError(f"{path} is not {kind} but {other}.")
+    if too_many:
+        raise ValueError(written.too_many(path))
     found, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
+    if len(found) > written.MOST_TENSORS:
+        raise ValueError(written.too_many(path))
     return unwrapped(path, found), metadata
 
 
@@ -164,6 +169,8 @@ def read_files(path: Path) -> dict[str, torch.Tensor]:
     found = {}
     for file in files:
         found.update(read(file)[0])
+        if len(found) > written.MOST_TENSORS:
+            raise ValueError(written.too_many(path))
     return found
 
 
@@ -172,6 +179,8 @@ def shards(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} has no weight_map. Download it again.")
+    if len(names) > written.MOST_TENSORS:
+        raise ValueError(written.too_many(index))
     return [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,10 @@ STAND_INS = {
 }
 START = 64  # bytes, in which a file says what it is
 RUN = 64  # bytes: so many zeros in a row are in no trained matrix
+MOST_TENSORS = 20_000  # SDXL's checkpoints have some 2,600, twice that with an averaged copy, and the largest LoRAs 10,000
+MOST_HEADER = 100_000_000  # bytes of a safetensors file's header: the library itself reads no more
+# Of a header without escapes: its strings, which may hold braces, and the braces that begin its objects.
+PARTS = re.compile(rb'"[^"]*(?:"|\Z)|\{')
 # The second matrix of a LoRA, which starts out as zeros, whole.
 SECOND_MATRIX = re.compile(r"lora_up|lora_B|lora\.up\.")
 
@@ -31,6 +36,29 @@ def stand_in(start: bytes) -> str | None:
     """As stands_for(), by the file's first bytes."""
     start = start[:START].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return next((what for sign, what in STAND_INS.items() if start.startswith(sign.lower())), None)
+
+
+def names_too_many(path: Path) -> bool:
+    """Whether a safetensors file's header names more tensors than any model has, told before the library parses it.
+
+    That would take seconds, in which no other thread of Python runs.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(between(file, 0, 8), "little")
+        header = between(file, 8, 8 + length) if length <= MOST_HEADER else b""
+    most = MOST_TENSORS + 2  # objects: one for each tensor, the header itself and its metadata
+    if not header.lstrip().startswith(b"{") or header.count(b"{") <= most:
+        return False
+    parts = PARTS.finditer(header.replace(rb"\\", b"").replace(rb"\"", b""))
+    objects = (part for part in parts if part[0] == b"{")
+    return next(islice(objects, most, None), None) is not None
+
+
+def too_many(path: Path) -> str:
+    return (
+        f"{path} has more than {MOST_TENSORS} tensors, and no model or LoRA of the SDXL and SD 1.5 families has so many: "
+        "it is of another kind of model, or damaged. Choose another file."
+    )
 
 
 def check_end(path: Path) -> None:
