@@ -26,6 +26,7 @@ class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
+        PromptServer.instance.routes.route("*", "/v2/{path:.*}")(v2)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         keep_requests_out()
         if any(name.startswith("VEGA_API_") for name in os.environ):
@@ -59,6 +60,12 @@ async def v1(request: web.Request) -> web.Response:
     from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
+
+
+async def v2(request: web.Request) -> web.Response:
+    from .api import async_requests  # late, as above
+
+    return await async_requests.answer(request)
 
 
 async def sent_picture(request: web.Request) -> web.Response:

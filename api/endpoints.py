@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import zlib
+from collections.abc import Callable
 from functools import partial
 
 import pydantic
@@ -49,10 +50,13 @@ class Api:
         self.line = Line(HostClient(server), partial(host_graphs.graph_of, settings=settings), settings.waiting)
         logging.info("Vega API: serves %s, %s keys.", settings.model, len(keys) or "no")
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request, respond: Callable | None = None) -> web.Response:
+        """respond(api, request) answers instead of /v1, with the same access and errors."""
         try:
             if refusal := self.access.refusal(request.headers, request.remote):
                 raise Refused(401, refusal)
+            if respond:
+                return await respond(self, request)
             path = request.match_info["path"]
             if path == contract.DOCUMENT:
                 self.check_method(request, "GET")
@@ -106,6 +110,14 @@ class Api:
         return asked
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
+        asked, seed, pictures = await self.to_draw(request, asked)
+        drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
+        return drawn(asked, seed, drawings)
+
+    async def to_draw(
+        self, request: web.Request, asked: contract.Request
+    ) -> tuple[contract.Request, int, list[host_graphs.Picture]]:
+        """(what is asked for, without its image; the first seed; the pictures for the line)."""
         try:
             follows = follower(request)
         except ValueError as error:
@@ -121,9 +133,7 @@ class Api:
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
-        pictures = [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
-        drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
-        return drawn(asked, seed, drawings)
+        return asked, seed, [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
 
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
@@ -175,13 +185,13 @@ def api() -> Api:
     return _api
 
 
-async def answer(request: web.Request) -> web.Response:
-    """Whatever comes under /v1."""
+async def answer(request: web.Request, respond: Callable | None = None) -> web.Response:
+    """Whatever comes under /v1; respond as of Api.answer."""
     try:
         found = api()
     except ValueError as error:
         return Refused(503, str(error)).answer()
-    return await found.answer(request)
+    return await found.answer(request, respond)
 
 
 async def while_connected(request: web.Request, work: asyncio.Future):
