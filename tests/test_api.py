@@ -558,7 +558,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(server):
 
 def test_v2_is_for_the_key_that_submitted(guarded):
     """Its picture is for whoever has the address, which can't be guessed, as Segmind's are."""
-    url, mine, other = f"{guarded.url}/v2", {"x-api-key": KEYS[0]}, {"x-api-key": KEYS[1]}
+    url, mine, other = f"{guarded.url}/v2", {"x-api-key": KEYS[0]}, {"x-api-key": KEYS[2]}
     told = requests.post(f"{url}/{RT}", json={"prompt": PROMPT, "seed": 1}, headers=mine).json()
     paths = (told["status_url"], told["response_url"], f"{told['response_url']}/cancel", f"{url}/{RT}", f"{url}/none")
     for path in paths:
