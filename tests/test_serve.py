@@ -115,6 +115,14 @@ def test_metrics_are_prometheus(served):
     assert value("vega_queue_depth") == 0
 
 
+def test_v2_is_not_there_and_says_what_is(served):
+    """Segmind's SDK shows its user the sentence."""
+    for path in ("v2/segmind-vega-rt-v1", "v2/requests/a/status", "v2", "v2/"):
+        answer = requests.post(f"{served.url}/{path}", json={"prompt": PROMPT}, headers=KEY)
+        assert answer.status_code == 404
+        assert all(name in answer.json()["error"] for name in ("/v1", "run_sync"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [(["--host", "0.0.0.0"], "VEGA_API_KEYS"), (["--comfyui", "nowhere"], "no ComfyUI in nowhere")],
