@@ -28,6 +28,7 @@ class VegaExtension(ComfyExtension):
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
         PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
+        PromptServer.instance.routes.route("*", "/v2/{path:.*}")(v2)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         keep_requests_out()
         if any(name.startswith("VEGA_API_") for name in os.environ):
@@ -67,6 +68,12 @@ async def operator_route(request: web.Request) -> web.Response:
     from .api import operator_routes  # late, as above
 
     return await operator_routes.answer(request)
+
+
+async def v2(request: web.Request) -> web.Response:
+    from .api import async_requests  # late, as above
+
+    return await async_requests.answer(request)
 
 
 async def sent_picture(request: web.Request) -> web.Response:

@@ -142,7 +142,19 @@ class BaseRequest(Request):
 REAL_TIME = "segmind-vega-rt-v1"
 MODELS = {REAL_TIME: RealTimeRequest, "segmind-vega": BaseRequest}
 DOCUMENT = "openapi.json"
+NO_ASYNC = (
+    "Ray Serve has no /v2, whose results would be in one of its processes alone: "
+    "POST to /v1, as run_sync of Segmind's SDK does."
+)
 
 
 def no_path(path: str) -> str:
     return f"There is no /v1/{path[:80]}; there are {' and '.join(f'/v1/{model}' for model in MODELS)}."
+
+
+def no_async_path(path: str) -> str:
+    submitted = ", ".join(f"POST /v2/{model}" for model in MODELS)
+    return (
+        f"There is no /v2/{path[:80]}; there are {submitted}, GET /v2/requests/ID/status, GET /v2/requests/ID and "
+        "POST /v2/requests/ID/cancel."
+    )

@@ -8,6 +8,7 @@ import logging
 import secrets
 import time
 import zlib
+from collections.abc import Callable
 from functools import partial
 
 import pydantic
@@ -59,10 +60,10 @@ class Api:
         self.drain.listen()
         logging.info("Vega API: serves %s, %s keys.", settings.model, len(keys) or "no")
 
-    async def counted(self, request: web.Request) -> web.Response:
+    async def counted(self, request: web.Request, respond: Callable | None = None) -> web.Response:
         """The answer, told to all who count answers."""
-        began, path = time.perf_counter(), request.match_info.get("path", "")
-        response = await self.answer(request)
+        began, path = time.perf_counter(), "" if respond else request.match_info.get("path", "")
+        response = await self.answer(request, respond)
         seconds, images = time.perf_counter() - began, int(response.headers.get("X-Images", 0))
         self.metrics.answered(f"/v1/{path}", response.status, seconds, images, request_id(request.headers))
         self.readiness.is_ready |= images > 0 and path == contract.REAL_TIME
@@ -70,10 +71,13 @@ class Api:
             self.drain.watch(response, request.transport)
         return response
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request, respond: Callable | None = None) -> web.Response:
+        """respond(api, request) answers instead of /v1, with the same access and errors."""
         try:
             if refusal := self.access.refusal(request.headers, request.remote):
                 raise Refused(401, refusal)
+            if respond:
+                return await respond(self, request)
             path = request.match_info["path"]
             if path == contract.DOCUMENT:
                 self.check_method(request, "GET")
@@ -130,6 +134,15 @@ class Api:
         return asked
 
     async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
+        asked, seed, pictures = await self.to_draw(request, asked)
+        with self.drain.work():
+            drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
+        return drawn(asked, seed, drawings)
+
+    async def to_draw(
+        self, request: web.Request, asked: contract.Request
+    ) -> tuple[contract.Request, int, list[host_graphs.Picture]]:
+        """(what is asked for, without its image; the first seed; the pictures for the line)."""
         try:
             follows = follower(request)
         except ValueError as error:
@@ -145,10 +158,7 @@ class Api:
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
-        pictures = [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
-        with self.drain.work():
-            drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
-        return drawn(asked, seed, drawings)
+        return asked, seed, [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
 
     async def warm_up(self) -> None:
         """Draws a picture of the real-time model at its own size, by the line as any."""
@@ -205,13 +215,13 @@ def api() -> Api:
     return _api
 
 
-async def answer(request: web.Request) -> web.Response:
-    """Whatever comes under /v1."""
+async def answer(request: web.Request, respond: Callable | None = None) -> web.Response:
+    """Whatever comes under /v1; respond as of Api.answer."""
     try:
         found = api()
     except ValueError as error:
         return Refused(503, str(error)).answer()
-    return await found.counted(request)
+    return await found.counted(request, respond)
 
 
 async def while_connected(request: web.Request, work: asyncio.Future):

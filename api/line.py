@@ -65,6 +65,11 @@ class Line:
         """When to ask again, by what waits now."""
         return max(1, math.ceil(len(self.waiting) * self.seconds))
 
+    def all_wait(self, pictures: list[Picture]) -> bool:
+        """Whether none of them has gone to the host yet."""
+        waiting = {id(job.picture) for job in self.waiting}
+        return all(id(picture) in waiting for picture in pictures)
+
     async def draw(self, pictures: list[Picture]) -> list[Drawing]:
         """All or none: Full, PromptError if one fails, or Interrupted where that goes on. Cancelling takes them out of the
         line or interrupts them.

@@ -230,6 +230,10 @@ TEMPLATES = {
     "vega_send_image_api": send_image_api,
 }
 
+# Names of nodes in a template's graph for the API, instead of their numbers in the browser: the host's own example
+# (script_examples/websockets_api_example_ws_images.py) takes the pictures of a node of this name.
+FOR_PROGRAMS = {"vega_send_image_api": {"7": "save_image_websocket_node"}}
+
 
 def down(load: Node, *depths: int) -> list[tuple[int, int]]:
     """Points that lead the autoencoder's link down right beside the loader, clear of the other links."""
@@ -375,7 +379,8 @@ def written(info: dict) -> dict[Path, str]:
     for name, graph in graphs(info).items():
         filled = {"words": WORDS, "inside": INSIDE, "own_picture": OWN_PICTURE, "files": files(graph)}
         graph.note(told[name].format(**filled, taesdxl=tiny("taesdxl"), taesd=tiny("taesd")))
-        nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in graph.prompt().items())
+        prompt = {FOR_PROGRAMS.get(name, {}).get(id, id): node for id, node in graph.prompt().items()}
+        nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in prompt.items())
         found[WORKFLOWS / f"{name}.json"] = json.dumps(graph.saved(), indent=1) + "\n"
         found[WORKFLOWS / "api" / f"{name}.json"] = f"{{\n{nodes}\n}}\n"
     return found

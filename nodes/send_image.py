@@ -1,6 +1,7 @@
 """Send Image (Vega)."""
 
 import asyncio
+import logging
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,8 +26,8 @@ class VegaSendImage(io.ComfyNode):
             node_id="VegaSendImage",
             display_name="Send Image (Vega)",
             category="Vega",
-            description="Sends pictures to whoever queued the prompt: to a program over the websocket, without a file; to "
-            "the browser by the temp folder, as Preview Image does.",
+            description="Sends pictures to whoever queued the prompt: to a program over the websocket, with no file in the "
+            "output folder; to the browser by the temp folder, as Preview Image does.",
             search_aliases=["websocket", "save image websocket", "preview image", "stream", "jpeg", "webp", "real time"],
             inputs=[
                 io.Image.Input("images", tooltip="The pictures to send, in order. Only png and webp keep an alpha channel."),
@@ -84,7 +85,10 @@ class VegaSendImage(io.ComfyNode):
         if browser:  # it paints a frame on whatever graph is open, and forgets it; these stay with the graph that was run
             return io.NodeOutput(ui={"sent": [], "images": [temporary(file) for file in files]})
         delivery = deliver(server, client_id, files, cls.about())
-        return io.NodeOutput(ui={"sent": asyncio.run_coroutine_threadsafe(delivery, server.loop).result()})
+        told = {"sent": asyncio.run_coroutine_threadsafe(delivery, server.loop).result()}
+        if not frames.takes_metadata(server, client_id):  # it may be one that looks into /history alone
+            told["images"] = for_a_while(server.loop, files)
+        return io.NodeOutput(ui=told)
 
     @classmethod
     def about(cls) -> dict:
@@ -105,6 +109,29 @@ def temporary(file: picture_file.PictureFile) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(file.data)
     return {"filename": name, "subfolder": "", "type": "temp"}
+
+
+def for_a_while(loop: asyncio.AbstractEventLoop, files: list[picture_file.PictureFile]) -> list[dict]:
+    """Writes them as temporary() does, and deletes them when those in memory end. A disk that takes none is no failure."""
+    entries, folder = [], Path(folder_paths.get_temp_directory())
+    for file in files:
+        try:
+            entries.append(temporary(file))
+        except OSError as error:
+            why = f"{folder} can't be written ({error.strerror})"
+            logging.warning("Send Image (Vega): %s, so /history names only the pictures in memory.", why)
+            break
+    paths = [folder / entry["filename"] for entry in entries]
+    loop.call_soon_threadsafe(loop.call_later, sent.SECONDS, delete, paths)
+    return entries
+
+
+def delete(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)  # the folder may have been emptied
+        except OSError as error:
+            logging.warning("Send Image (Vega): %s stays until ComfyUI ends (%s).", path, error.strerror)
 
 
 async def deliver(server, client_id, files, about) -> list[dict]:

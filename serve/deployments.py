@@ -20,7 +20,7 @@ from ray.util import metrics
 from starlette.datastructures import Headers
 
 from api.access import Access
-from api.contract import DOCUMENT, MODELS, no_path
+from api.contract import DOCUMENT, MODELS, NO_ASYNC, no_path
 from api.settings import Settings
 
 from .host_process import START, HostProcess
@@ -153,6 +153,8 @@ class Front:
     async def answer(self, path: str, request: Request) -> Answer:
         if refusal := self.access.refusal(as_the_host_has(request.headers), request.client.host if request.client else None):
             return error(401, refusal)
+        if path.partition("/")[0] == "v2":
+            return error(404, NO_ASYNC)
         if path not in PATHS:  # as it came, decoded: nothing else of the host is reached
             return error(404, no_path(path.removeprefix("v1/")))
         if self.draining:

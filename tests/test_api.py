@@ -554,3 +554,38 @@ def test_a_picture_too_large_for_the_memory_fails_alone(server):
         assert large.result().status_code == 500
         id = large.result().json()["id"]
     assert re.search(rf"{id}.*memory", server.log.read_text(encoding="utf-8"))
+
+
+def test_v2_is_for_the_key_that_submitted(guarded):
+    """Its picture is for whoever has the address, which can't be guessed, as Segmind's are."""
+    url, mine, other = f"{guarded.url}/v2", {"x-api-key": KEYS[0]}, {"x-api-key": KEYS[2]}
+    told = requests.post(f"{url}/{RT}", json={"prompt": PROMPT, "seed": 1}, headers=mine).json()
+    paths = (told["status_url"], told["response_url"], f"{told['response_url']}/cancel", f"{url}/{RT}", f"{url}/none")
+    for path in paths:
+        answer = requests.post(path) if path.endswith(("cancel", RT)) else requests.get(path)
+        assert (answer.status_code, "x-api-key" in answer.json()["error"]) == (401, True), path
+    for path in paths[:3]:
+        answer = requests.post(path, headers=other) if path.endswith("cancel") else requests.get(path, headers=other)
+        assert (answer.status_code, "another key" in answer.json()["error"]) == (404, True), path
+    wait_for(lambda: requests.get(told["status_url"], headers=mine).json()["status"] == "COMPLETED")
+    output = requests.get(told["response_url"], headers=mine).json()["output"]
+    assert told["request_id"] not in output
+    assert requests.get(output).content == post(guarded, headers=mine, prompt=PROMPT, seed=1).content
+    assert requests.get(output[:-6] + "x.jpeg").status_code == 404
+
+
+def test_v2_holds_no_more_than_the_line_and_no_larger_body(guarded):
+    url, mine = f"{guarded.url}/v2/{BASE}", {"x-api-key": KEYS[0]}
+    submitted = []
+    while len(submitted) < 100:
+        body = {"prompt": PROMPT, "seed": len(submitted), "num_inference_steps": 100}
+        answer = requests.post(url, json=body, headers=mine)
+        if answer.status_code != 200:
+            break
+        submitted.append(answer.json())
+    assert (answer.status_code, int(answer.headers["Retry-After"]) >= 1) == (429, True)
+    assert WAITING <= len(submitted) <= WAITING + 2
+    for told in submitted:
+        requests.post(f"{told['response_url']}/cancel", headers=mine)
+    wait_for(lambda: queue(guarded) == [[], []])
+    assert requests.post(url, data=b" " * (2**20 + 1), headers=mine).status_code == 413

@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from vega_client import AsyncClient, Client, Failed, Refused, events  # noqa: E402
+from vega_client.client import files  # noqa: E402
 
 PROMPT = "night, desert, full moon"
 LONG = {"model": "segmind-vega", "steps": 60}
@@ -314,3 +315,11 @@ def test_it_installs_by_itself(tmp_path):
     code = "import vega_client, vega_client.workflow; print(vega_client.__file__)"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(tmp_path) in ran.stdout
+
+
+def test_a_picture_that_is_in_memory_and_in_a_folder_is_fetched_once():
+    """Send Image tells both to clients that it doesn't know, as where this one's websocket has just broken."""
+    file = {"filename": "vega_a.png", "subfolder": "", "type": "temp"}
+    assert files({"7": {"sent": [{"url": "/vega/sent/a"}], "images": [file]}}) == ["/vega/sent/a"]
+    view = "/view?filename=vega_a.png&subfolder=&type=temp"
+    assert files({"7": {"sent": [], "images": [file]}, "8": {"images": [file]}}) == [view, view]

@@ -11,6 +11,7 @@ import struct
 import time
 
 import comfyui
+import folder_paths
 import graphs
 import host
 import numpy as np
@@ -20,6 +21,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from comfy_api.v0_0_2 import io as io_
 from PIL import Image
+from vega_pack.nodes import send_image
 from vega_pack.pictures import graph_text, picture_file, sent
 from vega_pack.pictures.frames import LIMIT
 from vega_pack.pictures.graph_text import LEFT_OUT
@@ -207,13 +209,53 @@ def test_pictures_of_different_sizes_keep_their_order(browser, noise):
     assert [opened(with_metadata(f)[1]).shape for f in frames] == [(480, 640, 3), (48, 64, 3)]
 
 
-def test_nothing_touches_the_disk(server, client, noise):
-    def files():
-        return {p for name in ("output", "temp", "input") for p in (server.base / name).rglob("*")}
+def files(server) -> set:
+    return {p for name in ("output", "temp", "input") for p in (server.base / name).rglob("*")}
 
-    before = files()
-    run(client, graph())
-    assert files() == before
+
+def test_for_a_client_that_takes_metadata_frames_nothing_touches_the_disk(server, browser, noise):
+    before = files(server)
+    prompt_id, frames = run(browser, graph())
+    assert (len(frames), set(browser.outputs(prompt_id)[SEND])) == (2, {"sent"})
+    assert files(server) == before
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_for_any_other_program_history_names_files_in_temp_as_well(server, client, noise, connected):
+    """Most clients look there alone; whether one takes the frames, too, isn't known."""
+    before, body = files(server), {"prompt": graph("png")}
+    prompt_id = run(client, body["prompt"])[0] if connected else server.post("/prompt", body).json()["prompt_id"]
+    output = finished(server, prompt_id)["outputs"][SEND]
+    assert files(server) - before == {server.base / "temp" / image["filename"] for image in output["images"]}
+    for image, entry, array in zip(output["images"], output["sent"], noise.values(), strict=True):
+        file = server.get("/view", **image)
+        assert (file.headers["Content-Type"], file.content) == ("image/png", server.get(entry["url"]).content)
+        check_picture(file.content, "png", array)
+
+
+def test_the_files_end_with_those_in_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(sent, "SECONDS", 0)
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
+
+    async def scene() -> tuple[int, int]:
+        loop, file = asyncio.get_running_loop(), picture_file.PictureFile("png", 1, 1, b"a")
+        entries = await asyncio.to_thread(send_image.for_a_while, loop, [file, file])
+        await asyncio.sleep(0.05)
+        send_image.delete([tmp_path / "temp" / entries[0]["filename"]])  # gone already, as where the folder is emptied
+        return len(entries), len(list((tmp_path / "temp").iterdir()))
+
+    assert asyncio.run(scene()) == (2, 0)
+
+
+def test_a_disk_that_takes_no_file_fails_no_program(monkeypatch, tmp_path, caplog):
+    (tmp_path / "temp").write_bytes(b"")  # no folder
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
+
+    async def scene() -> list:
+        return send_image.for_a_while(asyncio.get_running_loop(), [picture_file.PictureFile("png", 1, 1, b"a")])
+
+    assert asyncio.run(scene()) == []
+    assert "can't be written (File exists), so /history names only the pictures in memory" in caplog.text
 
 
 def test_the_workflow_is_where_core_puts_it(browser, noise):

@@ -122,6 +122,14 @@ def test_metrics_are_prometheus(served):
     assert value("vega_queue_depth") == 0
 
 
+def test_v2_is_not_there_and_says_what_is(served):
+    """Segmind's SDK shows its user the sentence."""
+    for path in ("v2/segmind-vega-rt-v1", "v2/requests/a/status", "v2", "v2/"):
+        answer = requests.post(f"{served.url}/{path}", json={"prompt": PROMPT}, headers=KEY)
+        assert answer.status_code == 404
+        assert all(name in answer.json()["error"] for name in ("/v1", "run_sync"))
+
+
 def processes(serving) -> list[psutil.Process]:
     """The one that was started, then all that it started: Ray's own, those of Ray Serve, and the ComfyUI processes."""
     started = psutil.Process(serving.process.pid)

@@ -279,7 +279,9 @@ def files(outputs: dict) -> list[str]:
     """The paths of all pictures: those in the server's memory (Send Image) and those in its folders."""
     paths = []
     for output in outputs.values():
-        paths += [sent["url"] for sent in output.get("sent", [])]
+        if sent := output.get("sent"):  # the same may be in a folder, too, for clients that look there
+            paths += [entry["url"] for entry in sent]
+            continue
         for file in output.get("images", []):
             if Path(file["filename"]).suffix.lower() not in Image.registered_extensions():
                 continue  # PreviewVideo's are here, too
