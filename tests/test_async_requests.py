@@ -10,6 +10,7 @@ import requests
 from api_calls import BASE, PROMPT, RT, long, post, queue, wait_for
 from vega_pack.api import async_requests
 from vega_pack.api.async_requests import AsyncRequest, AsyncRequests
+from vega_pack.api.drain import Drain
 from vega_pack.api.host_client import PromptError
 from vega_pack.api.line import Drawing, Full
 from vega_pack.pictures.picture_file import PictureFile
@@ -138,7 +139,7 @@ class Api:
     """What of the API a store needs: a line that draws at once, and how failures are told."""
 
     def __init__(self, outcome):
-        self.line, self.outcome = self, outcome
+        self.line, self.drain, self.outcome = self, Drain(), outcome
 
     async def draw(self, pictures):
         if isinstance(self.outcome, Exception):
