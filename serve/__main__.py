@@ -14,17 +14,22 @@ from pathlib import Path
 import pydantic
 import ray
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
 from api.access import is_loopback
 from api.settings import Settings
 
-from .deployments import DRAIN, Painter, bound
+from .deployments import APPLICATION, DRAIN, PAINTERS, Painter, app, painters_of
 from .options import Options
 
 FLUSH = 1.0  # seconds for the last answers to leave the proxy
 MOST = 1000  # processes on one machine
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
+# What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
+RAY = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_middleware:middlewares",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    "RAY_worker_niceness": "0",  # by itself Ray lets everything else go first
+}
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -49,6 +54,15 @@ def check_free(host: str, port: int, option: str) -> None:
         sys.exit(f"nothing can listen at {host}:{port} ({why}): choose another {option}")
 
 
+def drain() -> None:
+    """Takes no more requests and returns when what is begun is answered; serve.shutdown waits for nothing."""
+    end = time.monotonic() + DRAIN
+    while APPLICATION in serve.status().applications and time.monotonic() < end:
+        with contextlib.suppress(TimeoutError):  # it waits for a minute
+            serve.delete(APPLICATION)
+    time.sleep(FLUSH)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI, with this pack in custom_nodes")
@@ -68,7 +82,8 @@ def main() -> None:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
     check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
+    for name, value in RAY.items():
+        os.environ.setdefault(name, value)
     # A Ray of its own, also where another runs, at addresses of this machine alone: whoever reaches Ray can run anything.
     ray.init(
         address="local",
@@ -88,13 +103,16 @@ def main() -> None:
     else:
         painter = painter.options(num_replicas=given.replicas)
 
-    def start() -> DeploymentHandle:
+    def start() -> None:
         """Also again: one process after another is replaced by a new one, as models or packs have changed."""
-        front = serve.run(bound(options, painter), name="vega", route_prefix="/")
+        targets = [
+            serve.RunTarget(painters_of(options, painter), PAINTERS, None),
+            serve.RunTarget(app(options), APPLICATION),
+        ]
+        serve.run_many(targets)
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on port {given.metrics_port}", flush=True)
-        return front
 
-    front = start()
+    start()
     calls = queue.SimpleQueue()  # the one that a signal's handler may put into
     again = getattr(signal, "SIGHUP", None)  # Windows has none
     for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
@@ -105,10 +123,8 @@ def main() -> None:
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         else:
-            front = start()
-    with contextlib.suppress(TimeoutError):  # serve.shutdown waits for nothing
-        front.drain.remote().result(timeout_s=DRAIN)
-        time.sleep(FLUSH)
+            start()
+    drain()
     serve.shutdown()
     ray.shutdown()
 
