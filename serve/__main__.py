@@ -1,13 +1,11 @@
 """`python -m serve --replicas 2`: the API on one machine, one ComfyUI process for each GPU, or several without any."""
 
 import argparse
-import contextlib
 import os
 import queue
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +16,10 @@ from ray import serve
 from api.access import is_loopback
 from api.settings import Settings
 
-from .deployments import APPLICATION, DRAIN, PAINTERS, Painter, app, painters_of
+from .applications import deploy, drain
+from .deployments import Painter
 from .options import Options
 
-FLUSH = 1.0  # seconds for the last answers to leave the proxy
 MOST = 1000  # processes on one machine
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
 # What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
@@ -52,15 +50,6 @@ def check_free(host: str, port: int, option: str) -> None:
     except OSError as error:
         why = "this machine has no such address" if isinstance(error, socket.gaierror) else os.strerror(error.errno)
         sys.exit(f"nothing can listen at {host}:{port} ({why}): choose another {option}")
-
-
-def drain() -> None:
-    """Takes no more requests and returns when what is begun is answered; serve.shutdown waits for nothing."""
-    end = time.monotonic() + DRAIN
-    while APPLICATION in serve.status().applications and time.monotonic() < end:
-        with contextlib.suppress(TimeoutError):  # it waits for a minute
-            serve.delete(APPLICATION)
-    time.sleep(FLUSH)
 
 
 def main() -> None:
@@ -105,11 +94,7 @@ def main() -> None:
 
     def start() -> None:
         """Also again: one process after another is replaced by a new one, as models or packs have changed."""
-        targets = [
-            serve.RunTarget(painters_of(options, painter), PAINTERS, None),
-            serve.RunTarget(app(options), APPLICATION),
-        ]
-        serve.run_many(targets)
+        deploy(options, painter, Settings.of_environment())
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on port {given.metrics_port}", flush=True)
 
     start()

@@ -3,6 +3,7 @@
 import json
 
 RETRY_AFTER = 2  # seconds
+NOT_KEPT = {"Cache-Control": "no-store"}  # of what operators ask again and again
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 

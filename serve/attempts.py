@@ -1,18 +1,20 @@
 """One request that may be sent to the application more than once: its body, and what each attempt answers."""
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import Message, Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.request_id import HEADER
+
+from .uvicorn_protocol import CUT_SHORT
 
 
 class Body:
     """A request's body, kept as it comes, so that every attempt reads it from its beginning."""
 
-    def __init__(self, receive: Receive, most: int):
-        self.receive, self.left = receive, most  # left: bytes that may still come
+    def __init__(self, scope: Scope, receive: Receive, most: int):
+        self.state, self.receive, self.left = scope["state"], receive, most  # left: bytes that may still come
         self.kept: list[Message] = []
-        self.is_too_large = self.client_is_gone = False
+        self.is_too_large = self.is_cut_short = self.client_is_gone = False
 
     def from_its_beginning(self) -> Receive:
         read = 0
@@ -27,13 +29,12 @@ class Body:
         return receive
 
     async def next(self) -> Message:
+        """What ends the attempt, too, where the body can't be taken: Ray cancels it as if the client had gone."""
         message = await self.receive()
         self.client_is_gone = message["type"] == "http.disconnect"
         self.left -= len(message.get("body", b""))
-        if self.left < 0:
-            self.is_too_large = True
-            return {"type": "http.disconnect"}  # ends the attempt
-        return message
+        self.is_too_large, self.is_cut_short = self.left < 0, CUT_SHORT in self.state
+        return {"type": "http.disconnect"} if self.is_too_large or self.is_cut_short else message
 
 
 class Attempt:

@@ -25,7 +25,7 @@ from api.model_list import model_list
 from api.request_id import request_id
 from api.settings import Settings
 
-from .answers import Answer, busy, error, said, wrong_method
+from .answers import NOT_KEPT, Answer, busy, error, said, wrong_method
 from .host_process import START, HostProcess
 from .options import Options
 
@@ -136,10 +136,9 @@ class Painter:
     ray_actor_options={"num_cpus": 0},
 )
 class Front:
-    def __init__(self):
+    def __init__(self, access: Access, models: dict):
         self.painters = serve.get_deployment_handle(Painter.name, PAINTERS, _check_exists=False)  # they may still start
-        self.settings = Settings.of_environment()
-        self.access = Access(self.settings.all_keys())
+        self.access, self.models = access, models
 
     async def __call__(self, request: Request) -> Response:
         id = request_id(request.headers)  # the proxy has made one
@@ -172,8 +171,10 @@ class Front:
         if method not in READ:
             return wrong_method(method, READ, id)
         if path == LIST:
-            return said(200, model_list(self.settings))
-        return said(200, {"status": "ready"}) if await self.is_ready() else busy(503, "No picture has been drawn yet", id)
+            return said(200, self.models, **NOT_KEPT)
+        if await self.is_ready():
+            return said(200, {"status": "ready"}, **NOT_KEPT)
+        return busy(503, "No process has drawn its first picture yet", id)
 
     async def is_ready(self) -> bool:
         """Whether a Painter has drawn, or, where all are at work, whether there are some."""
@@ -212,14 +213,18 @@ def painters_run() -> bool:
 
 def app(_: Options) -> Application:
     """For Ray Serve's config files: `import_path: serve.deployments:app`, with the options that `painters` has."""
-    return Front.bind()
+    return front_of(Settings.of_environment())
 
 
 def painters(options: Options) -> Application:
     """For Ray Serve's config files: `import_path: serve.deployments:painters`."""
-    return painters_of(options, Painter)
+    return painters_of(options, Painter, Settings.of_environment())
 
 
-def painters_of(options: Options, painter: serve.Deployment) -> Application:
-    waiting = math.ceil(Settings.of_environment().waiting / FRONTS)  # each Front has a line of its own
+def front_of(settings: Settings) -> Application:
+    return Front.bind(Access(settings.all_keys()), model_list(settings))
+
+
+def painters_of(options: Options, painter: serve.Deployment, settings: Settings) -> Application:
+    waiting = math.ceil(settings.waiting / FRONTS)  # each Front has a line of its own
     return painter.options(max_queued_requests=waiting).bind(str(options.comfyui), options.arguments)

@@ -15,7 +15,7 @@ from api.request_id import HEADER, request_id
 from api.settings import Settings
 
 from . import uvicorn_protocol
-from .answers import Answer, busy, error, said, wrong_method
+from .answers import NOT_KEPT, Answer, busy, error, said, wrong_method
 from .attempts import Attempt, Body
 from .request_metrics import RequestMetrics
 
@@ -23,7 +23,7 @@ ATTEMPTS = 5
 PAUSE = 0.2  # seconds before the second attempt; before each further one twice as long
 HEALTH, METRICS, READY, MODELS = "/healthz", "/metrics", "/readyz", "/v1/models"
 RAYS_HEALTH, RAYS_ROUTES = "/-/healthz", "/-/routes"
-UNCOUNTED = {HEALTH, METRICS, READY, RAYS_HEALTH}  # they are asked every few seconds
+UNCOUNTED = {HEALTH, METRICS, READY, MODELS, RAYS_HEALTH}  # they are asked every few seconds
 READ = ("GET", "HEAD")
 CLIENT_CLOSED_REQUEST = 499
 # By these a client would tell Ray how long to wait, when to cancel and where to send its request; _ stands for -, too.
@@ -52,7 +52,7 @@ class ProxyMiddleware:
             await self.count(scope, receive, send, id)
 
     def health(self, method: str, id: str) -> Answer:
-        return said(200, {"status": "ok"}) if method in READ else wrong_method(method, READ, id)
+        return said(200, {"status": "ok"}, **NOT_KEPT) if method in READ else wrong_method(method, READ, id)
 
     async def answer_metrics(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
         """For whom the list of models is: Front knows."""
@@ -64,7 +64,7 @@ class ProxyMiddleware:
         await self.answer({**scope, "path": MODELS, "raw_path": MODELS.encode()}, receive, keep, id)
         if sent and sent[0]["status"] == 200:
             text, content_type = self.metrics.own.text(Headers(scope=scope).get("accept", ""))
-            await send_answer(send, id, (200, {"Content-Type": content_type}, text))
+            await send_answer(send, id, (200, {"Content-Type": content_type, **NOT_KEPT}, text))
         else:
             for message in sent:
                 await send(message)
@@ -81,7 +81,7 @@ class ProxyMiddleware:
         """The status of what was answered and the number of its pictures."""
         if scope["path"] == RAYS_ROUTES or not scope["path"].startswith("/"):
             return await send_answer(send, id, error(404, f"There is no {scope['path'][:80]}.", id)), 0
-        body = Body(receive, self.body_mib * 2**20)
+        body = Body(scope, receive, self.body_mib * 2**20)
         for number in range(1 if scope["path"] == RAYS_HEALTH else ATTEMPTS):
             if number:
                 logging.warning("Vega API: request %s is sent again: no process had an answer to it.", id)
@@ -98,6 +98,8 @@ class ProxyMiddleware:
                 return attempt.status, attempt.images
             if body.is_too_large:
                 return await send_answer(send, id, error(413, f"The body is larger than {self.body_mib} MiB.", id)), 0
+            if body.is_cut_short:
+                return await send_answer(send, id, error(400, "The body is cut short.", id)), 0
             if body.client_is_gone:
                 return CLIENT_CLOSED_REQUEST, 0
             # Where a process dies Ray answers nothing or 503; 404, where a proxy that has just started knows no application.

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import http.client
 import json
 import os
 import re
@@ -200,8 +201,11 @@ def test_headers_that_both_servers_write_come_once(served):
     assert {b"date", b"server", b"x-request-id"} <= set(names)
 
 
+OPERATORS = ("/healthz", "/readyz", "/v1/models", "/metrics")
+
+
 def test_operators_need_no_key(served):
-    for path in ("/healthz", "/readyz", "/v1/models", "/metrics", "/-/healthz"):
+    for path in (*OPERATORS, "/-/healthz"):
         answer = requests.get(served.url + path, headers={"X-Forwarded-For": "10.0.0.1"})
         assert answer.status_code == 200, path
         assert answer.headers["X-Request-Id"]
@@ -223,17 +227,18 @@ def test_preflights_and_heads_are_as_one_servers(served, server):
         assert head.headers["Content-Type"].startswith("application/json")
 
 
-def test_a_client_that_closes_its_half_has_gone(served):
-    """As the document says: uvicorn can't tell it from one that has closed both."""
-    before = counted(served.url, "vega_requests_total", code="499")
-    content = json.dumps({"prompt": PROMPT}).encode()
-    head = f"POST /v1/{RT} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: a-key\r\nContent-Length: {len(content)}\r\n\r\n"
-    for sent in (head.encode() + content, head.encode() + content[:5]):
+def test_a_client_that_closes_its_half_is_answered(served):
+    """By way of uvicorn's HttpToolsProtocol.eof_received and its cycle, which tell of a body that is cut short, too."""
+    content = json.dumps({"prompt": PROMPT, "num_inference_steps": 100}).encode()  # for seconds
+    head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: a-key\r\nContent-Length: {len(content)}\r\n\r\n"
+    for sent, status in ((content, 200), (content[:5], 400)):
         with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
-            connection.sendall(sent)
+            connection.sendall(head.encode() + sent)
             connection.shutdown(socket.SHUT_WR)
-            assert connection.recv(1) == b""
-    wait_for(lambda: counted(served.url, "vega_requests_total", code="499") == before + 2)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()  # passes 100 Continue over
+            assert answer.status == status
+            assert (json.loads(answer.read())["error"] == "The body is cut short.") if status == 400 else answer.read()
 
 
 def test_metrics_are_prometheus(served):
@@ -317,18 +322,37 @@ def test_without_keys_only_a_name_of_this_machine_is_served(pair):
         answer = post(pair, headers={"Host": name}, prompt=PROMPT)
         assert answer.status_code == 401
         assert "set VEGA_API_KEYS" in answer.json()["error"]
+        open_to_all = [requests.get(pair.url + path, headers={"Host": name}).status_code for path in OPERATORS]
+        assert open_to_all == [200, 401, 401, 401]
     twice = raw(pair, f"POST /v1/{RT} HTTP/1.1\r\nHost: evil.example".encode())  # and that of raw
     assert twice.split()[1] in (b"400", b"401")
     assert post(pair, headers={"Host": "localhost:1"}, prompt=PROMPT).status_code == 200
 
 
-def kill_a_painter(serving) -> None:
-    of_ray(serving, PAINTER)[0].kill()
+async def all_at_once(serving, seeds: range) -> list[httpx.Response]:
+    without = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(limits=without, timeout=300, trust_env=False) as client:
+        url = f"{serving.url}/v1/{RT}"
+        return await asyncio.gather(*(client.post(url, json={"prompt": PROMPT, "seed": seed}) for seed in seeds))
+
+
+@pytest.mark.soak
+def test_what_is_too_much_at_once_is_429_and_counted(pair):
+    codes = ("200", "429")
+    before = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
+    answers = asyncio.run(all_at_once(pair, range(420)))
+    found = [[answer.status_code for answer in answers].count(int(code)) for code in codes]
+    assert sum(found) == 420 and min(found) > 0
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
+    after = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
+    assert [now - old for now, old in zip(after, before, strict=True)] == found
+    wait_for(lambda: all(same(pair, "vega_requests_total", {"code": code}) for code in codes), seconds=40)
+    assert counted(pair.url, "vega_queue_depth") == 0
 
 
 KILLS = {
     "host": lambda serving: hosts(serving)[0].kill(),
-    "painter": kill_a_painter,
+    "painter": lambda serving: of_ray(serving, PAINTER)[0].kill(),
     "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
     "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
     "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
@@ -353,34 +377,10 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
     wanted = [opened(post(server, prompt=PROMPT, seed=seed, format="png")) for seed in seeds]
     assert drawn == [image.tobytes() for image in wanted]
     if kind != "proxy":  # which has counted them
-        assert counted(pair.url, "vega_requests_total") == before + len(seeds)
-        assert (
-            counted(pair.url, "vega_requests_total", code="500") == counted(pair.url, "vega_requests_total", code="503") == 0
-        )
+        after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
+        assert after == [count + len(seeds) for count in before]
     wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
     wait_for(lambda: is_ready(pair))
-
-
-async def all_at_once(serving, seeds: range) -> list[httpx.Response]:
-    without = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(limits=without, timeout=300, trust_env=False) as client:
-        url = f"{serving.url}/v1/{RT}"
-        return await asyncio.gather(*(client.post(url, json={"prompt": PROMPT, "seed": seed}) for seed in seeds))
-
-
-@pytest.mark.soak
-def test_what_is_too_much_at_once_is_429_and_counted(pair):
-    codes = ("200", "429")
-    before = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
-    answers = asyncio.run(all_at_once(pair, range(420)))
-    found = [[answer.status_code for answer in answers].count(int(code)) for code in codes]
-    assert sum(found) == 420 and min(found) > 0
-    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
-    after = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
-    assert [now - old for now, old in zip(after, before, strict=True)] == found
-    for code in codes:
-        wait_for(lambda code=code: counted(at_the_port(pair), "vega_requests_total", code=code) >= 1, seconds=40)
-    assert counted(pair.url, "vega_queue_depth") == 0
 
 
 @pytest.mark.soak
