@@ -133,6 +133,7 @@ class Painter:
     max_ongoing_requests=MOST,
     graceful_shutdown_timeout_s=DRAIN,
     graceful_shutdown_wait_loop_s=LOOKS,
+    health_check_period_s=2,
     ray_actor_options={"num_cpus": 0},
 )
 class Front:
