@@ -63,12 +63,5 @@ class Attempt:
 
     @property
     def is_documented(self) -> bool:
-        return self.status < 400 or self.headers.get("content-type", "").startswith("application/json")
-
-    @property
-    def headers(self) -> Headers:
-        return Headers(raw=self.start["headers"])
-
-    @property
-    def images(self) -> int:
-        return int(self.headers.get("x-images", 0))
+        content_type = Headers(raw=self.start["headers"]).get("content-type", "")
+        return self.status < 400 or content_type.startswith("application/json")

@@ -5,7 +5,6 @@ Ray takes it from RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, which must be set w
 
 import asyncio
 import logging
-import time
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
@@ -70,17 +69,26 @@ class ProxyMiddleware:
                 await send(message)
 
     async def count(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
-        began, status, images = time.perf_counter(), CLIENT_CLOSED_REQUEST, 0
-        with self.metrics.one_waits():
-            try:
-                status, images = await self.answer(scope, receive, send, id)
-            finally:
-                self.metrics.answered(scope["path"], status, time.perf_counter() - began, images, id)
+        one = self.metrics.begun(scope["path"], id)
+        start: Message = {}
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, id: str) -> tuple[int, int]:
-        """The status of what was answered and the number of its pictures."""
+        async def count_and_send(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+            elif not message.get("more_body"):  # before the client, who may look at the metrics next, has all of it
+                one.end(start["status"], int(Headers(raw=start["headers"]).get("x-images", 0)))
+            await send(message)
+
+        try:
+            await self.answer(scope, receive, count_and_send, id)
+        finally:
+            one.end(CLIENT_CLOSED_REQUEST)  # unless it was answered
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
+        """Nothing is sent where the client has gone."""
         if scope["path"] == RAYS_ROUTES or not scope["path"].startswith("/"):
-            return await send_answer(send, id, error(404, f"There is no {scope['path'][:80]}.", id)), 0
+            return await send_answer(send, id, error(404, f"There is no {scope['path'][:80]}.", id))
         body = Body(scope, receive, self.body_mib * 2**20)
         for number in range(1 if scope["path"] == RAYS_HEALTH else ATTEMPTS):
             if number:
@@ -93,19 +101,19 @@ class ProxyMiddleware:
                 logging.exception("Vega API: request %s failed in Ray's proxy", id)
                 if attempt.is_passed_on:
                     raise
-                return await send_answer(send, id, self.failure(id)), 0
+                return await send_answer(send, id, self.failure(id))
             if attempt.is_passed_on:
-                return attempt.status, attempt.images
+                return None
             if body.is_too_large:
-                return await send_answer(send, id, error(413, f"The body is larger than {self.body_mib} MiB.", id)), 0
+                return await send_answer(send, id, error(413, f"The body is larger than {self.body_mib} MiB.", id))
             if body.is_cut_short:
-                return await send_answer(send, id, error(400, "The body is cut short.", id)), 0
+                return await send_answer(send, id, error(400, "The body is cut short.", id))
             if body.client_is_gone:
-                return CLIENT_CLOSED_REQUEST, 0
+                return None
             # Where a process dies Ray answers nothing or 503; 404, where a proxy that has just started knows no application.
             if attempt.status not in (None, 404, 503):
-                return await send_answer(send, id, self.in_json(attempt, id)), 0
-        return await send_answer(send, id, busy(503, "No process can take the request now", id)), 0
+                return await send_answer(send, id, self.in_json(attempt, id))
+        return await send_answer(send, id, busy(503, "No process can take the request now", id))
 
     def in_json(self, attempt: Attempt, id: str) -> Answer:
         """An error of Ray or of ComfyUI that is no JSON."""
@@ -126,14 +134,12 @@ def is_to_ray(header: bytes) -> bool:
     return name == HEADER.lower() or name.replace("-", "_") in TO_RAY or name.startswith("x-serve-router-")
 
 
-async def send_answer(send: Send, id: str, answer: Answer) -> int:
-    """The status that was sent."""
+async def send_answer(send: Send, id: str, answer: Answer) -> None:
     status, headers, body = answer
     headers = {**headers, HEADER: id, "Content-Length": str(len(body))}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-    return status
 
 
 def middlewares() -> list[Middleware]:

@@ -1,6 +1,6 @@
 """What a proxy counts of the requests that come to it: for its own /metrics, and for Ray's metrics port."""
 
-import contextlib
+import time
 
 from ray.util import metrics
 
@@ -20,13 +20,8 @@ class RequestMetrics:
         self.depth = metrics.Gauge("vega_queue_depth", "Requests that wait or are drawn.")
         self.waiting = 0
 
-    @contextlib.contextmanager
-    def one_waits(self):
-        self.wait_now(self.waiting + 1)
-        try:
-            yield
-        finally:
-            self.wait_now(self.waiting - 1)
+    def begun(self, path: str, id: str) -> "OneRequest":
+        return OneRequest(self, path, id)
 
     def wait_now(self, requests: int) -> None:
         self.waiting = requests
@@ -40,3 +35,18 @@ class RequestMetrics:
         self.seconds.observe(seconds, {"path": path})
         if images:
             self.images.inc(images, {"path": path})
+
+
+class OneRequest:
+    """Is counted once, however often it ends."""
+
+    def __init__(self, metrics: RequestMetrics, path: str, id: str):
+        self.metrics, self.path, self.id = metrics, path, id
+        self.began, self.has_ended = time.perf_counter(), False
+        metrics.wait_now(metrics.waiting + 1)
+
+    def end(self, code: int, images: int = 0) -> None:
+        if not self.has_ended:
+            self.has_ended = True
+            self.metrics.wait_now(self.metrics.waiting - 1)
+            self.metrics.answered(self.path, code, time.perf_counter() - self.began, images, self.id)
