@@ -1,13 +1,11 @@
 """`python -m serve --replicas 2`: the API on one machine, one ComfyUI process for each GPU, or several without any."""
 
 import argparse
-import contextlib
 import os
 import queue
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +17,14 @@ from api.settings import Settings
 from .options import Options
 from .ray_environment import of_own_ray
 
-FLUSH = 1.0  # seconds for the last answers to leave the proxy
 MOST = 1000  # processes on one machine
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
+# What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
+RAY = {
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_middleware:middlewares",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    "RAY_worker_niceness": "0",  # by itself Ray lets everything else go first
+}
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
@@ -70,12 +73,14 @@ def main() -> None:
         os.environ.update(of_own_ray(os.environ))
     except ValueError as error:
         sys.exit(str(error))
-    os.environ.setdefault("RAY_worker_niceness", "0")  # by itself Ray lets everything else go first
+    for name, value in RAY.items():
+        os.environ.setdefault(name, value)
 
     import ray  # now that its variables are set
     from ray import serve
 
-    from .deployments import DRAIN, Painter, bound
+    from .applications import deploy, drain
+    from .deployments import Painter
 
     ray.init(
         address="local",  # also where another runs
@@ -94,14 +99,13 @@ def main() -> None:
     else:
         painter = painter.options(num_replicas=given.replicas)
 
-    def start(settings: Settings) -> serve.handle.DeploymentHandle:
+    def start(settings: Settings) -> None:
         """Also again: one process after another is replaced by a new one, as models, packs or keys have changed."""
-        front = serve.run(bound(options, painter, settings), name="vega", route_prefix="/")
+        deploy(options, painter, settings)
         metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
-        return front
 
-    front = start(Settings.of_environment(**keys))
+    start(Settings.of_environment(**keys))
     calls = queue.SimpleQueue()  # the one that a signal's handler may put into
     again = getattr(signal, "SIGHUP", None)  # Windows has none
     for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
@@ -112,10 +116,8 @@ def main() -> None:
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         else:
-            front = start(settings)
-    with contextlib.suppress(TimeoutError):  # serve.shutdown waits for nothing
-        front.drain.remote().result(timeout_s=DRAIN)
-        time.sleep(FLUSH)
+            start(settings)
+    drain()
     serve.shutdown()
     ray.shutdown()
 

@@ -1,10 +1,14 @@
 """The API by Ray Serve: real processes, killed in every way, and nothing lost."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
+import http.client
 import ipaddress
+import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -16,16 +20,21 @@ from pathlib import Path
 import comfyui
 import grpc
 import host
+import httpx
 import psutil
 import pytest
 import requests
 import serve_api
 import yaml
-from api_calls import BASE, PROMPT, RT, in_base64, post, raw, send_and_leave, wait_for
+from api_calls import BASE, PROMPT, RT, in_base64, opened, post, raw, send_and_leave, wait_for
 from machine_lacks import own_address
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vega_client import AsyncClient  # noqa: E402
+
 KEY = {"x-api-key": "a-key"}
 
 
@@ -50,6 +59,37 @@ def hosts(serving) -> list[psutil.Process]:
         if command[1:] and command[1].endswith("main.py") and str(serving.log.parent) in command:
             found.append(process)
     return found
+
+
+def of_ray(serving, name: str) -> list[psutil.Process]:
+    """The processes of this Ray, and of no other, that are called so."""
+    found = psutil.Process(serving.process.pid).children(recursive=True)
+    return [process for process in found if process.is_running() and command(process).startswith(f"ray::{name}")]
+
+
+def command(process: psutil.Process) -> str:
+    try:
+        return (process.cmdline() or [""])[0]
+    except psutil.Error:  # it has just ended
+        return ""
+
+
+FRONT, PAINTER = "ServeReplica:vega:Front", "ServeReplica:painters:Painter"
+
+
+def counted(url: str, name: str, **labels: str) -> float:
+    """The sum in the metrics there over everything that has these labels."""
+    lines = [line for line in requests.get(f"{url}/metrics").text.splitlines() if re.match(rf"(ray_)?{name}[{{ ]", line)]
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(float(line.split()[-1]) for line in lines if all(label in line for label in wanted))
+
+
+def at_the_port(serving) -> str:
+    return f"http://127.0.0.1:{serving.metrics}"
+
+
+def is_ready(serving) -> bool:
+    return requests.get(f"{serving.url}/readyz").status_code == 200
 
 
 def under_load(serving, server, seeds: range, happens, headers=None) -> None:
@@ -90,22 +130,124 @@ def test_bodies_origins_and_lost_clients_are_treated_as_by_one_server(served):
     assert time.monotonic() - began < 20  # what the other had asked for takes minutes
 
 
-def test_a_host_killed_under_load_loses_nothing(served, server):
+def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(served, server):
     def kill():
         (process,) = hosts(served)
         process.kill()
+        wait_for(lambda: not is_ready(served))
+        assert requests.get(f"{served.url}/readyz").headers["Retry-After"]
 
     under_load(served, server, range(6), kill, KEY)
+    assert is_ready(served)
+
+
+def test_a_front_killed_under_load_loses_nothing(served, server):
+    under_load(served, server, range(10, 16), lambda: of_ray(served, FRONT)[0].kill(), KEY)
+
+
+JSON = {"Content-Type": "application/json", **KEY}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "body", "status"),
+    [
+        ("POST", f"/v1/{RT}", {}, b"{}", 401),
+        ("POST", f"/v1/{RT}", {**JSON, "Origin": "https://example.com"}, b"{}", 403),
+        ("GET", "/v1/nothing", KEY, b"", 404),
+        ("GET", "/-/routes", {}, b"", 404),
+        ("POST", f"/v1/{RT}", JSON, b"a" * 2**21, 413),
+        ("POST", "/healthz", {}, b"", 405),
+        ("POST", "/readyz", {}, b"", 405),
+        ("PUT", "/metrics", {}, b"", 405),
+        ("PROPFIND", "/v1/models", {}, b"", 405),
+    ],
+)
+def test_every_error_made_here_is_the_documented_json_with_the_requests_id(served, method, path, headers, body, status):
+    for given in ("of.the-client:1", "not one\xff", None):
+        named = {**headers, **({"X-Request-Id": given.encode("latin-1")} if given else {})}
+        answer = requests.request(method, served.url + path, headers=named, data=body)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (status, "application/json")
+        said = answer.json()
+        assert said["error"].endswith(".")
+        assert said["id"] == answer.headers["X-Request-Id"]
+        assert (said["id"] == given) == (given == "of.the-client:1")
+        assert re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", said["id"])
+
+
+def test_what_uvicorn_answers_by_itself_is_json_too(served):
+    """Its AutoHTTPProtocol.send_400_response; and its ws_protocol_class, without which there are no websockets."""
+    for head in (b"no HTTP", b"GET /\xff HTTP/1.1", f"POST /v1/{RT} HTTP/1.1\r\nContent-Length: a".encode()):
+        answer, _, body = raw(served, head).partition(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n")
+        assert json.loads(body)["id"] in answer.decode()
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "1", **KEY}
+    answer = requests.get(f"{served.url}/ws", headers=upgrade)
+    assert (answer.status_code, set(answer.json())) == (404, {"error", "id"})
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Request-Timeout-Seconds",
+        "X-Request-Disconnect-Disabled",
+        "X-Session-Id",
+        "serve_multiplexed_model_id",
+        "Traceparent",
+    ],
+)
+def test_headers_that_ray_would_obey_change_nothing(served, header):
+    for value in ("0.0001", "?1", "\xff"):
+        assert post(served, headers={**KEY, header: value.encode("latin-1")}, prompt=PROMPT, seed=3).status_code == 200
+
+
+def test_headers_that_both_servers_write_come_once(served):
+    head = f"POST /v1/{RT} HTTP/1.1\r\nx-api-key: a-key\r\nX-Request-Id: mine\r\nContent-Length: 2".encode()
+    names = [line.split(b":")[0].lower() for line in raw(served, head, b"{}").split(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+    assert sorted(names) == sorted(set(names))
+    assert {b"date", b"server", b"x-request-id"} <= set(names)
+
+
+OPERATORS = ("/healthz", "/readyz", "/v1/models", "/metrics")
+
+
+def test_operators_need_no_key(served):
+    for path in (*OPERATORS, "/-/healthz"):
+        answer = requests.get(served.url + path, headers={"X-Forwarded-For": "10.0.0.1"})
+        assert answer.status_code == 200, path
+        assert answer.headers["X-Request-Id"]
+        head = requests.head(served.url + path)
+        assert (head.status_code, head.content) == (200, b"")
+    models = requests.get(f"{served.url}/v1/models").json()["data"]
+    assert [model["id"] for model in models] == [RT, BASE]
+    exemplars = requests.get(f"{served.url}/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert exemplars.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert 'request_id="' in exemplars.text
+
+
+def test_preflights_and_heads_are_as_one_servers(served, server):
+    for running in (served, server):
+        preflight = requests.options(f"{running.url}/v1/{RT}")
+        assert (preflight.status_code, preflight.content) == (200, b"")
+        head = requests.head(f"{running.url}/v1/{RT}", headers=KEY)
+        assert (head.status_code, head.headers["Allow"]) == (405, "POST")
+        assert head.headers["Content-Type"].startswith("application/json")
+
+
+def test_a_client_that_closes_its_half_is_answered(served):
+    """By way of uvicorn's HttpToolsProtocol.eof_received and its cycle, which tell of a body that is cut short, too."""
+    content = json.dumps({"prompt": PROMPT, "num_inference_steps": 100}).encode()  # for seconds
+    head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: a-key\r\nContent-Length: {len(content)}\r\n\r\n"
+    for sent, status in ((content, 200), (content[:5], 400)):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+            connection.sendall(head.encode() + sent)
+            connection.shutdown(socket.SHUT_WR)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()  # passes 100 Continue over
+            assert answer.status == status
+            assert (json.loads(answer.read())["error"] == "The body is cut short.") if status == 400 else answer.read()
 
 
 def test_metrics_are_prometheus(served):
-    def value(name: str, **labels: str) -> float:
-        """The sum over everything that has these labels."""
-        text = requests.get(f"http://127.0.0.1:{served.metrics}/metrics").text
-        lines = [line for line in text.splitlines() if line.startswith(f"ray_{name}{{")]
-        wanted = [f'{label}="{value}"' for label, value in labels.items()]
-        return sum(float(line.split()[-1]) for line in lines if all(label in line for label in wanted))
-
     asked = [
         ("vega_images_total", {"path": "/v1/segmind-vega"}, 2),
         ("vega_requests_total", {"path": "/v1/segmind-vega", "code": "200"}, 1),
@@ -113,13 +255,20 @@ def test_metrics_are_prometheus(served):
         ("vega_requests_total", {"path": "other", "code": "404"}, 1),
         ("vega_latency_seconds_count", {"path": "/v1/segmind-vega"}, 1),
     ]
-    before = [value(name, **labels) for name, labels, _ in asked]
+    wait_for(lambda: all(same(served, name, labels) for name, labels, _ in asked), seconds=40)  # of the tests before
+    before = [counted(served.url, name, **labels) for name, labels, _ in asked]
     post(served, BASE, KEY, prompt=PROMPT, samples=2, num_inference_steps=2)
     post(served, headers=KEY, prompt="")
     post(served, "nothing", KEY)
     for (name, labels, more), old in zip(asked, before, strict=True):
-        wait_for(lambda name=name, labels=labels, wanted=old + more: value(name, **labels) == wanted, seconds=40)
-    assert value("vega_queue_depth") == 0
+        assert counted(served.url, name, **labels) == old + more
+        wait_for(lambda name=name, labels=labels: same(served, name, labels), seconds=40)
+    assert counted(served.url, "vega_queue_depth") == counted(at_the_port(served), "vega_queue_depth") == 0
+
+
+def same(serving, name: str, labels: dict) -> bool:
+    """Whether Ray's port, which is some seconds behind, and /metrics say the same."""
+    return counted(at_the_port(serving), name, **labels) == counted(serving.url, name, **labels)
 
 
 def test_v2_is_not_there_and_says_what_is(served):
@@ -155,7 +304,7 @@ def test_nothing_of_ray_listens_beyond_loopback(served):
     found = listening(served)
     named = {name for name, _, _ in found}
     assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ProxyActor"} <= named
-    assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:vega:Painter"} <= named
+    assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:painters:Painter"} <= named
     assert {served.port, served.metrics} <= {port for _, _, port in found}
     assert [one for one in found if not is_loopback(one[1])] == []
     for name, _, port in found:
@@ -190,7 +339,7 @@ def test_without_rays_token_nobody_submits_a_job_or_reads_a_table(served, tmp_pa
         ("ray.rpc.ReporterService/HealthCheck", "ray::DashboardAgent"),
         ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeController"),
         ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeReplica:vega:Front"),
-        ("ray.serve.ASGIService/HandleRequest", "ray::ServeReplica:vega:Painter"),
+        ("ray.serve.ASGIService/HandleRequest", "ray::ServeReplica:painters:Painter"),
     ):
         mine = [port for port, name in ports.items() if name == owner]
         assert "UNAUTHENTICATED" in [called(port, f"/{method}") for port in mine], method
@@ -312,9 +461,65 @@ def test_without_keys_only_a_name_of_this_machine_is_served(pair):
         answer = post(pair, headers={"Host": name}, prompt=PROMPT)
         assert answer.status_code == 401
         assert "set VEGA_API_KEYS" in answer.json()["error"]
+        open_to_all = [requests.get(pair.url + path, headers={"Host": name}).status_code for path in OPERATORS]
+        assert open_to_all == [200, 401, 401, 401]
     twice = raw(pair, f"POST /v1/{RT} HTTP/1.1\r\nHost: evil.example".encode())  # and that of raw
     assert twice.split()[1] in (b"400", b"401")
     assert post(pair, headers={"Host": "localhost:1"}, prompt=PROMPT).status_code == 200
+
+
+async def all_at_once(serving, seeds: range) -> list[httpx.Response]:
+    without = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(limits=without, timeout=300, trust_env=False) as client:
+        url = f"{serving.url}/v1/{RT}"
+        return await asyncio.gather(*(client.post(url, json={"prompt": PROMPT, "seed": seed}) for seed in seeds))
+
+
+@pytest.mark.soak
+def test_what_is_too_much_at_once_is_429_and_counted(pair):
+    codes = ("200", "429")
+    before = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
+    answers = asyncio.run(all_at_once(pair, range(420)))
+    found = [[answer.status_code for answer in answers].count(int(code)) for code in codes]
+    assert sum(found) == 420 and min(found) > 0
+    assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
+    after = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
+    assert [now - old for now, old in zip(after, before, strict=True)] == found
+    wait_for(lambda: all(same(pair, "vega_requests_total", {"code": code}) for code in codes), seconds=40)
+    assert counted(pair.url, "vega_queue_depth") == 0
+
+
+KILLS = {
+    "host": lambda serving: hosts(serving)[0].kill(),
+    "painter": lambda serving: of_ray(serving, PAINTER)[0].kill(),
+    "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
+    "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
+    "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
+}
+
+
+async def drawn_while(serving, seeds: range, happens) -> list[bytes]:
+    """The pixels that the client gets for each seed; happens is called when it has the first."""
+    async with AsyncClient(serving.url) as client:
+        asked = [asyncio.create_task(client.generate(PROMPT, seed=seed, format="png")) for seed in seeds]
+        await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(happens, serving)
+        return [image.tobytes() for image in await asyncio.gather(*asked)]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", KILLS)
+def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, kind):
+    seeds = range(1000, 1030)
+    before = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
+    drawn = asyncio.run(drawn_while(pair, seeds, KILLS[kind]))
+    wanted = [opened(post(server, prompt=PROMPT, seed=seed, format="png")) for seed in seeds]
+    assert drawn == [image.tobytes() for image in wanted]
+    if kind != "proxy":  # which has counted them
+        after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
+        assert after == [count + len(seeds) for count in before]
+    wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
+    wait_for(lambda: is_ready(pair))
 
 
 @pytest.mark.soak
@@ -341,9 +546,19 @@ def test_a_rolling_restart_replaces_every_process_and_loses_nothing(pair, server
 
 
 @pytest.mark.soak
-def test_sigterm_ends_what_is_begun(pair, server):
+def test_sigterm_ends_what_is_begun_and_takes_no_more(pair, server):
     """The last one of this server."""
-    under_load(pair, server, range(400, 408), pair.process.terminate)
+
+    def terminate():
+        pair.process.terminate()
+        wait_for(lambda: post(pair, prompt=PROMPT).status_code == 503)
+
+    slow = {"num_inference_steps": 100, "img_width": 512, "img_height": 512, "seed": 1}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        drawing = [pool.submit(post, pair, BASE, prompt=PROMPT, **slow) for _ in range(4)]
+        time.sleep(1)
+        under_load(pair, server, range(400, 408), terminate)
+        assert {answer.result().status_code for answer in drawing} == {200}
     pair.process.wait(120)
     assert hosts(pair) == []
 
@@ -364,16 +579,20 @@ def test_processes_come_with_the_load(tmp_path, server):
 def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
     port = config["http_options"]["port"] = comfyui.free_port()
-    (app,) = config["applications"]
+    painters, app = config["applications"]
     keys = tmp_path / "keys"
     keys.write_text("another\na-key\n", encoding="utf-8")
-    app["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
-    app["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
-    front, painter = app["deployments"]
+    for one in (painters, app):
+        one["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
+        one["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
+    (front,), (painter,) = app["deployments"], painters["deployments"]
     front["num_replicas"] = 1
     painter["ray_actor_options"] = {"num_cpus": 1}
     painter["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    machines = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
+    rays = dict(re.findall(r"(RAY_\w+)=(\S+)", machines["head_start_ray_commands"][1]))
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", **rays, "PYTHONPATH": str(ROOT)}
     command = [Path(sys.executable).with_name("serve"), "run", tmp_path / "serve.yaml"]
     url = f"http://127.0.0.1:{port}/v1/{RT}"
 
@@ -388,10 +607,12 @@ def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
 
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **token})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**environment, **token})
     try:
         wait_for(answers, seconds=180)
+        wait_for(lambda: requests.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, seconds=180)
         assert draw(**KEY).content == post(server, prompt=PROMPT, seed=3).content
+        assert counted(f"http://127.0.0.1:{port}", "vega_requests_total", code="200") == 1
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(120)

@@ -1,0 +1,26 @@
+"""Answers that are made here and not by ComfyUI: JSON of the documented shape."""
+
+import json
+
+RETRY_AFTER = 2  # seconds
+NOT_KEPT = {"Cache-Control": "no-store"}  # of what operators ask again and again
+
+Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
+
+
+def said(status: int, content: dict, **headers: str) -> Answer:
+    return status, {"Content-Type": "application/json", **headers}, json.dumps(content).encode()
+
+
+def error(status: int, message: str, id: str, **headers: str) -> Answer:
+    return said(status, {"error": message, "id": id}, **headers)
+
+
+def busy(status: int, message: str, id: str) -> Answer:
+    """For what another try may change."""
+    return error(status, f"{message}; ask again in {RETRY_AFTER} s.", id, **{"Retry-After": str(RETRY_AFTER)})
+
+
+def wrong_method(method: str, allowed: tuple[str, ...], id: str) -> Answer:
+    given = f"{method} is not for this path; {' and '.join(allowed)} {'are' if len(allowed) > 1 else 'is'}."
+    return error(405, given, id, Allow=", ".join(allowed))
