@@ -57,7 +57,7 @@ validate: $(ENVIRONMENT)
 	DO_NOT_TRACK=1 $(BIN)/uvx --from comfy-cli==1.23.0 comfy --skip-prompt --no-enable-telemetry node validate
 
 nano: $(ENVIRONMENT)
-	$(BIN)/python -m train $(STAGE)
+	$(BIN)/python -m train.nano $(STAGE)
 
 # For a machine with a GPU and no network, where a call carries 64 MiB: .gpu/1, .gpu/2, ... (three beside a tree of 40 MiB)
 # go there beside the tree, one a call, each call running `make gpu`, or `python3 dev/gpu_run.py` where there is no make.
