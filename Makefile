@@ -10,7 +10,7 @@ ENVIRONMENT := .venv/installed
 BIN := .venv/bin
 HOSTS := 0.24.1 0.27.0 0.30.0
 
-.PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano gpu-pack gpu clean
+.PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python dev/demo.py
@@ -57,19 +57,7 @@ validate: $(ENVIRONMENT)
 	DO_NOT_TRACK=1 $(BIN)/uvx --from comfy-cli==1.23.0 comfy --skip-prompt --no-enable-telemetry node validate
 
 nano: $(ENVIRONMENT)
-	$(BIN)/python -m train $(STAGE)
-
-# For a machine with a GPU and no network, where a call carries 64 MiB: .gpu/1, .gpu/2, ... (three beside a tree of 40 MiB)
-# go there beside the tree, one a call, each call running `make gpu`, or `python3 dev/gpu_run.py` where there is no make.
-# The first ones only collect; the last unpacks and starts the tests and the benchmark.
-# The pinned host is packed, never somebody's own with its models.
-gpu-pack: override COMFYUI_PATH :=
-gpu-pack: $(ENVIRONMENT)
-	@$(BIN)/python dev/host.py
-	@$(BIN)/python dev/gpu_pack.py
-
-gpu:
-	@python3 dev/gpu_run.py
+	$(BIN)/python -m train.nano $(STAGE)
 
 clean:
 	rm -rf .venv .host .comfyui .bench .gpu output

@@ -17,9 +17,9 @@ from browser import node, widget
 from PIL import Image, ImageChops
 from safetensors.torch import save
 
-from train import reader
-from train.autoencoder import as_tensor
-from train.scenes import VALUES
+from train.images import to_tensor
+from train.nano import classifier
+from train.nano.scenes import VALUES
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "vega" / "nano"
@@ -38,11 +38,11 @@ GRIDS = {"vega_steps_compared": 4, "vega_plain_beside_rt": 2}
 
 @pytest.fixture(scope="module")
 def read():
-    """A picture -> what the reader sees in it, by attribute."""
-    model = reader.load(NANO)
+    """A picture -> the attributes that the classifier finds in it."""
+    model = classifier.load(NANO)
 
     def read(picture) -> dict:
-        (seen,) = reader.read(model, as_tensor([picture.convert("RGB")]))[0].tolist()
+        (seen,) = classifier.classify(model, to_tensor([picture.convert("RGB")]))[0].tolist()
         return {name: values[k] for (name, values), k in zip(VALUES._asdict().items(), seen, strict=True)}
 
     return read

@@ -7,46 +7,46 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler
 
-from train import measures, reader
-from train.evaluation import Artist, Setting, held_out_prompts, real
-from train.scenes import labels
+from train.nano import classifier, metrics
+from train.nano.evaluation import PipelineSampler, SamplingConfig, held_out_prompts, real
+from train.nano.scenes import labels
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 PROMPTS = 40
 FEW = 16  # prompts, where the margin is wide
 SCENES, TEXTS = held_out_prompts(PROMPTS)
-BASE = Setting(False, EulerDiscreteScheduler, 25, 8.0)  # its best scale in the card
+BASE = SamplingConfig(False, EulerDiscreteScheduler, 25, 8.0)  # its best scale in the card
 
 
-def lora(steps: int) -> Setting:
-    return Setting(True, LCMScheduler, steps)
-
-
-@pytest.fixture(scope="module")
-def artist():
-    return Artist(NANO)
+def lora(steps: int) -> SamplingConfig:
+    return SamplingConfig(True, LCMScheduler, steps)
 
 
 @pytest.fixture(scope="module")
-def read():
-    model = reader.load(NANO)
-    return lambda pixels: reader.read(model, pixels)
+def sampler():
+    return PipelineSampler(NANO)
 
 
 @pytest.fixture(scope="module")
-def seen(artist, read):
-    """What the reader sees in the pictures of the first `count` TEXTS, drawn with a setting: [count, attributes]."""
-    return cache(lambda setting, count=PROMPTS: read(artist.draw(TEXTS[:count], setting))[0])
+def classify():
+    model = classifier.load(NANO)
+    return lambda pixels: classifier.classify(model, pixels)
 
 
 @pytest.fixture(scope="module")
-def accuracy(seen):
-    return lambda setting: measures.accuracy(seen(setting) == labels(SCENES))[0]
+def predicted(sampler, classify):
+    """The attributes in the pictures of the first `count` TEXTS, drawn with a config: [count, attributes]."""
+    return cache(lambda config, count=PROMPTS: classify(sampler.draw(TEXTS[:count], config))[0])
 
 
-def test_reader_reads_real_pictures(read):
-    found, _ = read(real(SCENES))
-    assert measures.accuracy(found == labels(SCENES))[0] >= 0.98
+@pytest.fixture(scope="module")
+def accuracy(predicted):
+    return lambda config: metrics.accuracy(predicted(config) == labels(SCENES))[0]
+
+
+def test_classifier_recognises_real_pictures(classify):
+    found, _ = classify(real(SCENES))
+    assert metrics.accuracy(found == labels(SCENES))[0] >= 0.98
 
 
 def test_base_draws_what_its_prompt_says(accuracy):
@@ -60,31 +60,31 @@ def test_lcm_lora_keeps_the_base_s_accuracy(accuracy, steps, share):
 
 @pytest.mark.parametrize(("steps", "points"), [(2, 0.08), (4, 0.05)])
 def test_it_is_the_lora_and_not_the_sampler(accuracy, steps, points):
-    assert accuracy(lora(steps)) >= accuracy(Setting(False, LCMScheduler, steps)) + points
+    assert accuracy(lora(steps)) >= accuracy(SamplingConfig(False, LCMScheduler, steps)) + points
 
 
 @pytest.mark.parametrize(
-    "rival", [Setting(False, EulerDiscreteScheduler, *s) for s in ((1,), (2,), (4,), (2, 3.0))], ids=str
+    "rival", [SamplingConfig(False, EulerDiscreteScheduler, *s) for s in ((1,), (2,), (4,), (2, 3.0))], ids=str
 )
-def test_lcm_lora_wins_at_equal_unet_calls(seen, rival):
+def test_lcm_lora_wins_at_equal_unet_calls(predicted, rival):
     truth = labels(SCENES[:FEW])
-    ours, theirs = seen(lora(rival.calls))[:FEW], seen(rival, FEW)
-    assert measures.accuracy(ours == truth)[0] > measures.accuracy(theirs == truth)[0]
+    ours, theirs = predicted(lora(rival.unet_calls))[:FEW], predicted(rival, FEW)
+    assert metrics.accuracy(ours == truth)[0] > metrics.accuracy(theirs == truth)[0]
 
 
-def test_another_prompt_s_picture_scores_at_chance(seen):
+def test_another_prompt_s_picture_scores_at_chance(predicted):
     truth = labels(SCENES)
     others = ~torch.eye(PROMPTS, dtype=torch.bool)
-    drawn, alike = ((found[:, None] == truth[None]).float().mean(-1)[others].mean() for found in (seen(lora(4)), truth))
+    drawn, alike = ((found[:, None] == truth[None]).float().mean(-1)[others].mean() for found in (predicted(lora(4)), truth))
     assert drawn.item() == pytest.approx(alike.item(), abs=0.03)
 
 
-def test_seeds_give_different_pictures(artist, read):
-    drawn = read(artist.draw(TEXTS[:1] * 32, lora(4)))[1]
-    assert measures.spread(drawn) >= 0.7 * measures.spread(read(real(SCENES[:1] * 32))[1])
+def test_seeds_give_different_pictures(sampler, classify):
+    drawn = classify(sampler.draw(TEXTS[:1] * 32, lora(4)))[1]
+    assert metrics.mean_pairwise_distance(drawn) >= 0.7 * metrics.mean_pairwise_distance(classify(real(SCENES[:1] * 32))[1])
 
 
 @pytest.mark.parametrize("size", [(96, 192), (192, 96), (192, 192)])
-def test_other_sizes_hold_one_sensible_picture(artist, read, size):
-    found, _ = read(artist.draw(TEXTS[:FEW], lora(4), *size))
-    assert measures.accuracy(found == labels(SCENES[:FEW]))[0] >= 0.8
+def test_other_sizes_hold_one_sensible_picture(sampler, classify, size):
+    found, _ = classify(sampler.draw(TEXTS[:FEW], lora(4), *size))
+    assert metrics.accuracy(found == labels(SCENES[:FEW]))[0] >= 0.8

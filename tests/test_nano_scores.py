@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from diffusers import EulerDiscreteScheduler, LCMScheduler
 
-from train import evaluation, scenes
-from train.evaluation import Setting
+from train.nano import evaluation, scenes
+from train.nano.evaluation import SamplingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.soak
@@ -30,14 +30,14 @@ def table(scores):
 
 @pytest.fixture(scope="module")
 def base(scores, table):
-    return table[str(Setting(False, EulerDiscreteScheduler, 25, scores["guidance"][25]))]
+    return table[str(SamplingConfig(False, EulerDiscreteScheduler, 25, scores["guidance"][25]))]
 
 
 def lora(table, steps):
-    return table[str(Setting(True, LCMScheduler, steps))]
+    return table[str(SamplingConfig(True, LCMScheduler, steps))]
 
 
-def test_reader_reads_real_pictures(table):
+def test_classifier_recognises_real_pictures(table):
     assert table["real pictures"]["prompts"] == 512
     assert table["real pictures"]["mean"] >= 0.98
 
@@ -62,7 +62,7 @@ def test_lcm_lora_draws_like_the_base(table, base):
 
 @pytest.mark.parametrize(("steps", "points"), [(2, 0.08), (4, 0.05)])
 def test_it_is_the_lora_and_not_the_sampler(table, steps, points):
-    ours, theirs = lora(table, steps), table[str(Setting(False, LCMScheduler, steps))]
+    ours, theirs = lora(table, steps), table[str(SamplingConfig(False, LCMScheduler, steps))]
     assert ours["mean"] - theirs["mean"] >= points
     assert ours["mean"] - ours["margin"] > theirs["mean"] + theirs["margin"]
     assert ours["distance"] <= 0.6 * theirs["distance"]

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from train.__main__ import main
-from train.evaluation import Evaluation
-from train.export import LORA
+from train.nano.__main__ import main
+from train.nano.evaluation import Evaluation
+from train.nano.export import LORA
 
 ROOT = Path(__file__).resolve().parents[1]
 REDUCED = {
@@ -31,7 +31,7 @@ REDUCED = {
     "student-steps": 6,
     "lcm-lora-steps": 12,
     "decoder-steps": 12,
-    "reader-steps": 14,
+    "classifier-steps": 14,
     "prompts": 2,
 }
 # The most that a stage's mean loss over its last tenth (at least three steps) may be, as a share of the first tenth's.
@@ -42,13 +42,13 @@ LEARNS = {
     "direct": 0.9,
     "lcm-lora": 0.9,
     "decoder": 0.95,
-    "reader": 0.85,
+    "classifier": 0.85,
 }
 
 
 def command(folder: Path, *stage: str, **other: int) -> list[str]:
     settings = [f"--{name}={value}" for name, value in {**REDUCED, **other}.items()]
-    return [sys.executable, "-m", "train", *stage, f"--work={folder / 'work'}", f"--out={folder / 'nano'}", *settings]
+    return [sys.executable, "-m", "train.nano", *stage, f"--work={folder / 'work'}", f"--out={folder / 'nano'}", *settings]
 
 
 def environment() -> dict[str, str]:
@@ -56,14 +56,14 @@ def environment() -> dict[str, str]:
 
 
 def train(folder: Path, **other: int) -> str:
-    """Everything that `python -m train` prints while it makes folder/nano, as a person runs it."""
+    """Everything that `python -m train.nano` prints while it makes folder/nano, as a person runs it."""
     run = subprocess.run(command(folder, **other), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr[-3000:]
     return run.stdout
 
 
 def here(folder: Path, *stage: str) -> str:
-    """What `python -m train` prints when this process runs it: importing everything again takes longer than a stage."""
+    """What `python -m train.nano` prints when this process runs it: importing everything again takes longer than a stage."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         main(command(folder, *stage)[3:])
@@ -141,7 +141,7 @@ def test_card_holds_the_grid_and_the_scores(chain):
 
 
 def refused(capsys, *arguments: str) -> str:
-    """The sentence with which `python -m train` refuses the arguments."""
+    """The sentence with which `python -m train.nano` refuses the arguments."""
     with pytest.raises(SystemExit) as exit_:
         main(list(arguments))
     return f"{capsys.readouterr().err}{exit_.value}"
@@ -160,17 +160,17 @@ def refused(capsys, *arguments: str) -> str:
 def test_stage_says_what_it_lacks(tmp_path, capsys, stage, lacks):
     said = refused(capsys, stage, f"--work={tmp_path / 'work'}", f"--out={tmp_path / 'nano'}")
     assert f"{stage} needs" in said
-    assert f"`python -m train {lacks}`" in said
+    assert f"`python -m train.nano {lacks}`" in said
 
 
 def test_card_needs_scores(chain, tmp_path, capsys):
-    assert "`python -m train evaluation`" in refused(capsys, "card", f"--work={tmp_path}", f"--out={chain[0] / 'nano'}")
+    assert "`python -m train.nano evaluation`" in refused(capsys, "card", f"--work={tmp_path}", f"--out={chain[0] / 'nano'}")
 
 
 @pytest.mark.parametrize(
     ("argument", "reason"),
     [
-        ("--reader-steps=0", "0 is less than 1"),
+        ("--classifier-steps=0", "0 is less than 1"),
         ("--pictures=-5", "-5 is less than 1"),
         ("--prompts=1", "1 is less than 2"),
         ("--prompts=many", "invalid"),

@@ -11,35 +11,24 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save
 
-from train import (
-    autoencoder,
-    block_removal,
-    captions,
-    latents,
-    lcm_lora,
-    measures,
-    muon,
-    pictures,
-    reader,
-    scenes,
-    text_encoders,
-    ways,
-)
-from train.text_to_image import NOISE, build, load, noise_levels
+from train import lcm_lora, muon, text_encoding, trajectories
+from train.diffusion import NOISE_SCHEDULE, Diffusion, load_unet, sample_timesteps
+from train.nano import autoencoder, block_removal, captions, classifier, latents, metrics, render, scenes, text_encoders
+from train.nano.base_unet import build
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return text_encoders.load_tokenizers(NANO)
+    return text_encoding.load_tokenizers(NANO)
 
 
 def test_held_out_combinations_are_never_drawn_for_training():
     training, held_out = scenes.split()
     assert not set(training) & set(held_out)
     assert set(training) | set(held_out) == set(scenes.SCENES)
-    assert {pictures.sample(i, training)[0] for i in range(60)} <= set(training)
+    assert {render.sample(i, training)[0] for i in range(60)} <= set(training)
     # Each value of each attribute is still seen in training, or no model could know its word.
     for i, values in enumerate(scenes.VALUES):
         assert {scene[i] for scene in training} == set(values)
@@ -48,7 +37,7 @@ def test_held_out_combinations_are_never_drawn_for_training():
 def test_every_time_and_terrain_is_equally_likely():
     rng = random.Random(0)
     training, _ = scenes.split()
-    drawn = [scenes.choose(training, rng) for _ in range(7000)]
+    drawn = [scenes.sample_scene(training, rng) for _ in range(7000)]
     for values, key in ((scenes.TIMES, "time"), (scenes.TERRAINS, "terrain")):
         shares = [sum(getattr(s, key) == v for s in drawn) / 7000 for v in values]
         assert max(abs(share - 1 / len(values)) for share in shares) < 0.02
@@ -57,7 +46,7 @@ def test_every_time_and_terrain_is_equally_likely():
 @pytest.mark.parametrize("size", [(96, 192), (192, 96), (128, 128), (256, 256)])
 def test_picture_is_one_scene_of_the_asked_size(size):
     scene = scenes.Scene("day", "sea", "none", "none", "none", "clear", "sea", "none")
-    pixels = np.asarray(pictures.picture(scene, 5, *size)).astype(int)
+    pixels = np.asarray(render.render(scene, 5, *size)).astype(int)
     assert pixels.shape == (size[1], size[0], 3)
     # One horizon: going down, the sky turns to water exactly once.
     red = np.median(pixels[:, :, 0], axis=1)
@@ -68,11 +57,11 @@ def test_picture_is_one_scene_of_the_asked_size(size):
 
 def test_picture_depends_on_scene_and_seed_alone():
     scene = scenes.SCENES[100]
-    first = pictures.picture(scene, 7)
+    first = render.render(scene, 7)
     random.seed(1)
     np.random.seed(1)
-    assert first.tobytes() == pictures.picture(scene, 7).tobytes()
-    assert first.tobytes() != pictures.picture(scene, 8).tobytes()
+    assert first.tobytes() == render.render(scene, 7).tobytes()
+    assert first.tobytes() != render.render(scene, 8).tobytes()
 
 
 def test_complete_captions_tell_all_that_is_not_plain():
@@ -87,18 +76,18 @@ def test_complete_captions_tell_all_that_is_not_plain():
 
 
 @pytest.mark.parametrize("content", [b"cut short", save({"weight": torch.zeros(1)})], ids=["broken", "another model"])
-def test_a_file_that_is_no_reader_is_named(tmp_path, content):
-    file = tmp_path / reader.WEIGHTS
+def test_broken_classifier_file_is_named(tmp_path, content):
+    file = tmp_path / classifier.WEIGHTS
     file.write_bytes(content)
-    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))}.*`python -m train export`"):
-        reader.load(tmp_path)
+    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))}.*`python -m train.nano export`"):
+        classifier.load(tmp_path)
 
 
-def test_careless_captions_are_mostly_right():
+def test_noisy_captions_are_mostly_right():
     rng = random.Random(0)
     chosen = [rng.choice(scenes.SCENES) for _ in range(4000)]
-    wrong = scenes.labels(chosen) != scenes.labels([captions.mistaken(scene, rng) for scene in chosen])
-    expected = captions.MISTAKES * (1 - measures.chance(scenes.labels(scenes.SCENES)))
+    wrong = scenes.labels(chosen) != scenes.labels([captions.corrupt(scene, rng) for scene in chosen])
+    expected = captions.CAPTION_NOISE * (1 - metrics.chance(scenes.labels(scenes.SCENES)))
     assert wrong.float().mean().item() == pytest.approx(expected, abs=0.01)
     # One attribute's mistake says nothing of another's.
     both = (wrong[:, 0] & wrong[:, 1]).float().mean().item()
@@ -114,9 +103,9 @@ def test_every_token_of_a_caption_is_known_or_meant_to_be_unknown(tokenizers):
         assert set(tokenizers[0](text).input_ids) <= known | strangers, text
 
 
-def test_null_ids_are_the_tokenizers_empty_prompt(tokenizers):
-    ids = text_encoders.tokenize(tokenizers, ["a lake"])
-    for null, empty in zip(ways.empty(ids), text_encoders.tokenize(tokenizers, [""]), strict=True):
+def test_empty_prompt_ids_are_the_tokenizers(tokenizers):
+    ids = text_encoding.tokenize(tokenizers, ["a lake"])
+    for null, empty in zip(text_encoding.empty_prompt_ids(ids), text_encoding.tokenize(tokenizers, [""]), strict=True):
         assert torch.equal(null, empty)
 
 
@@ -127,10 +116,10 @@ def test_size_ids_are_in_sdxl_order_and_mostly_true():
     assert 0.65 < true < 0.75
 
 
-def test_widened_autoencoder_is_the_same_function():
+def test_wide_autoencoder_is_the_same_function():
     torch.manual_seed(0)
-    slim = autoencoder.build(autoencoder.SLIM)
-    wide = autoencoder.widened(slim)
+    slim = autoencoder.build(autoencoder.NARROW_CHANNELS)
+    wide = autoencoder.widen(slim)
     pixels = torch.rand(2, 3, 48, 64) * 2 - 1
     with torch.no_grad():
         assert tuple(wide.config.decoder_block_out_channels) == (64,) * 4
@@ -140,7 +129,7 @@ def test_widened_autoencoder_is_the_same_function():
     # The added channels can be learned: a step's gradient reaches the weights that will read them.
     wide.decoder(z).square().mean().backward()
     kernel = wide.decoder.layers[3].conv[0].weight
-    learned = kernel.grad[: autoencoder.SLIM, autoencoder.SLIM :].abs().amax((2, 3)) > 0
+    learned = kernel.grad[: autoencoder.NARROW_CHANNELS, autoencoder.NARROW_CHANNELS :].abs().amax((2, 3)) > 0
     assert learned.float().mean() > 0.5
 
 
@@ -170,57 +159,57 @@ def test_muon_leaves_first_and_last_layers_to_adamw():
     assert len(muon_group["params"]) + len(rest["params"]) == len(list(vae.parameters()))
 
 
-def test_ways_pass_every_timestep_and_many_begin_at_pure_noise():
+def test_trajectories_pass_every_timestep():
     torch.manual_seed(0)
-    drawn = torch.stack([ways.starts(24) for _ in range(400)])
-    assert (drawn == 999).float().mean() >= 1 / ways.FROM_NOISE
-    points = torch.cat([drawn.flatten() - i * ways.DDIM_STEP for i in range(10)])
+    drawn = torch.stack([trajectories.start_timesteps(24) for _ in range(400)])
+    assert (drawn == 999).float().mean() >= trajectories.PURE_NOISE_FRACTION
+    points = torch.cat([drawn.flatten() - i * trajectories.DDIM_STEP_TIMESTEPS for i in range(10)])
     points = points[points > 0]
     assert len(points.unique()) == 999
     of_each_hundred = torch.histc(points.float(), 10, 0, 1000)
     assert of_each_hundred.min() > 0.5 * of_each_hundred.max()
 
 
-def test_a_way_takes_the_ddim_steps_of_diffusers():
-    scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True)
-    scheduler.set_timesteps(1000 // ways.DDIM_STEP)
+def test_trajectory_takes_ddim_steps_of_diffusers():
+    scheduler = DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=True)
+    scheduler.set_timesteps(1000 // trajectories.DDIM_STEP_TIMESTEPS)
     torch.manual_seed(0)
     clean, t = torch.randn(7, 4, 8, 8), torch.tensor([30, 99, 101, 259, 499, 759, 999])
 
     def teacher(x, t, picture):
         return torch.tanh(x) + 0.001 * t[:, None, None, None]
 
-    found = ways.way(teacher, ways.Diffusion(torch.device("cpu")), clean, t)
+    found = trajectories.ddim_trajectories(teacher, Diffusion(torch.device("cpu")), clean, t)
     for picture, start in enumerate(t.tolist()):
         mine = found["picture"] == picture
-        assert found["t"][mine].tolist() == list(range(start, 0, -ways.DDIM_STEP))
+        assert found["t"][mine].tolist() == list(range(start, 0, -trajectories.DDIM_STEP_TIMESTEPS))
         seen, *later = found["x"][mine]
         for at, expected in zip(found["t"][mine], [*later, found["end"][picture]], strict=True):
             seen = scheduler.step(teacher(seen[None], at[None], None), at.item(), seen[None]).prev_sample[0]
             torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_ways_end_where_the_guided_pipeline_does(tmp_path):
+def test_trajectories_end_where_guided_pipeline_does(tmp_path):
     """What the LCM-LoRA must learn is what vega-nano draws with guidance, DDIM and ten steps, from the same noise."""
     pipe = StableDiffusionXLPipeline.from_pretrained(NANO, add_watermarker=False, torch_dtype=torch.float32)
-    pipe.scheduler = DDIMScheduler(**NOISE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
+    pipe.scheduler = DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing")
     pipe.set_progress_bar_config(disable=True)
     prompts = [f"{time} over a lake" for time in ("night", "dawn", "sunset")] * 8
-    ids = text_encoders.tokenize([pipe.tokenizer, pipe.tokenizer_2], prompts)
+    ids = text_encoding.tokenize([pipe.tokenizer, pipe.tokenizer_2], prompts)
     sizes = torch.tensor([[96, 128, 0, 0, 96, 128]] * len(prompts))
 
-    def batch_of(step, size):
+    def get_batch(step, size):
         assert size == len(prompts)
         return torch.zeros(size, 4, 12, 16), ids, sizes
 
-    encoders = text_encoders.load(NANO)
-    laid = ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=3)
-    before = laid.files[0].read_bytes()
-    x, t, end, (found, found_2), found_sizes = laid.some(np.random.default_rng(0), 1000)
+    encoders = text_encoding.load_encoders(NANO)
+    cache = trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
+    before = cache.files[0].read_bytes()
+    x, t, end, (found, found_2), found_sizes = cache.sample(np.random.default_rng(0), 1000)
     assert torch.equal(found_sizes, sizes[:1].expand(len(t), 6))
-    whole_ways = (t == 999).nonzero()[:, 0]
-    assert len(whole_ways) == len(prompts) // ways.FROM_NOISE
-    for i in whole_ways:
+    from_pure_noise = (t == 999).nonzero()[:, 0]
+    assert len(from_pure_noise) == len(prompts) * trajectories.PURE_NOISE_FRACTION
+    for i in from_pure_noise:
         row = next(j for j, prompt in enumerate(ids[0]) if torch.equal(prompt, found[i]))
         assert torch.equal(ids[1][row], found_2[i])
         expected = pipe(
@@ -229,36 +218,36 @@ def test_ways_end_where_the_guided_pipeline_does(tmp_path):
             width=128,
             height=96,
             num_inference_steps=10,
-            guidance_scale=1 + ways.GUIDANCE,
+            guidance_scale=1 + trajectories.GUIDANCE,
             output_type="latent",
         ).images[0]
         torch.testing.assert_close(end[i], expected, atol=2e-3, rtol=2e-3)
     # A file that is there is taken as it is; one that is lost is made again, the same.
-    ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=4)
-    assert laid.files[0].read_bytes() == before
-    laid.files[0].unlink()
-    ways.Ways(tmp_path, 1, pipe.unet, encoders, batch_of, seed=3)
-    assert laid.files[0].read_bytes() == before
-    laid.files[0].write_bytes(before[:1000])
+    trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=4)
+    assert cache.files[0].read_bytes() == before
+    cache.files[0].unlink()
+    trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
+    assert cache.files[0].read_bytes() == before
+    cache.files[0].write_bytes(before[:1000])
     with pytest.raises(SystemExit, match=r"0\.safetensors is broken .* delete it"):
-        laid.some(np.random.default_rng(0), 1000)
+        cache.sample(np.random.default_rng(0), 1000)
 
 
-def test_what_another_base_began_is_not_gone_on_with(tmp_path, tokenizers):
-    ids = text_encoders.tokenize(tokenizers, ["night, desert, full moon"] * 24)
+def test_other_bases_work_is_not_resumed(tmp_path, tokenizers):
+    ids = text_encoding.tokenize(tokenizers, ["night, desert, full moon"] * 24)
 
-    def batch_of(step, size):
+    def get_batch(step, size):
         return torch.zeros(size, 4, 4, 4), ids, torch.full((size, 6), 32)
 
     def distil(folder):
-        return lcm_lora.distil(folder, tmp_path / "lora.safetensors", batch_of, 1, tmp_path / "work", rank=2)
+        return lcm_lora.distil(folder, tmp_path / "lora.safetensors", get_batch, 1, tmp_path / "work", rank=2)
 
     first = distil(NANO)
     assert distil(NANO) == first
     other = tmp_path / "other"
     for part in ("unet", "text_encoder", "text_encoder_2"):
         shutil.copytree(NANO / part, other / part)
-    unet = load(other / "unet")
+    unet = load_unet(other / "unet")
     torch.nn.init.zeros_(unet.conv_out.weight)
     unet.save_pretrained(other / "unet")
     assert distil(other) != first
@@ -270,21 +259,21 @@ def test_consistency_function_is_the_identity_at_its_boundary():
     assert (c_skip[0].item(), c_out[0].item()) == (1.0, 0.0)
     from diffusers import LCMScheduler
 
-    scheduler = LCMScheduler(**NOISE)
+    scheduler = LCMScheduler(**NOISE_SCHEDULE)
     for t, ours in zip((39, 999), zip(c_skip[1:], c_out[1:], strict=True), strict=True):
         theirs = scheduler.get_scalings_for_boundary_condition_discrete(torch.tensor(t))
         torch.testing.assert_close(torch.stack(ours), torch.stack(theirs))
 
 
-def test_noise_levels_cover_the_schedule():
+def test_timesteps_cover_the_schedule():
     torch.manual_seed(0)
-    levels = torch.cat([noise_levels(48) for _ in range(50)])
+    levels = torch.cat([sample_timesteps(48) for _ in range(50)])
     assert levels.min() < 20
     assert levels.max() > 985
     assert (levels > 500).float().mean() > 0.55
     # Within a batch they are spread out, not drawn one by one.
-    assert noise_levels(48).sort().values.diff().max() < 120
-    assert DDPMScheduler(**NOISE).config.num_train_timesteps == 1000
+    assert sample_timesteps(48).sort().values.diff().max() < 120
+    assert DDPMScheduler(**NOISE_SCHEDULE).config.num_train_timesteps == 1000
 
 
 def test_frechet_distance_of_known_gaussians():
@@ -292,8 +281,8 @@ def test_frechet_distance_of_known_gaussians():
     a = torch.randn(200_000, 3) @ torch.diag(torch.tensor([1.0, 2.0, 3.0]))
     b = torch.randn(200_000, 3) @ torch.diag(torch.tensor([2.0, 2.0, 1.0])) + torch.tensor([1.0, 0.0, -2.0])
     # With commuting covariances the distance is |difference of means|^2 + sum of (difference of deviations)^2.
-    assert measures.frechet(a, b) == pytest.approx(5 + 1 + 0 + 4, rel=0.02)
-    assert measures.frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert metrics.frechet_distance(a, b) == pytest.approx(5 + 1 + 0 + 4, rel=0.02)
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
 def test_accuracy_and_its_interval():
@@ -301,7 +290,7 @@ def test_accuracy_and_its_interval():
     # 400 repetitions of an experiment whose true accuracy is 0.8: the interval holds it in about 95 % of them.
     inside = 0
     for _ in range(400):
-        mean, margin = measures.accuracy(torch.rand(512, 8) < 0.8)
+        mean, margin = metrics.accuracy(torch.rand(512, 8) < 0.8)
         inside += abs(mean - 0.8) < margin
     assert 0.91 < inside / 400 < 0.985
 
@@ -309,29 +298,30 @@ def test_accuracy_and_its_interval():
 def test_chance_is_what_shuffled_labels_score():
     truth = scenes.labels([scenes.SCENES[i % len(scenes.SCENES)] for i in range(2048)])
     other = truth[torch.randperm(2048, generator=torch.Generator().manual_seed(0))]
-    assert measures.chance(truth) == pytest.approx((truth == other).float().mean().item(), abs=0.02)
+    assert metrics.chance(truth) == pytest.approx((truth == other).float().mean().item(), abs=0.02)
 
 
-def test_reader_takes_any_size():
-    model = reader.Reader().eval()
+def test_classifier_takes_any_size():
+    model = classifier.AttributeClassifier().eval()
     for size in ((96, 192), (192, 96), (256, 256)):
-        seen, features = reader.read(model, torch.zeros(2, 3, *size))
+        seen, features = classifier.classify(model, torch.zeros(2, 3, *size))
         assert seen.shape == (2, len(scenes.VALUES))
-        assert features.shape == (2, reader.FEATURES)
+        assert features.shape == (2, classifier.FEATURES)
 
 
-def test_grown_teacher_and_what_blocks_removal_leaves_compute_the_same():
+def test_teacher_and_pruned_unet_compute_the_same():
     torch.manual_seed(0)
     small = build()
     for p in small.parameters():
         p.data += 0.02 * torch.randn_like(p)
-    large = block_removal.grown(small)
+    large = block_removal.expand_with_zero_init(small)
     assert sum(p.numel() for p in large.parameters()) > 1.5 * sum(p.numel() for p in small.parameters())
     added = {"text_embeds": torch.randn(2, 64), "time_ids": torch.ones(2, 6)}
     x, context = torch.randn(2, 4, 12, 16), torch.randn(2, 77, 128)
-    with torch.no_grad(), block_removal.features(large) as found:
+    with torch.no_grad(), block_removal.record_features(large) as found:
         ours, theirs, back = (
-            unet(x, 500, context, added_cond_kwargs=added).sample for unet in (small, large, block_removal.shrunk(large))
+            unet(x, 500, context, added_cond_kwargs=added).sample
+            for unet in (small, large, block_removal.prune_blocks(large))
         )
     assert ours.std() > 0.1
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)

@@ -1,1 +1,1 @@
-"""Making models: vega-nano from nothing, and LCM-LoRAs for any SDXL-family checkpoint."""
+"""Training. The modules here serve every SDXL-family checkpoint; train/nano makes the embedded model, vega-nano."""

@@ -7,7 +7,7 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def gpu():
     if not torch.cuda.is_available():
-        pytest.skip("needs an NVIDIA GPU (make gpu)")
+        pytest.skip("torch sees no CUDA device here")
 
 
 @pytest.fixture(scope="module", autouse=True)

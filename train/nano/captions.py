@@ -48,9 +48,9 @@ TABLES = (
     TIME_WORDS, TERRAIN_WORDS, SEASON_WORDS, LIGHT_WORDS, STAR_WORDS, CLOUD_WORDS, WATER_WORDS, OBJECT_WORDS
 )  # fmt: skip
 FILLERS = ["a painting of", "a picture of", "landscape,", "an illustration of", "view of", "beautiful", "scenic", ""]
-# Stand-ins for the words that nobody can foresee: their embeddings are held at zero.
+# Stand-ins for all words outside the vocabulary: their embeddings stay zero.
 UNKNOWN = ["amazing", "8k", "masterpiece", "by an artist", "trending", "detailed", "minimal", "vector art", "cozy", "epic"]
-MISTAKES = 0.1  # the share of attributes that a careless caption takes from another scene
+CAPTION_NOISE = 0.1  # the share of attributes that a noisy caption takes from another scene
 
 
 def vocabulary() -> list[str]:
@@ -59,14 +59,14 @@ def vocabulary() -> list[str]:
     return [*texts, *FILLERS, "a starry night", "in over with and at on under the a, b. of to by near"]
 
 
-def mistaken(scene: Scene, rng: random.Random) -> Scene:
-    """What a careless writer takes the scene for: each attribute may be that of another one, possible or not."""
+def corrupt(scene: Scene, rng: random.Random) -> Scene:
+    """The scene that a noisy caption describes: each attribute may be that of another scene, possible or not."""
     other = rng.choice(SCENES)
-    return Scene(*(b if rng.random() < MISTAKES else a for a, b in zip(scene, other, strict=True)))
+    return Scene(*(b if rng.random() < CAPTION_NOISE else a for a, b in zip(scene, other, strict=True)))
 
 
 def caption(scene: Scene, rng: random.Random, complete: bool = False) -> str:
-    """One of many wordings; about one in eight carries a word that means nothing, so that such words do no harm.
+    """One of many wordings; about one in eight has a word from outside the vocabulary, so that such words do no harm.
 
     Unless it must be complete, one in eight leaves out the time of day or the terrain, as people do.
     """

@@ -15,7 +15,7 @@ def chance(truth: torch.Tensor) -> float:
     return torch.stack([share.square().sum() for share in shares]).mean().item()
 
 
-def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Frechet distance of Gaussians fitted to two [N, D] sets of features (Heusel et al. 2017, arXiv 1706.08500)."""
     a, b = a.double(), b.double()
     covariances = torch.cov(a.T), torch.cov(b.T)
@@ -23,6 +23,6 @@ def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a.mean(0) - b.mean(0)).square().sum() + sum(c.trace() for c in covariances) - 2 * root).item()
 
 
-def spread(features: torch.Tensor) -> float:
+def mean_pairwise_distance(features: torch.Tensor) -> float:
     """Mean distance of all pairs within [N, D] features."""
     return torch.pdist(features).mean().item()

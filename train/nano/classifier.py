@@ -1,4 +1,4 @@
-"""Reads a picture's attributes back. Trained on the generator's own pictures, used to measure and never in a loss."""
+"""A classifier of a picture's attributes. Trained on rendered pictures, used for the evaluation and never in a loss."""
 
 import sys
 from pathlib import Path
@@ -11,21 +11,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from . import pictures
-from .autoencoder import as_tensor, device
-from .fitting import fit, flat_then_cosine, whole
+from .. import training_loop
+from ..device import default_device
+from ..files import atomic_write
+from ..images import to_tensor
+from ..training_loop import constant_then_cosine
+from . import render, seeds
 from .latents import SIZES
 from .scenes import SCENES, VALUES, labels
 
-BATCH = 32
+BATCH_SIZE = 32
 LEARNING_RATE = 2e-3
-UNSEEN = 10**9  # far from the pictures that the autoencoder and the base learn from
-SIDE = 112  # the side of a square of the area that every picture is brought to
+INPUT_SIDE_PIXELS = 112  # every picture is scaled to the area of this square
 FEATURES = 64
-WEIGHTS = "reader.safetensors"
+WEIGHTS = "reader.safetensors"  # the name that vega/nano has been published with
 
 
-class Reader(nn.Module):
+class AttributeClassifier(nn.Module):
     """A small CNN with one head for each attribute of a scene."""
 
     def __init__(self):
@@ -47,9 +49,9 @@ class Reader(nn.Module):
     def features(self, pixels: torch.Tensor) -> torch.Tensor:
         """[B, 3, H, W] in -1..1 -> [B, FEATURES]."""
         height, width = pixels.shape[-2:]
-        scale = SIDE / (height * width) ** 0.5
-        found = self.stages(F.interpolate(pixels, size=(round(height * scale), round(width * scale)), mode="area"))
-        bands = torch.cat([pool(found, (4, 1)) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)], dim=1)
+        scale = INPUT_SIDE_PIXELS / (height * width) ** 0.5
+        maps = self.stages(F.interpolate(pixels, size=(round(height * scale), round(width * scale)), mode="area"))
+        bands = torch.cat([pool(maps, (4, 1)) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d)], dim=1)
         return self.narrow(bands.flatten(1))
 
     def forward(self, pixels) -> list[torch.Tensor]:
@@ -57,8 +59,8 @@ class Reader(nn.Module):
         return [head(features) for head in self.heads]
 
 
-def read(model: Reader, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """([B, attributes] indices into VALUES as the reader sees them, [B, FEATURES])."""
+def classify(model: AttributeClassifier, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[B, 3, H, W] in -1..1 -> ([B, attributes] predicted indices into VALUES, [B, FEATURES])."""
     model.eval()
     with torch.no_grad():
         features = torch.cat([model.features(chunk) for chunk in pixels.split(32)])
@@ -66,35 +68,40 @@ def read(model: Reader, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def train(work: Path, steps: int, seed: int = 0) -> list[float]:
-    """Trains into work/reader.safetensors and returns the loss of every step; held-out scenes are not left out here,
-    since their attribute combinations must be readable to be scored."""
+    """Trains into work/WEIGHTS and returns the loss of every step. Held-out scenes are part of it: to be scored, their
+    attribute combinations must be recognised."""
     set_seed(seed)
-    model = Reader().to(device())
+    device = default_device()
+    model = AttributeClassifier().to(device)
     sizes = list(SIZES)
 
-    def loss_of(step):
+    def compute_loss(step):
         model.train()
         rng = np.random.default_rng([step, 2])
         size = sizes[rng.integers(len(sizes))]
-        drawn = [pictures.sample(UNSEEN + step * BATCH + i, SCENES, *size) for i in range(BATCH)]
-        scenes, images = zip(*drawn, strict=True)
-        outputs = model(as_tensor(images).to(device()))
-        targets = labels(scenes).to(device())
+        first = seeds.CLASSIFIER + step * BATCH_SIZE
+        rendered = [render.sample(first + i, SCENES, *size) for i in range(BATCH_SIZE)]
+        scenes, images = zip(*rendered, strict=True)
+        outputs = model(to_tensor(images).to(device))
+        targets = labels(scenes).to(device)
         return sum(F.cross_entropy(o, targets[:, i]) for i, o in enumerate(outputs))
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-3)
-    losses = fit(model, loss_of, optimizer, flat_then_cosine(steps), work / "reader-training", steps)
-    with whole(work / WEIGHTS) as file:
+    folder = work / "classifier-training"
+    losses = training_loop.train(model, compute_loss, optimizer, constant_then_cosine(steps), folder, steps)
+    with atomic_write(work / WEIGHTS) as file:
         save_file(model.state_dict(), file)
     return losses
 
 
-def load(folder: Path) -> Reader:
-    """The reader that lies beside the model it is to read; ends the run with a sentence if the file is not one."""
-    model, file = Reader(), folder / WEIGHTS
+def load(folder: Path) -> AttributeClassifier:
+    """The classifier in an exported folder; ends the run with a sentence if its file is broken."""
+    model, file = AttributeClassifier(), folder / WEIGHTS
     try:
         model.load_state_dict(load_file(file))
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        sys.exit(f"{file} does not hold a whole reader ({reason}): run `python -m train export`, which writes it anew")
+        sys.exit(
+            f"{file} does not hold a whole classifier ({reason}): run `python -m train.nano export`, which writes it anew"
+        )
     return model.eval()

@@ -1,10 +1,11 @@
-"""Makes vega-nano: `python -m train` runs every stage that is not done yet, `python -m train lcm-lora` just one."""
+"""Makes vega-nano: `python -m train.nano` runs every stage that is not done yet, `... lcm-lora` only one."""
 
 import argparse
 import filecmp
 import shutil
 import sys
 from collections.abc import Callable
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,43 +13,45 @@ import numpy as np
 from diffusers import LCMScheduler
 from diffusers.utils import logging as diffusers_logging
 
-from . import autoencoder, block_removal, card, evaluation, lcm_lora, pictures, reader, text_encoders, text_to_image
+from .. import lcm_lora
+from ..files import atomic_write
+from . import autoencoder, base_unet, block_removal, classifier, evaluation, model_card, render, text_encoders
 from .export import LORA, export
-from .fitting import whole
-from .latents import Batches
-from .text_to_image import show
+from .latents import LatentBatches
+from .sample_sheet import write_sample_sheet
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "vega" / "nano"
-# How the base is finished: by training it on, or by way of a larger teacher. Both take about the same time.
+# How the base is finished: by continued training, or by distilling a larger teacher. Both take about the same time.
 ROUTES = {"direct": ("direct",), "block-removal": ("teacher", "student")}
 
 
-def batches(options) -> Batches:
-    return Batches(options.work, NANO, options.pictures)
+def load_batches(options) -> LatentBatches:
+    return LatentBatches(options.work, NANO, options.pictures)
 
 
-def show_pictures(options) -> None:
-    pictures.sheet(32).save(options.work / "pictures.png")
+def write_contact_sheet(options) -> None:
+    render.contact_sheet(32).save(options.work / "pictures.png")
     print(f"see {options.work / 'pictures.png'}")
 
 
 def choose_unet(options) -> None:
-    with whole(options.work / "unet") as unet:
+    with atomic_write(options.work / "unet") as unet:
         shutil.copytree(options.work / STAGES[ROUTES[options.route][-1]].result, unet)
 
 
 def distil(options) -> list[float]:
-    learned_from = batches(options)
+    batches = load_batches(options)
 
-    def sample(unet, encoders):
-        show(options.work / "lcm-lora.png", unet, encoders, learned_from.tokenizers, LCMScheduler, steps=4, guidance=1.0)
+    def log_samples(unet, encoders):
+        file = options.work / "lcm-lora.png"
+        write_sample_sheet(file, unet, encoders, batches.tokenizers, LCMScheduler, steps=4, guidance=1.0)
 
     work, steps = options.work, options.lcm_lora_steps
-    return lcm_lora.distil(work, work / LORA, learned_from, steps, work, sample=sample)
+    return lcm_lora.distil(work, work / LORA, batches, steps, work, log_samples=log_samples)
 
 
-def write(options) -> None:
+def write_export(options) -> None:
     export(options.work, options.out)
     if options.out != NANO:
         for tokenizer in ("tokenizer", "tokenizer_2"):
@@ -68,38 +71,46 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "pictures": Stage("pictures.png", (), show_pictures),
+    "pictures": Stage("pictures.png", (), write_contact_sheet),
     "autoencoder": Stage("autoencoder", (), lambda o: autoencoder.train(o.work, o.autoencoder_steps), 10000),
     "text-encoders": Stage("text_encoder_2", (), lambda o: text_encoders.train(o.work, NANO, o.text_encoders_steps), 300),
     "base": Stage(
-        "base", ("autoencoder", "text-encoders"), lambda o: text_to_image.train(o.work, batches(o), o.base_steps), 3500
+        "base", ("autoencoder", "text-encoders"), lambda o: base_unet.train(o.work, load_batches(o), o.base_steps), 3500
     ),
-    "direct": Stage("direct", ("base",), lambda o: text_to_image.train_on(o.work, batches(o), o.direct_steps), 1000),
-    "teacher": Stage("teacher", ("base",), lambda o: block_removal.train_teacher(o.work, batches(o), o.teacher_steps), 400),
-    "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, batches(o), o.student_steps), 400),
+    "direct": Stage(
+        "direct", ("base",), lambda o: base_unet.continue_training(o.work, load_batches(o), o.direct_steps), 1000
+    ),
+    "teacher": Stage(
+        "teacher", ("base",), lambda o: block_removal.train_teacher(o.work, load_batches(o), o.teacher_steps), 400
+    ),
+    "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, load_batches(o), o.student_steps), 400),
     "unet": Stage("unet", (), choose_unet),
     "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 3900),
     "decoder": Stage(
         "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600
     ),
-    "reader": Stage(reader.WEIGHTS, (), lambda o: reader.train(o.work, o.reader_steps), 800),
-    "export": Stage("", ("text-encoders", "unet", "lcm-lora", "decoder", "reader"), write),
+    "classifier": Stage(classifier.WEIGHTS, (), lambda o: classifier.train(o.work, o.classifier_steps), 800),
+    "export": Stage("", ("text-encoders", "unet", "lcm-lora", "decoder", "classifier"), write_export),
     "evaluation": Stage("scores.json", ("export",), evaluate),
-    "card": Stage("", ("export", "evaluation"), lambda o: card.make(o.out, o.work)),
+    "card": Stage("", ("export", "evaluation"), lambda o: model_card.write(o.out, o.work)),
 }
 
 
-def needed(name: str, options: argparse.Namespace) -> dict[str, Path]:
-    """The stages that `name` builds on, each with what it leaves behind."""
-    needs = ROUTES[options.route][-1:] if name == "unet" else STAGES[name].needs
-    return {n: options.out / reader.WEIGHTS if n == "export" else options.work / STAGES[n].result for n in needs}
+def needs(name: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """The stages whose results `name` builds on."""
+    return ROUTES[options.route][-1:] if name == "unet" else STAGES[name].needs
+
+
+def result_of(name: str, options: argparse.Namespace) -> Path:
+    """The file or folder whose existence says that the stage is done."""
+    return options.out / classifier.WEIGHTS if name == "export" else options.work / STAGES[name].result
 
 
 def run(name: str, options: argparse.Namespace) -> None:
     """Runs one stage to its end, or says what it needs first."""
-    for need, result in needed(name, options).items():
-        if not result.exists():
-            sys.exit(f"{name} needs {result}: run `python -m train {need}` first, or `python -m train` for all")
+    for need in needs(name, options):
+        if not (result := result_of(need, options)).exists():
+            sys.exit(f"{name} needs {result}: run `python -m train.nano {need}` first, or `python -m train.nano` for all")
     losses = STAGES[name].run(options)
     if losses:
         tenth = max(min(3, len(losses)), len(losses) // 10)
@@ -107,12 +118,22 @@ def run(name: str, options: argparse.Namespace) -> None:
         print(f"{name}: loss {first:.5f} -> {last:.5f} over {len(losses)} steps", flush=True)
 
 
-def everything(options) -> None:
-    route = ROUTES[options.route]
-    for name in ("autoencoder", "text-encoders", "base", *route, "unet", "lcm-lora", "decoder", "reader"):
-        if not (options.work / STAGES[name].result).exists():
+def stages_of_export(options) -> list[str]:
+    """Everything that the export is made of, in an order in which each stage comes after its needs."""
+    graph, pending = {}, ["export"]
+    while pending:
+        name = pending.pop()
+        graph[name] = needs(name, options)
+        pending += graph[name]
+    return [name for name in TopologicalSorter(graph).static_order() if name != "export"]
+
+
+def run_all(options) -> None:
+    for name in stages_of_export(options):
+        if not result_of(name, options).exists():
             run(name, options)
-    chosen, finished = (options.work / name / "diffusion_pytorch_model.safetensors" for name in ("unet", route[-1]))
+    finished = ROUTES[options.route][-1]
+    chosen, finished = (options.work / name / "diffusion_pytorch_model.safetensors" for name in ("unet", finished))
     if not filecmp.cmp(chosen, finished, shallow=False):
         sys.exit(
             f"{chosen.parent} is not {finished.parent}: to go on with the latter, delete the former "
@@ -123,21 +144,21 @@ def everything(options) -> None:
         run("evaluation", options)
 
 
-def at_least(least: int) -> Callable[[str], int]:
+def at_least(minimum: int) -> Callable[[str], int]:
     def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
         return int(text)
 
     return number
 
 
-def prompts(text: str) -> int:
+def prompt_count(text: str) -> int:
     return 0 if text == "0" else at_least(2)(text)  # a distribution of one picture has no spread
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m train.nano", description=__doc__)
     parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--work", type=Path, default=ROOT / "train" / "work", help="checkpoints and intermediate files")
     parser.add_argument("--out", type=Path, default=NANO, help="the diffusers folder to write")
@@ -146,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
         if stage.steps:
             parser.add_argument(f"--{name}-steps", type=at_least(1), default=stage.steps)
     parser.add_argument("--route", choices=ROUTES, default="direct", help="how the base is finished")
-    parser.add_argument("--prompts", type=prompts, default=512, help="held-out prompts for the evaluation; 0: none")
+    parser.add_argument("--prompts", type=prompt_count, default=512, help="held-out prompts for the evaluation; 0: none")
     options = parser.parse_args(arguments)
     diffusers_logging.set_verbosity_error()
     for folder in (options.work, options.out):
@@ -156,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.stage:
         run(options.stage, options)
     else:
-        everything(options)
+        run_all(options)
 
 
 if __name__ == "__main__":

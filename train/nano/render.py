@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from .captions import caption
-from .scenes import Scene, choose, split
+from .scenes import Scene, sample_scene, split
 
 SIZE = 128
 SUPERSAMPLING = 2
@@ -51,8 +51,8 @@ def gradient(colours, height, width):
     return Image.fromarray(np.repeat(column[:, None], width, axis=1).clip(0, 255).astype(np.uint8))
 
 
-class Painter:
-    """One picture being painted, back to front; lengths are shares of `unit`, the side of a square of equal area."""
+class SceneRenderer:
+    """Draws one picture, back to front; lengths are shares of `unit`, the side of a square of equal area."""
 
     def __init__(self, scene: Scene, seed: int, width: int, height: int):
         self.scene, self.rng = scene, np.random.default_rng(seed)
@@ -63,7 +63,7 @@ class Painter:
         self.image = gradient([tuple(c + self.rng.integers(-8, 9) for c in stop) for stop in colours], height, width)
         self.draw = ImageDraw.Draw(self.image)
 
-    def paint(self) -> Image.Image:
+    def render(self) -> Image.Image:
         scene = self.scene
         place = self.sun_or_moon()
         if scene.stars == "stars":
@@ -83,7 +83,7 @@ class Painter:
         return self.image
 
     def sun_or_moon(self):
-        """Paints it and returns its (x, y, radius), or None."""
+        """Draws it and returns its (x, y, radius), or None."""
         scene, rng, unit = self.scene, self.rng, self.unit
         if scene.light == "none":
             return None
@@ -278,24 +278,24 @@ class Painter:
             self.draw.rounded_rectangle([arm - w * 0.8, y - s * high, arm + w * 0.8, y - s * low], w * 0.8, fill=green)
 
 
-def picture(scene: Scene, seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
+def render(scene: Scene, seed: int, width: int = SIZE, height: int = SIZE) -> Image.Image:
     """The scene as an RGB picture; the seed decides shapes and places, never attributes."""
-    painted = Painter(scene, seed, width * SUPERSAMPLING, height * SUPERSAMPLING).paint()
-    return painted.resize((width, height), Image.Resampling.BOX)
+    large = SceneRenderer(scene, seed, width * SUPERSAMPLING, height * SUPERSAMPLING).render()
+    return large.resize((width, height), Image.Resampling.BOX)
 
 
-def scene_of(index: int, scenes: list[Scene]) -> Scene:
+def scene_at(index: int, scenes: list[Scene]) -> Scene:
     """What picture number `index` of the endless data set drawn from `scenes` shows, at any size."""
-    return choose(scenes, random.Random(index))
+    return sample_scene(scenes, random.Random(index))
 
 
 def sample(index: int, scenes: list[Scene], width: int = SIZE, height: int = SIZE) -> tuple[Scene, Image.Image]:
     """Picture number `index`."""
-    scene = scene_of(index, scenes)
-    return scene, picture(scene, index, width, height)
+    scene = scene_at(index, scenes)
+    return scene, render(scene, index, width, height)
 
 
-def sheet(count: int, columns: int = 4) -> Image.Image:
+def contact_sheet(count: int, columns: int = 4) -> Image.Image:
     """The first `count` training pictures, each beside a caption of it."""
     training, _ = split()
     cell, font = 2 * SIZE, ImageFont.load_default(13)

@@ -1,4 +1,4 @@
-"""What a picture can show: attributes, their values, which go together, and which combinations training never sees."""
+"""Scene attributes: their values, which combinations exist, and which of those are held out of training."""
 
 import itertools
 import random
@@ -32,8 +32,8 @@ class Scene(NamedTuple):
 VALUES = Scene(TIMES, TERRAINS, SEASONS, LIGHTS, STARS, CLOUDS, WATERS, OBJECTS)
 
 
-def possible(scene: Scene) -> bool:
-    """Whether nature, and the drawing, allow the combination."""
+def is_possible(scene: Scene) -> bool:
+    """Whether the renderer can draw the combination and it makes sense."""
     night = scene.time == "night"
     sky = scene.light in (("none", "full moon", "crescent moon") if night else ("none", "sun"))
     season = (scene.season != "none") == (scene.terrain in ("hills", "forest"))
@@ -47,7 +47,7 @@ def possible(scene: Scene) -> bool:
     return sky and season and (night or scene.stars == "none") and scene.water in waters and scene.object in objects
 
 
-SCENES = [s for s in itertools.starmap(Scene, itertools.product(*VALUES)) if possible(s)]
+SCENES = [s for s in itertools.starmap(Scene, itertools.product(*VALUES)) if is_possible(s)]
 
 
 def split(held_out: float = 0.1) -> tuple[list[Scene], list[Scene]]:
@@ -58,7 +58,7 @@ def split(held_out: float = 0.1) -> tuple[list[Scene], list[Scene]]:
     return shuffled[cut:], shuffled[:cut]
 
 
-def choose(scenes: list[Scene], rng: random.Random) -> Scene:
+def sample_scene(scenes: list[Scene], rng: random.Random) -> Scene:
     """A scene with every time of day and every terrain equally likely, however many combinations each of them has."""
     time, terrain = rng.choice(TIMES), rng.choice(TERRAINS)
     return rng.choice([s for s in scenes if s.time == time and s.terrain == terrain])

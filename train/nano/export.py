@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from . import reader
+from . import classifier
 
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
 INDEX = {
@@ -38,7 +38,7 @@ SCHEDULER = {
 
 
 def export(work: Path, folder: Path) -> None:
-    """Writes work's base, autoencoder and LCM-LoRA into folder as fp16, and the reader that they are scored with.
+    """Writes work's base, autoencoder and LCM-LoRA into folder as fp16, and the classifier that scores them.
 
     The tokenizers in folder stay as they are.
     """
@@ -59,7 +59,7 @@ def export(work: Path, folder: Path) -> None:
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     (folder / LORA).parent.mkdir(exist_ok=True)
     shutil.copyfile(work / LORA, folder / LORA)
-    shutil.copyfile(work / reader.WEIGHTS, folder / reader.WEIGHTS)
+    shutil.copyfile(work / classifier.WEIGHTS, folder / classifier.WEIGHTS)
 
 
 def write_json(path: Path, content: dict) -> None:
