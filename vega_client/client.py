@@ -225,7 +225,10 @@ class AsyncClient:
 
     async def goodbye(self, prompt_id: str) -> None:
         with contextlib.suppress(httpx.HTTPError):
-            await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel", timeout=GOODBYE)
+            answer = await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel", timeout=GOODBYE)
+            if answer.status_code in (404, 405):  # ComfyUI 0.24
+                await self.http.post(f"{self.url}/queue", json={"delete": [prompt_id]}, timeout=GOODBYE)
+                await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id}, timeout=GOODBYE)
 
     async def get(self, path: str) -> dict:
         return (await self.ask("GET", path)).json()
