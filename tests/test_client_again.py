@@ -103,6 +103,14 @@ def test_a_server_without_a_model_is_asked_for_a_minute_and_then_told(server, mo
         assert 0 < len(network.answers) < 19
 
 
+def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_ANSWER", 0.5)
+    busy = in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        network.answers = [busy, busy]
+        assert not ImageChops.difference(client.generate(PROMPT, seed=3, format="png"), expected).getbbox()
+
+
 def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog):
     """With nobody at the port at first; Ray Serve's proxy takes 36 s to be there again."""
     assert patience.FIRST_ANSWER >= 1.5 * 36

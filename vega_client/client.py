@@ -243,7 +243,9 @@ class AsyncClient:
                         return None
                     response = await self.http.request(method, self.url + path, headers=headers, **options)
                     if response.status_code != 200 or (path.startswith(API) and "X-Seed" not in response.headers):
-                        raise refused(response, path)
+                        error = refused(response, path)
+                        self.patience.answered |= not isinstance(error, SomebodyElse)
+                        raise error
                     self.patience.answered = True
         except PERMANENT as error:
             raise ValueError(f"This can't be sent to {self.url}: {error}.") from None

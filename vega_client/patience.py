@@ -34,9 +34,10 @@ class Patience:
         )
 
     def is_over(self, state: tenacity.RetryCallState) -> bool:
-        if not self.answered:
+        error = state.outcome.exception()
+        if isinstance(error, httpx.ConnectTimeout) and not self.answered:  # which is waiting, too
             return state.seconds_since_start >= FIRST_ANSWER
-        return state.idle_for >= (FIRST_ANSWER if is_without_model(state.outcome.exception()) else RESTART)
+        return state.idle_for >= (FIRST_ANSWER if is_without_model(error) else self.seconds)
 
     def warn(self) -> None:
         """A server that restarts looks as a wrong address does: who waits is told at once that it may be one."""
