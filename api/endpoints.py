@@ -18,7 +18,7 @@ from server import PromptServer
 from ..nodes import loader
 from ..pictures import received
 from ..vega import own_size
-from . import contract, emphasis, host_graphs, openapi
+from . import contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
 from .drain import Drain, Stopping
 from .follower import follower
@@ -147,6 +147,7 @@ class Api:
             follows = follower(request)
         except ValueError as error:
             raise Refused(400, str(error)) from None
+        await self.check_embeddings(asked)
         own = await self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
@@ -164,6 +165,16 @@ class Api:
         """Draws a picture of the real-time model at its own size, by the line as any."""
         own = await self.own_size()
         await self.line.draw([host_graphs.Picture(contract.RealTimeRequest(prompt=WARM_UP), 0, own, own)])
+
+    async def check_embeddings(self, asked: contract.Request) -> None:
+        for field in ("prompt", "negative_prompt"):
+            if names := emphasis.named(getattr(asked, field, ""), self.settings.embeddings):
+                try:
+                    why = await embeddings.unusable(names, self.settings.model)
+                except ValueError as error:
+                    raise PromptError(str(error), host_graphs.LOAD) from None
+                if why:
+                    raise Refused(400, f"{field}: {why}.", field=field)
 
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
