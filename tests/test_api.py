@@ -554,3 +554,14 @@ def test_a_picture_too_large_for_the_memory_fails_alone(server):
         assert large.result().status_code == 500
         id = large.result().json()["id"]
     assert re.search(rf"{id}.*memory", server.log.read_text(encoding="utf-8"))
+
+
+def test_the_prompt_of_a_picture_that_fails_while_it_is_drawn_is_in_no_log(server):
+    room = psutil.Process(server.process.pid).memory_info().vms + 2**29
+    with limited(server, "RLIMIT_AS", room):
+        large = dict(num_inference_steps=1, img_width=2048, img_height=2048)
+        failed = [post(server, path, prompt="a zebra-secret-9153", **large) for path in (RT, BASE)]
+    assert [answer.status_code for answer in failed] == [500, 500]
+    for text in (server.log.read_text(encoding="utf-8"), server.get("/internal/logs/raw").text):
+        assert all(f"request {answer.json()['id']} failed" in text for answer in failed)
+        assert "zebra-secret" not in text
