@@ -177,6 +177,17 @@ def test_one_id_goes_from_the_request_through_the_answer_and_the_log(server):
     assert unreadable[1]["x-request-id"] == "mine:3"
 
 
+def test_events_call_a_request_that_has_no_id_by_the_one_that_it_is_given(server, client):
+    """The host's websocket of `client` has no secret: its id, which nobody can guess, is one."""
+    answer = post(server, headers={"X-Client-Id": client.id}, **FIELDS | {"seed": 21})  # one that no other has drawn
+    told = set()
+    while not told:
+        message = client.socket.recv()
+        if isinstance(message, str) and json.loads(message)["type"] == "progress":
+            told.add(json.loads(message)["data"]["prompt_id"])
+    assert told == {answer.headers["X-Request-Id"]}
+
+
 def test_packed_bodies_are_what_they_pack_and_must_be_whole(server):
     expected = post(server, **FIELDS).content
     bare = zlib.compressobj(wbits=-zlib.MAX_WBITS)
