@@ -22,37 +22,43 @@ LOOKS_AGAIN = 1.0  # seconds between two tries to find out whether who has half-
 STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 
+def is_ours(head: bytes) -> bool:
+    target = TARGET.match(head)
+    return bool(target and answers.OURS.fullmatch(target["path"].decode("latin-1")))
+
+
 class Connection(web.RequestHandler):
     """One of the host's connections; it treats requests of other paths than ours as aiohttp does."""
 
-    __slots__ = ("head", "body", "unanswered", "broken", "as_it_came", "half_closed", "asked")
+    __slots__ = ("head", "fed", "length", "body", "unanswered", "broken", "plain", "as_it_came", "half_closed", "asked")
 
     def __init__(self, manager: web.Server, **settings):
         super().__init__(manager, **{**settings, "auto_decompress": False})
         self.as_it_came = self._parser  # leaves bodies packed, so that one that is cut short is found out
         super().__init__(manager, **settings)
+        self.plain = self._parser
         self.head = b""  # of the last request
+        self.fed, self.length = 0, 0  # its bytes until now, and in all (-1: not known)
         self.body: StreamReader | None = None  # its body; None until the head is complete
         self.unanswered, self.broken = 0, False
         self.half_closed: float | None = None  # when, by the event loop's clock
         self.asked = 0.0  # when the client was last sent something to find out whether it is there
 
     def is_ours(self) -> bool:
-        target = TARGET.match(self.head)
-        return bool(target and answers.OURS.fullmatch(target["path"].decode("latin-1")))
+        return is_ours(self.head)
 
     def data_received(self, data: bytes) -> None:
         if self._upgraded or not data:
             return super().data_received(data)
-        if self.broken:
+        if self.broken and self.is_ours():
             return None  # it is answered, and closed
         if self.body is not None and self.body.is_eof():
             self.head, self.body = b"", None
         if self.body is None:
-            begins = not self.head and self._request_count == 0
+            if not self.head and not self.choose_parser(data):
+                return self.close()
             self.head = (self.head + data)[:HEAD]
-            if begins and self.is_ours() and PACKED.search(self.head.partition(b"\r\n\r\n")[0]):
-                self._parser = self.as_it_came
+        self.fed += len(data)
         before = len(self._messages)
         super().data_received(data)
         came = len(self._messages) - before
@@ -60,11 +66,23 @@ class Connection(web.RequestHandler):
             return None
         self.unanswered += came
         message, body = self._messages[-1]
-        self.broken = not isinstance(message, RawRequestMessage) and self.is_ours()
+        self.broken = not isinstance(message, RawRequestMessage)
         if self.broken and self.body is not None and not self.body.is_eof():
             self.body.set_exception(web.RequestPayloadError("broken"))  # nothing else tells who reads it
+        elif came == 1 and not self.broken and not message.chunked and (end := self.head.find(b"\r\n\r\n")) > 0:
+            self.length = end + 4 + int(message.headers.get("Content-Length", 0))
         self.body = body
         return None
+
+    def choose_parser(self, data: bytes) -> bool:
+        """For the request that begins with this data; False if none may read it."""
+        between = self.fed == self.length and not self._messages  # else the last parser may have a part of it already
+        self.fed, self.length = 0, -1
+        if not between:
+            return self._parser is self.plain
+        head = data.partition(b"\r\n\r\n")[0][:HEAD]
+        self._parser = self.as_it_came if is_ours(head) and PACKED.search(head) else self.plain
+        return True
 
     def eof_received(self) -> bool | None:
         """Whether the connection stays open for the answer: the client has sent all that it will send."""
@@ -113,8 +131,11 @@ class Connection(web.RequestHandler):
         try:
             if isinstance(resp, web.StreamResponse) and self.is_ours():
                 answers.with_id(resp, answers.id_of(request))
-                if self._parser is self.as_it_came or self.half_closed is not None:
-                    resp.force_close()  # other requests are not to be read so, or can't come
+                packed = (
+                    self._parser is self.as_it_came and self.fed != self.length
+                )  # more has come, which isn't to be read so
+                if packed or self.half_closed is not None:
+                    resp.force_close()
             return await super().finish_response(request, resp, start_time)
         finally:
             self.unanswered -= 1
