@@ -146,7 +146,7 @@ class Api:
             raise self.outcome
         return [Drawing(PictureFile("png", 1, 1, self.outcome), 0.0, 0.0)]
 
-    def failure(self, error):
+    def failure(self, error, id):
         return f"failed: {error}"
 
 
