@@ -12,7 +12,7 @@ from . import answers
 from .request_id import HEADER, request_id
 
 # aiohttp has no public way to these; where one is missing the host's connections stay as they are.
-PRIVATE = {web.RequestHandler: ("_messages", "_parser", "_request_count", "_upgraded", "_loop")}
+PRIVATE = {web.RequestHandler: ("_messages", "_parser", "_upgraded", "_loop")}
 PRIVATE |= {StreamReader: ("total_compressed_bytes",), web.Application: ("_make_handler",)}
 HEAD = 2**14  # bytes of a request's beginning that are looked at
 TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
