@@ -22,6 +22,8 @@ from .nodes.tiny_vae_decode import VegaTinyVAEDecode
 from .nodes.together import VegaTogether
 from .pictures import frames, sent
 
+ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/.*}", "{path:images/[^/]*}")
+
 
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
@@ -30,8 +32,8 @@ class VegaExtension(ComfyExtension):
             PromptServer.instance.routes.route("*", path)(operator_route)
         for path in ("/v1", "/v1/{path:.*}"):
             PromptServer.instance.routes.route("*", path)(v1)
-        for path in ("/v2", "/v2/{path:.*}"):
-            PromptServer.instance.routes.route("*", path)(v2)
+        for path in ASYNC_PATHS:  # no others: ComfyUI-Manager has some under /v2, too
+            PromptServer.instance.routes.route("*", f"/v2/{path}")(v2)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         PromptServer.instance.app.middlewares.insert(0, answers.in_our_form)
         connection.install(PromptServer.instance.app)

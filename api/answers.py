@@ -10,7 +10,8 @@ from aiohttp import web
 
 from .request_id import HEADER, request_id
 
-OURS = re.compile(r"(/api)?(/v[12](/.*)?|/healthz|/readyz|/metrics)", re.DOTALL)  # the host has each route under /api, too
+# The host has each route under /api, too. Under /v2 ComfyUI-Manager has others.
+OURS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
 ID = getattr(web, "RequestKey", lambda name, _: name)("vega_request_id", str)  # aiohttp has it since 3.14
 ELSEWHERE = {  # what others' answers mean here
     HTTPStatus.FORBIDDEN: "ComfyUI keeps out what comes from another site: Origin must be the server's own.",

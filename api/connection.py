@@ -18,7 +18,7 @@ HEAD = 2**14  # bytes of a request's beginning that are looked at
 TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
 PACKED = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
 OWN_ID = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
-LOOKS_AGAIN = 1.0  # seconds between two tries to find out whether who has half-closed is still there
+LOOKS_AGAIN = 0.3  # seconds between two tries to find out whether who has half-closed is still there
 STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 

@@ -72,7 +72,7 @@ def checked(status: int, headers: dict[str, str], body: bytes) -> str:
     assert said["id"] == headers["x-request-id"]
     assert "\n" not in said["error"]
     assert said["error"][0].isupper() or "field" in said
-    found = refused(httpx.Response(status, headers=headers, content=body))
+    found = refused(httpx.Response(status, headers=headers, content=body), "/v1/segmind-vega-rt-v1")
     assert (str(found), found.status) == (said["error"], status)
     return said["error"]
 
