@@ -1,5 +1,6 @@
 """However a program ends that uses the Python client, Python has nothing to warn of: no task, connection or loop is left."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from api_calls import queue, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
-import asyncio, contextlib, signal, sys, threading, time
+import asyncio, contextlib, os, signal, sys, threading, time
 sys.path.insert(0, "tests")
 import graphs
 from vega_client import AsyncClient, Client
@@ -42,12 +43,19 @@ def fail(*_):
 def leave(*_):
     sys.exit(3)
 
+def interrupt(*_):
+    raise KeyboardInterrupt
+
 async def entered(program):
     async with AsyncClient(sys.argv[1]) as client:
         await program(client)
 """
-QUICK = 'generate("snow", steps=2, on_progress=fail)'
-IN_A_CALLBACK = f"with Client(sys.argv[1]) as client:\n    ended(lambda: client.{QUICK})\n    ended(lambda: client.{QUICK})"
+IN_A_CALLBACK = """
+with Client(sys.argv[1]) as client:
+    for callback in fail, interrupt, fail:
+        ended(lambda: client.generate("snow", steps=2, on_progress=callback))
+    client.generate("snow", steps=2, on_progress=leave)
+"""
 CLOSED_UNDER_WORK = """
 client = Client(sys.argv[1])
 calls = [(long, client, 1), (long_of_the_api, client)]
@@ -84,6 +92,15 @@ async def wait():
     await asyncio.to_thread(sys.stdin.readline)
     raise RuntimeError("of the program")
 ended(asyncio.run, entered(beside))
+"""
+
+
+FORKED = """
+with Client(sys.argv[1]) as client:
+    client.generate("snow", steps=2)
+    child = os.fork()
+    ended(lambda: print(client.generate("snow", steps=2).size, flush=True))
+    if child: print(os.waitpid(child, 0)[1])
 """
 
 
@@ -131,9 +148,18 @@ def test_ctrl_c(server, program):
 
 
 def test_an_exception_in_a_callback_is_its_callers(server):
-    process = run(server.url, f"{IN_A_CALLBACK}\n    client.generate('snow', steps=2, on_progress=leave)")
+    process = run(server.url, IN_A_CALLBACK)
     out, said = process.communicate(timeout=60)
-    assert (process.returncode, out, warned(said)) == (3, "RuntimeError of the callback\n" * 2, "")
+    failed = "RuntimeError of the callback\n"
+    assert (process.returncode, out, warned(said)) == (3, f"{failed}KeyboardInterrupt \n{failed}", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has none")
+def test_a_fork_can_not_use_the_client_and_ends(server):
+    out, said = run(server.url, FORKED).communicate(timeout=60)
+    elsewhere = "RuntimeError This client has worked in another event loop, or in another process: make one in each."
+    assert sorted(out.splitlines()) == ["(128, 128)", "0", elsewhere]
+    assert "Traceback" not in said
 
 
 def test_a_server_that_goes_away_under_its_work_and_forgets_it(server):

@@ -2,12 +2,13 @@
 
 import asyncio
 import atexit
+import os
 import threading
 from pathlib import Path
 
 from PIL import Image
 
-from .client import AsyncClient
+from .client import CALLBACKS, CLOSED, ELSEWHERE, AsyncClient, is_plain
 
 
 class Client:
@@ -16,7 +17,7 @@ class Client:
     def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
         self.client = AsyncClient(url, key)
         self.loop = asyncio.new_event_loop()
-        self.closed, self.closing = False, threading.Lock()
+        self.closed, self.closing, self.process = False, threading.Lock(), os.getpid()
         # A daemon: a program that forgets to close ends all the same, and closes then.
         self.thread = threading.Thread(target=self.loop.run_forever, name="vega_client", daemon=True)
         self.thread.start()
@@ -30,6 +31,8 @@ class Client:
 
     def close(self) -> None:
         """Gives up what is being drawn."""
+        if os.getpid() != self.process:  # a fork has no thread of it
+            return
         self.check_thread()
         with self.closing:
             if self.closed:
@@ -58,10 +61,12 @@ class Client:
 
     def run(self, call, *arguments, **options):
         self.check_thread()
-        options |= {name: carried(options[name]) for name in ("on_progress", "on_preview") if options.get(name)}
+        if os.getpid() != self.process:
+            raise RuntimeError(ELSEWHERE)
+        options |= {name: carried(given) for name in CALLBACKS if is_plain(given := options.get(name))}
         with self.closing:
             if self.closed:
-                raise RuntimeError("This client is closed: make another.")
+                raise RuntimeError(CLOSED)
             future = asyncio.run_coroutine_threadsafe(call(*arguments, **options), self.loop)
         try:
             return future.result()
@@ -77,14 +82,16 @@ class Client:
 
 
 class Exit(Exception):
-    """A callback's sys.exit(), on its way to who called: it would end the loop of all calls."""
+    """A callback's sys.exit(), or the like, on its way to who called: it would end the loop of all calls."""
 
 
 def carried(callback):
     def carrying(*arguments) -> None:
         try:
             callback(*arguments)
-        except SystemExit as exit:
+        except Exception:
+            raise
+        except BaseException as exit:
             raise Exit from exit
 
     return carrying

@@ -3,22 +3,23 @@
 import asyncio
 import base64
 import contextlib
+import inspect
 import io
-import ipaddress
 import itertools
 import secrets
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 from PIL import Image, ImageOps
 
+from .address import address, is_local
 from .errors import Failed, Lost, Refused, SomebodyElse
 from .events import Events, Listener
 from .overrides import override
-from .patience import PERMANENT, Patience, is_passing
+from .patience import PERMANENT, Patience, is_of_tls, is_passing
 from .reading import read
 from .workflow import is_api, kinds, to_api
 
@@ -28,6 +29,9 @@ ASK = 2.0  # seconds without news after which the server is asked: it tells nobo
 GONE = 3  # times that a workflow's pictures may be gone before they are fetched
 GOODBYE = 5.0  # seconds for taking work off the server
 CONNECT = 10.0  # seconds for a connection
+CLOSED = "This client is closed: make another."
+ELSEWHERE = "This client has worked in another event loop, or in another process: make one in each."
+CALLBACKS = ("on_progress", "on_preview")
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Preview = Callable[[Image.Image], None]
 
@@ -39,17 +43,17 @@ class AsyncClient:
     """
 
     def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
-        if urlsplit(url).scheme not in ("http", "https"):
-            raise ValueError(f"{url} is no address of a server: it begins with http:// or https://.")
-        self.url, self.id = url.rstrip("/"), uuid.uuid4().hex
+        at = address(url)
+        self.url, self.id = str(at).rstrip("/"), uuid.uuid4().hex
         self.secret = secrets.token_hex(16)  # beside the id, which ComfyUI's /queue tells
-        self.headers = {"x-api-key": key} if key else {}
-        local = is_local(urlsplit(self.url).hostname)  # a proxy for the internet must not be asked for this machine
+        self.headers = {"x-api-key": sendable(key)} if key else {}
+        local = is_local(at)  # a proxy for the internet must not be asked for this machine
         self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, connect=CONNECT, pool=None), trust_env=not local)
         self.patience = Patience(self.url)
         self.calls: set[asyncio.Task] = set()
         self.goodbyes: set[asyncio.Task] = set()  # that take given up work off the server
         self.closed = False
+        self.loop: asyncio.AbstractEventLoop | None = None  # that the connections belong to
         socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
         self.events = Events(socket, self.patience, **({"proxy": None} if local else {}))
 
@@ -61,6 +65,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Gives up what is being drawn, as cancelling does, and takes it off the server before the connections go."""
+        if not self.closed and self.is_elsewhere():
+            raise RuntimeError(ELSEWHERE)
         self.closed = True
         for call in self.calls:
             call.cancel()
@@ -71,13 +77,17 @@ class AsyncClient:
 
     async def call(self, work):
         """What it gives; it ends with its caller or with the client."""
-        if self.closed:
+        if self.closed or self.is_elsewhere():
             work.close()
-            raise RuntimeError("This client is closed: make another.")
+            raise RuntimeError(CLOSED if self.closed else ELSEWHERE)
+        self.loop = asyncio.get_running_loop()
         task = asyncio.create_task(work)
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
         return await task
+
+    def is_elsewhere(self) -> bool:
+        return self.loop not in (None, asyncio.get_running_loop())
 
     async def generate(
         self,
@@ -104,9 +114,9 @@ class AsyncClient:
         if "samples" in fields or "base64" in fields:
             raise ValueError("generate gives one picture as an image: neither samples nor base64 is for it.")
         body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
-        body |= {"image": in_base64(image) if image else None, **fields}
+        body |= {"image": None if image is None else in_base64(image), **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        path, request_id = API + model, uuid.uuid4().hex
+        path, request_id = API + quote(model, safe=""), uuid.uuid4().hex
         headers = {ID: request_id}
         if not on_progress and not on_preview:
             return await self.call(self.picture(path, body, headers))
@@ -250,19 +260,24 @@ class AsyncClient:
         except PERMANENT as error:
             raise ValueError(f"This can't be sent to {self.url}: {error}.") from None
         except httpx.RequestError as error:
-            raise ConnectionError(f"Nothing answers at {self.url}: {error or type(error).__name__}") from None
+            why = f"TLS with {self.url} fails" if is_of_tls(error) else f"Nothing answers at {self.url}"
+            raise ConnectionError(f"{why}: {error or type(error).__name__}") from None
         return response
 
 
-def is_local(hostname: str | None) -> bool:
-    try:
-        return hostname == "localhost" or ipaddress.ip_address(hostname).is_loopback
-    except ValueError:
-        return False
+def sendable(key: str) -> bytes:
+    """As the server reads a header; ValueError, which doesn't show it, where no header can have it."""
+    if not isinstance(key, str) or not key.isprintable() or key != key.strip():
+        raise ValueError("key is no key: it must be a text, without a line's end and without spaces around it.")
+    return key.encode()
 
 
 def in_base64(image: Image.Image) -> str:
     """A PNG file that keeps what the server needs to see the image right: transparency, and grey of 16 bits."""
+    if not isinstance(image, Image.Image):
+        raise TypeError("image must be a PIL.Image.Image, such as PIL.Image.open(path) gives.")
+    if 0 in image.size:
+        raise ValueError("image has no pixels.")
     if image.format:  # as it came from a file, and not turned by hand since
         image = ImageOps.exif_transpose(image)
     if image.mode not in ("I;16", "I;16B"):
@@ -311,7 +326,16 @@ def is_of_somebody_else(response: httpx.Response, path: str) -> bool:
     return response.status_code >= 500 or response.status_code == 200 or "/-/routes" in response.text
 
 
+def is_plain(callback) -> bool:
+    """Whether it can be called and is done then."""
+    return callable(callback) and not inspect.iscoroutinefunction(callback)
+
+
 def told(on_progress: Progress | None, on_preview: Preview | None) -> Listener:
+    for name, callback in zip(CALLBACKS, (on_progress, on_preview), strict=True):
+        if callback is not None and not is_plain(callback):
+            raise TypeError(f"{name} must be a function, and not one that is awaited.")
+
     def listener(event: str, data: dict, file: bytes | None) -> None:
         if event == "progress" and on_progress:
             on_progress(data["value"], data["max"])

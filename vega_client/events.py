@@ -8,8 +8,9 @@ import struct
 from collections.abc import Callable, Iterator
 
 import websockets
+from websockets.client import process_exception
 
-from .patience import Patience
+from .patience import Patience, is_of_tls
 
 DELAY = 0.5  # seconds between two attempts at one
 METADATA_FRAME = 4  # the host's preview image with metadata
@@ -67,7 +68,8 @@ class Events:
             raise ConnectionError(f"Nothing answers at {address}.")
 
     async def listen(self) -> None:
-        connect = websockets.connect(self.url, max_size=None, reconnect_delays=self.delays, **self.options)
+        again = {"reconnect_delays": self.delays, "process_exception": ending}
+        connect = websockets.connect(self.url, max_size=None, **again, **self.options)
         async with contextlib.aclosing(aiter(connect)) as sockets:  # else it is closed when the loop has ended
             async for socket in sockets:
                 try:
@@ -109,3 +111,8 @@ class Events:
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self.task
+
+
+def ending(error: Exception) -> Exception | None:
+    """What ends the attempts at a connection."""
+    return error if is_of_tls(error) else process_exception(error)

@@ -8,11 +8,13 @@ def override(graph: dict, changes: dict) -> dict:
 
     ValueError for a name that fits no input, or inputs of several nodes. The graph itself stays as it was.
     """
+    if not isinstance(changes, dict):
+        raise ValueError('overrides must be a dict, such as {"KSampler.seed": 5}.')
     for id, node in graph.items():
         check(node, {"class_type": str, "inputs?": dict}, f"Node {id}")
     graph = {id: {**node, "inputs": dict(node.get("inputs") or {})} for id, node in graph.items()}
     for name, value in changes.items():
-        target, _, field = name.rpartition(".")
+        target, _, field = str(name).rpartition(".")
         graph[found(graph, target, field, name)]["inputs"][field] = value
     return graph
 

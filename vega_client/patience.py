@@ -2,6 +2,7 @@
 
 import logging
 import random
+import ssl
 
 import httpx
 import tenacity
@@ -50,7 +51,14 @@ def is_passing(error: BaseException) -> bool:
     """Whether the same request may be answered later."""
     if isinstance(error, Refused):
         return isinstance(error, SomebodyElse) or error.status in BUSY
-    return isinstance(error, (httpx.TransportError, httpx.DecodingError)) and not isinstance(error, PERMANENT)
+    passing = isinstance(error, (httpx.TransportError, httpx.DecodingError)) and not isinstance(error, PERMANENT)
+    return passing and not is_of_tls(error)
+
+
+def is_of_tls(error: BaseException | None) -> bool:
+    """Whether the other side has no TLS, or a certificate that isn't trusted; not where the connection breaks meanwhile."""
+    kinds = (ssl.SSLError, ssl.SSLCertVerificationError)  # of the others each is a break, or passes
+    return error is not None and (type(error) in kinds or is_of_tls(error.__cause__ or error.__context__))
 
 
 def is_without_model(error: BaseException) -> bool:

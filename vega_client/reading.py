@@ -15,6 +15,8 @@ def read(workflow: dict | str | Path) -> dict:
     """What the JSON holds; ValueError or OSError, in one sentence with the file's name, where it can't be read."""
     if isinstance(workflow, dict):
         return workflow
+    if not isinstance(workflow, (str, os.PathLike)):
+        raise ValueError(f"The workflow is a {type(workflow).__name__}: give a file's path, its JSON as text, or a dict.")
     if isinstance(workflow, str) and workflow.lstrip(START).startswith("{"):
         return parsed(workflow, "The text")
     path, name = Path(workflow), shortened(str(workflow))
