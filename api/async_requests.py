@@ -35,6 +35,7 @@ class AsyncRequest:
     """One that was submitted; owner is the digest of its key. It ends with drawings or with an error."""
 
     owner: bytes
+    model: str
     asked: contract.Request
     seed: int
     pictures: list[Picture]
@@ -72,6 +73,8 @@ class AsyncRequests:
         try:
             with api.drain.work():
                 one.drawings = await api.line.draw(one.pictures)
+            api.metrics.drawn(f"/v2/{one.model}", len(one.drawings))
+            api.readiness.is_ready |= one.model == contract.REAL_TIME
         except (Full, Stopping):
             del self.known[one.id]
             raise
@@ -82,6 +85,7 @@ class AsyncRequests:
         except Exception as error:
             one.error = str(api.failure(error, one.id))
         self.keep(one)
+        api.drain.wait_for_fetching()
 
     def keep(self, one: AsyncRequest) -> None:
         """What goes beyond the bounds is forgotten, the oldest first."""
@@ -146,7 +150,7 @@ async def submitted(api: Api, request: web.Request, model: str) -> web.Response:
     api.drain.check()
     api.line.check_room()  # before a body is held
     asked, pictures = await api.asked(request, contract.MODELS[model])
-    one = AsyncRequest(owner(api, request), asked, pictures[0].seed, pictures)
+    one = AsyncRequest(owner(api, request), model, asked, pictures[0].seed, pictures)
     await requests.submit(api, one)
     return answered({"status": "QUEUED", **about(request, one), "poll_url": url(request, f"requests/{one.id}")})
 

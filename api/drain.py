@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 LIMIT = 300  # seconds that a server has to finish, as a replica of Ray Serve has
+FETCHING = 5.0  # seconds in which a client of /v2, which asks once a second or so, fetches what has been drawn
 LOOKS = 0.1  # seconds between two looks at whether it has
 RETRY_AFTER = 2  # seconds
 
@@ -32,6 +33,7 @@ class Drain:
     def __init__(self):
         self.requests = 0  # that wait or are drawn
         self.answers = WeakKeyDictionary()  # with pictures, the last ones: each with its connection's transport
+        self.fetched = 0.0  # when all of /v2 is, by time.monotonic
         self.is_draining = False
         self.before = None  # what SIGTERM did
 
@@ -63,8 +65,13 @@ class Drain:
         if transport is not None:
             self.answers[response] = transport
 
+    def wait_for_fetching(self) -> None:
+        """Something of /v2 has ended now: its client doesn't know it yet."""
+        self.fetched = time.monotonic() + FETCHING
+
     def is_busy(self) -> bool:
-        return self.requests > 0 or not all(is_written(*answer) for answer in self.answers.items())
+        are_written = all(is_written(*answer) for answer in self.answers.items())
+        return self.requests > 0 or time.monotonic() < self.fetched or not are_written
 
     def on_signal(self, *_) -> None:
         """A second one does what it did before, at once."""

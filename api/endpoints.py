@@ -51,11 +51,12 @@ class Api:
 
     async def counted(self, request: web.Request, respond: Callable | None = None) -> web.Response:
         """The answer, told to all who count answers."""
-        began, path = time.perf_counter(), "" if respond else request.match_info.get("path", "")
+        began, path = time.perf_counter(), request.match_info.get("path", "")
         response = await self.answer(request, respond)
         seconds, images = time.perf_counter() - began, int(response.headers.get("X-Images", 0))
-        self.metrics.answered(f"/v1/{path}", response.status, seconds, images, answers.id_of(request))
-        self.readiness.is_ready |= images > 0 and path == contract.REAL_TIME
+        path = f"/{'v2' if respond else 'v1'}/{path}"
+        self.metrics.answered(path, response.status, seconds, images, answers.id_of(request))
+        self.readiness.is_ready |= images > 0 and path == f"/v1/{contract.REAL_TIME}"
         if images:
             self.drain.watch(response, request.transport)
         return response

@@ -6,7 +6,7 @@ from prometheus_client.exposition import choose_encoder
 from .contract import DOCUMENT, MODELS
 
 BOUNDS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-PATHS = {f"/v1/{name}" for name in (DOCUMENT, *MODELS)}
+PATHS = {f"/v1/{DOCUMENT}", *(f"/{version}/{model}" for version in ("v1", "v2") for model in MODELS)}
 UNAUTHORIZED = 401
 
 
@@ -28,7 +28,10 @@ class Metrics:
         self.requests.labels(path, str(code)).inc()
         self.seconds.labels(path).observe(seconds, {"request_id": request_id})
         if images:
-            self.images.labels(path).inc(images)
+            self.drawn(path, images)
+
+    def drawn(self, path: str, images: int) -> None:
+        self.images.labels(path).inc(images)
 
     def text(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its Content-Type: OpenMetrics with exemplars where Accept names it."""

@@ -13,6 +13,8 @@ from vega_pack.api.async_requests import AsyncRequest, AsyncRequests
 from vega_pack.api.drain import Drain
 from vega_pack.api.host_client import PromptError
 from vega_pack.api.line import Drawing, Full
+from vega_pack.api.metrics import Metrics
+from vega_pack.api.readiness import Readiness
 from vega_pack.pictures.picture_file import PictureFile
 
 STATES = {"QUEUED", "PROCESSING", "COMPLETED", "FAILED"}
@@ -147,6 +149,7 @@ class Api:
 
     def __init__(self, outcome):
         self.line, self.drain, self.outcome = self, Drain(), outcome
+        self.metrics, self.readiness = Metrics(), Readiness(None)
 
     async def draw(self, pictures):
         if isinstance(self.outcome, Exception):
@@ -163,7 +166,7 @@ def kept(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
     async def scene():
         store, submitted = AsyncRequests(), []
         for outcome in outcomes:
-            submitted.append(AsyncRequest(b"", None, 0, []))
+            submitted.append(AsyncRequest(b"", RT, None, 0, []))
             await store.submit(Api(outcome), submitted[-1])
         await asyncio.wait([one.task for one in submitted])
         await asyncio.sleep(0.02)
@@ -197,7 +200,7 @@ def test_what_the_line_does_not_take_is_not_kept():
     async def scene():
         store = AsyncRequests()
         with pytest.raises(Full):
-            await store.submit(Api(Full(3)), AsyncRequest(b"", None, 0, []))
+            await store.submit(Api(Full(3)), AsyncRequest(b"", RT, None, 0, []))
         return store
 
     store = asyncio.run(scene())

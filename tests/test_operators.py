@@ -5,6 +5,7 @@ import concurrent.futures
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import comfyui
@@ -143,15 +144,20 @@ def test_each_request_is_counted_once(keyed):
     assert post(keyed, "nothing", KEY, **small).status_code == 404
     assert post(keyed, RT, **small).status_code == 401
     assert requests.get(f"{keyed.url}/v1/openapi.json", headers=KEY).status_code == 200
+    submitted = requests.post(f"{keyed.url}/v2/{BASE}", json={**small, "samples": 2}, headers=KEY).json()
+    wait_for(lambda: requests.get(submitted["status_url"], headers=KEY).json()["status"] == "COMPLETED")
     with send_and_leave(keyed, RT, KEY, **{**small, "num_inference_steps": 10, "img_width": 2048}):
         wait_for(lambda: depth(keyed) == 1)
     wait_for(lambda: depth(keyed) == 0)
     counted = {sample: more for sample, now in measured(keyed).items() if (more := now - before.get(sample, 0))}
     rt, base, document = (f"/v1/{name}" for name in (RT, BASE, "openapi.json"))
     expected = {(rt, "200"): 1, (base, "200"): 1, (rt, "400"): 1, (rt, "499"): 1, (document, "200"): 1}
-    expected |= {("other", "404"): 1, ("other", "401"): 1}
-    assert {sample[1:]: n for sample, n in counted.items() if sample[0] == "vega_requests_total"} == expected
-    assert {sample[1:]: n for sample, n in counted.items() if sample[0] == "vega_images_total"} == {(rt,): 1, (base,): 2}
+    expected |= {("other", "404"): 1, ("other", "401"): 1, (f"/v2/{BASE}", "200"): 1}
+    others = ("other", "200")  # status of /v2, as often as it was asked
+    found = {sample[1:]: n for sample, n in counted.items() if sample[0] == "vega_requests_total" and sample[1:] != others}
+    assert found == expected
+    images = {(rt,): 1, (base,): 2, (f"/v2/{BASE}",): 2}
+    assert {sample[1:]: n for sample, n in counted.items() if sample[0] == "vega_images_total"} == images
     assert counted[("vega_latency_seconds_count", rt)] == 3
 
 
@@ -183,7 +189,8 @@ def test_sigterm_finishes_what_has_begun_and_the_client_goes_to_who_comes_after(
         assert http.get(f"{keyed.url}/healthz").status_code == 200  # and the connection stays open
         asked = [(BASE, {"num_inference_steps": 40})] + [(RT, {"seed": seed}) for seed in range(4)]
         pictures = [pool.submit(post, keyed, model, KEY, prompt=PROMPT, **fields) for model, fields in asked]
-        wait_for(lambda: depth(keyed) == len(asked))
+        submitted = requests.post(f"{keyed.url}/v2/{RT}", json={"prompt": PROMPT, "seed": 4}, headers=KEY).json()
+        wait_for(lambda: depth(keyed) == len(asked) + 1)
         keyed.process.send_signal(signal.SIGTERM)
         wait_for(lambda: requests.get(f"{keyed.url}/readyz").status_code == 503)
         refused = post(keyed, RT, KEY, prompt=PROMPT)
@@ -194,9 +201,13 @@ def test_sigterm_finishes_what_has_begun_and_the_client_goes_to_who_comes_after(
             late = pool.submit(client.generate, PROMPT, seed=1, format="png")
             wait_for(lambda: measured(keyed)[("vega_requests_total", f"/v1/{RT}", "503")] > 1)
             assert all(opened(picture.result()).width for picture in pictures)
+            wait_for(lambda: requests.get(submitted["status_url"], headers=KEY).json()["status"] == "COMPLETED")
+            time.sleep(1)  # as Segmind's SDK does between two questions
+            fetched = requests.get(submitted["response_url"], headers=KEY).json()
+            assert requests.get(fetched["output"]).headers["Content-Type"] == "image/jpeg"
             assert keyed.process.wait(30) == -signal.SIGTERM
             network.target = server.port  # as if it had been started again
             drawn = late.result()
         network.close()
     assert drawn.tobytes() == opened(post(server, prompt=PROMPT, seed=1, format="png")).tobytes()
-    assert "SIGTERM: what has begun (5 requests) is finished first" in keyed.log.read_text(encoding="utf-8")
+    assert "SIGTERM: what has begun (6 requests) is finished first" in keyed.log.read_text(encoding="utf-8")
