@@ -107,7 +107,11 @@ def temporary(file: picture_file.PictureFile) -> dict:
     """Writes the file where Preview Image's are, until ComfyUI ends: what /view and /history call it."""
     folder, name = Path(folder_paths.get_temp_directory()), f"vega_{secrets.token_hex(8)}.{file.format}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(file.data)
+    try:
+        (folder / name).write_bytes(file.data)
+    except OSError:  # as where the disk is full: a part of it would stay
+        (folder / name).unlink(missing_ok=True)
+        raise
     return {"filename": name, "subfolder": "", "type": "temp"}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import re
 import struct
 import time
@@ -256,6 +257,21 @@ def test_a_disk_that_takes_no_file_fails_no_program(monkeypatch, tmp_path, caplo
 
     assert asyncio.run(scene()) == []
     assert "can't be written (File exists), so /history names only the pictures in memory" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+def test_a_disk_that_ends_keeps_no_part_of_a_file(monkeypatch, tmp_path):
+    import resource
+
+    monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes of any file
+    try:
+        with pytest.raises(OSError, match="too large"):
+            send_image.temporary(picture_file.PictureFile("png", 1, 1, bytes(5000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_workflow_is_where_core_puts_it(browser, noise):
