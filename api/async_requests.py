@@ -20,7 +20,7 @@ from .endpoints import Api
 from .host_client import Interrupted
 from .host_graphs import Picture
 from .line import Drawing, Full
-from .refused import Refused
+from .refused import Refused, check_method
 
 SECONDS = 600  # that a result is kept,
 RESULTS = 1000  # how many at most,
@@ -132,16 +132,16 @@ async def respond(api: Api, request: web.Request) -> web.Response:
     path = request.match_info.get("path", "")
     match path.split("/"):
         case [model] if model in contract.MODELS:
-            api.check_method(request, "POST")
+            check_method(request, "POST")
             return await submitted(api, request, model)
         case ["requests", id]:
-            api.check_method(request, "GET", "HEAD")
+            check_method(request, "GET", "HEAD")
             return result(api, request, requests.of(api, request, id))
         case ["requests", id, "status"]:
-            api.check_method(request, "GET", "HEAD")
+            check_method(request, "GET", "HEAD")
             return status(api, request, requests.of(api, request, id))
         case ["requests", id, "cancel"]:
-            api.check_method(request, "POST")
+            check_method(request, "POST")
             return await cancelled(api, request, requests.of(api, request, id))
     raise Refused(404, contract.no_async_path(path))
 
@@ -197,7 +197,7 @@ def image(request: web.Request, name: str) -> web.Response:
         api = endpoints.api()
         if not api.access.digests and (why := keyless_refusal(request.headers, request.remote)):
             raise Refused(401, why)
-        api.check_method(request, "GET", "HEAD")
+        check_method(request, "GET", "HEAD")
         if not (file := requests.images.get(name)):
             raise Refused(404, f"There is no such picture: they are kept for {SECONDS // 60} minutes.")
     except Refused as refused:

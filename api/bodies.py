@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from .client_gone import CLIENT_CLOSED_REQUEST
 from .refused import Refused
 
 SMALL = 2**16  # bytes: a request in words, which is read at once
@@ -17,7 +18,6 @@ TURN = 60.0  # seconds that they wait
 PART = 2**19  # bytes of a larger one (of a small one: all) that must come
 PATIENCE = 10.0  # within so many seconds
 PACKED = ("gzip", "x-gzip", "deflate")
-CLIENT_CLOSED_REQUEST = 499
 
 
 class Bodies:

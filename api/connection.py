@@ -9,6 +9,7 @@ from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.streams import StreamReader
 
 from . import answers
+from .client_gone import LOOKS_AGAIN, STILL_HERE
 from .request_id import HEADER, request_id
 
 # aiohttp has no public way to these; where one is missing the host's connections stay as they are.
@@ -18,8 +19,6 @@ HEAD = 2**14  # bytes of a request's beginning that are looked at
 TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
 PACKED = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
 OWN_ID = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
-LOOKS_AGAIN = 0.3  # seconds between two tries to find out whether who has half-closed is still there
-STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 
 def is_ours(head: bytes) -> bool:

@@ -158,3 +158,7 @@ def no_async_path(path: str) -> str:
         f"There is no /v2/{path[:80]}; there are {submitted}, GET /v2/requests/ID/status, GET /v2/requests/ID and "
         "POST /v2/requests/ID/cancel."
     )
+
+
+def wrong_method(method: str, allowed: tuple[str, ...]) -> str:
+    return f"{method} is not for this path; {' and '.join(allowed)} {'are' if len(allowed) > 1 else 'is'}."

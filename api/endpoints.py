@@ -19,14 +19,15 @@ from ..pictures import received
 from ..vega import own_size
 from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
-from .bodies import CLIENT_CLOSED_REQUEST, Bodies
+from .bodies import Bodies
+from .client_gone import CLIENT_CLOSED_REQUEST
 from .drain import Drain, Stopping
 from .follower import follower
 from .host_client import HostClient, Interrupted, PromptError
 from .line import Drawing, Full, Line
 from .metrics import Metrics
 from .readiness import Readiness
-from .refused import Refused
+from .refused import Refused, check_method
 from .settings import Settings
 
 MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
@@ -71,11 +72,11 @@ class Api:
                 return await respond(self, request)
             path = request.match_info.get("path", "")
             if path == contract.DOCUMENT:
-                self.check_method(request, "GET", "HEAD")
+                check_method(request, "GET", "HEAD")
                 return web.json_response(openapi.document())
             if path not in contract.MODELS:
                 raise Refused(404, contract.no_path(path))
-            self.check_method(request, "POST")
+            check_method(request, "POST")
             self.drain.check()
             self.line.check_room()  # before a body is held
             asked, pictures = await self.asked(request, contract.MODELS[path])
@@ -93,11 +94,6 @@ class Api:
             return self.given_up(interrupted, id).answer()
         except Exception as error:
             return self.failure(error, id).answer()
-
-    def check_method(self, request: web.Request, *methods: str) -> None:
-        if request.method not in methods:
-            said = f"{request.method} is not for this path; {methods[0]} is."
-            raise Refused(405, said, {"Allow": ", ".join(methods)})
 
     async def asked(self, request: web.Request, model: type[contract.Request]) -> tuple[contract.Request, list]:
         """What is asked for, and its pictures as the line takes them; Refused for what is wrong."""

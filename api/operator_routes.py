@@ -7,9 +7,7 @@ from .answers import id_of
 from .drain import Stopping
 from .endpoints import Api, api
 from .model_list import model_list
-from .refused import Refused
-
-METHODS = ("GET", "HEAD")
+from .refused import Refused, check_method
 
 
 async def answer(request: web.Request) -> web.Response:
@@ -27,9 +25,7 @@ async def answer(request: web.Request) -> web.Response:
 
 
 def of_route(request: web.Request, name: str) -> web.Response:
-    if request.method not in METHODS:
-        allowed = {"Allow": ", ".join(METHODS)}
-        raise Refused(405, f"{request.method} is not for this path; {' and '.join(METHODS)} are.", allowed)
+    check_method(request, "GET", "HEAD")
     if name == "healthz":
         return web.json_response({"status": "ok"})
     found = api()

@@ -2,6 +2,8 @@
 
 from aiohttp import web
 
+from .contract import wrong_method
+
 
 class Refused(Exception):
     """Its status, what is wrong, and what else the answer says; `close`: the connection has nothing more to give."""
@@ -15,3 +17,8 @@ class Refused(Exception):
         if self.close:
             response.force_close()
         return response
+
+
+def check_method(request: web.Request, *allowed: str) -> None:
+    if request.method not in allowed:
+        raise Refused(405, wrong_method(request.method, allowed), {"Allow": ", ".join(allowed)})

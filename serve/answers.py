@@ -2,7 +2,10 @@
 
 import json
 
+from api import contract
+
 RETRY_AFTER = 2  # seconds
+READ = ("GET", "HEAD")
 NOT_KEPT = {"Cache-Control": "no-store"}  # of what operators ask again and again
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
@@ -22,5 +25,4 @@ def busy(status: int, message: str, id: str) -> Answer:
 
 
 def wrong_method(method: str, allowed: tuple[str, ...], id: str) -> Answer:
-    given = f"{method} is not for this path; {' and '.join(allowed)} {'are' if len(allowed) > 1 else 'is'}."
-    return error(405, given, id, Allow=", ".join(allowed))
+    return error(405, contract.wrong_method(method, allowed), id, Allow=", ".join(allowed))

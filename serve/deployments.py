@@ -20,12 +20,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from api.access import Access, keyless_refusal
+from api.client_gone import CLIENT_CLOSED_REQUEST
 from api.contract import DOCUMENT, MODELS, NO_ASYNC, no_path
 from api.model_list import model_list
 from api.request_id import request_id
 from api.settings import Settings
 
-from .answers import NOT_KEPT, Answer, busy, error, said, wrong_method
+from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method
 from .host_process import START, HostProcess
 from .options import Options
 from .replica_port import listen_where_ray_does
@@ -37,8 +38,6 @@ MOST = 512  # requests that a Front has; what comes beyond waits at the proxy
 AT_ONCE = 8  # requests that a Painter has; more wait where any Painter can take them
 LIST, READY = "v1/models", "readyz"
 PATHS = {f"v1/{name}" for name in (DOCUMENT, *MODELS)}
-READ = ("GET", "HEAD")
-CLIENT_CLOSED_REQUEST = 499
 HUNG = 60.0  # seconds in which a living process must answer
 AT_HAND = 2.0  # seconds in which a Painter with nothing to do says whether it is ready
 DRAIN = 300  # seconds that a replica has to end what is begun, when it is to stop

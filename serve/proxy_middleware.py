@@ -10,11 +10,12 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.client_gone import CLIENT_CLOSED_REQUEST
 from api.request_id import HEADER, request_id
 from api.settings import Settings
 
 from . import uvicorn_protocol
-from .answers import NOT_KEPT, Answer, busy, error, said, wrong_method
+from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method
 from .attempts import Attempt, Body
 from .request_metrics import RequestMetrics
 
@@ -23,8 +24,6 @@ PAUSE = 0.2  # seconds before the second attempt; before each further one twice 
 HEALTH, METRICS, READY, MODELS = "/healthz", "/metrics", "/readyz", "/v1/models"
 RAYS_HEALTH, RAYS_ROUTES = "/-/healthz", "/-/routes"
 UNCOUNTED = {HEALTH, METRICS, READY, MODELS, RAYS_HEALTH}  # they are asked every few seconds
-READ = ("GET", "HEAD")
-CLIENT_CLOSED_REQUEST = 499
 # By these a client would tell Ray how long to wait, when to cancel and where to send its request; _ stands for -, too.
 TO_RAY = {"x_request_timeout_seconds", "x_request_disconnect_disabled", "x_session_id", "serve_multiplexed_model_id"}
 # Of Ray's errors and ComfyUI's that are no JSON.

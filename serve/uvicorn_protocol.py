@@ -6,13 +6,12 @@ import uuid
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from api.client_gone import LOOKS_AGAIN, STILL_HERE
 from api.request_id import HEADER
 
 from .answers import error
 
 CUT_SHORT = "vega_body_is_cut_short"  # in the scope's state
-LOOKS_AGAIN = 0.3  # seconds between two tries to find out whether who has half-closed is still there
-STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 
 class Protocol(HttpToolsProtocol):
