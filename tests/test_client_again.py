@@ -130,7 +130,7 @@ def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog)
         assert not ImageChops.difference(image, expected).getbbox()
     assert len(found) == 2
     assert {record.getMessage() for record in caplog.records} == {
-        f"Nothing answers at http://127.0.0.1:{port} yet; trying for 60 s."
+        f"No ComfyUI answers at http://127.0.0.1:{port} yet; trying for 60 s."
     }
 
 

@@ -1,8 +1,10 @@
 """What the Python client can't work with, whatever it is given: one sentence, at once."""
 
 import asyncio
+import http.server
 import ssl
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,49 @@ def test_a_model_is_one_name_under_v1(server, model):
     with Client(server.url) as client, pytest.raises(Refused, match="There is no /v1/") as refused:
         client.generate(PROMPT, model=model)
     assert refused.value.status == 404
+
+
+PAGE = b"<html><body><h1>Not here</h1></body></html>"
+
+
+def answer(status: str, kind: str, body: bytes = PAGE, *headers: str) -> bytes:
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"),
+    [
+        (answer("404 Not Found", "text/html"), "answers 404 Not Found with a page: there is no ComfyUI with this pack"),
+        (answer("301 Moved Permanently", "text/html", PAGE, "Location: https://vega.example/"), "leads to https://vega.ex"),
+        (answer("403 Forbidden", "application/json", b'{"error": {"code": 7}}'), "code"),
+        (answer("403 Forbidden", "application/json", b'{"error": 7}', "X-Request-Id: a"), "7"),
+        (answer("418 I'm a teapot", "text/plain", b"short"), "short"),
+    ],
+)
+def test_who_is_no_comfyui_is_told_in_a_sentence(server, answered, said):
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        network.answers = [answered]
+        with pytest.raises(Refused, match=said) as refused:
+            client.generate(PROMPT)
+    assert "<" not in str(refused.value)
+    assert str(refused.value.status) in answered.decode()
+
+
+def test_a_server_of_something_else_is_told_by_queue():
+    """Which answers every question with a page and 200."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.wfile.write(answer("200 OK", "text/html"))
+
+        def log_message(self, *_):
+            """Says nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        workflow = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
+        address = f"http://127.0.0.1:{other.server_port}"
+        with Client(address) as client, pytest.raises(Refused, match="is not what a ComfyUI answers"):
+            client.queue(workflow)
+        other.shutdown()

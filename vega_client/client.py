@@ -241,7 +241,11 @@ class AsyncClient:
                 await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id}, timeout=GOODBYE)
 
     async def get(self, path: str) -> dict:
-        return (await self.ask("GET", path)).json()
+        answer = await self.ask("GET", path)
+        try:
+            return answer.json()
+        except ValueError:
+            raise Refused(f"{answer.url} is not what a ComfyUI answers.", answer.status_code) from None
 
     async def ask(self, method: str, path: str, is_there=None, **options) -> httpx.Response | None:
         """The answer, asked for again under one id while it may come later; None where is_there finds that it has come."""
@@ -307,15 +311,25 @@ def refused(response: httpx.Response, path: str) -> Refused:
     after = float(after) if after.isdecimal() else None
     if not isinstance(answer, dict) or "error" not in answer:
         kind = SomebodyElse if is_of_somebody_else(response, path) else Refused
-        return kind(response.text[:500] or response.reason_phrase, response.status_code, retry_after=after)
+        return kind(without_markup(response), response.status_code, retry_after=after)
     said, id = answer["error"], answer.get("id") or response.headers.get(ID)
     if isinstance(said, dict):  # ComfyUI's
         nodes = answer.get("node_errors", {}).items()
         reasons = [f"node {id}: {e['message']} ({e['details']})" for id, node in nodes for e in node["errors"]]
-        said = "; ".join(reasons) or said["message"]
-    if response.status_code >= 500 and id and id not in said:  # the server's log explains it
+        said = "; ".join(reasons) or said.get("message", said)
+    if response.status_code >= 500 and id and id not in str(said):  # the server's log explains it
         said = f"{said} (id {id})"
     return Refused(str(said), response.status_code, answer.get("field"), after, id)
+
+
+def without_markup(response: httpx.Response) -> str:
+    """What an answer says that is not JSON with an error; a page is for eyes."""
+    if response.has_redirect_location:
+        return f"{response.url} leads to {response.headers['Location']}: give the address of that server."
+    if "html" in response.headers.get("Content-Type", ""):
+        status = f"{response.status_code} {response.reason_phrase}"
+        return f"{response.url} answers {status} with a page: there is no ComfyUI with this pack, or not yet."
+    return response.text[:500] or response.reason_phrase
 
 
 def is_of_somebody_else(response: httpx.Response, path: str) -> bool:

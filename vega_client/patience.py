@@ -44,7 +44,7 @@ class Patience:
         """A server that restarts looks as a wrong address does: who waits is told at once that it may be one."""
         if not self.answered and not self.warned:
             self.warned = True
-            logging.getLogger(__name__).warning("Nothing answers at %s yet; trying for %.0f s.", self.url, FIRST_ANSWER)
+            logging.getLogger(__name__).warning("No ComfyUI answers at %s yet; trying for %.0f s.", self.url, FIRST_ANSWER)
 
 
 def is_passing(error: BaseException) -> bool:
