@@ -52,7 +52,7 @@ def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
         return response
     if response.status >= HTTPStatus.BAD_REQUEST and isinstance(response, web.Response):
         said = json.loads(response.body) if response.content_type == "application/json" and response.body else {}
-        if "error" not in said:
+        if not isinstance(said, dict) or "error" not in said:
             said = {"error": ELSEWHERE.get(response.status) or HTTPStatus(response.status).phrase}
         response.content_type = "application/json"
         response.text = json.dumps({**said, "id": id})
