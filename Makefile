@@ -13,15 +13,15 @@ HOSTS := 0.24.1 0.27.0 0.30.0
 .PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano clean
 
 demo: $(ENVIRONMENT)
-	@$(BIN)/python dev/demo.py
+	@$(BIN)/python -m dev.demo
 
 run: $(ENVIRONMENT)
-	@$(BIN)/python dev/run.py
+	@$(BIN)/python -m dev.run
 
 # The HTTP API of so many ComfyUI processes, by Ray Serve.
 serve: REPLICAS ?= 1
 serve: $(ENVIRONMENT)
-	@$(BIN)/python dev/serve_api.py $(REPLICAS)
+	@$(BIN)/python -m dev.serve_api $(REPLICAS)
 
 # Workers of one thread each take half the time of one with all of them, of which the others mostly wait; one more worker
 # than two cores can hold fills the time in which tests wait for their servers.

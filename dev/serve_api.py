@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import comfyui
-import host
+from . import comfyui, host
 
 START_SECONDS = 300
 

@@ -10,7 +10,6 @@ import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.sd
-import folders
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -23,6 +22,7 @@ from vega_pack.nodes.tiny_vae_decode import VegaTinyVAEDecode
 from vega_pack.vega import checkpoint, lcm
 
 import nodes as host_nodes
+from dev import diffusers_folders as folders
 
 pytestmark = pytest.mark.usefixtures("inference")
 NANO = Path(checkpoint.NANO)

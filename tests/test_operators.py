@@ -7,7 +7,6 @@ import socket
 import sys
 from pathlib import Path
 
-import comfyui
 import pytest
 import relay
 import requests
@@ -16,6 +15,8 @@ from machine_lacks import own_address
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from vega_pack.api.host_client import PromptError
 from vega_pack.api.readiness import SOON, Readiness
+
+from dev import comfyui
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import host
 import pytest
+
+from dev import host
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
