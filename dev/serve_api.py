@@ -1,4 +1,4 @@
-"""Runs the HTTP API on this machine until Ctrl-C: `python dev/serve_api.py REPLICAS`; models go into .comfyui/models."""
+"""Runs the HTTP API on this machine until Ctrl-C: `python -m dev.serve_api REPLICAS`; models go into .comfyui/models."""
 
 import os
 import subprocess
