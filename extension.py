@@ -7,6 +7,7 @@ from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
 
+from .api import answers, connection
 from .api.access import is_loopback, keyless_refusal
 from .api.follower import remember_secret
 from .api.server_log import keep_requests_out
@@ -21,15 +22,21 @@ from .nodes.tiny_vae_decode import VegaTinyVAEDecode
 from .nodes.together import VegaTogether
 from .pictures import frames, sent
 
+ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/.*}", "{path:images/[^/]*}")
+
 
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
-        PromptServer.instance.routes.route("*", "/v1/{path:.*}")(v1)
-        PromptServer.instance.routes.route("*", "/v2/{path:.*}")(v2)
+        for path in ("/v1", "/v1/{path:.*}"):
+            PromptServer.instance.routes.route("*", path)(v1)
+        for path in ASYNC_PATHS:  # no others: ComfyUI-Manager has some under /v2, too
+            PromptServer.instance.routes.route("*", f"/v2/{path}")(v2)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
+        PromptServer.instance.app.middlewares.insert(0, answers.in_our_form)
+        connection.install(PromptServer.instance.app)
         keep_requests_out()
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()

@@ -16,10 +16,11 @@ from ..pictures.picture_file import PictureFile
 from . import contract, endpoints
 from .access import keyless_refusal
 from .drain import Stopping
-from .endpoints import Api, Refused
+from .endpoints import Api
 from .host_client import Interrupted
 from .host_graphs import Picture
 from .line import Drawing, Full
+from .refused import Refused
 
 SECONDS = 600  # that a result is kept,
 RESULTS = 1000  # how many at most,
@@ -77,9 +78,9 @@ class AsyncRequests:
         except asyncio.CancelledError:
             one.error = CANCELLED
         except Interrupted as error:
-            one.error = str(api.given_up(error))
+            one.error = str(api.given_up(error, one.id))
         except Exception as error:
-            one.error = str(api.failure(error))
+            one.error = str(api.failure(error, one.id))
         self.keep(one)
 
     def keep(self, one: AsyncRequest) -> None:
@@ -117,23 +118,23 @@ requests = AsyncRequests()
 
 async def answer(request: web.Request) -> web.Response:
     """Whatever comes under /v2."""
-    match request.match_info["path"].split("/"):
+    match request.match_info.get("path", "").split("/"):
         case ["images", name]:
             return image(request, name)
     return await endpoints.answer(request, respond)
 
 
 async def respond(api: Api, request: web.Request) -> web.Response:
-    path = request.match_info["path"]
+    path = request.match_info.get("path", "")
     match path.split("/"):
         case [model] if model in contract.MODELS:
             api.check_method(request, "POST")
             return await submitted(api, request, model)
         case ["requests", id]:
-            api.check_method(request, "GET")
+            api.check_method(request, "GET", "HEAD")
             return result(api, request, requests.of(api, request, id))
         case ["requests", id, "status"]:
-            api.check_method(request, "GET")
+            api.check_method(request, "GET", "HEAD")
             return status(api, request, requests.of(api, request, id))
         case ["requests", id, "cancel"]:
             api.check_method(request, "POST")
@@ -144,8 +145,8 @@ async def respond(api: Api, request: web.Request) -> web.Response:
 async def submitted(api: Api, request: web.Request, model: str) -> web.Response:
     api.drain.check()
     api.line.check_room()  # before a body is held
-    asked = api.parsed(contract.MODELS[model], await api.body(request))
-    one = AsyncRequest(owner(api, request), *await api.to_draw(request, asked))
+    asked, pictures = await api.asked(request, contract.MODELS[model])
+    one = AsyncRequest(owner(api, request), asked, pictures[0].seed, pictures)
     await requests.submit(api, one)
     return answered({"status": "QUEUED", **about(request, one), "poll_url": url(request, f"requests/{one.id}")})
 
@@ -192,7 +193,7 @@ def image(request: web.Request, name: str) -> web.Response:
         api = endpoints.api()
         if not api.access.digests and (why := keyless_refusal(request.headers, request.remote)):
             raise Refused(401, why)
-        api.check_method(request, "GET")
+        api.check_method(request, "GET", "HEAD")
         if not (file := requests.images.get(name)):
             raise Refused(404, f"There is no such picture: they are kept for {SECONDS // 60} minutes.")
     except Refused as refused:
@@ -227,7 +228,7 @@ def url(request: web.Request, path: str) -> str:
     scheme, host = (forwarded(request.headers, f"X-Forwarded-{part}") for part in ("Proto", "Host"))
     scheme = scheme if scheme in ("http", "https") else request.scheme
     host = host if HOST.fullmatch(host) else request.host
-    return f"{scheme}://{host}{request.path.removesuffix(request.match_info['path'])}{path}"
+    return f"{scheme}://{host}{request.path.removesuffix(request.match_info.get('path', ''))}{path}"
 
 
 def forwarded(headers: Mapping[str, str], name: str) -> str:

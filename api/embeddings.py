@@ -1,33 +1,61 @@
-"""`embedding:name` in a prompt: only names that the operator allows, of files that the host can read."""
+"""`embedding:name` in a prompt: only names that the operator allows, of files that the host uses as they are."""
 
+import asyncio
 import contextlib
 import logging
 import re
 import threading
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from comfy.sd1_clip import expand_directory_list, load_embed
 
 from ..nodes import loader
-from ..vega import written
+from ..vega import encoder_widths, written
 
 # As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
 NAMED = re.compile(r"(?:^|(?<=\s))embedding:\s*([^\s<\[]*)")
-ENCODER = (768, "clip_l")  # the one that all models have: what can't be read for it is damaged for all
+# By which the host's tokenizers choose among a file's vectors, whatever the encoder's width (there, and comfy/sdxl_clip.py).
+SOUGHT = {"clip_l": 768, "clip_g": 1280}
+MOST = 65504.0  # fp16's, in which the encoders compute on a GPU
+READERS = ThreadPoolExecutor(2, "vega_embeddings")  # of their own: a drive that hangs holds up no other work
+
+
+def known(words: str, allowed: Collection[str]) -> list[str | None]:
+    """The name of each embedding that the words name, as the host tries it with and without commas; None: not allowed."""
+    names = [name if name in allowed else name.strip(",") for name in NAMED.findall(words)]
+    return [name if name in allowed else None for name in names]
 
 
 def wrong(words: str, allowed: Collection[str]) -> str | None:
-    """Why an embedding that the words name can't be taken, without the name, which may be anything; None if all can."""
-    for name in NAMED.findall(words):
-        known = name if name in allowed else name.strip(",")  # the host tries both, too
-        if known not in allowed:
-            some = f"may name {', '.join(allowed)}, and names another" if allowed else "is not allowed on this server"
-            return f"`embedding:` {some} (VEGA_API_EMBEDDINGS); write `embedding :` where it is only text"
-        if names_too_many(known):
-            return f"`embedding:{known}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
-        if not is_readable(known):
-            return f"`embedding:{known}` has no file that can be read on this server"
+    """Why an embedding that the words name isn't taken, without the name, which may be anything; None if all are allowed."""
+    if None in known(words, allowed):
+        some = f"may name {', '.join(allowed)}, and names another" if allowed else "is not allowed on this server"
+        return f"`embedding:` {some} (VEGA_API_EMBEDDINGS); write `embedding :` where it is only text"
+    return None
+
+
+async def unusable(names: Collection[str], model: str) -> str | None:
+    """Why the host would draw another picture than one with these embeddings, or none; None if it uses all of them.
+
+    Read beside the event loop. ValueError where the model can't be read.
+    """
+    return await asyncio.get_running_loop().run_in_executor(READERS, why_unusable, names, model)
+
+
+def why_unusable(names: Collection[str], model: str) -> str | None:
+    widths = encoder_widths.of(loader.located(model))
+    for name in names:
+        if names_too_many(name):
+            return f"`embedding:{name}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
+        for encoder, width in widths.items():
+            vectors = read(name, encoder)
+            if vectors is None:
+                return f"`embedding:{name}` has no file that can be read on this server, or a damaged one"
+            if vectors.shape[-1] != width:
+                own = f"vectors of {vectors.shape[-1]} values for {encoder}"
+                return f"`embedding:{name}` is of another family of models: it has {own}, and this model takes {width}"
     return None
 
 
@@ -38,13 +66,16 @@ def names_too_many(name: str) -> bool:
     return any(file.is_file() and written.names_too_many(file) for file in files)
 
 
-def is_readable(name: str) -> bool:
+def read(name: str, encoder: str):
+    """The vectors that the host would put into the encoder's prompt, one a row; None where it would fail, or find none."""
     with unlogged():
         try:
-            vectors = load_embed(name, loader.embedding_folders(), *ENCODER)
-            return vectors is not None and vectors.ndim in (1, 2) and bool(vectors.isfinite().all())
+            vectors = load_embed(name, loader.embedding_folders(), SOUGHT[encoder], encoder)
+            rows = vectors.float().reshape(-1, vectors.shape[-1])
+            is_whole = len(rows) == (1 if vectors.ndim == 1 else len(vectors)) and bool((rows.abs() <= MOST).all())
+            return rows if rows.numel() and is_whole else None
         except Exception:  # whatever a damaged file brings about
-            return False
+            return None
 
 
 @contextlib.contextmanager

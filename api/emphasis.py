@@ -36,3 +36,9 @@ def is_nested_beyond(most: int, text: str) -> bool:
         parts = [part for outer in inner for part in parse_parentheses(outer)]
         inner = [part[1:-1] for part in parts if part[0] == "(" and part[-1] == ")"]
     return bool(inner)
+
+
+def named(prompt: str, allowed: Collection[str]) -> set[str]:
+    """The embeddings of a prompt in which nothing is wrong."""
+    parts = token_weights(escape_important(prompt), 1.0)
+    return {name for part, _ in parts for name in embeddings.known(unescape_important(part), allowed)}

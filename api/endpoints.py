@@ -7,7 +7,6 @@ import json
 import logging
 import secrets
 import time
-import zlib
 from collections.abc import Callable
 from functools import partial
 
@@ -18,32 +17,22 @@ from server import PromptServer
 from ..nodes import loader
 from ..pictures import received
 from ..vega import own_size
-from . import contract, emphasis, host_graphs, openapi
+from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
+from .bodies import CLIENT_CLOSED_REQUEST, Bodies
 from .drain import Drain, Stopping
 from .follower import follower
 from .host_client import HostClient, Interrupted, PromptError
 from .line import Drawing, Full, Line
 from .metrics import Metrics
 from .readiness import Readiness
-from .request_id import request_id
+from .refused import Refused
 from .settings import Settings
 
 MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
+EXAMPLE = '{"prompt": "a pink dawn over pine trees"}'
 LOOKS = 0.2  # seconds between two looks at whether the client is still there
-CLIENT_CLOSED_REQUEST = 499
 WARM_UP = "night, desert, full moon"  # the prompt of /readyz
-
-
-class Refused(Exception):
-    """An answer that is not a picture: its status, what is wrong, and what else the answer says."""
-
-    def __init__(self, status: int, message: str, headers: dict | None = None, **more):
-        super().__init__(message)
-        self.status, self.headers, self.more = status, headers, more
-
-    def answer(self) -> web.Response:
-        return web.json_response({"error": str(self), **self.more}, status=self.status, headers=self.headers)
 
 
 class Api:
@@ -52,7 +41,7 @@ class Api:
     def __init__(self, server: PromptServer, settings: Settings):
         self.settings = settings
         keys = settings.all_keys()
-        self.access = Access(keys)
+        self.access, self.bodies = Access(keys), Bodies(settings.body_mib)
         self.line = Line(HostClient(server), partial(host_graphs.graph_of, settings=settings), settings.waiting)
         self.readiness = Readiness(self.warm_up)
         self.metrics, self.drain = Metrics(), Drain()
@@ -65,7 +54,7 @@ class Api:
         began, path = time.perf_counter(), "" if respond else request.match_info.get("path", "")
         response = await self.answer(request, respond)
         seconds, images = time.perf_counter() - began, int(response.headers.get("X-Images", 0))
-        self.metrics.answered(f"/v1/{path}", response.status, seconds, images, request_id(request.headers))
+        self.metrics.answered(f"/v1/{path}", response.status, seconds, images, answers.id_of(request))
         self.readiness.is_ready |= images > 0 and path == contract.REAL_TIME
         if images:
             self.drain.watch(response, request.transport)
@@ -73,21 +62,25 @@ class Api:
 
     async def answer(self, request: web.Request, respond: Callable | None = None) -> web.Response:
         """respond(api, request) answers instead of /v1, with the same access and errors."""
+        id = answers.id_of(request)
         try:
             if refusal := self.access.refusal(request.headers, request.remote):
                 raise Refused(401, refusal)
             if respond:
                 return await respond(self, request)
-            path = request.match_info["path"]
+            path = request.match_info.get("path", "")
             if path == contract.DOCUMENT:
-                self.check_method(request, "GET")
+                self.check_method(request, "GET", "HEAD")
                 return web.json_response(openapi.document())
             if path not in contract.MODELS:
                 raise Refused(404, contract.no_path(path))
             self.check_method(request, "POST")
             self.drain.check()
             self.line.check_room()  # before a body is held
-            return await self.pictures(request, self.parsed(contract.MODELS[path], await self.body(request)))
+            asked, pictures = await self.asked(request, contract.MODELS[path])
+            with self.drain.work():
+                drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
+            return drawn(asked, pictures[0].seed, drawings)
         except Full as full:
             headers = {"Retry-After": str(full.seconds)}
             return Refused(429, f"Too many requests are waiting; ask again in {full.seconds} s.", headers).answer()
@@ -96,31 +89,24 @@ class Api:
         except Refused as refused:
             return refused.answer()
         except Interrupted as interrupted:
-            return self.given_up(interrupted).answer()
+            return self.given_up(interrupted, id).answer()
         except Exception as error:
-            return self.failure(error).answer()
+            return self.failure(error, id).answer()
 
-    def check_method(self, request: web.Request, method: str) -> None:
-        if request.method != method:
-            raise Refused(405, f"{request.method} is not for this path; {method} is.", {"Allow": method})
+    def check_method(self, request: web.Request, *methods: str) -> None:
+        if request.method not in methods:
+            said = f"{request.method} is not for this path; {methods[0]} is."
+            raise Refused(405, said, {"Allow": ", ".join(methods)})
 
-    async def body(self, request: web.Request) -> bytes:
-        """The body, unpacked as its Content-Encoding says and never held beyond the limit."""
-        limit = self.settings.body_mib * 2**20
-        body = bytearray()
-        try:
-            async for chunk in request.content.iter_chunked(2**16):
-                body += chunk
-                if len(body) > limit:
-                    raise Refused(413, f"The body is larger than {self.settings.body_mib} MiB.", {"Connection": "close"})
-        except (web.RequestPayloadError, zlib.error) as error:
-            raise Refused(400, "The body is cut short or not packed as Content-Encoding says.") from error
-        except ConnectionError:
-            raise Refused(CLIENT_CLOSED_REQUEST, "The client has gone away.") from None
-        return bytes(body)
+    async def asked(self, request: web.Request, model: type[contract.Request]) -> tuple[contract.Request, list]:
+        """What is asked for, and its pictures as the line takes them; Refused for what is wrong."""
+        async with self.bodies.of(request) as body:
+            return await self.pictures(request, self.parsed(model, body))
 
     def parsed(self, model: type[contract.Request], body: bytes) -> contract.Request:
         """JSON in UTF-8, as it is meant to be, or in UTF-16 or UTF-32, as Windows may write it; with or without its mark."""
+        if not body:
+            raise Refused(400, f"The body is empty: send an object, such as {EXAMPLE}.")
         try:
             encoding = json.detect_encoding(body)
             asked = model.model_validate_json(body if encoding == "utf-8" else body.decode(encoding))
@@ -133,20 +119,13 @@ class Api:
                 raise Refused(400, f"{field}: {why}.", field=field)
         return asked
 
-    async def pictures(self, request: web.Request, asked: contract.Request) -> web.Response:
-        asked, seed, pictures = await self.to_draw(request, asked)
-        with self.drain.work():
-            drawings = await while_connected(request, asyncio.create_task(self.line.draw(pictures)))
-        return drawn(asked, seed, drawings)
-
-    async def to_draw(
-        self, request: web.Request, asked: contract.Request
-    ) -> tuple[contract.Request, int, list[host_graphs.Picture]]:
-        """(what is asked for, without its image; the first seed; the pictures for the line)."""
+    async def pictures(self, request: web.Request, asked: contract.Request) -> tuple[contract.Request, list]:
+        id = answers.id_of(request)
         try:
-            follows = follower(request)
+            follows = follower(request.headers, id)
         except ValueError as error:
             raise Refused(400, str(error)) from None
+        await self.check_embeddings(asked)
         own = await self.own_size()
         width, height = asked.img_width or own, asked.img_height or own
         seed = secrets.randbelow(MOST_RANDOM_SEED + 1) if asked.seed == -1 else asked.seed
@@ -158,12 +137,22 @@ class Api:
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it
-        return asked, seed, [host_graphs.Picture(asked, seed, width, height, image, follows) for seed in seeds]
+        return asked, [host_graphs.Picture(asked, seed, width, height, image, follows, id) for seed in seeds]
 
     async def warm_up(self) -> None:
         """Draws a picture of the real-time model at its own size, by the line as any."""
         own = await self.own_size()
         await self.line.draw([host_graphs.Picture(contract.RealTimeRequest(prompt=WARM_UP), 0, own, own)])
+
+    async def check_embeddings(self, asked: contract.Request) -> None:
+        for field in ("prompt", "negative_prompt"):
+            if names := emphasis.named(getattr(asked, field, ""), self.settings.embeddings):
+                try:
+                    why = await embeddings.unusable(names, self.settings.model)
+                except ValueError as error:
+                    raise PromptError(str(error), host_graphs.LOAD) from None
+                if why:
+                    raise Refused(400, f"{field}: {why}.", field=field)
 
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
@@ -172,21 +161,20 @@ class Api:
         except ValueError as error:
             raise PromptError(str(error), host_graphs.LOAD) from None
 
-    def given_up(self, interrupted: Interrupted) -> Refused:
+    def given_up(self, interrupted: Interrupted, id: str) -> Refused:
         """The client is to ask again: its request is as good as any."""
-        id, seconds = secrets.token_hex(4), self.line.seconds_of_waiting()
+        seconds = self.line.seconds_of_waiting()
         logging.warning("Vega API: request %s is given up: %s, again and again.", id, interrupted)
         said = f"Others keep interrupting or clearing this server's queue; ask again in {seconds} s."
-        return Refused(503, said, {"Retry-After": str(seconds)}, id=id)
+        return Refused(503, said, {"Retry-After": str(seconds)})
 
-    def failure(self, error: Exception) -> Refused:
+    def failure(self, error: Exception, id: str) -> Refused:
         """What the client is told of an error that it has no part in; the log has the rest under the same id."""
-        id = secrets.token_hex(4)
         of_a_node = isinstance(error, PromptError)  # the host has logged its traceback
         logging.error("Vega API: request %s failed: %s", id, error, exc_info=None if of_a_node else error)
         if of_a_node and error.node_id in (host_graphs.LOAD, host_graphs.LORA):
-            return Refused(503, f"No model is available; the server's log says why under {id}.", id=id)
-        return Refused(500, f"The picture could not be drawn; the server's log says why under {id}.", id=id)
+            return Refused(503, f"No model is available; the server's log says why under {id}.")
+        return Refused(500, f"The picture could not be drawn; the server's log says why under {id}.")
 
 
 def refused_field(model: type[contract.Request], error: pydantic.ValidationError) -> Refused:
@@ -194,7 +182,7 @@ def refused_field(model: type[contract.Request], error: pydantic.ValidationError
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     names = [str(part) for part in first["loc"][:1]]
     if not names:
-        return Refused(400, f"The body: {first['msg']}.")
+        return Refused(400, no_object(first["type"], first["msg"]))
     field = names[0]
     if field not in model.model_fields:
         return Refused(
@@ -202,6 +190,16 @@ def refused_field(model: type[contract.Request], error: pydantic.ValidationError
         )
     allowed = openapi.properties(model)[field]
     return Refused(400, f"{field}: {first['msg']}; allowed: {openapi.in_words(allowed)}.", field=field, allowed=allowed)
+
+
+def no_object(kind: str, message: str) -> str:
+    """What is wrong with a body as a whole, where its fields can't be looked at or don't go together."""
+    if kind == "json_invalid":
+        why = message.removeprefix("Invalid JSON: ")
+        return f"The body is not JSON ({why}): send an object in UTF-8, such as {EXAMPLE}."
+    if kind == "model_type":
+        return f"The body is JSON, but not an object: send one, such as {EXAMPLE}."
+    return f"The body: {message}."
 
 
 _api: Api | None = None
@@ -231,7 +229,7 @@ async def while_connected(request: web.Request, work: asyncio.Future):
             done, _ = await asyncio.wait([work], timeout=LOOKS)
             if done:
                 return work.result()
-            if request.transport is None or request.transport.is_closing():
+            if connection.has_left(request):
                 raise Refused(CLIENT_CLOSED_REQUEST, "The client has gone away.")
     finally:
         work.cancel()

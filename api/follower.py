@@ -1,6 +1,7 @@
 """Who is told of a request's steps: the websocket that asked with the same secret."""
 
 import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -38,12 +39,11 @@ class Follower:
         return hmac.compare_digest(one, other)
 
 
-def follower(request: web.Request) -> Follower | None:
-    """The one that X-Client-Id names; X-Request-Id is what the events call the request. ValueError for a guess."""
-    client_id, secret = (request.headers.get(name, "") for name in ("X-Client-Id", "X-Client-Secret"))
+def follower(headers: Mapping[str, str], request_id: str) -> Follower | None:
+    """The one that X-Client-Id names; its events call the request by its id. ValueError for a guess."""
+    client_id, secret = (headers.get(name, "") for name in ("X-Client-Id", "X-Client-Secret"))
     if not client_id:
         return None
     if len(secret or client_id) < LEAST:
         raise ValueError(TOO_SHORT)
-    previews = request.headers.get("X-Previews", "").lower() == "true"
-    return Follower(client_id, secret, request.headers.get("X-Request-Id", ""), previews)
+    return Follower(client_id, secret, request_id, headers.get("X-Previews", "").lower() == "true")

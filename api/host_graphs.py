@@ -20,6 +20,7 @@ class Picture:
     height: int
     image: str | None = None
     follower: Follower | None = None
+    request_id: str = ""
 
 
 def kind(picture: Picture) -> tuple | None:

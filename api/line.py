@@ -135,7 +135,8 @@ class Line:
         """One interrupt costs one picture an attempt, however many were drawn together: the first, which has had most."""
         if not jobs:
             return
-        logging.warning("Vega API: %s; it is drawn again.", error)
+        ids = ", ".join(dict.fromkeys(job.picture.request_id for job in jobs))
+        logging.warning("Vega API: request %s: %s; it is drawn again.", ids, error)
         jobs[0].attempts += 1
         if jobs[0].attempts == ATTEMPTS:
             jobs.pop(0).done.set_exception(error)

@@ -5,14 +5,17 @@ from functools import cache
 from pydantic import BaseModel
 
 from .contract import MODELS
+from .request_id import HEADER
 
 REF = "#/components/schemas/{model}"
 ERRORS = {
     400: "A field is missing, unknown or not what it may be; field and allowed say so.",
     401: "The header x-api-key holds no valid key, or no keys are configured and the request is not from this machine.",
+    408: "The body stands still before it is complete.",
     413: "The body is too large.",
+    415: "The body's Content-Encoding is not understood; Accept-Encoding says which are.",
     429: "Too many requests are waiting; Retry-After says in how many seconds to ask again.",
-    500: "The picture could not be drawn; the server's log explains the id.",
+    500: "The picture could not be drawn; the server's log says why under the id.",
     503: "No model is available, or others keep interrupting the server; Retry-After says in how many seconds to ask again.",
 }
 
@@ -53,15 +56,17 @@ def model_list() -> dict:
 def document() -> dict:
     error = {
         "type": "object",
-        "required": ["error"],
+        "required": ["error", "id"],
         "properties": {
             "error": {"type": "string"},
             "field": {"type": "string"},
             "allowed": {"type": "object"},
-            "id": {"type": "string"},
+            "id": {"type": "string", "description": "That of X-Request-Id."},
         },
     }
+    id = {"schema": {"type": "string"}, "description": "The request's own, where it has one of at most 64 characters."}
     headers = {
+        HEADER: id,
         "X-Seed": {"schema": {"type": "string"}, "description": "The seed of the first picture."},
         "X-Queue-Time": {"schema": {"type": "number"}, "description": "Seconds before the first step of the work."},
         "X-Model-Time": {"schema": {"type": "number"}, "description": "Seconds of the host's work on the pictures."},
@@ -73,7 +78,8 @@ def document() -> dict:
     drawn["application/json"] = {"schema": {"type": "object", "required": ["image"], "properties": several}}
     in_json = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
     answers = {"200": {"description": "The picture.", "headers": headers, "content": drawn}}
-    answers |= {str(status): {"description": text, "content": in_json} for status, text in ERRORS.items()}
+    refused = {"headers": {HEADER: id}, "content": in_json}
+    answers |= {str(status): {"description": text, **refused} for status, text in ERRORS.items()}
     schemas, paths = {"Error": error}, {}
     for path, model in MODELS.items():
         schemas[model.__name__] = model.model_json_schema(ref_template=REF)

@@ -3,10 +3,11 @@
 from aiohttp import web
 
 from .access import keyless_refusal
+from .answers import id_of
 from .drain import Stopping
-from .endpoints import Api, Refused, api
+from .endpoints import Api, api
 from .model_list import model_list
-from .request_id import request_id
+from .refused import Refused
 
 METHODS = ("GET", "HEAD")
 
@@ -39,7 +40,7 @@ def of_route(request: web.Request, name: str) -> web.Response:
 
 def readyz(request: web.Request, found: Api) -> web.Response:
     found.drain.check()
-    if reason := found.readiness.look(request_id(request.headers)):
+    if reason := found.readiness.look(id_of(request)):
         why, seconds = reason
         raise Refused(503, f"{why}; ask again in {seconds} s.", {"Retry-After": str(seconds)})
     return web.json_response({"status": "ready"})

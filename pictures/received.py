@@ -5,13 +5,14 @@ import io
 import re
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 2**24
 UNWRITTEN = 64  # bytes: so many zeros are in no JPEG's data
 TOO_LARGE = f"at most {MOST_PIXELS} are taken: scale it down"
 STANDARD = str.maketrans("-_", "+/")  # from the alphabet for addresses (RFC 4648, 5) to the usual one
+SRGB = ImageCms.createProfile("sRGB")
 DEPTH = 24  # where a PNG file has the bits of a sample
 GREY = ("I;16", "I;16B", "I")  # how Pillow has a PNG file's grey of 16 bits; before 11, and on other machines
 
@@ -39,13 +40,45 @@ def picture(encoded: str) -> Image.Image:
         raise ValueError("image has 16 bits a sample and a transparent colour: save it with 8, or with an alpha channel.")
     try:
         upright = ImageOps.exif_transpose(opened)
-        if opened.format == "PNG" and upright.mode in ("1", "L", *GREY) and "transparency" in upright.info:
-            return keyed(upright, file[DEPTH])
-        if upright.mode in GREY:
-            return upright
-        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+        return in_srgb(upright, plain(upright, file[DEPTH] if opened.format == "PNG" else 8), opened.info.get("icc_profile"))
     except Exception:
         raise ValueError("image is damaged.") from None
+
+
+def plain(upright: Image.Image, depth: int) -> Image.Image:
+    """RGB, RGBA or one of GREY, whatever the file's mode."""
+    if upright.mode in ("1", "L", *GREY) and "transparency" in upright.info:
+        return keyed(upright, depth)
+    if upright.mode in GREY:
+        return upright
+    return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
+
+
+def in_srgb(upright: Image.Image, shown: Image.Image, profile: bytes | None) -> Image.Image:
+    """What is shown, its colours from those of an ICC profile; one that is not of such a file is passed over.
+
+    So do browsers. Grey of 16 bits keeps them only without a profile.
+    """
+    if not profile:
+        return shown
+    if upright.mode in ("1", "L", "LA", *GREY):
+        space, colours = "GRAY", in_8_bits(shown)
+    elif upright.mode == "CMYK":
+        space, colours = "CMYK", upright
+    else:
+        space, colours = "RGB", shown.convert("RGB")
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if given.profile.xcolor_space.strip() != space:
+            return shown
+        exact = ImageCms.Flags.NOOPTIMIZE if space == "GRAY" else 0  # else its darkest levels are off by up to 10
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION | exact
+        found = ImageCms.profileToProfile(colours, given, SRGB, ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB", flags=flags)
+    except (OSError, ImageCms.PyCMSError):
+        return shown
+    if shown.mode == "RGBA":
+        found.putalpha(shown.getchannel("A"))
+    return found
 
 
 def decoded(encoded: str) -> bytes:

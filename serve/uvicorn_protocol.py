@@ -11,7 +11,7 @@ from api.request_id import HEADER
 from .answers import error
 
 CUT_SHORT = "vega_body_is_cut_short"  # in the scope's state
-LOOKS_AGAIN = 1.0  # seconds between two tries to find out whether who has half-closed is still there
+LOOKS_AGAIN = 0.3  # seconds between two tries to find out whether who has half-closed is still there
 STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 
@@ -44,7 +44,7 @@ class Protocol(HttpToolsProtocol):
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False
-        self.look_whether_it_is_there()
+        self.loop.call_later(LOOKS_AGAIN, self.look_whether_it_is_there)
         return True
 
     def look_whether_it_is_there(self) -> None:

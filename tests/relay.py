@@ -1,4 +1,8 @@
-"""A stretch of the network that a test can cut: TCP from a port of its own to whatever port it is told."""
+"""A stretch of the network that a test can cut: TCP from a port of its own to whatever port it is told.
+
+`answers` is what the next connections are told instead of being carried, as by a proxy whose server is away; `asked` is
+what they had said.
+"""
 
 import contextlib
 import socket
@@ -6,9 +10,11 @@ import threading
 
 
 class Relay:
-    def __init__(self, target: int):
+    def __init__(self, target: int, port: int = 0):
         self.target = target
-        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.answers: list[bytes] = []
+        self.asked: list[bytes] = []
+        self.listening = socket.create_server(("127.0.0.1", port))
         self.port = self.listening.getsockname()[1]
         self.pairs: list[tuple[socket.socket, socket.socket]] = []
         threading.Thread(target=self.accept, daemon=True).start()
@@ -17,6 +23,11 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listening.accept()
+                if self.answers:
+                    with near:
+                        self.asked.append(near.recv(2**16))
+                        near.sendall(self.answers.pop(0))
+                    continue
                 try:
                     far = socket.create_connection(("127.0.0.1", self.target))
                 except OSError:
@@ -49,8 +60,8 @@ class Relay:
 
 
 @contextlib.contextmanager
-def to(port: int):
-    relay = Relay(port)
+def to(target: int, port: int = 0):
+    relay = Relay(target, port)
     try:
         yield relay
     finally:

@@ -590,3 +590,14 @@ def test_v2_holds_no_more_than_the_line_and_no_larger_body(guarded):
         requests.post(f"{told['response_url']}/cancel", headers=mine)
     wait_for(lambda: queue(guarded) == [[], []])
     assert requests.post(url, data=b" " * (2**20 + 1), headers=mine).status_code == 413
+
+
+def test_the_prompt_of_a_picture_that_fails_while_it_is_drawn_is_in_no_log(server):
+    room = psutil.Process(server.process.pid).memory_info().vms + 2**29
+    with limited(server, "RLIMIT_AS", room):
+        large = dict(num_inference_steps=1, img_width=2048, img_height=2048)
+        failed = [post(server, path, prompt="a zebra-secret-9153", **large) for path in (RT, BASE)]
+    assert [answer.status_code for answer in failed] == [500, 500]
+    for text in (server.log.read_text(encoding="utf-8"), server.get("/internal/logs/raw").text):
+        assert all(f"request {answer.json()['id']} failed" in text for answer in failed)
+        assert "zebra-secret" not in text

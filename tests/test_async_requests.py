@@ -77,15 +77,22 @@ def test_what_v1_refuses_v2_refuses_in_the_same_words(server):
     assert requests.get(f"{server.url}/v2/{RT}").status_code == 405
 
 
-@pytest.mark.parametrize(
-    "path", ["", "gpt-5.5", "requests", "requests/a", "requests/a/logs", "images", f"{RT}/x", "openapi.json"]
-)
+@pytest.mark.parametrize("path", ["", "gpt-5.5", "requests", "requests/a", "requests/a/logs", "images", "openapi.json"])
 def test_what_is_not_there_is_404_in_json(server, path):
     answer = (
         requests.post(f"{server.url}/v2/{path}", json={}) if path == "gpt-5.5" else requests.get(f"{server.url}/v2/{path}")
     )
     assert answer.status_code == 404
     assert "There is no" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["customnode/getlist", "manager/queue/status", f"{RT}/x", "images/a/b"])
+def test_paths_of_other_packs_under_v2_are_the_hosts(server, path):
+    """ComfyUI-Manager's routes are there."""
+    ours, hosts = (requests.get(f"{server.url}/{path}") for path in (f"v2/{path}", "vega/nothing"))
+    assert (ours.status_code, ours.content) == (hosts.status_code, hosts.content)
+    assert ours.status_code == 404
+    assert "X-Request-Id" not in ours.headers
 
 
 def test_unknown_paths_name_what_there_is(server):
@@ -146,7 +153,7 @@ class Api:
             raise self.outcome
         return [Drawing(PictureFile("png", 1, 1, self.outcome), 0.0, 0.0)]
 
-    def failure(self, error):
+    def failure(self, error, id):
         return f"failed: {error}"
 
 

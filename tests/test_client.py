@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import shutil
@@ -21,7 +22,7 @@ from dev import comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
 
-from vega_client import AsyncClient, Client, Failed, Refused, events  # noqa: E402
+from vega_client import AsyncClient, Client, Failed, Refused, patience  # noqa: E402
 from vega_client.client import files  # noqa: E402
 
 PROMPT = "night, desert, full moon"
@@ -275,7 +276,7 @@ def test_connections_that_break_lose_nothing(server):
 
 
 @pytest.mark.soak
-def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path):
+def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path, caplog):
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(comfyui.serve(tmp_path / "first"))
         network = stack.enter_context(relay.to(first.port))
@@ -290,10 +291,12 @@ def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path):
         thread.join(60)
         (again,) = client.queue(graph(7, VegaLCMSampler__steps=50))
         assert same(found[0], again)
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]  # "Task was destroyed" and the like
 
 
 def test_no_server_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(events, "PATIENCE", 2.0)
+    monkeypatch.setattr(patience, "FIRST_ANSWER", 2.0)
     nobody = f"http://127.0.0.1:{comfyui.free_port()}"
     with Client(nobody) as client, pytest.raises(ConnectionError, match="Nothing answers at"):
         client.queue({"1": {"class_type": "PreviewImage", "inputs": {}}})

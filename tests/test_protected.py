@@ -31,13 +31,14 @@ def open_server(tmp_path_factory):
     """Without keys, at this machine's other address, too."""
     base = tmp_path_factory.mktemp("open")
     (base / "models" / "embeddings").mkdir(parents=True)
-    save_file(
-        {"clip_l": torch.zeros(1, 8), "clip_g": torch.zeros(1, 8)}, base / "models" / "embeddings" / "dunes.safetensors"
-    )
+    for name, width in (("dunes", 64), ("narrow-zebra", 8)):  # vega-nano's encoders are 64 wide
+        vectors = {"clip_l": torch.zeros(1, width), "clip_g": torch.zeros(1, width)}
+        save_file(vectors, base / "models" / "embeddings" / f"{name}.safetensors")
     (base / "models" / "embeddings" / "damaged-zebra.safetensors").write_bytes(b"no tensors")
     many_tensors.write(base / "models" / "embeddings" / "many-zebra.safetensors", 30_000)
     listen = ["--listen", f"127.0.0.1,{own_address()}"]
-    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS="dunes, damaged-zebra, many-zebra, absent-zebra") as running:
+    names = "dunes, damaged-zebra, many-zebra, absent-zebra, narrow-zebra"
+    with comfyui.serve(base, *listen, VEGA_API_EMBEDDINGS=names) as running:
         yield running
 
 
@@ -173,7 +174,16 @@ def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
 
 @pytest.mark.parametrize(
     "name",
-    ["secret-zebra", "../secret-zebra", "secret-zebra<x", "damaged-zebra", "many-zebra", "absent-zebra,", "dunes.zebra"],
+    [
+        "secret-zebra",
+        "../secret-zebra",
+        "secret-zebra<x",
+        "damaged-zebra",
+        "many-zebra",
+        "absent-zebra,",
+        "narrow-zebra",
+        "dunes.zebra",
+    ],
 )
 @pytest.mark.parametrize("form", ["embedding:{}", "a\tembedding: {} b", "((sea (embedding:{}:1.2)):0.9)", "(a)embedding:{}"])
 def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_server, name, form):

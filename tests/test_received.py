@@ -59,6 +59,41 @@ def cmyk(levels: np.ndarray) -> Image.Image:
     return Image.merge("CMYK", [Image.fromarray(levels[..., k]) for k in (0, 1, 2)] + [Image.new("L", (96, 64), 0)])
 
 
+def profile(space: str, *tags: tuple[str, bytes]) -> bytes:
+    """An ICC profile by hand (ICC.1:2001, 6): of a display, with these tags and a white point."""
+    white = struct.pack(">4s4x3i", b"XYZ ", *(round(v * 65536) for v in D50))
+    tags = [(name.encode(), data + bytes(-len(data) % 4)) for name, data in [("wtpt", white), *tags]]
+    table, data, start = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for name, value in tags:
+        table += struct.pack(">4sII", name, start + len(data), len(value))
+        data += value
+    head = struct.pack(">8xI4s4s4s", 0x02100000, b"mntr", space.encode().ljust(4), b"XYZ ")
+    head = head.ljust(36, b"\0") + b"acsp" + bytes(28) + struct.pack(">3i", *(round(v * 65536) for v in D50))
+    head = head.ljust(128, b"\0")
+    return struct.pack(">I", start + len(data)) + head[4:] + table + data
+
+
+D50 = (0.9642, 1.0, 0.8249)
+# sRGB's own colours, adapted to D50 (IEC 61966-2-1), and a straight line instead of its curve.
+RED, GREEN, BLUE = (0.43607, 0.22249, 0.01392), (0.38515, 0.71687, 0.09708), (0.14307, 0.06061, 0.71410)
+LINE = struct.pack(">4s4xI", b"curv", 0)
+
+
+def colour(xyz: tuple) -> bytes:
+    return struct.pack(">4s4x3i", b"XYZ ", *(round(v * 65536) for v in xyz))
+
+
+LINES = [(f"{name}TRC", LINE) for name in "rgb"]
+SWAPPED = profile("RGB", *((f"{n}XYZ", colour(v)) for n, v in zip("rgb", (BLUE, GREEN, RED), strict=True)), *LINES)
+LINEAR_GREY = profile("GRAY", ("kTRC", LINE))
+
+
+def curved(levels: np.ndarray) -> np.ndarray:
+    """Of light in 0..255, sRGB's own levels (IEC 61966-2-1)."""
+    light = levels / 255
+    return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
 HALF, WHOLE = np.uint8(128), np.full((64, 96), 255, np.uint8)
 SMOOTH = np.dstack([np.broadcast_to(np.linspace(a, b, 96), (64, 96)) for a, b in ((0, 255), (200, 40), (90, 90))]).astype(
     "u1"
@@ -140,6 +175,40 @@ FILES = {
         np.rot90(np.where(INDICES == 1, 0, 255), -1),
         0,
     ),
+    "RGB with a profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED), curved(COLOURS[..., ::-1]), WHOLE, 1),
+    "RGBA with a profile": (
+        file(with_alpha(COLOURS, ALPHA), icc_profile=SWAPPED),
+        curved(COLOURS[..., ::-1]),
+        ALPHA,
+        1.51,
+    ),
+    "turned palette with a profile": (
+        file(paletted(), icc_profile=SWAPPED, exif=TURNED),
+        curved(np.rot90(PALETTE[INDICES][..., ::-1], -1)),
+        WHOLE.T,
+        1,
+    ),
+    "grey with a profile": (file(Image.fromarray(GREY), icc_profile=LINEAR_GREY), curved(GREYS), WHOLE, 1),
+    "grey of 16 bits with a profile": (
+        file(Image.fromarray(DEEP), icc_profile=LINEAR_GREY),
+        curved(np.rint(DEEP / 257)[..., None]),
+        WHOLE,
+        1,
+    ),
+    "WebP with a profile": (
+        file(Image.fromarray(COLOURS), "WEBP", lossless=True, icc_profile=SWAPPED),
+        curved(COLOURS[..., ::-1]),
+        WHOLE,
+        1,
+    ),
+    "JPEG with a profile": (
+        file(Image.fromarray(SMOOTH), "JPEG", quality=98, subsampling=0, icc_profile=SWAPPED),
+        curved(SMOOTH[..., ::-1]),
+        WHOLE,
+        40,
+    ),
+    "RGB with the profile of grey": (file(Image.fromarray(COLOURS), icc_profile=LINEAR_GREY), COLOURS, WHOLE, 0),
+    "RGB with a broken profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED[:200]), COLOURS, WHOLE, 0),
     "JPEG": (file(Image.fromarray(SMOOTH), "JPEG", quality=98, subsampling=0), SMOOTH, WHOLE, 4),
     "CMYK, which Adobe inverts": (file(cmyk(SMOOTH), "JPEG", quality=98), 255 - SMOOTH.astype(int), WHOLE, 4),
     "WebP": (file(with_alpha(COLOURS, ALPHA), "WEBP", lossless=True, exact=True), COLOURS, ALPHA, 0.51),
@@ -188,7 +257,7 @@ def test_what_is_seen_is_what_the_file_shows(name):
 def test_the_hosts_load_image_has_the_same_picture_and_mask(server, client):
     """On the server, in one prompt; what it saves is cut to 8 bits. FFmpeg, which it reads with, has its own JPEG."""
     graph, names = {}, [name for name in FILES if " bits with a transp" not in name and "bit with" not in name]
-    names = [name for name in names if not name.startswith(("JPEG", "CMYK"))]
+    names = [name for name in names if not name.startswith(("JPEG", "CMYK")) and "profile" not in name]
 
     def node(id: str, kind: str, **inputs) -> list:
         graph[id] = {"class_type": kind, "inputs": inputs}

@@ -14,21 +14,30 @@ SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL fami
 
 def pixels(path: Path) -> int:
     """Pixels of a side, of a diffusers folder or a checkpoint file; ValueError where the file can't be read."""
-    file = path / "unet" / "config.json" if path.is_dir() else path
+    last = changed(path)
+    with READING:
+        return read(path, last)
+
+
+def changed(path: Path) -> int:
+    """When it was written, in ns; a folder's is its UNet's. ValueError where there is none."""
+    file = told_by(path)
     try:
-        changed = file.stat().st_mtime_ns
+        return file.stat().st_mtime_ns
     except OSError:
         raise ValueError(f"{file} is missing. Download the model again.") from None
-    with READING:
-        return read(path, file, changed)
+
+
+def told_by(path: Path) -> Path:
+    return path / "unet" / "config.json" if path.is_dir() else path
 
 
 @lru_cache
-def read(path: Path, file: Path, changed: int) -> int:
+def read(path: Path, changed: int) -> int:
     if path.is_dir():
-        config = weights.read_json(file)
+        config = weights.read_json(told_by(path))
         size = config.get("sample_size")
         if not isinstance(size, int):
             return SDXL if config.get("addition_embed_type") else SD15
         return LATENT * size
-    return SDXL if any(key.startswith(SECOND_ENCODER) for key in weights.read(file)[0]) else SD15
+    return SDXL if any(key.startswith(SECOND_ENCODER) for key in weights.read(path)[0]) else SD15

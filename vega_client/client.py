@@ -5,7 +5,7 @@ import base64
 import contextlib
 import io
 import ipaddress
-import random
+import itertools
 import secrets
 import uuid
 from collections.abc import Callable
@@ -13,30 +13,23 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import httpx
-import stamina
 from PIL import Image, ImageOps
 
-from .errors import Failed, Lost, Refused
-from .events import Events
+from .errors import Failed, Lost, Refused, SomebodyElse
+from .events import Events, Listener
 from .overrides import override
+from .patience import PERMANENT, Patience, is_passing
 from .reading import read
 from .workflow import is_api, kinds, to_api
 
-ANSWER = 10.0  # seconds for the first answer of a server,
-RESTART = 300.0  # and for the next one of a server that has answered
-BUSY = (429, 502, 503, 504)  # worth asking again
+API, ID = "/v1/", "X-Request-Id"
 BODY = ("prompt", "extra_data", "partial_execution_targets")  # what of a body of POST /prompt says what is drawn
-ASK = 10.0  # seconds without news after which /history is asked
+ASK = 2.0  # seconds without news after which the server is asked: it tells nobody that somebody has cleared its queue
+GONE = 3  # times that a workflow's pictures may be gone before they are fetched
+GOODBYE = 5.0  # seconds for taking work off the server
+CONNECT = 10.0  # seconds for a connection
 Progress = Callable[[int, int], None]  # steps done, steps in all
 Preview = Callable[[Image.Image], None]
-
-
-def again(error: Exception) -> bool | float:
-    """Whether, or after how many seconds, a request is worth repeating."""
-    if isinstance(error, Refused):
-        # All that were sent away together would be back together.
-        return random.uniform(1, 2) * (error.retry_after or 1) if error.status in BUSY else False
-    return isinstance(error, httpx.TransportError)
 
 
 class AsyncClient:
@@ -52,10 +45,13 @@ class AsyncClient:
         self.secret = secrets.token_hex(16)  # beside the id, which ComfyUI's /queue tells
         self.headers = {"x-api-key": key} if key else {}
         local = is_local(urlsplit(self.url).hostname)  # a proxy for the internet must not be asked for this machine
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, pool=None), trust_env=not local)
-        self.answered = False
+        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, connect=CONNECT, pool=None), trust_env=not local)
+        self.patience = Patience(self.url)
+        self.calls: set[asyncio.Task] = set()
+        self.goodbyes: set[asyncio.Task] = set()  # that take given up work off the server
+        self.closed = False
         socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
-        self.events = Events(socket, **({"proxy": None} if local else {}))
+        self.events = Events(socket, self.patience, **({"proxy": None} if local else {}))
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -64,8 +60,24 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        """Gives up what is being drawn, as cancelling does, and takes it off the server before the connections go."""
+        self.closed = True
+        for call in self.calls:
+            call.cancel()
+        await asyncio.gather(*self.calls, return_exceptions=True)
+        await asyncio.gather(*self.goodbyes, return_exceptions=True)
         await self.events.close()
         await self.http.aclose()
+
+    async def call(self, work):
+        """What it gives; it ends with its caller or with the client."""
+        if self.closed:
+            work.close()
+            raise RuntimeError("This client is closed: make another.")
+        task = asyncio.create_task(work)
+        self.calls.add(task)
+        task.add_done_callback(self.calls.discard)
+        return await task
 
     async def generate(
         self,
@@ -84,28 +96,32 @@ class AsyncClient:
         """A picture from the HTTP API; its `info["seed"]` is the seed that drew it.
 
         What is not given is the server's default. image: what to start from. fields: others of the API, such as denoise, or
-        negative_prompt with model="segmind-vega". Busy servers and broken connections are tried again for a while; then
-        ConnectionError is raised, or Refused for what the server doesn't take. Callbacks need ComfyUI's own server: Ray
-        Serve has no websocket.
+        negative_prompt with model="segmind-vega". Busy servers, broken connections and answers of others in the server's
+        place are tried again for five minutes (one minute for a server that never answered yet); then ConnectionError is
+        raised, or Refused, which is raised at once for what the server doesn't take. Callbacks need ComfyUI's own server:
+        Ray Serve has no websocket.
         """
         if "samples" in fields or "base64" in fields:
             raise ValueError("generate gives one picture as an image: neither samples nor base64 is for it.")
         body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
         body |= {"image": in_base64(image) if image else None, **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        path = f"/v1/{model}"
+        path, request_id = API + model, uuid.uuid4().hex
+        headers = {ID: request_id}
         if not on_progress and not on_preview:
-            return await self.picture(path, body, {})
-        request_id = uuid.uuid4().hex
-        headers = {"X-Client-Id": self.id, "X-Client-Secret": self.secret, "X-Request-Id": request_id}
+            return await self.call(self.picture(path, body, headers))
+        headers |= {"X-Client-Id": self.id, "X-Client-Secret": self.secret}
         headers["X-Previews"] = str(on_preview is not None).lower()
-        async with self.events.of(request_id, told(on_progress, on_preview)):
+        return await self.call(self.followed(path, body, headers, told(on_progress, on_preview)))
+
+    async def followed(self, path: str, body: dict, headers: dict, listener: Listener) -> Image.Image:
+        async with self.events.of(headers[ID], listener):
             return await self.picture(path, body, headers)
 
     async def picture(self, path: str, body: dict, headers: dict) -> Image.Image:
-        patient = httpx.Timeout(60, read=None, pool=None)
+        patient = httpx.Timeout(60, connect=CONNECT, read=None, pool=None)
         response = await self.ask("POST", path, json=body, headers={**self.headers, **headers}, timeout=patient)
-        image = opened(response.content)
+        image = await asyncio.to_thread(opened, response.content)
         image.info["seed"] = int(response.headers["X-Seed"])
         return image
 
@@ -120,17 +136,28 @@ class AsyncClient:
         """The pictures of any workflow, in UI or API format or as POST /prompt takes it: a path, JSON, or what that holds.
 
         overrides: other values for inputs, "<node's id, title or class>.<input>" -> value. Connections that break lose
-        nothing; a workflow that the server forgets, because it restarted, is queued again. Failed where a node fails;
-        ValueError for what is no workflow, and for one that only the browser can make a prompt of.
+        nothing; a workflow that the server forgets because it restarts, or that somebody interrupts or takes off the queue,
+        is queued again for five minutes of waiting: cancel the call to end it. Then Lost is raised; Failed where a node
+        fails; ValueError for what is no workflow, and for one that only the browser can make a prompt of.
         """
-        body = await self.body(read(workflow))
-        body["prompt"] = override(body["prompt"], overrides or {})
-        for _ in range(3):
-            outputs = await self.outputs(body, told(on_progress, on_preview))
-            if outputs is not None:
+        return await self.call(self.pictures(read(workflow), overrides or {}, told(on_progress, on_preview)))
+
+    async def pictures(self, workflow: dict, overrides: dict, listener: Listener) -> list[Image.Image]:
+        body = await self.body(workflow)
+        body["prompt"] = override(body["prompt"], overrides)
+        gone = itertools.count(1)
+
+        async def drawn() -> list[Image.Image]:
+            outputs = await self.outputs(body, listener)
+            try:
                 answers = await asyncio.gather(*(self.ask("GET", path) for path in files(outputs)))
-                return [opened(answer.content) for answer in answers]
-        raise Lost("The server forgot this workflow three times: it restarts, or somebody clears its queue.")
+            except Refused as refused:  # of more than it keeps, some are always gone
+                if refused.status not in (404, 410) or next(gone) == GONE:
+                    raise
+                raise Lost("The server has not kept what this workflow made.") from None
+            return [await asyncio.to_thread(opened, answer.content) for answer in answers]
+
+        return await self.patience.attempts(lambda error: isinstance(error, Lost))(drawn)
 
     async def body(self, workflow: dict) -> dict:
         """What POST /prompt takes of a workflow in any format."""
@@ -146,8 +173,8 @@ class AsyncClient:
         found = await asyncio.gather(*(self.get(f"/object_info/{quote(kind, safe='')}") for kind in kinds))
         return {kind: info for one in found for kind, info in one.items()}
 
-    async def outputs(self, body: dict, listener) -> dict | None:
-        """What /history says that a prompt made; None where the server has forgotten it. Failed where it failed."""
+    async def outputs(self, body: dict, listener: Listener) -> dict:
+        """What the server says that a prompt made; Failed where it failed, Lost where it was interrupted or forgotten."""
         prompt_id, news = str(uuid.uuid4()), asyncio.Event()
 
         def hear(event: str, data: dict, file: bytes | None) -> None:
@@ -163,51 +190,67 @@ class AsyncClient:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(news.wait(), ASK)
                     news.clear()
-                    if found := (await self.get(f"/history/{prompt_id}")).get(prompt_id):
-                        return made(found)
-                    if not await self.is_queued(prompt_id) and prompt_id not in await self.get(f"/history/{prompt_id}"):
-                        return None
+                    job = await self.job(prompt_id)
+                    if job is None:
+                        raise Lost("The server has forgotten this workflow: it restarts, or somebody clears its queue.")
+                    if "execution_status" in job:
+                        return made(job)
             except asyncio.CancelledError:
-                await asyncio.shield(self.cancel(prompt_id))
+                await self.cancel(prompt_id)
                 raise
 
     async def put(self, body: dict) -> None:
         """Queues a prompt once, also when its answer never came: the server is asked for its id before it gets it again."""
 
         async def is_there() -> bool:
-            return await self.is_known(body["prompt_id"])
+            return await self.job(body["prompt_id"]) is not None
 
         await self.ask("POST", "/prompt", json=body, is_there=is_there)
 
-    async def is_known(self, prompt_id: str) -> bool:
-        return await self.is_queued(prompt_id) or prompt_id in await self.get(f"/history/{prompt_id}")
-
-    async def is_queued(self, prompt_id: str) -> bool:
-        found = await self.get("/queue")
-        return any(item[1] == prompt_id for item in (*found["queue_running"], *found["queue_pending"]))
+    async def job(self, prompt_id: str) -> dict | None:
+        """What the server says of a prompt in one answer, with outputs and execution_status when it has ended."""
+        try:
+            return await self.get(f"/api/jobs/{prompt_id}")
+        except Refused as refused:
+            if refused.status == 404:
+                return None
+            raise
 
     async def cancel(self, prompt_id: str) -> None:
-        """Takes the prompt off the queue or interrupts it, and no other."""
+        """Takes the prompt off the queue or interrupts it, and no other, even if the caller is cancelled again."""
+        goodbye = asyncio.create_task(self.goodbye(prompt_id))
+        self.goodbyes.add(goodbye)
+        goodbye.add_done_callback(self.goodbyes.discard)
+        await asyncio.shield(goodbye)
+
+    async def goodbye(self, prompt_id: str) -> None:
         with contextlib.suppress(httpx.HTTPError):
-            await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel")
+            answer = await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel", timeout=GOODBYE)
+            if answer.status_code in (404, 405):  # ComfyUI 0.24
+                await self.http.post(f"{self.url}/queue", json={"delete": [prompt_id]}, timeout=GOODBYE)
+                await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id}, timeout=GOODBYE)
 
     async def get(self, path: str) -> dict:
         return (await self.ask("GET", path)).json()
 
     async def ask(self, method: str, path: str, is_there=None, **options) -> httpx.Response | None:
-        """The answer, asked for again while the server is busy or away; None where is_there finds that it has come."""
-        for_how_long = RESTART if self.answered else ANSWER
+        """The answer, asked for again under one id while it may come later; None where is_there finds that it has come."""
+        headers = {ID: uuid.uuid4().hex, **options.pop("headers", {})}
         try:
-            async for attempt in stamina.retry_context(on=again, attempts=None, timeout=for_how_long):
+            async for attempt in self.patience.attempts(is_passing):
                 with attempt:
-                    if attempt.num > 1 and is_there and await is_there():
+                    if attempt.retry_state.attempt_number > 1 and is_there and await is_there():
                         return None
-                    response = await self.http.request(method, self.url + path, **options)
-                    self.answered = True
-                    if response.status_code != 200:
-                        raise refused(response)
-        except httpx.TransportError as error:
-            raise ConnectionError(f"Nothing answers at {self.url}: {error}") from None
+                    response = await self.http.request(method, self.url + path, headers=headers, **options)
+                    if response.status_code != 200 or (path.startswith(API) and "X-Seed" not in response.headers):
+                        error = refused(response, path)
+                        self.patience.answered |= not isinstance(error, SomebodyElse)
+                        raise error
+                    self.patience.answered = True
+        except PERMANENT as error:
+            raise ValueError(f"This can't be sent to {self.url}: {error}.") from None
+        except httpx.RequestError as error:
+            raise ConnectionError(f"Nothing answers at {self.url}: {error or type(error).__name__}") from None
         return response
 
 
@@ -239,22 +282,36 @@ def opened(file: bytes) -> Image.Image:
     return image
 
 
-def refused(response: httpx.Response) -> Refused:
-    """The server's own words, from /v1 or from ComfyUI."""
+def refused(response: httpx.Response, path: str) -> Refused:
+    """The server's own words, from /v1 or from ComfyUI, or those of who answers in its place."""
     try:
         answer = response.json()
     except ValueError:
-        answer = {"error": response.text[:500] or response.reason_phrase}
-    said = answer.get("error")
+        answer = None
+    after = response.headers.get("Retry-After", "")
+    after = float(after) if after.isdecimal() else None
+    if not isinstance(answer, dict) or "error" not in answer:
+        kind = SomebodyElse if is_of_somebody_else(response, path) else Refused
+        return kind(response.text[:500] or response.reason_phrase, response.status_code, retry_after=after)
+    said, id = answer["error"], answer.get("id") or response.headers.get(ID)
     if isinstance(said, dict):  # ComfyUI's
         nodes = answer.get("node_errors", {}).items()
         reasons = [f"node {id}: {e['message']} ({e['details']})" for id, node in nodes for e in node["errors"]]
         said = "; ".join(reasons) or said["message"]
-    after = response.headers.get("Retry-After", "")
-    return Refused(str(said), response.status_code, answer.get("field"), float(after) if after.isdecimal() else None)
+    if response.status_code >= 500 and id and id not in said:  # the server's log explains it
+        said = f"{said} (id {id})"
+    return Refused(str(said), response.status_code, answer.get("field"), after, id)
 
 
-def told(on_progress: Progress | None, on_preview: Preview | None):
+def is_of_somebody_else(response: httpx.Response, path: str) -> bool:
+    """Of an answer that is not the documented JSON. ComfyUI's own errors outside /v1 are not, either."""
+    if not path.startswith(API):
+        return False
+    # Ray's proxy, when it has just been started, knows no route yet.
+    return response.status_code >= 500 or response.status_code == 200 or "/-/routes" in response.text
+
+
+def told(on_progress: Progress | None, on_preview: Preview | None) -> Listener:
     def listener(event: str, data: dict, file: bytes | None) -> None:
         if event == "progress" and on_progress:
             on_progress(data["value"], data["max"])
@@ -264,15 +321,15 @@ def told(on_progress: Progress | None, on_preview: Preview | None):
     return listener
 
 
-def made(found: dict) -> dict:
-    """The outputs of a prompt in /history; Failed where it did not end well."""
-    for event, data in found["status"]["messages"]:
+def made(job: dict) -> dict:
+    """The outputs of a prompt that has ended; Failed where it did not end well, Lost where somebody interrupted it."""
+    for event, data in job["execution_status"]["messages"]:
         if event == "execution_error":
             said = f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"
             raise Failed(said, data["node_id"])
         if event == "execution_interrupted":
-            raise Failed("Somebody interrupted it.", data["node_id"])
-    return found["outputs"]
+            raise Lost("Somebody interrupts this workflow again and again.")
+    return job["outputs"]
 
 
 def files(outputs: dict) -> list[str]:

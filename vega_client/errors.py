@@ -2,11 +2,25 @@
 
 
 class Refused(Exception):
-    """The server doesn't take the request as it is; `status` is HTTP's, `field` the wrong one where there is one."""
+    """The server doesn't take the request as it is; `status` is HTTP's, `field` the wrong one where there is one.
 
-    def __init__(self, message: str, status: int, field: str | None = None, retry_after: float | None = None):
+    `id` is what the server calls the request in its log, where it says so; `retry_after` are seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        status: int,
+        field: str | None = None,
+        retry_after: float | None = None,
+        id: str | None = None,
+    ):
         super().__init__(message)
-        self.status, self.field, self.retry_after = status, field, retry_after
+        self.status, self.field, self.retry_after, self.id = status, field, retry_after, id
+
+
+class SomebodyElse(Refused):
+    """Not the API has answered but a proxy before it, or Ray, as they do while it is away."""
 
 
 class Failed(Exception):
@@ -18,4 +32,4 @@ class Failed(Exception):
 
 
 class Lost(Exception):
-    """The server forgot a workflow again and again: it restarts, or somebody clears its queue."""
+    """A workflow never got to its end: the server restarts, or somebody interrupts it or clears its queue."""

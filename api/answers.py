@@ -1,0 +1,68 @@
+"""Every answer under /v1 and /v2 has its request's id, and every error is JSON with it, also the host's and other packs'."""
+
+import json
+import logging
+import re
+import time
+from http import HTTPStatus
+
+from aiohttp import web
+
+from .request_id import HEADER, request_id
+
+# The host has each route under /api, too. Under /v2 ComfyUI-Manager has others.
+OURS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
+ID = getattr(web, "RequestKey", lambda name, _: name)("vega_request_id", str)  # aiohttp has it since 3.14
+ELSEWHERE = {  # what others' answers mean here
+    HTTPStatus.FORBIDDEN: "ComfyUI keeps out what comes from another site: Origin must be the server's own.",
+    HTTPStatus.NOT_FOUND: "There is nothing here; /v1/openapi.json says what there is.",
+    HTTPStatus.EXPECTATION_FAILED: "Of the header Expect only 100-continue is understood.",
+}
+
+
+def id_of(request: web.BaseRequest) -> str:
+    if ID not in request:
+        request[ID] = request_id(request.headers)
+    return request[ID]
+
+
+@web.middleware
+async def in_our_form(request: web.Request, handler) -> web.StreamResponse:
+    """The outermost of the host's middlewares."""
+    if not OURS.fullmatch(request.path):
+        return await handler(request)
+    id, began = id_of(request), time.perf_counter()
+    try:
+        response = await handler(request)
+    except web.HTTPException as raised:
+        if raised.status < HTTPStatus.BAD_REQUEST:
+            raise
+        kept = {name: value for name, value in raised.headers.items() if not name.lower().startswith("content-")}
+        response = web.Response(status=raised.status, headers=kept)
+    except Exception as error:  # of a middleware: our routes answer their own
+        logging.error("Vega API: request %s failed: %s", id, type(error).__name__, exc_info=error)
+        response = web.json_response({"error": f"The server failed; its log says why under {id}."}, status=500)
+    log(request, response, time.perf_counter() - began)
+    return with_id(response, id)
+
+
+def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
+    """The same answer; an error's body becomes JSON, of which what was JSON with an `error` is kept."""
+    if response.prepared:
+        return response
+    if response.status >= HTTPStatus.BAD_REQUEST and isinstance(response, web.Response):
+        said = json.loads(response.body) if response.content_type == "application/json" and response.body else {}
+        if "error" not in said:
+            said = {"error": ELSEWHERE.get(response.status) or HTTPStatus(response.status).phrase}
+        response.content_type = "application/json"
+        response.text = json.dumps({**said, "id": id})
+    response.headers[HEADER] = id
+    return response
+
+
+def log(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
+    """A line for what was asked to draw; without a valid key anybody could fill the log."""
+    if request.method == "POST" and response.status != HTTPStatus.UNAUTHORIZED:
+        count = int(response.headers.get("X-Images", 0))
+        pictures = f", {count} picture{'s' if count > 1 else ''}" if count else ""
+        logging.info("Vega API: %s: %s%s, %.2f s", id_of(request), response.status, pictures, seconds)

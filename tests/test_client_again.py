@@ -1,0 +1,173 @@
+"""What the Python client asks again, and what it doesn't: a relay answers in the server's place, as proxies and Ray do."""
+
+import json
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import comfyui
+import pytest
+import relay
+import requests
+from PIL import Image, ImageChops
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from vega_client import Client, Refused, patience  # noqa: E402
+
+PROMPT = "night, desert, full moon"
+ROUTES = b"Path '/v1/segmind-vega-rt-v1' not found. Ping http://.../-/routes for available routes."
+
+
+def said(status: str, body: bytes, kind="text/plain", *headers: str) -> bytes:
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def in_json(status: str, *headers: str, **body: str) -> bytes:
+    return said(status, json.dumps(body).encode(), "application/json", *headers)
+
+
+@pytest.fixture(scope="module")
+def expected(server) -> Image.Image:
+    with Client(server.url) as client:
+        return client.generate(PROMPT, seed=3, format="png")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        said("500 Internal Server Error", b"Internal Server Error"),  # Ray's, when a Front dies
+        said("500 Internal Server Error", b'{"detail": "Internal Server Error"}', "application/json"),
+        said("500 Internal Server Error", b'["error"]', "application/json"),
+        said("502 Bad Gateway", b"<html><h1>502 Bad Gateway</h1></html>", "text/html"),
+        said("503 Service Unavailable", b"", "text/html"),
+        said("520 Web Server Returned an Unknown Error", b"error code: 520"),
+        said("404 Not Found", ROUTES),  # Ray's, when its proxy has just been started
+        said("200 OK", b"<html>Back in a minute.</html>", "text/html"),
+        in_json("503 Service Unavailable", "Retry-After: 1", error="The server is being stopped; ask again in 1 s.", id="1"),
+        in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting."),
+        said("200 OK", b"X" * 200, "image/png", "X-Seed: 3")[:-100],  # half an answer
+        b"HTTP/1.1 200 OK\r\nContent-Type: image/p",
+        b"",
+    ],
+)
+def test_an_answer_that_is_not_the_apis_is_asked_for_again_under_one_id(server, expected, answer):
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        network.answers = [answer, answer]
+        image = client.generate(PROMPT, seed=3, format="png")
+    assert not ImageChops.difference(image, expected).getbbox()
+    heard = [asked.decode().partition("\r\n\r\n")[0].lower().split("\r\n") for asked in network.asked]
+    first, second = ([line for line in lines if line.startswith("x-request-id: ")] for lines in heard)
+    assert first == second
+    (id,) = (line.removeprefix("x-request-id: ") for line in first)
+    assert uuid.UUID(hex=id).version == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        in_json("500 Internal Server Error", error="The picture could not be drawn; the log says why.", id="made-here"),
+        in_json("400 Bad Request", error="prompt: too long.", field="prompt", id="made-here"),
+        in_json("401 Unauthorized", "X-Request-Id: made-here", error="There is no key."),
+    ],
+)
+def test_the_apis_own_refusal_is_told_at_once_with_its_id(server, answer):
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        network.answers = [answer]
+        with pytest.raises(Refused) as refused:
+            client.generate(PROMPT, seed=3)
+    assert refused.value.id == "made-here"
+    assert ("made-here" in str(refused.value)) == (refused.value.status == 500)  # what the server's log explains
+
+
+def test_a_page_of_something_else_is_told_at_once(server):
+    """As of a ComfyUI without this pack."""
+    with Client(f"{server.url}/elsewhere") as client, pytest.raises(Refused) as refused:
+        client.generate(PROMPT)
+    assert refused.value.status in (404, 405)
+
+
+def test_a_server_without_a_model_is_asked_for_a_minute_and_then_told(server, monkeypatch):
+    assert patience.FIRST_ANSWER == 60
+    monkeypatch.setattr(patience, "FIRST_ANSWER", 0.5)
+    answer = in_json("503 Service Unavailable", error="No model is available; the server's log says why.", id="made-here")
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        client.generate(PROMPT, seed=3)
+        network.answers = [answer] * 20
+        network.cut()
+        with pytest.raises(Refused, match=r"No model is available.*\(id made-here\)"):
+            client.generate(PROMPT, seed=4)
+        assert 0 < len(network.answers) < 19
+
+
+def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_ANSWER", 0.5)
+    busy = in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
+    with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
+        network.answers = [busy, busy]
+        assert not ImageChops.difference(client.generate(PROMPT, seed=3, format="png"), expected).getbbox()
+
+
+def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog):
+    """With nobody at the port at first; Ray Serve's proxy takes 36 s to be there again."""
+    assert patience.FIRST_ANSWER >= 1.5 * 36
+    port, found = comfyui.free_port(), []
+    with Client(f"http://127.0.0.1:{port}") as one, Client(f"http://127.0.0.1:{port}") as other:
+        options = {"seed": 3, "format": "png"}
+        calls = [lambda: one.generate(PROMPT, **options), lambda: other.generate(PROMPT, on_progress=print, **options)]
+        threads = [threading.Thread(target=lambda call=call: found.append(call())) for call in calls]
+        for thread in threads:
+            thread.start()
+        while len(caplog.records) < 2:
+            time.sleep(0.05)
+        with relay.to(server.port, port):
+            for thread in threads:
+                thread.join()
+    for image in found:
+        assert not ImageChops.difference(image, expected).getbbox()
+    assert len(found) == 2
+    assert {record.getMessage() for record in caplog.records} == {
+        f"Nothing answers at http://127.0.0.1:{port} yet; trying for 60 s."
+    }
+
+
+def test_a_wrong_address_is_told_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_ANSWER", 1.0)
+    for url in (f"http://127.0.0.1:{comfyui.free_port()}", "http://no-such-host.invalid:8188"):
+        for more in ({}, {"on_progress": print}):
+            with Client(url) as client, pytest.raises(ConnectionError, match="Nothing answers at .*no|127"):
+                client.generate(PROMPT, **more)
+
+
+def test_what_no_server_can_be_told_is_an_error_at_once(server):
+    with Client(server.url, key="a\nb") as client, pytest.raises(ValueError, match="can't be sent"):
+        client.generate(PROMPT)
+
+
+def test_a_closed_client_says_so(server):
+    client = Client(server.url)
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        client.generate(PROMPT)
+
+
+def test_a_callback_that_uses_its_own_client_is_an_error_and_no_standstill(server):
+    with Client(server.url) as client, pytest.raises(RuntimeError, match="callback"):
+        client.generate(PROMPT, on_progress=lambda *_: client.generate(PROMPT))
+
+
+def test_pictures_that_the_server_keeps_no_more_are_drawn_again_or_told(server):
+    """More than it keeps at a time are never all there."""
+    graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 70, "color": 0}}}
+    graph["2"] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": "png", "quality": 95}}
+    with Client(server.url) as client:
+        with pytest.raises(Refused, match="the last 64 are kept") as refused:
+            client.queue(graph)
+        assert refused.value.status == 410
+        graph["1"]["inputs"]["batch_size"] = 60
+        assert len(client.queue(graph)) == 60
+    assert requests.get(f"{server.url}/queue").json() == {"queue_running": [], "queue_pending": []}

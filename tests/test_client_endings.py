@@ -1,0 +1,152 @@
+"""However a program ends that uses the Python client, Python has nothing to warn of: no task, connection or loop is left."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import comfyui
+import pytest
+import relay
+from api_calls import queue, wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = """
+import asyncio, contextlib, signal, sys, threading, time
+sys.path.insert(0, "tests")
+import graphs
+from vega_client import AsyncClient, Client
+
+def drawn_long(seed):
+    graph = graphs.text_to_image(VegaLCMSampler__seed=seed, VegaLCMSampler__steps=50,
+                                 EmptyLatentImage__width=256, EmptyLatentImage__height=256)
+    graph[graphs.SAVE] = graphs.sending(graphs.DECODE, "png")
+    return graph
+
+def long(client, seed):
+    return client.queue(drawn_long(seed), on_preview=lambda _: None)
+
+def long_of_the_api(client):
+    return client.generate("snow", model="segmind-vega", steps=100, width=256, height=256, on_progress=lambda *_: None)
+
+def ended(call, *arguments):
+    try:
+        return call(*arguments)
+    except BaseException as error:
+        return print(type(error).__name__, error, flush=True)
+
+def fail(*_):
+    raise RuntimeError("of the callback")
+
+def leave(*_):
+    sys.exit(3)
+
+async def entered(program):
+    async with AsyncClient(sys.argv[1]) as client:
+        await program(client)
+"""
+QUICK = 'generate("snow", steps=2, on_progress=fail)'
+IN_A_CALLBACK = f"with Client(sys.argv[1]) as client:\n    ended(lambda: client.{QUICK})\n    ended(lambda: client.{QUICK})"
+CLOSED_UNDER_WORK = """
+client = Client(sys.argv[1])
+calls = [(long, client, 1), (long_of_the_api, client)]
+works = [threading.Thread(target=ended, args=call) for call in calls]
+for work in works: work.start()
+sys.stdin.readline()
+client.close()
+for work in works: work.join()
+"""
+FORGOTTEN = """
+client = Client(sys.argv[1])
+client.generate("snow", steps=2, on_progress=lambda *_: None)
+def work():
+    with contextlib.suppress(BaseException):
+        long(client, 2)
+threading.Thread(target=work, daemon=True).start()
+sys.stdin.readline()
+"""
+SYNCHRONOUS = "with Client(sys.argv[1]) as client:\n    long(client, 3)"
+ASYNCHRONOUS = "asyncio.run(entered(lambda client: long(client, 4)))"
+GIVEN_UP = """
+async def one_of(client):
+    tasks = [asyncio.create_task(work) for work in (long(client, 5), long_of_the_api(client))]
+    await asyncio.to_thread(sys.stdin.readline)
+    for task in tasks: task.cancel()
+    await asyncio.wait(tasks)
+    raise RuntimeError("of the program")
+ended(asyncio.run, entered(one_of))
+"""
+FAILED_BESIDE = """
+async def beside(client):
+    await asyncio.gather(long(client, 6), wait())
+async def wait():
+    await asyncio.to_thread(sys.stdin.readline)
+    raise RuntimeError("of the program")
+ended(asyncio.run, entered(beside))
+"""
+
+
+def warned(said: str) -> str:
+    """But for asyncio's remarks on steps that took long, which are about the machine."""
+    return "".join(line for line in said.splitlines(keepends=True) if not line.startswith("Executing <"))
+
+
+def run(url: str, program: str) -> subprocess.Popen:
+    command = [sys.executable, "-X", "dev", "-c", PROGRAM + program, url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+
+
+@pytest.mark.parametrize(
+    ("program", "at_the_host", "printed"),
+    [
+        (CLOSED_UNDER_WORK, 2, "CancelledError \nCancelledError \n"),
+        (FORGOTTEN, 1, ""),
+        (GIVEN_UP, 2, "RuntimeError of the program\n"),
+        (FAILED_BESIDE, 1, "RuntimeError of the program\n"),
+    ],
+    ids=["closed under work", "forgotten", "given up", "failed beside"],
+)
+def test_a_program_that_ends_under_its_work(server, program, at_the_host, printed):
+    """And nothing of it is left on the server."""
+    process = run(server.url, program)
+    wait_for(lambda: sum(map(len, queue(server))) == at_the_host)
+    out, said = process.communicate("\n", timeout=60)
+    assert (process.returncode, out, warned(said)) == (0, printed, "")
+    wait_for(lambda: queue(server) == [[], []])
+
+
+@pytest.mark.parametrize("program", [SYNCHRONOUS, ASYNCHRONOUS], ids=["with", "async with"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+def test_ctrl_c(server, program):
+    process = run(server.url, program)
+    wait_for(lambda: queue(server)[0])
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    said = warned(said)
+    assert said.startswith("Traceback") and said.count("Traceback") <= 2 and said.endswith("\nKeyboardInterrupt\n")
+    assert "destroyed" not in said and "Warning" not in said and "asyncgen" not in said
+    wait_for(lambda: queue(server) == [[], []])
+
+
+def test_an_exception_in_a_callback_is_its_callers(server):
+    process = run(server.url, f"{IN_A_CALLBACK}\n    client.generate('snow', steps=2, on_progress=leave)")
+    out, said = process.communicate(timeout=60)
+    assert (process.returncode, out, warned(said)) == (3, "RuntimeError of the callback\n" * 2, "")
+
+
+def test_a_server_that_goes_away_under_its_work_and_forgets_it(server):
+    program = "with Client(sys.argv[1]) as client:\n    print(len(long(client, 7)), client.generate('snow').size)"
+    with relay.to(server.port) as network:
+        process = run(f"http://127.0.0.1:{network.port}", program)
+        wait_for(lambda: queue(server)[0])
+        network.target = comfyui.free_port()
+        network.cut()
+        server.post("/interrupt", {})
+        wait_for(lambda: queue(server) == [[], []])
+        server.post("/history", {"clear": True})
+        time.sleep(1)  # some attempts
+        network.target = server.port
+        out, said = process.communicate(timeout=120)
+    assert (process.returncode, out, warned(said)) == (0, "1 (128, 128)\n", "")
