@@ -17,10 +17,7 @@ from vega_pack.api.host_client import PromptError
 from vega_pack.api.readiness import SOON, Readiness
 
 from dev import comfyui
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from vega_client import Client  # noqa: E402
+from vega_client import Client
 
 ROUTES = ("/healthz", "/readyz", "/metrics", "/v1/models")
 LABELS = ("path", "code")

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dev import host
+from dev import comfyui, host
+from serve.ray_environment import of_own_ray
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from serve.ray_environment import of_own_ray  # noqa: E402
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -103,7 +101,8 @@ def test_the_refusal_is_one_sentence(tmp_path, variables, said):
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.57.1\n", encoding="utf-8")
     environment = {**os.environ, **{name: value.replace("OLD", str(tmp_path)) for name, value in variables.items()}}
-    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path())]
+    ports = ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *ports]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode
     assert said in done.stderr

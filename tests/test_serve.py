@@ -28,11 +28,9 @@ from machine_lacks import own_address
 from PIL import Image
 
 from dev import comfyui, host, serve_api
+from vega_client import AsyncClient
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from vega_client import AsyncClient  # noqa: E402
 
 KEY = {"x-api-key": "a-key"}
 
