@@ -259,7 +259,7 @@ def test_the_latent_that_came_in_is_untouched_and_its_keys_are_kept(few_step, po
     before = latent["samples"].clone()
     out = lcm.sample(few_step, 0, 2, positive, latent, 1.0, disable_progress=True)
     assert torch.equal(latent["samples"], before)
-    assert latent.keys() == out.keys() - {lcm.FAMILY}
+    assert latent.keys() == out.keys() - {lcm.LATENT_FORMAT_KEY}
     assert (out["batch_index"], out["remark"]) == ([4, 7], "kept")
 
 
