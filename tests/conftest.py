@@ -83,8 +83,23 @@ def positive(nano):
     return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
 
 
+def tier(item: pytest.Item) -> str | None:
+    """The marker of what a test needs; soak tests and those that a file marks itself have their own."""
+    if any(item.get_closest_marker(name) for name in ("soak", "server", "training")):
+        return None
+    if item.path.parent.name == "gpu":
+        return "gpu"
+    if "page" in item.fixturenames:
+        return "browser"
+    return "server" if "server" in item.fixturenames else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items):
     """The longest files first: the workers of `make test` take whole files, and should end together."""
+    for item in items:
+        if name := tier(item):
+            item.add_marker(name)
     longest = ("train", "serve", "fuzz", "nano", "api", "client")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 
