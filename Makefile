@@ -13,15 +13,15 @@ HOSTS := 0.24.1 0.27.0 0.30.0
 .PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano clean
 
 demo: $(ENVIRONMENT)
-	@$(BIN)/python dev/demo.py
+	@$(BIN)/python -m dev.demo
 
 run: $(ENVIRONMENT)
-	@$(BIN)/python dev/run.py
+	@$(BIN)/python -m dev.run
 
 # The HTTP API of so many ComfyUI processes, by Ray Serve.
 serve: REPLICAS ?= 1
 serve: $(ENVIRONMENT)
-	@$(BIN)/python dev/serve_api.py $(REPLICAS)
+	@$(BIN)/python -m dev.serve_api $(REPLICAS)
 
 # Workers of one thread each take half the time of one with all of them, of which the others mostly wait; one more worker
 # than two cores can hold fills the time in which tests wait for their servers.
@@ -32,7 +32,7 @@ test: $(ENVIRONMENT)
 # What a ComfyUI can break, on the oldest one that the pack is for and on later ones, each with what it requires itself;
 # `make 0.24.1` on that one alone.
 CORE := accelerate api bad_input composition exactness few_step_adapters host_version lcm loading lora model_paths nodes \
-    one_prompt operators received said_elsewhere saved_otherwise sd15_blocks send_image server tiny_decoder
+    operators received said_elsewhere saved_otherwise sd15_blocks send_image server single_cond tiny_decoder
 hosts: $(HOSTS)
 $(HOSTS): %: .host/venv-%/installed
 	COMFYUI_PATH=$(CURDIR)/.host/ComfyUI-$@ OMP_NUM_THREADS=1 .host/venv-$@/bin/python -m pytest $(WORKERS) $(CORE:%=tests/test_%.py)

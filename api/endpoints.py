@@ -16,7 +16,7 @@ from server import PromptServer
 
 from ..nodes import loader
 from ..pictures import received
-from ..vega import own_size
+from ..vega import native_resolution
 from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
 from .bodies import Bodies
@@ -154,7 +154,7 @@ class Api:
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
         try:
-            return await asyncio.to_thread(lambda: own_size.pixels(loader.located(self.settings.model)))
+            return await asyncio.to_thread(lambda: native_resolution.pixels(loader.located(self.settings.model)))
         except ValueError as error:
             raise PromptError(str(error), host_graphs.LOAD) from None
 

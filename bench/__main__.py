@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 
 import diffusers
 import torch
-from comfyui import PromptError
+
+from dev.comfyui import PromptError
 
 from . import host_costs, loading, machine, prompts, report, results, roofline, rounds, stages, weights
 from .variants import ACCELERATED, CORE, GRAPHS, GROUPS, OURS, Diffusers, Failed, Graph

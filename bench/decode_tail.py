@@ -1,23 +1,18 @@
-"""What a decoded picture costs on its way to an IMAGE, here and in core: `python decode_tail.py` prints both in ms.
+"""What a decoded picture costs on its way to an IMAGE, here and in core: `python -m bench.decode_tail` prints both in ms.
 
 The decoder is replaced by a module that has its answer ready, so only what comes around it is left.
 """
 
-import importlib.util
 import json
 import random
 import statistics
-import sys
 import time
 
-import in_host
 import torch
 
-spec = importlib.util.spec_from_file_location(
-    "vega_pack", in_host.ROOT / "__init__.py", submodule_search_locations=[str(in_host.ROOT)]
-)
-sys.modules["vega_pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["vega_pack"])
+from dev import host_setup
+
+host_setup.load_pack()
 
 import comfy.sd  # noqa: E402
 from vega_pack.vega import checkpoint, tiny_decoder  # noqa: E402

@@ -6,7 +6,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from . import stages, variants
 from .weights import Models
@@ -17,22 +16,23 @@ BARS = {"prompt_ms": 6.0, "decode_tail_ratio": 0.25, "import_ms": 60.0}
 
 
 def script(name: str):
-    """What a script of this folder prints, in a process of its own; its log goes to the terminal only if it fails."""
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name(name))], capture_output=True, text=True)
+    """What a module of this package prints, in a process of its own; its log goes to the terminal only if it fails."""
+    command = [sys.executable, "-m", f"bench.{name}"]
+    done = subprocess.run(command, cwd=stages.ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{name} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def decode_tail() -> dict[str, float]:
-    found = script("decode_tail.py")
+    found = script("decode_tail")
     tail = {f"decode_tail_{who}_ms": milliseconds for who, milliseconds in found.items()}
     return {**tail, "decode_tail_ratio": found["ours"] / found["core"]}
 
 
 def pack_import() -> dict[str, float]:
-    script("import_time.py")  # so that the bytecode is there
-    return {"import_ms": statistics.median(script("import_time.py") for _ in range(IMPORTS))}
+    script("import_time")  # so that the bytecode is there
+    return {"import_ms": statistics.median(script("import_time") for _ in range(IMPORTS))}
 
 
 def prompt(models: Models, prompts: Iterator) -> dict:

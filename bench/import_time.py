@@ -1,4 +1,4 @@
-"""What the pack adds to the host's start: `python import_time.py` prints the milliseconds of its import with all schemas."""
+"""What the pack adds to the host's start: `python -m bench.import_time` prints the milliseconds of importing it."""
 
 import asyncio
 import contextlib
@@ -6,9 +6,9 @@ import json
 import sys
 import time
 
-import in_host
+from dev.host_setup import ROOT, args
 
-in_host.args.base_directory = str(in_host.ROOT / ".bench" / "start")  # the host's server makes folders in it
+args.base_directory = str(ROOT / ".bench" / "start")  # the host's server makes folders in it
 with contextlib.redirect_stdout(sys.stderr):
     import server
 
@@ -19,7 +19,7 @@ async def measure() -> float:
     server.PromptServer(asyncio.get_running_loop())  # as in the host's start: packs may add routes to it
     await nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False)
     began = time.perf_counter()
-    loaded = await nodes.load_custom_node(str(in_host.ROOT))
+    loaded = await nodes.load_custom_node(str(ROOT))
     seconds = time.perf_counter() - began
     if not loaded:
         raise RuntimeError("The host could not import the pack.")

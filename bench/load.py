@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import aiohttp
-import comfyui
 from tabulate import tabulate
+
+from dev import comfyui
 
 from . import graphs, machine, results, stages, weights
 

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import psutil
 import requests
-import serve_api
 from tabulate import tabulate
+
+from dev import serve_api
 
 from . import load, machine, results, weights
 

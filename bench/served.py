@@ -3,7 +3,7 @@
 import time
 from typing import NamedTuple
 
-import comfyui
+from dev import comfyui
 
 HEADER = 8  # bytes before the picture in a binary frame: kind of message, kind of picture
 

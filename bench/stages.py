@@ -4,8 +4,7 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import comfyui
-import host
+from dev import comfyui, host
 
 from . import served, variants
 from .machine import Case, main_case

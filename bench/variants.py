@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-import comfyui
+from dev import comfyui
 
 from . import graphs, served
 from .machine import Case

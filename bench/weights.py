@@ -1,16 +1,15 @@
 """The models that are measured: on a GPU Segmind-Vega's shapes with random weights, on a CPU vega-nano."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import folders
-import host
 import torch
 from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from dev import diffusers_folders as folders
 
 from .machine import GPU
 
@@ -118,8 +117,7 @@ def lcm_lora(unet: torch.nn.Module, generator: torch.Generator) -> dict[str, tor
 
 def write_vega(target: Models) -> None:
     """The diffusers folder, the single file with the same weights, and the LCM-LoRA."""
-    sys.path.append(str(host.path()))
-    import single_files  # needs the host's modules, which nothing else in this process does
+    from dev import host_setup, single_files  # noqa: F401  (late: nothing else in this process needs the host's modules)
 
     generator = torch.Generator().manual_seed(0)
     parts = {name: fill(module, generator) for name, module in vega().items()}

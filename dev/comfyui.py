@@ -11,10 +11,11 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-import host
 import requests
 import torch
 import websocket
+
+from . import host
 
 START_SECONDS = 180
 STOP_SECONDS = 10

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 
-import comfyui
-import host
 from tqdm import tqdm
+
+from . import comfyui, host
 
 WORKFLOW = host.ROOT / "workflows" / "api" / "vega_txt2img.json"
 BASE = host.ROOT / ".comfyui"

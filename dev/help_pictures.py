@@ -8,11 +8,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import browser
-import comfyui
-import thumbnails
-from host import ROOT
 from PIL import Image, ImageDraw, ImageFont
+
+from . import browser, comfyui, thumbnails
+from .host import ROOT
 
 DOCS, WORKFLOWS = ROOT / "web" / "docs", ROOT / "workflows"
 # Node: the template that shows it, and which of its nodes; None is all.

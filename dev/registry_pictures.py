@@ -2,9 +2,9 @@
 
 import io
 
-import comfyui
-import host
 from PIL import Image, ImageDraw, ImageFont
+
+from . import comfyui, host
 
 FOLDER = host.ROOT / "docs" / "pictures"
 ICON_SIDE = 400  # the largest that the registry takes

@@ -3,8 +3,7 @@
 import contextlib
 import sys
 
-import comfyui
-import host
+from . import comfyui, host
 
 if __name__ == "__main__":
     try:

@@ -1,4 +1,4 @@
-"""Runs the HTTP API on this machine until Ctrl-C: `python dev/serve_api.py REPLICAS`; models go into .comfyui/models."""
+"""Runs the HTTP API on this machine until Ctrl-C: `python -m dev.serve_api REPLICAS`; models go into .comfyui/models."""
 
 import os
 import subprocess
@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import comfyui
-import host
+from . import comfyui, host
 
 START_SECONDS = 300
 

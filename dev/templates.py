@@ -9,9 +9,9 @@ import json
 import re
 from pathlib import Path
 
-import comfyui
-from host import ROOT
-from workflow_file import Graph, Model, Node, Output
+from . import comfyui
+from .host import ROOT
+from .workflow_file import Graph, Model, Node, Output
 
 HERE, WORKFLOWS = Path(__file__).parent, ROOT / "workflows"
 NANO, NANO_LORA = "vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"

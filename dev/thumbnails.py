@@ -3,12 +3,10 @@
 import io
 import json
 
-import comfyui
-import demo
-import host
-import templates
 from PIL import Image, ImageDraw, ImageFont
-from workflow_file import Graph
+
+from . import comfyui, demo, host, templates
+from .workflow_file import Graph
 
 SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
 SIDE = 512  # and more than this it doesn't show

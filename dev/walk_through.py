@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-import comfyui
-import host
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
+
+from . import comfyui, host
 
 NOTEBOOK = host.ROOT / "docs" / "walk_through.ipynb"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import tomllib
-from host import ROOT, VERSION
+
+from .host import ROOT, VERSION
 
 GAP = 90  # between two columns; links turn there
 TITLE, SLOT, WIDGET = 30, 20, 24  # heights that the browser draws

@@ -23,4 +23,4 @@ class VegaTinyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(lcm.FAMILY)))
+        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(lcm.LATENT_FORMAT_KEY)))

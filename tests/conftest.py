@@ -1,32 +1,22 @@
-"""Finds the host, keeps it on the CPU where there is no GPU, and loads the pack as the host does, as `vega_pack`."""
+"""Fixtures that several files share, and the order and report of the tests."""
 
 import datetime
-import importlib.util
 import os
 import platform
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from dev import host
+
 ROOT = Path(__file__).resolve().parents[1]
-HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI-0.30.0").resolve()
-if not (HOST / "main.py").is_file():
-    pytest.exit(f"No ComfyUI in {HOST}: run `make test`, which fetches it, or set COMFYUI_PATH.", returncode=2)
+if not (host.path() / "main.py").is_file():
+    pytest.exit(f"No ComfyUI in {host.path()}: run `make test`, which fetches it, or set COMFYUI_PATH.", returncode=2)
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(HOST))
-sys.path += [str(ROOT / "dev"), str(ROOT / "tests")]
+from dev import host_setup  # noqa: E402
 
-import utils.extra_config  # noqa: E402, F401  (first, as in main.py: ComfyUI 0.24's nodes.py hides it behind comfy/utils.py)
-from comfy.cli_args import args  # noqa: E402
-
-args.cpu = not torch.cuda.is_available()
-
-spec = importlib.util.spec_from_file_location("vega_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-sys.modules["vega_pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["vega_pack"])
+host_setup.load_pack()
 
 from vega_pack.vega import checkpoint, lora  # noqa: E402
 
@@ -46,7 +36,7 @@ def elsewhere(tmp_path_factory):
 @pytest.fixture(scope="session")
 def server(tmp_path_factory, elsewhere):
     """The real ComfyUI server with this pack, one for the whole run; models dropped into server.base/models are seen."""
-    import comfyui
+    from dev import comfyui
 
     paths = str(elsewhere / "extra_model_paths.yaml")
     with comfyui.serve(tmp_path_factory.mktemp("comfyui"), "--extra-model-paths-config", paths) as running:
@@ -62,8 +52,9 @@ def client(server):
 @pytest.fixture(scope="module")
 def page(server, tmp_path_factory):
     """ComfyUI's page in Chromium."""
-    import browser
     from machine_lacks import program
+
+    from dev import browser
 
     with browser.opened(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
@@ -92,8 +83,23 @@ def positive(nano):
     return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
 
 
+def tier(item: pytest.Item) -> str | None:
+    """The marker of what a test needs; soak tests and those that a file marks itself have their own."""
+    if any(item.get_closest_marker(name) for name in ("soak", "server", "training")):
+        return None
+    if item.path.parent.name == "gpu":
+        return "gpu"
+    if "page" in item.fixturenames:
+        return "browser"
+    return "server" if "server" in item.fixturenames else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(items):
     """The longest files first: the workers of `make test` take whole files, and should end together."""
+    for item in items:
+        if name := tier(item):
+            item.add_marker(name)
     longest = ("train", "serve", "fuzz", "nano", "api", "client")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 

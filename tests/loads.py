@@ -4,8 +4,9 @@ import os
 import re
 from pathlib import Path
 
-import folders
 import pytest
+
+from dev import diffusers_folders as folders
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 BLOCK = re.compile(r"(<!-- loads -->\n)(.*?)(<!-- end of loads -->)", re.DOTALL)

@@ -40,7 +40,7 @@ class Recorder:
         self.recorded = self.replayed = 0
         self.broken = None
 
-    def __call__(self, run, *inputs, beside=None):
+    def __call__(self, run, *inputs, share_pool_with=None):
         if self.broken:
             raise self.broken
         self.recorded += 1
@@ -106,14 +106,14 @@ def test_sizes_and_batches_live_side_by_side(few_step, positive, recorder):
 def test_memory_is_bounded_and_the_longest_unused_graph_goes(few_step, positive, recorder, monkeypatch):
     fast = graphed(few_step, recorder)
     two = 2 * few_step.memory_required((1, 4, 8, 8))
-    monkeypatch.setattr(accelerate, "MEMORY_SHARE", 1.1 * two / comfy.model_management.get_total_memory(fast.load_device))
-    calls = getattr(fast.model, accelerate.KEY)
+    monkeypatch.setattr(accelerate, "MEMORY_FRACTION", 1.1 * two / comfy.model_management.get_total_memory(fast.load_device))
+    cache = getattr(fast.model, accelerate.KEY)
     draw(fast, positive)
     draw(fast, positive, height=4, width=16)
-    assert len(calls.graphs) == 2
+    assert len(cache.graphs) == 2
     draw(fast, positive)  # used again, so that the other one has waited longer
     draw(fast, positive, height=16, width=4)
-    assert len(calls.graphs) == 2
+    assert len(cache.graphs) == 2
     before = recorder.recorded
     draw(fast, positive)
     assert recorder.recorded == before
@@ -177,7 +177,7 @@ def test_partly_loaded_weights_are_not_recorded(few_step, positive, recorder):
     fast.model.model_lowvram = True
     try:
         assert not accelerate.is_static(fast)
-        getattr(fast.model, accelerate.KEY).begin(fast)
+        getattr(fast.model, accelerate.KEY).on_pre_run(fast)
         assert not getattr(fast.model, accelerate.KEY).graphs
     finally:
         fast.model.model_lowvram = False
@@ -368,17 +368,17 @@ def test_an_error_of_the_inputs_is_the_hosts_own_and_accelerates_on(few_step, po
     fast = graphed(few_step, recorder)
     draw(fast, positive)
     unet = fast.model.diffusion_model
-    calls = getattr(fast.model, accelerate.KEY)
-    calls.begin(fast)
+    cache = getattr(fast.model, accelerate.KEY)
+    cache.on_pre_run(fast)
     with pytest.raises(AssertionError, match="class-conditional"):
         unet(
             torch.zeros(1, 4, 8, 8),
             torch.ones(1),
             positive[0][0],
-            transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {accelerate.KEY: [calls.answer]}}},
+            transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {accelerate.KEY: [cache.wrapper]}}},
         )
-    calls.end(fast)
-    assert not calls.gave_up
+    cache.on_cleanup(fast)
+    assert not cache.disabled
 
 
 def test_an_interrupt_passes_and_the_next_run_is_right(few_step, positive, recorder):
@@ -431,7 +431,7 @@ def test_compile_draws_the_same_and_compiles_once_for_every_seed_prompt_and_stre
             fast = accelerate.apply(plain, "compile")
             assert_close(draw(fast, prompt, seed=seed), draw(plain, prompt, seed=seed))
             assert graphs_compiled() == before + 1
-    assert not getattr(model.model, accelerate.KEY).gave_up
+    assert not getattr(model.model, accelerate.KEY).disabled
 
 
 @pytest.mark.soak
@@ -450,7 +450,7 @@ def test_inductor_draws_the_same(few_step, positive, record_property):
     drawn = draw(fast, positive)
     record_property("first_picture_seconds", round(time.perf_counter() - began, 1))
     assert_close(drawn, draw(few_step, positive))
-    assert not getattr(few_step.model, accelerate.KEY).gave_up
+    assert not getattr(few_step.model, accelerate.KEY).disabled
 
 
 def test_twice_is_once_and_off_takes_it_away(few_step, positive, recorder):
@@ -476,7 +476,7 @@ def test_without_a_gpu_auto_is_nothing_and_cuda_graph_says_so(few_step, positive
 
 
 def test_the_host_puts_nothing_else_into_the_options(few_step, positive):
-    """accelerate.HARMLESS is a list of the host's own keys: with one more, every call would run eagerly."""
+    """accelerate.SAFE_OPTIONS is a list of the host's own keys: with one more, every call would run eagerly."""
     seen = set()
 
     def spy(executor, *args, **kwargs):
@@ -487,4 +487,4 @@ def test_the_host_puts_nothing_else_into_the_options(few_step, positive):
     spied = few_step.clone()
     spied.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "spy", spy)
     draw(spied, positive)
-    assert seen == accelerate.HARMLESS
+    assert seen == accelerate.SAFE_OPTIONS

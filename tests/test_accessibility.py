@@ -3,13 +3,11 @@
 import json
 from pathlib import Path
 
-import help_pictures
 import pytest
-import registry_pictures
-import thumbnails
 from contrast import contrast
 
 from bench import chart
+from dev import help_pictures, registry_pictures, thumbnails
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows"
 LEAST = 11

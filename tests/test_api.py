@@ -11,7 +11,6 @@ import threading
 import time
 import zlib
 
-import comfyui
 import graphs
 import psutil
 import pytest
@@ -21,6 +20,8 @@ from machine_lacks import lacks
 from PIL import Image
 from vega_pack.api import contract
 from vega_pack.api.access import Access
+
+from dev import comfyui
 
 KEYS = ("a-first-key", "a-second-kéy", "a-third-key")
 REMARK = "of the third floor"

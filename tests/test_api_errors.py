@@ -5,11 +5,9 @@ import gzip
 import json
 import re
 import socket
-import sys
 import time
 import zlib
 from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 
 import httpx
 import psutil
@@ -20,9 +18,7 @@ from api_calls import BASE, PROMPT, RT, post, queue, wait_for
 from vega_pack.api import answers, bodies, connection
 from vega_pack.api.refused import Refused
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from vega_client.client import refused  # noqa: E402
+from vega_client.client import refused
 
 FIELDS = {"prompt": PROMPT, "seed": 5, "img_width": 64, "img_height": 64}
 BODY = json.dumps(FIELDS).encode()

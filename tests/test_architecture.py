@@ -55,8 +55,9 @@ def test_a_picture_needs_no_diffusers():
     code = """
 import sys
 from pathlib import Path
-sys.path.insert(0, str(Path("tests").resolve()))
-import conftest, torch
+from dev import host_setup
+import torch
+host_setup.load_pack()
 from vega_pack.vega import checkpoint, lcm, lora, tiny_decoder
 with torch.inference_mode():
     model, clip, vae = checkpoint.load(checkpoint.NANO, "tiny", [])

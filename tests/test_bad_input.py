@@ -6,8 +6,6 @@ import shutil
 import threading
 import time
 
-import comfyui
-import folders
 import graphs
 import pytest
 import test_lora
@@ -15,6 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from vega_pack.vega import checkpoint, lcm, lora
+
+from dev import comfyui
+from dev import diffusers_folders as folders
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 
 import comfy.ops
-import folders
 import loads
 import pytest
-import single_files
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 from vega_pack.vega import checkpoint, unet, unet_layout
+
+from dev import diffusers_folders as folders
+from dev import single_files
 
 PROMPT = "a red sunset over snowy mountains with a lake"
 

@@ -6,21 +6,19 @@ import contextlib
 import json
 import queue
 import random
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import comfyui
 import pytest
 from PIL import Image, ImageDraw
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from dev import comfyui
+from vega_client import AsyncClient, Client
 
-from vega_client import AsyncClient, Client  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 SHIPPED = ("txt2img", "img2img", "inpaint", "live_drawing", "plain_beside_rt", "send_image_api", "steps_compared")
 SIZES = ((64, 64), (128, 128), (96, 160), (192, 128))

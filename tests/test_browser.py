@@ -8,15 +8,15 @@ import statistics
 import time
 from pathlib import Path
 
-import browser
 import numpy as np
 import pytest
 import torch
 from api_calls import wait_for
-from browser import node, widget
 from PIL import Image, ImageChops
 from safetensors.torch import save
 
+from dev import browser
+from dev.browser import node, widget
 from train.images import to_tensor
 from train.nano import classifier
 from train.nano.scenes import VALUES

@@ -12,15 +12,15 @@ import threading
 import time
 from pathlib import Path
 
-import comfyui
 import graphs
 import pytest
 import relay
 import requests
 from PIL import Image, ImageChops
 
+from dev import comfyui
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 from vega_client import AsyncClient, Client, Failed, Refused, patience  # noqa: E402
 from vega_client.client import files  # noqa: E402

@@ -1,21 +1,17 @@
 """What the Python client asks again, and what it doesn't: a relay answers in the server's place, as proxies and Ray do."""
 
 import json
-import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 
-import comfyui
 import pytest
 import relay
 import requests
 from PIL import Image, ImageChops
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from vega_client import Client, Refused, patience  # noqa: E402
+from dev import comfyui
+from vega_client import Client, Refused, patience
 
 PROMPT = "night, desert, full moon"
 ROUTES = b"Path '/v1/segmind-vega-rt-v1' not found. Ping http://.../-/routes for available routes."

@@ -7,10 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import comfyui
 import pytest
 import relay
 from api_calls import queue, wait_for
+
+from dev import comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """

@@ -11,10 +11,11 @@ import random
 from datetime import datetime
 from pathlib import Path
 
-import comfyui
 import pytest
 from vega_pack.vega_client.workflow import is_api, prompt, texts, to_api
 from vega_pack.vega_client.workflow.definitions import AUTOGROW, CHOICE
+
+from dev import comfyui
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

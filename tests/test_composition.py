@@ -10,7 +10,6 @@ import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy.sd
-import folders
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -23,6 +22,7 @@ from vega_pack.nodes.tiny_vae_decode import VegaTinyVAEDecode
 from vega_pack.vega import checkpoint, lcm
 
 import nodes as host_nodes
+from dev import diffusers_folders as folders
 
 pytestmark = pytest.mark.usefixtures("inference")
 NANO = Path(checkpoint.NANO)
@@ -259,7 +259,7 @@ def test_the_latent_that_came_in_is_untouched_and_its_keys_are_kept(few_step, po
     before = latent["samples"].clone()
     out = lcm.sample(few_step, 0, 2, positive, latent, 1.0, disable_progress=True)
     assert torch.equal(latent["samples"], before)
-    assert latent.keys() == out.keys() - {lcm.FAMILY}
+    assert latent.keys() == out.keys() - {lcm.LATENT_FORMAT_KEY}
     assert (out["batch_index"], out["remark"]) == ([4, 7], "kept")
 
 

@@ -38,10 +38,8 @@ def test_a_proxy_is_not_asked_for_the_local_server(server, monkeypatch):
         assert client.run(graphs.text_to_image(VegaLCMSampler__steps=1))
 
 
-def test_sigterm_stops_the_server_too(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-u", str(ROOT / "dev" / "run.py")], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    )
+def test_sigterm_stops_the_server_too():
+    process = subprocess.Popen([sys.executable, "-u", "-m", "dev.run"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     address = process.stdout.readline().split()[3]
     assert requests.get(address + "/queue", timeout=10).ok
     process.send_signal(signal.SIGTERM)

@@ -5,14 +5,15 @@ import logging
 import threading
 
 import folder_paths
-import folders
 import pytest
-import single_files
 import torch
 from safetensors.torch import save_file
 from vega_pack.api import embeddings
 from vega_pack.nodes import loader
 from vega_pack.vega import checkpoint, encoder_widths, single_file, text_encoders
+
+from dev import diffusers_folders as folders
+from dev import single_files
 
 WIDTH = 64  # of both encoders of vega-nano
 

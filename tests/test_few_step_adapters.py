@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import folders
 import pytest
 import torch
 from test_lora import kohya, matrices, written
 from vega_pack.vega import checkpoint, few_step_adapters, lcm, lora
+
+from dev import diffusers_folders as folders
 
 # Files as they are published or as people have them -> what they are, and what of the recipe its makers' own says.
 PUBLISHED = {

@@ -11,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import host
 import pytest
 from api_calls import BASE, PROMPT, RT, post
 from machine_lacks import lacks, program
 from PIL import Image
+
+from dev import host
 
 WORKFLOWS = Path(__file__).resolve().parents[1] / "workflows" / "api"
 SENDER = "save_image_websocket_node"

@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import folders
 import pytest
-import single_files
 import torch
 from safetensors.torch import load_file, save_file
 
 from bench import weights
+from dev import diffusers_folders as folders
+from dev import host, single_files
 
 pytestmark = pytest.mark.soak
 RUNS = 5
@@ -50,8 +50,8 @@ def vega(request, tmp_path_factory):
 
 
 def load(who: str, path: Path, out: Path) -> dict:
-    command = [sys.executable, str(Path(__file__).with_name("load_once.py")), who, str(path), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "dev.load_once", who, str(path), str(out)]
+    done = subprocess.run(command, cwd=host.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -7,14 +7,15 @@ import shutil
 import struct
 from pathlib import Path
 
-import folders
 import pytest
-import single_files
 import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from vega_pack.vega import checkpoint, lora
+
+from dev import diffusers_folders as folders
+from dev import single_files
 
 MOST_MEMORY = 2 * 1024**3
 FUZZ = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))

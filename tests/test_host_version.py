@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import comfyui_version
-import host
 import pytest
 import tomllib
 from vega_pack import host_version
 
 import nodes as host_nodes
+from dev import host
 
 ROOT = Path(__file__).resolve().parents[1]
 

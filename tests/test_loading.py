@@ -5,12 +5,13 @@ import json
 import comfy.memory_management
 import comfy.model_management
 import comfy.ops
-import folders
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 from vega_pack.vega import checkpoint
+
+from dev import diffusers_folders as folders
 
 PROMPTS = [
     "",

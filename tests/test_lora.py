@@ -4,13 +4,14 @@ import functools
 import json
 import re
 
-import folders
 import loads
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from vega_pack.vega import checkpoint, lcm, lora, unet
+
+from dev import diffusers_folders as folders
 
 TARGETS = re.compile(
     r"(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2|conv1|conv2|conv_shortcut"

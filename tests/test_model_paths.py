@@ -20,7 +20,7 @@ from vega_pack.api import endpoints
 from vega_pack.api.settings import Settings
 from vega_pack.extension import VegaExtension
 from vega_pack.nodes import lcm_lora, loader
-from vega_pack.vega import checkpoint, own_size
+from vega_pack.vega import checkpoint, native_resolution
 
 import nodes as host_nodes
 
@@ -202,7 +202,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     looks.clear()
     valid, error, _, errors = asyncio.run(execution.validate_prompt("id", graph, None))
     assert valid, (error, errors)
-    assert own_size.pixels(loader.located("nano/")) == 128
+    assert native_resolution.pixels(loader.located("nano/")) == 128
     assert not looks
     assert listed(lcm_lora.VegaLCMLora, "lora_name")[1:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]

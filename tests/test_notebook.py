@@ -7,9 +7,10 @@ import re
 
 import numpy as np
 import pytest
-import walk_through
 from PIL import Image
 from psnr import psnr
+
+from dev import walk_through
 
 SHOWN = walk_through.read()
 CODE = [cell for cell in SHOWN.cells if cell.cell_type == "code"]

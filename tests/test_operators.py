@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import comfyui
 import pytest
 import relay
 import requests
@@ -18,9 +17,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from vega_pack.api.host_client import PromptError
 from vega_pack.api.readiness import SOON, Readiness
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from vega_client import Client  # noqa: E402
+from dev import comfyui
+from vega_client import Client
 
 ROUTES = ("/healthz", "/readyz", "/metrics", "/v1/models")
 LABELS = ("path", "code")

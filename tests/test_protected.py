@@ -3,10 +3,7 @@
 import concurrent.futures
 import json
 import socket
-import sys
-from pathlib import Path
 
-import comfyui
 import graphs
 import many_tensors
 import pytest
@@ -17,8 +14,7 @@ from api_calls import BASE, PROMPT, RT, opened, post, queue, raw, send_and_leave
 from machine_lacks import own_address
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from dev import comfyui
 from vega_client import Client  # noqa: E402
 
 REBOUND = ("evil.example:{}", "127.0.0.1.nip.io:{}", "localhost.evil.example", "0.0.0.0:{}", "[::2]:{}")

@@ -5,13 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import host
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+from dev import comfyui, host
+from serve.ray_environment import of_own_ray
 
-from serve.ray_environment import of_own_ray  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 TOKEN = "0123456789abcdef" * 2
 
@@ -102,7 +101,8 @@ def test_the_refusal_is_one_sentence(tmp_path, variables, said):
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.57.1\n", encoding="utf-8")
     environment = {**os.environ, **{name: value.replace("OLD", str(tmp_path)) for name, value in variables.items()}}
-    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path())]
+    ports = ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *ports]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode
     assert said in done.stderr

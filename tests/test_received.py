@@ -3,20 +3,16 @@
 import base64
 import io
 import struct
-import sys
 import textwrap
 import zlib
-from pathlib import Path
 
-import comfyui
 import numpy as np
 import pytest
 from api_calls import PROMPT, opened, post
 from PIL import Image
 from vega_pack.pictures import received
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from dev import comfyui
 from vega_client import Client  # noqa: E402
 
 HIDDEN = (255, 0, 0)  # lies under the transparency

@@ -13,17 +13,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import comfyui
 import graphs
-import host
 import numpy as np
 import pytest
-import registry_pictures
 import tomllib
 from PIL import Image
 from psnr import psnr
 from vega_pack import extension
 from vega_pack.api import openapi
+
+from dev import comfyui, host, registry_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

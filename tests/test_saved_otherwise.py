@@ -4,10 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-import folders
 import peft as peft_library
 import pytest
-import single_files
 import test_lora
 import torch
 from diffusers import UNet2DConditionModel
@@ -15,6 +13,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 from test_bases import approx_files, refused, tiny_files
 from vega_pack.vega import checkpoint, lora
+
+from dev import diffusers_folders as folders
+from dev import single_files
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -12,7 +12,6 @@ import comfy.ops
 import comfy.sample
 import comfy.sd
 import comfy.t2i_adapter.adapter
-import folders
 import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -23,6 +22,8 @@ from peft.utils import get_peft_model_state_dict
 from test_lora import ALPHA, RANK, check_merge, kohya, made_from, matrices, native_names, peft, weights_of, written
 from transformers import CLIPTextModel
 from vega_pack.vega import accelerate, checkpoint, lcm, lora, style_lora, unet
+
+from dev import diffusers_folders as folders
 
 pytestmark = pytest.mark.usefixtures("inference")
 # Input blocks of SD 1.5 whose skip connections each small model still has: conv_in, then a residual block and a

@@ -5,13 +5,13 @@ import json
 
 import comfy.controlnet
 import comfy.utils
-import folders
 import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter
 from vega_pack.vega import unet
 
 from bench import weights
+from dev import diffusers_folders as folders
 
 pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("inference")]
 KEPT = {"small-sd": [0, 1, 3, 4, 6, 7, 9, 10], "tiny-sd": [0, 1, 3, 4, 6, 7]}

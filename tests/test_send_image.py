@@ -11,10 +11,8 @@ import re
 import struct
 import time
 
-import comfyui
 import folder_paths
 import graphs
-import host
 import numpy as np
 import pytest
 import torch
@@ -26,6 +24,8 @@ from vega_pack.nodes import send_image
 from vega_pack.pictures import graph_text, picture_file, sent
 from vega_pack.pictures.frames import LIMIT
 from vega_pack.pictures.graph_text import LEFT_OUT
+
+from dev import comfyui, host
 
 SEND = "save_image_websocket_node"  # the name that the host's example client waits for
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}

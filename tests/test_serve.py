@@ -17,23 +17,20 @@ import sys
 import time
 from pathlib import Path
 
-import comfyui
 import grpc
-import host
 import httpx
 import psutil
 import pytest
 import requests
-import serve_api
 import yaml
 from api_calls import BASE, PROMPT, RT, in_base64, opened, post, raw, send_and_leave, wait_for
 from machine_lacks import own_address
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from dev import comfyui, host, serve_api
+from vega_client import AsyncClient
 
-from vega_client import AsyncClient  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 KEY = {"x-api-key": "a-key"}
 

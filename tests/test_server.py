@@ -6,7 +6,6 @@ import math
 import statistics
 import time
 
-import comfyui
 import graphs
 import numpy as np
 import psutil
@@ -16,6 +15,8 @@ from diffusers import LCMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import load
 from vega_pack.vega import checkpoint
+
+from dev import comfyui
 
 SCALE = 0.13025  # host latents x SCALE are what the UNet sees
 OUTPUTS = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import templates
-import thumbnails
 from PIL import Image
 from psnr import psnr
 from vega_pack.nodes import lcm_lora, loader
 from vega_pack.vega_client.workflow import to_api
+
+from dev import templates, thumbnails
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))

@@ -19,9 +19,9 @@ from . import cuda_graph, sd15_blocks
 
 MODES = ("auto", "cuda graph", "compile", "off")
 KEY = "vega_accelerate"
-# What the host itself puts into transformer_options that a UNet's answer does not depend on (comfy/samplers.py,
-# model_base.py, ldm/modules). Whatever else is there may be anybody's patch.
-HARMLESS = {
+# Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
+# model_base.py, ldm/modules). Any other key may be a patch.
+SAFE_OPTIONS = {
     "activations_shape",
     "block",
     "block_index",
@@ -35,8 +35,8 @@ HARMLESS = {
     "uuids",
     "wrappers",
 }
-MEMORY_SHARE = 0.25  # of the device's memory, for all graphs of a model together
-COMPILED_SHAPES = 64  # after as many, dynamo runs a function as it is; its own limit is 8
+MEMORY_FRACTION = 0.25  # of the device's memory, for all graphs of a model together
+MAX_COMPILED_SHAPES = 64  # beyond it dynamo runs a function uncompiled; its own limit is 8
 
 
 def apply(
@@ -59,19 +59,19 @@ def apply(
     if mode == "off":
         return patched
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
-    calls = getattr(model.model, KEY, None)
-    if calls is None or (calls.compiles, calls.record) != (mode == "compile", record):
-        if calls is not None:
-            calls.forget()
-        calls = Calls(model.load_device, mode == "compile", record)
-        setattr(model.model, KEY, calls)
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, calls.answer)
-    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, calls.begin)
-    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, calls.end)
+    cache = getattr(model.model, KEY, None)
+    if cache is None or (cache.compiles, cache.record) != (mode == "compile", record):
+        if cache is not None:
+            cache.clear()
+        cache = GraphCache(model.load_device, mode == "compile", record)
+        setattr(model.model, KEY, cache)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
+    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, cache.on_cleanup)
     return patched
 
 
-class Calls(torch.nn.Module):
+class GraphCache(torch.nn.Module):
     """The recorded calls of one UNet, by the shapes of their inputs.
 
     A child of the host's model, so that it learns when the host moves the weights, to make room or to patch them anew.
@@ -84,49 +84,49 @@ class Calls(torch.nn.Module):
         self.weights = None  # what the recorded calls read
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
         self.seen = set()  # keys of the calls that have run once, after which they can be recorded
-        self.gave_up = False
+        self.disabled = False
 
     def _apply(self, fn, recurse=True):
         """torch's hook of every .to(): the weights get other addresses, and the host may want the memory."""
-        self.forget()
+        self.clear()
         return self
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         if self.graphs:
             self.graphs.clear()
             cuda_graph.trim(self.device)
 
-    def begin(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    def on_pre_run(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         """The host is about to sample with the patcher, whose weights are loaded."""
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
-            self.forget()
-        elif self.patcher and (found := addresses(patcher)) != self.weights:
-            self.forget()
+            self.clear()
+        elif self.patcher and (found := weight_fingerprint(patcher)) != self.weights:
+            self.clear()
             self.weights = found
 
-    def end(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
+    def on_cleanup(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         self.patcher = None
 
-    def answer(self, executor: WrapperExecutor, *inputs, **others) -> torch.Tensor:
-        """The host's DIFFUSION_MODEL wrapper: the model's answer, replayed where that gives the same."""
-        if self.gave_up or not self.can_replay(executor, *inputs, **others):
+    def wrapper(self, executor: WrapperExecutor, *inputs, **others) -> torch.Tensor:
+        """The host's DIFFUSION_MODEL wrapper: the UNet's output, replayed where that gives the same."""
+        if self.disabled or not self.can_replay(executor, *inputs, **others):
             return executor(*inputs, **others)
         comfy.model_management.throw_exception_if_processing_interrupted()  # the host asks in every layer
         try:
-            return self.replayed(executor.class_obj, *inputs[:4])
+            return self.replay(executor.class_obj, *inputs[:4])
         except Exception as error:
             why, had_memory = str(error).partition("\n")[0] or type(error).__name__, not comfy.model_management.is_oom(error)
         # Here the error is gone, and with it what the failed call held.
-        self.forget()
-        answer = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
-        self.gave_up = had_memory
+        self.clear()
+        output = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
+        self.disabled = had_memory
         until = "from now on" if had_memory else "for this call"
         logging.warning("Accelerate (Vega) leaves this model as it is %s: %s", until, why)
-        return answer
+        return output
 
     def can_replay(self, executor: WrapperExecutor, *inputs, **others) -> bool:
-        """Whether this call's answer depends on nothing but the UNet's weights and its first four inputs."""
+        """Whether this call's output depends on nothing but the UNet's weights and its first four inputs."""
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not isinstance(executor.class_obj, UNetModel):
             return False
         patcher = self.patcher and self.patcher()
@@ -138,11 +138,11 @@ class Calls(torch.nn.Module):
             and len(executor.wrappers) == 1
             and control is None
             and not others
-            and transformer_options.keys() <= HARMLESS
+            and transformer_options.keys() <= SAFE_OPTIONS
         )
 
-    def replayed(self, unet: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
-        """The UNet's answer to (x, timesteps, context, y); a call is recorded at its second sight, when all is warm."""
+    def replay(self, unet: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
+        """The UNet's output for (x, timesteps, context, y); a call is recorded the second time, after one warm-up."""
         key = (
             attention.optimized_attention,  # other packs exchange it for their own
             *(tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in inputs),
@@ -153,15 +153,15 @@ class Calls(torch.nn.Module):
         run = functools.partial(self.compiled_call if self.compiles else call, unet)
         patcher, x = self.patcher(), inputs[0]
         memory = patcher.memory_required(x.shape)
-        limit = MEMORY_SHARE * comfy.model_management.get_total_memory(patcher.load_device)
+        limit = MEMORY_FRACTION * comfy.model_management.get_total_memory(patcher.load_device)
         if key not in self.seen or memory > limit or (self.compiles and x.device.type != "cuda"):
             self.seen.add(key)
-            with torch._dynamo.config.patch(recompile_limit=COMPILED_SHAPES) if self.compiles else nullcontext():
+            with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES) if self.compiles else nullcontext():
                 return run(*inputs)
         while memory + sum(size for _, size in self.graphs.values()) > limit:
             self.graphs.popitem(last=False)
-        beside = next((graph for graph, _ in self.graphs.values()), None)
-        self.graphs[key] = self.record(run, *inputs, beside=beside), memory
+        shared = next((graph for graph, _ in self.graphs.values()), None)
+        self.graphs[key] = self.record(run, *inputs, share_pool_with=shared), memory
         return self.graphs[key][0](*inputs)
 
     @functools.cached_property
@@ -203,7 +203,7 @@ def is_changed(module: torch.nn.Module, within: bool) -> bool:
     return within and bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
 
 
-def addresses(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
+def weight_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
     """What changes whenever the weights do: which patches are in them, and where each lies."""
     unet = patcher.model.diffusion_model
     weights = itertools.chain(unet.parameters(), unet.buffers())

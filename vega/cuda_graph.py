@@ -11,12 +11,12 @@ class RecordedCall:
     """run(*inputs) as a graph: called with inputs of the same shapes and dtypes, it gives what `run` would.
 
     run takes tensors (or None) on one CUDA device, gives a tensor like the first of them, and has been called with such
-    inputs before. Its weights are read at every replay, from the addresses that they have had at the recording. `beside` is
-    another graph to share the memory of what lies between inputs and output with. Raises what CUDA raises if it can't be
-    recorded.
+    inputs before. Its weights are read at every replay, from the addresses that they had at the recording.
+    `share_pool_with` is another graph whose memory pool this one uses for intermediate tensors. Raises what CUDA raises if
+    it can't be recorded.
     """
 
-    def __init__(self, run: Callable, *inputs: torch.Tensor | None, beside: "RecordedCall | None" = None):
+    def __init__(self, run: Callable, *inputs: torch.Tensor | None, share_pool_with: "RecordedCall | None" = None):
         # Made outside the recording, like the output: all that is allocated within is free again at its end.
         self.inputs = [None if tensor is None else tensor.clone() for tensor in inputs]
         self.output = torch.empty_like(inputs[0])
@@ -27,7 +27,7 @@ class RecordedCall:
         with torch.cuda.stream(stream):
             run(*self.inputs)  # the libraries set up their workspaces for this stream
             torch.cuda.synchronize(device)
-            pool = beside.graph.pool() if beside else torch.cuda.graph_pool_handle()
+            pool = share_pool_with.graph.pool() if share_pool_with else torch.cuda.graph_pool_handle()
             # Other threads of the server may use the GPU meanwhile.
             self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:

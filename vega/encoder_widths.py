@@ -3,19 +3,19 @@
 from functools import lru_cache
 from pathlib import Path
 
-from . import own_size, weights
+from . import native_resolution, weights
 
 FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # Before the name of the weight that has a row for each token, in a checkpoint file.
-FILES = {"clip_l": ("conditioner.embedders.0.", "cond_stage_model."), "clip_g": (own_size.SECOND_ENCODER,)}
+FILES = {"clip_l": ("conditioner.embedders.0.", "cond_stage_model."), "clip_g": (native_resolution.SECOND_ENCODER,)}
 TOKENS = "token_embedding.weight"
 DEFAULT = 512  # of a CLIPTextConfig that doesn't say
 
 
 def of(path: Path) -> dict[str, int]:
     """The host's name of each encoder -> its width, of a folder or a checkpoint; ValueError where it can't be read."""
-    changed = own_size.changed(path)
-    with own_size.READING:
+    changed = native_resolution.modified_ns(path)
+    with native_resolution.READING:
         return read(path, changed)
 
 

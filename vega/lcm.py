@@ -11,15 +11,15 @@ import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
-from . import bar, one_prompt, sd15_blocks
+from . import progress, sd15_blocks, single_cond
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
-SKIP = 1000 // ORIGINAL_STEPS
+TIMESTEP_STRIDE = 1000 // ORIGINAL_STEPS
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
-CHUNK = 77  # tokens of a prompt that CLIP reads at once
-MOST_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
-FAMILY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
+CLIP_CHUNK_TOKENS = 77  # tokens of a prompt that CLIP reads at once
+MAX_TOKEN_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
+LATENT_FORMAT_KEY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
 
 
 class LCMSampling(host_lcm.ModelSamplingDiscreteDistilled, host_lcm.LCM):
@@ -59,13 +59,13 @@ def timesteps(steps: int, denoise: float) -> list[int]:
         raise ValueError(f"steps is {steps}; with denoise {denoise:g} an LCM has at least 1 and at most {available} steps.")
     # In floating point, as numpy.linspace there: exact integers differ at some steps (33 at denoise 0.9).
     stride = available / steps
-    return [(available - int(i * stride)) * SKIP - 1 for i in range(steps)]
+    return [(available - int(i * stride)) * TIMESTEP_STRIDE - 1 for i in range(steps)]
 
 
 def sigmas(model_sampling, steps: int, denoise: float) -> torch.Tensor:
     """[steps + 1] noise levels of the timesteps, from the model's own table, and a final zero."""
     table = model_sampling.sigmas.tolist()
-    return torch.tensor([table[(t + 1) // SKIP - 1] for t in timesteps(steps, denoise)] + [0.0])
+    return torch.tensor([table[(t + 1) // TIMESTEP_STRIDE - 1] for t in timesteps(steps, denoise)] + [0.0])
 
 
 def generators(seed: int, indices: list[int]) -> list[torch.Generator]:
@@ -78,7 +78,7 @@ def noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Te
     return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
 
 
-def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator], levels: list[float]) -> Callable:
+def make_sampler(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator], levels: list[float]) -> Callable:
     """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, noise it to the next level, repeat.
 
     levels are the sigmas as numbers: the loop never waits for the device.
@@ -87,22 +87,22 @@ def stepper(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator],
     def sample_vega_lcm(model, x, sigmas, extra_args, callback, disable):
         move_conditioning(guider.conds, x.device)
         add_wrapper(
-            WrappersMP.CALC_COND_BATCH, one_prompt.calc_cond_batch, extra_args["model_options"], is_model_options=True
+            WrappersMP.CALC_COND_BATCH, single_cond.calc_cond_batch, extra_args["model_options"], is_model_options=True
         )
         ones = x.new_ones(len(x))
-        for i in bar.steps(len(levels) - 1, disable):
+        for i in progress.step_range(len(levels) - 1, disable):
             clean = model(x, sigmas[i] * ones, **extra_args)
             if callback is not None:
                 callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
             x = clean
             if levels[i + 1] > 0:
-                x = clean + levels[i + 1] * uploaded(noise(x.shape, generators), x.device)
+                x = clean + levels[i + 1] * to_device_async(noise(x.shape, generators), x.device)
         return x
 
     return sample_vega_lcm
 
 
-def uploaded(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on the device, without waiting for what the device still has to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()  # only from pinned memory is a copy to the GPU asynchronous
@@ -115,7 +115,7 @@ def move_conditioning(conds: dict[str, list[dict]], device: torch.device) -> Non
         for name, cond in entry["model_conds"].items():
             if isinstance(cond.cond, torch.Tensor):
                 entry["model_conds"][name] = moved = copy.copy(cond)
-                moved.cond = uploaded(cond.cond, device)
+                moved.cond = to_device_async(cond.cond, device)
 
 
 def sample(
@@ -158,7 +158,7 @@ def sample(
     samples = guider.sample(
         noise(tuple(start.shape), streams),
         start,
-        comfy.samplers.KSAMPLER(stepper(guider, streams, levels.tolist())),
+        comfy.samplers.KSAMPLER(make_sampler(guider, streams, levels.tolist())),
         levels,
         denoise_mask=latent.get("noise_mask"),
         callback=callback,
@@ -174,7 +174,7 @@ def sample(
         )
     out["samples"] = samples
     # For the tiny decoder, which would make a psychedelic picture of another family's latents.
-    out[FAMILY] = type(model.get_model_object("latent_format")).__name__
+    out[LATENT_FORMAT_KEY] = type(model.get_model_object("latent_format")).__name__
     return out
 
 
@@ -195,7 +195,7 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
                 "positive contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
                 "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged."
             )
-        if (spread := token_spread(context)) > MOST_SPREAD:
+        if (spread := token_spread(context)) > MAX_TOKEN_SPREAD:
             raise ValueError(
                 f"positive has tokens {spread:.0f} times as large as others: an emphasis in the prompt is far too large, as "
                 "in (Blade Runner: 2049). Write \\( and \\) for parentheses that are only text, and emphasise by 0.5 to 2."
@@ -209,7 +209,7 @@ def token_spread(context: torch.Tensor) -> float:
     leaves alone, and a trained CLIP makes that one large itself.
     """
     norms = context.float().norm(dim=-1)
-    norms = norms[:, [k for k in range(norms.shape[1]) if k % CHUNK]]
+    norms = norms[:, [k for k in range(norms.shape[1]) if k % CLIP_CHUNK_TOKENS]]
     norms = norms[norms > 0]
     return (norms.max() / norms.min()).item() if norms.numel() else 1.0
 

@@ -22,8 +22,8 @@ CONTEXT = 19  # latents around a pixel that it depends on, by the sizes of the d
 def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] pictures in 0..1, fp32 on the host's intermediate device.
 
-    drawn_as is the host's class of latents, where the latents say so (lcm.FAMILY). Raises ValueError for a VAE that is not
-    tiny or another family's, and for latents or pictures that are not numbers.
+    drawn_as is the host's class of latents, where the latents say so (lcm.LATENT_FORMAT_KEY). Raises ValueError for a VAE
+    that is not tiny or another family's, and for latents or pictures that are not numbers.
     """
     if not isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD):
         raise ValueError(

@@ -36,13 +36,13 @@ def assert_same(drawn, expected):
     assert (drawn - expected).abs().max() <= 2**-10 * expected.abs().max()
 
 
-def calls(model):
+def cache(model):
     return getattr(model.model, accelerate.KEY)
 
 
 def assert_accelerated(model, graphs):
-    assert not calls(model).gave_up
-    assert len(calls(model).graphs) == graphs
+    assert not cache(model).disabled
+    assert len(cache(model).graphs) == graphs
 
 
 SHAPES = [dict(), dict(batch=2), dict(height=24), dict(width=12), dict(batch=3, height=12)]
@@ -91,7 +91,7 @@ def test_core_samplers_with_guidance(nano, positive, sampler):
 
     for _ in range(2):
         assert_same(core(fast), core(model))
-    assert not calls(fast).gave_up
+    assert not cache(fast).disabled
 
 
 def test_a_changed_strength(nano, positive):
@@ -122,7 +122,7 @@ def test_weights_partly_unloaded_by_the_host(few_step, positive):
     fast = accelerate.apply(few_step, "auto")
     expected = draw(fast, positive)
     fast.partially_unload(torch.device("cpu"), fast.model_size() // 2)
-    calls(fast).begin(fast)
+    cache(fast).on_pre_run(fast)
     assert_accelerated(fast, 0)
     torch.full((64 * MIB,), 1000.0, device="cuda")
     assert_same(draw(fast, positive), expected)
@@ -190,7 +190,7 @@ def test_a_recording_that_fails_leaves_everything_right(few_step, positive, monk
     with monkeypatch.context() as patched:
         patched.setattr(unet, "_forward", waits_for_the_gpu)
         assert_same(draw(fast, positive), expected)
-    assert calls(fast).gave_up
+    assert cache(fast).disabled
     assert len([r for r in caplog.records if "Accelerate" in r.message]) == 1
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     draw(fast, positive)
@@ -208,14 +208,14 @@ def test_a_recording_that_fails_leaves_everything_right(few_step, positive, monk
 def test_forgotten_graphs_give_their_memory_back(few_step, positive):
     fast = accelerate.apply(few_step, "auto")
     draw(fast, positive)
-    calls(fast).forget()
+    cache(fast).clear()
     comfy.model_management.soft_empty_cache()
     torch.cuda.synchronize()
     before, _ = torch.cuda.mem_get_info()
     for width in range(16, 32):
         draw(fast, positive, batch=8, width=width)
     assert_accelerated(fast, 16)
-    calls(fast).forget()
+    cache(fast).clear()
     comfy.model_management.soft_empty_cache()
     torch.cuda.synchronize()
     after, _ = torch.cuda.mem_get_info()
@@ -225,13 +225,13 @@ def test_forgotten_graphs_give_their_memory_back(few_step, positive):
 def test_memory_is_bounded(few_step, positive, monkeypatch):
     memory = few_step.memory_required((1, 4, 16, 16))
     total = comfy.model_management.get_total_memory(few_step.load_device)
-    monkeypatch.setattr(accelerate, "MEMORY_SHARE", 2.5 * memory / total)
+    monkeypatch.setattr(accelerate, "MEMORY_FRACTION", 2.5 * memory / total)
     fast = accelerate.apply(few_step, "auto")
     for _ in range(2):
         for width in (16, 15, 14, 13):
             assert_same(draw(fast, positive, width=width), draw(few_step, positive, width=width))
-            assert not calls(fast).gave_up
-            assert 1 <= len(calls(fast).graphs) <= 3
+            assert not cache(fast).disabled
+            assert 1 <= len(cache(fast).graphs) <= 3
 
 
 def test_a_thousand_pictures_leak_nothing(few_step, positive):
@@ -258,7 +258,7 @@ def test_compile_compiles_once_for_every_seed_prompt_and_strength(nano, positive
     for strength, seed, prompt in ((1.0, 5, positive), (1.0, 6, positive), (1.0, 5, other), (0.5, 5, positive)):
         draw(accelerate.apply(lora.apply(nano[0], checkpoint.NANO_LORA, strength), "compile"), prompt, seed=seed)
         assert compiled["unique_graphs"] == before + 1
-    assert not calls(nano[0]).gave_up
+    assert not cache(nano[0]).disabled
 
 
 def test_sampling_never_waits_for_the_gpu_between_its_steps(few_step, positive):

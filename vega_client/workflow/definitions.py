@@ -25,7 +25,7 @@ def specs(info: dict) -> list[tuple[str, str, dict]]:
 
 
 def spec(kind: str | list, options: dict | None = None) -> tuple[str, dict]:
-    """The oldest definitions have the list of what can be chosen as an input's kind."""
+    """The oldest definitions have the list of options as an input's kind."""
     return ("COMBO", {**(options or {}), "options": kind}) if isinstance(kind, list) else (kind, options or {})
 
 
@@ -73,7 +73,7 @@ def define(node: Node, info: dict, converted: dict[str, str]) -> None:
             socket(name, kind)
         else:
             drawn = options.get("widgetType", kind)
-            widget = Widget(name, first(drawn, options), drawn, options)
+            widget = Widget(name, default_value(drawn, options), drawn, options)
             if drawn != "IMAGECOMPARE":  # which is sent but not saved
                 widget.value = value(name, widget.value)
             node.widgets.append(widget)
@@ -83,13 +83,13 @@ def define(node: Node, info: dict, converted: dict[str, str]) -> None:
                 saved_beside = value(companion, None)
                 if companion == CONTROL and not controls(saved_beside):  # the pack's own code has no such widget
                     node.left[companion] = saved_beside
-            for key, *inner in chosen(widget):
+            for key, *inner in dynamic_combo_inputs(widget):
                 lay_out(f"{name}.{key}", *inner)
 
     for given in sorted(specs(info), key=lambda given: is_widget(*given[1:])):
         lay_out(*given)
     if node.kind == "CustomCombo":
-        node.widgets += listed(node.widgets[0], value)
+        node.widgets += custom_combo_widgets(node.widgets[0], value)
     if node.kind in ("SaveGLB", "Preview3D"):
         node.widgets.append(Widget("image", ""))
     names = {entry.name for entry in node.inputs}
@@ -113,7 +113,7 @@ def autogrown(name: str, template: dict) -> Iterator[tuple[int, str, str]]:
             yield k, f"{name}.{names[k] if names else f'{stem}{k}'}", "*" if kind == MATCH else kind
 
 
-def first(kind: str, options: dict) -> object:
+def default_value(kind: str, options: dict) -> object:
     """What a widget shows until something is saved."""
     default = options.get("default")
     if kind in ("COMBO", CHOICE):
@@ -136,13 +136,13 @@ def controls(value: object) -> bool:
     return value in (None, "", *CONTROLS) or isinstance(value, bool)
 
 
-def chosen(widget: Widget) -> list[tuple[str, str, dict]]:
-    """The inputs that come with what is chosen."""
+def dynamic_combo_inputs(widget: Widget) -> list[tuple[str, str, dict]]:
+    """The inputs of the option that a dynamic combo has selected."""
     options = widget.options["options"] if widget.kind == CHOICE else ()
     return next((specs({"input": option["inputs"]}) for option in options if option["key"] == widget.value), [])
 
 
-def listed(choice: Widget, value: Callable) -> list[Widget]:
+def custom_combo_widgets(choice: Widget, value: Callable) -> list[Widget]:
     """Custom Combo's own list: where in it the chosen line is, its lines, and an empty one."""
     index = Widget("index", value("index", None))
     lines: list[Widget] = []

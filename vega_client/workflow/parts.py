@@ -45,7 +45,7 @@ class Node:
     left: dict = field(default_factory=dict)  # of those, the ones that no widget takes
     declared: bool = False  # some of its inputs are widgets, which only nodes of a server have
     widgets: list[Widget] = field(default_factory=list)
-    inner: "Graph | None" = None  # what a subgraph's node, its host, stands for
+    inner: "Graph | None" = None  # the subgraph of which this node is an instance
 
 
 @dataclass(eq=False)
@@ -54,4 +54,4 @@ class Graph:
     links: dict[object, Link]
     inputs: list[Input]
     outputs: list[list]  # the links into each output of a subgraph
-    hosts: list[Node] = field(default_factory=list)
+    instances: list[Node] = field(default_factory=list)

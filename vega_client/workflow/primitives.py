@@ -2,9 +2,9 @@
 
 import math
 
-from .hosts import primitive_targets
 from .parts import Graph, Node, Widget
-from .texts import filled
+from .subgraphs import primitive_targets
+from .texts import expand_placeholders
 
 
 def apply_primitive(graph: Graph, node: Node, root: Graph) -> None:
@@ -12,7 +12,7 @@ def apply_primitive(graph: Graph, node: Node, root: Graph) -> None:
     for _, entry in primitive_targets(graph, node):
         if entry.widget and 0 in node.values:
             replaces = node.properties.get("Run widget replace on values")
-            value = filled(node.values[0], root) if replaces else node.values[0]
+            value = expand_placeholders(node.values[0], root) if replaces else node.values[0]
             number = isinstance(value, int | float) and entry.widget.kind in ("INT", "FLOAT")
             entry.widget.value = stepped(value, entry.widget) if number else value
 

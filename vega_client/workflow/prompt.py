@@ -2,27 +2,28 @@
 
 from collections.abc import Iterator
 
-from .hosts import OUTSIDE
 from .leftovers import left_over
 from .parts import ABSENT, PRIMITIVE, Graph, Input, Link, Node, Widget
 from .primitives import apply_primitive
 from .saved import Reader
 from .shapes import WORKFLOW, check
-from .texts import filled, picked
+from .subgraphs import SUBGRAPH_INPUT
+from .texts import expand_placeholders, pick_alternatives
 
-OPEN = object()  # what an input gets that isn't connected
-NEVER, BYPASS = 2, 4  # a node's modes: muted, and passed through
+UNCONNECTED = object()  # what an input gets that isn't connected
+MUTED, BYPASS = 2, 4  # a node's modes: muted, and bypassed
 VIRTUAL = ("Note", "MarkdownNote", "Reroute", PRIMITIVE)
 BROWSER = ("Load3D", "WebcamCapture", "RecordAudio")  # what they send is drawn or recorded as the prompt is queued
 EXPORT = "give the file that its File > Export (API) writes"
 # The nodes of cg-use-everywhere, whose code in the browser connects them as the prompt is queued.
-EVERYWHERE = {"Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3", "Prompts Everywhere", "Seed Everywhere"}
+USE_EVERYWHERE = {"Anything Everywhere", "Anything Everywhere?", "Anything Everywhere3"}
+USE_EVERYWHERE |= {"Prompts Everywhere", "Seed Everywhere"}
 # The nodes in whose file names the frontend fills in %node.widget% and %date:...%.
 SAVING = {"CLIPSave", "LoraSave", "ModelSave", "Save3DAdvanced", "SaveAnimatedPNG", "SaveAnimatedWEBP", "SaveAudio"}
 SAVING |= {"SaveAudioAdvanced", "SaveAudioMP3", "SaveAudioOpus", "SaveGLB", "SaveGaussianSplat", "SaveImage", "VAESave"}
 SAVING |= {"SaveImageAdvanced", "SaveLatent", "SavePointCloud", "SaveSVGNode", "SaveVideo", "SaveWEBM"}
 
-Path = tuple[tuple[Graph, Node | None], ...]  # the graphs around a node from the outermost in, each with its host
+SubgraphPath = tuple[tuple[Graph, Node | None], ...]  # the graphs around a node, outermost first, each with its instance
 
 
 def is_api(workflow: object) -> bool:
@@ -53,10 +54,10 @@ def converted(workflow: dict, object_info: dict) -> dict:
                 apply_primitive(graph, node, root)
     prompt = {}
     for node, path in walk(((root, None),)):
-        if node.mode in (NEVER, BYPASS):
+        if node.mode in (MUTED, BYPASS):
             continue
         where = address(node, path)
-        if node.kind in EVERYWHERE or node.properties.get("ue_convert"):
+        if node.kind in USE_EVERYWHERE or node.properties.get("ue_convert"):
             raise ValueError(f"Node {where} ({node.title}) is connected to others in the browser alone: {EXPORT}.")
         if node.inner or node.kind in VIRTUAL:
             continue
@@ -69,8 +70,8 @@ def converted(workflow: dict, object_info: dict) -> dict:
         for value in left_over(node, object_info[node.kind]):
             what = f"a value ({value}) that only its pack's code in the browser understands"
             raise ValueError(f"Node {where} ({node.title}) has saved {what}: {EXPORT}.")
-        inputs = {widget.name: sendable(sent(node, widget, root)) for widget in node.widgets}
-        inputs |= {entry.name: found for entry in node.inputs if (found := source(entry, path)) is not OPEN}
+        inputs = {widget.name: sendable(widget_value(node, widget, root)) for widget in node.widgets}
+        inputs |= {entry.name: found for entry in node.inputs if (found := source(entry, path)) is not UNCONNECTED}
         prompt[where] = {"inputs": inputs, "class_type": node.kind, "_meta": {"title": node.title}}
     for node in prompt.values():
         left_out = {k for k, v in node["inputs"].items() if v is ABSENT or isinstance(v, list) and v[0] not in prompt}
@@ -92,50 +93,50 @@ def missing(node: Node, where: str) -> str:
     return f"{named}, which only the browser knows (then {EXPORT}) or which the server doesn't have{known}."
 
 
-def walk(path: Path) -> Iterator[tuple[Node, Path]]:
+def walk(path: SubgraphPath) -> Iterator[tuple[Node, SubgraphPath]]:
     """Every node that the frontend looks at; a muted subgraph hides its nodes only if it is not in another one."""
     for node in path[-1][0].nodes.values():
         yield node, path
-        if node.inner and (len(path) > 1 or node.mode not in (NEVER, BYPASS)):
+        if node.inner and (len(path) > 1 or node.mode not in (MUTED, BYPASS)):
             yield from walk((*path, (node.inner, node)))
 
 
-def address(node: Node, path: Path) -> str:
-    return ":".join([*(host.id for _, host in path[1:]), node.id])
+def address(node: Node, path: SubgraphPath) -> str:
+    return ":".join([*(instance.id for _, instance in path[1:]), node.id])
 
 
-def source(entry: Input, path: Path, kind: str | None = None) -> object:
-    """What an input gets: [node, slot] of a node that is sent, a value from a subgraph's host, or OPEN."""
-    graph, host = path[-1]
+def source(entry: Input, path: SubgraphPath, kind: str | None = None) -> object:
+    """What an input gets: [node, slot] of a node that is sent, a value of a subgraph's instance, or UNCONNECTED."""
+    graph, instance = path[-1]
     if entry.link is None:
-        return OPEN
+        return UNCONNECTED
     if entry.link not in graph.links:
         raise ValueError(f"The input {entry.name!r} is connected to link {entry.link}, which the workflow doesn't have.")
     link = graph.links[entry.link]
-    if link.origin == OUTSIDE and host:
-        outside = at(host.inputs, link.slot, f"input of node {host.id}")
+    if link.origin == SUBGRAPH_INPUT and instance:
+        outside = at(instance.inputs, link.slot, f"input of node {instance.id}")
         if outside.link is not None:
             return source(outside, path[:-1])
-        return sendable(shown(outside.widget)) if outside.widget else OPEN
+        return sendable(displayed_value(outside.widget)) if outside.widget else UNCONNECTED
     return output(graph, link, kind or entry.type, path)
 
 
-def output(graph: Graph, link: Link, kind: str, path: Path) -> object:
+def output(graph: Graph, link: Link, kind: str, path: SubgraphPath) -> object:
     """What comes out of the node where a link begins, for an input of a kind."""
     if link.origin not in graph.nodes:
         raise ValueError(f"A link comes from node {link.origin}, which the workflow doesn't have.")
     node = graph.nodes[link.origin]
-    if node.mode == NEVER:
-        return OPEN
+    if node.mode == MUTED:
+        return UNCONNECTED
     if node.mode == BYPASS:
-        entry = passed(node, link.slot, kind)
-        return source(entry, path) if entry else OPEN
+        entry = bypass_source(node, link.slot, kind)
+        return source(entry, path) if entry else UNCONNECTED
     if node.inner:
         ends = at(node.inner.outputs, link.slot, f"output of node {node.id}")
         inside = next((node.inner.links[end] for end in ends if end in node.inner.links), None)
-        return output(node.inner, inside, kind, (*path, (node.inner, node))) if inside else OPEN
+        return output(node.inner, inside, kind, (*path, (node.inner, node))) if inside else UNCONNECTED
     if node.kind in VIRTUAL:
-        return source(node.inputs[link.slot], path, kind) if 0 <= link.slot < len(node.inputs) else OPEN
+        return source(node.inputs[link.slot], path, kind) if 0 <= link.slot < len(node.inputs) else UNCONNECTED
     return [address(node, path), link.slot]
 
 
@@ -145,7 +146,7 @@ def at(slots: list, number: int, what: str) -> object:
     return slots[number]
 
 
-def passed(node: Node, slot: int, kind: str) -> Input | None:
+def bypass_source(node: Node, slot: int, kind: str) -> Input | None:
     """The input that a bypassed node passes on as its output: the one beside it, or the first that fits."""
     given = at(node.outputs, slot, f"output of node {node.id}").get("type", "*")
     beside = node.inputs[slot : slot + 1]
@@ -167,7 +168,7 @@ def sendable(value: object) -> object:
     return {"__value__": value} if isinstance(value, list) else value
 
 
-def shown(widget: Widget) -> object:
+def displayed_value(widget: Widget) -> object:
     """A widget's value; where that is nothing, what its kind shows instead."""
     if widget.value is None or widget.value is ABSENT:
         if widget.kind == "COMBO" and widget.options.get("options"):
@@ -177,8 +178,8 @@ def shown(widget: Widget) -> object:
     return widget.value
 
 
-def sent(node: Node, widget: Widget, root: Graph) -> object:
-    value = shown(widget)
+def widget_value(node: Node, widget: Widget, root: Graph) -> object:
+    value = displayed_value(widget)
     if isinstance(value, str) and widget.options.get("dynamicPrompts"):
-        return picked(value)
-    return filled(value, root) if node.kind in SAVING and widget.name == "filename_prefix" else value
+        return pick_alternatives(value)
+    return expand_placeholders(value, root) if node.kind in SAVING and widget.name == "filename_prefix" else value

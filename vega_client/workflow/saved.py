@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator
 
 from .definitions import define, without_forced
-from .hosts import become_host, promote
 from .parts import Graph, Input, Link, Node
 from .shapes import LINK, WORKFLOW, check
+from .subgraphs import apply_proxy_widgets, make_instance
 
 
 class Reader:
@@ -19,7 +19,7 @@ class Reader:
         self.graphs: dict[str, Graph] = {}
 
     def inner(self, kind: str) -> Graph:
-        """The graph that every host of a kind shares."""
+        """The graph that all instances of a kind share."""
         if kind not in self.graphs:
             self.graphs[kind] = self.graph(self.definitions[kind], self.renamed[kind])
         return self.graphs[kind]
@@ -39,7 +39,7 @@ class Reader:
         )
         for node in graph.nodes.values():
             if node.inner:
-                promote(node, self.renamed[node.kind])
+                apply_proxy_widgets(node, self.renamed[node.kind])
         return graph
 
     def node(self, saved: dict, node_id: str) -> Node:
@@ -58,7 +58,7 @@ class Reader:
         )
         if kind in self.definitions:
             node.inner = self.inner(kind)
-            become_host(node)
+            make_instance(node)
         elif info:
             define(node, info, {entry["name"]: entry["widget"]["name"] for entry in entries if entry.get("widget")})
         return node

@@ -12,7 +12,7 @@ COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
 ALTERNATIVES = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOTALL)
 
 
-def picked(text: str) -> str:
+def pick_alternatives(text: str) -> str:
     """One of each {these|those}, and no comments."""
     text = COMMENT.sub("", text)
     while found := ALTERNATIVES.search(text):
@@ -20,14 +20,14 @@ def picked(text: str) -> str:
     return re.sub(r"\\([{}|])", r"\1", text)
 
 
-def filled(text: object, root: Graph) -> object:
-    """%date:...% and %node.widget% replaced by what they stand for."""
+def expand_placeholders(text: object, root: Graph) -> object:
+    """%date:...% and %node.widget% replaced by their values."""
 
-    def stood_for(found: re.Match) -> str:
+    def replacement(found: re.Match) -> str:
         if found[1].startswith("date:"):
-            return dated(found[1].removeprefix("date:"))
+            return format_date(found[1].removeprefix("date:"))
         name, _, widget_name = found[1].partition(".")
-        nodes = list(every(root))
+        nodes = list(all_nodes(root))
         named = [node for node in nodes if node.properties.get("Node name for S&R", node.kind) == name]
         named += [node for node in nodes if node.title == name]
         values = [widget.value for node in named[:1] for widget in node.widgets if widget.name == widget_name]
@@ -37,16 +37,16 @@ def filled(text: object, root: Graph) -> object:
         value = value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
         return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", value)
 
-    return re.sub("%([^%]+)%", stood_for, text) if isinstance(text, str) else text
+    return re.sub("%([^%]+)%", replacement, text) if isinstance(text, str) else text
 
 
-def every(graph: Graph) -> Iterator[Node]:
+def all_nodes(graph: Graph) -> Iterator[Node]:
     for node in graph.nodes.values():
-        yield from every(node.inner) if node.inner else ()
+        yield from all_nodes(node.inner) if node.inner else ()
         yield node
 
 
-def dated(pattern: str) -> str:
+def format_date(pattern: str) -> str:
     now = datetime.now()
     parts = {"d": now.day, "M": now.month, "h": now.hour, "m": now.minute, "s": now.second}
     years = {"yyyy": str(now.year), "yyy": "yyy", "yy": str(now.year)[2:]}

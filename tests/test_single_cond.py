@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from vega_pack.vega import lcm, one_prompt
+from vega_pack.vega import lcm, single_cond
 
 import nodes as host_nodes
 
-SHORT = one_prompt.calc_cond_batch
+SHORT = single_cond.calc_cond_batch
 
 
 def draw(model, positive, monkeypatch, short: bool, batch=2, **latent):
@@ -20,7 +20,7 @@ def draw(model, positive, monkeypatch, short: bool, batch=2, **latent):
 
         return SHORT(own, *args) if short else own(*args)
 
-    monkeypatch.setattr(one_prompt, "calc_cond_batch", watched)
+    monkeypatch.setattr(single_cond, "calc_cond_batch", watched)
     latent = {"samples": torch.zeros(batch, 4, 8, 12), **latent}
     return lcm.sample(model, 5, 3, positive, latent, 1.0, disable_progress=True)["samples"], len(asked)
 

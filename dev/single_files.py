@@ -8,10 +8,11 @@ import re
 from pathlib import Path
 
 import comfy.diffusers_convert
-import folders
 import torch
 from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
+
+from . import diffusers_folders as folders
 
 RESNET = {
     "norm1": "in_layers.0",

@@ -6,8 +6,8 @@ import sys
 from tqdm.auto import trange
 
 
-class Log:
-    """Standard error, but that a full disk behind it costs no picture."""
+class TolerantStderr:
+    """Standard error; a write that fails (a full disk behind it) is ignored, so that it costs no picture."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
@@ -21,6 +21,6 @@ class Log:
         return getattr(sys.stderr, name)
 
 
-def steps(count: int, disable: bool):
-    """range(count) with a bar; what is done in a second needs none."""
-    return trange(count, disable=disable, delay=1, file=Log())
+def step_range(count: int, disable: bool):
+    """range(count) with a progress bar, which appears after a second."""
+    return trange(count, disable=disable, delay=1, file=TolerantStderr())

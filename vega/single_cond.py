@@ -1,12 +1,12 @@
-"""The host's calc_cond_batch for its plainest case: one prompt for the whole picture."""
+"""A fast path of the host's calc_cond_batch for one condition that covers the whole picture."""
 
 import torch
 from comfy.patcher_extension import WrapperExecutor, merge_nested_dicts
 
-# What makes the host weigh, place, time or steer a prompt (comfy/samplers.py, get_area_and_mult).
-PARTIAL = {"area", "control", "default", "gligen", "hooks", "mask", "strength", "timestep_end", "timestep_start"}
-# What calls the model in another way.
-SPECIAL = {"model_function_wrapper", "multigpu_clones"}
+# Keys with which the host weighs, places, schedules or controls a condition (comfy/samplers.py, get_area_and_mult).
+COND_KEYS = {"area", "control", "default", "gligen", "hooks", "mask", "strength", "timestep_end", "timestep_start"}
+# Model options that change how the model is called.
+MODEL_OPTION_KEYS = {"model_function_wrapper", "multigpu_clones"}
 
 
 def calc_cond_batch(executor: WrapperExecutor, model, conds: list, x: torch.Tensor, timestep: torch.Tensor, options: dict):
@@ -16,7 +16,7 @@ def calc_cond_batch(executor: WrapperExecutor, model, conds: list, x: torch.Tens
     one prompt alone that is half of what its whole sampling stack takes. Whatever is more than one goes to the host.
     """
     positive, *others = conds
-    if len(positive) != 1 or others != [None] or PARTIAL & positive[0].keys() or SPECIAL & options.keys():
+    if len(positive) != 1 or others != [None] or COND_KEYS & positive[0].keys() or MODEL_OPTION_KEYS & options.keys():
         return executor(model, conds, x, timestep, options)
     (prompt,) = positive
     patcher = model.current_patcher

@@ -1,4 +1,4 @@
-"""The size that a model was trained to draw, told without loading it."""
+"""The resolution that a model was trained at, read without loading it."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -6,7 +6,7 @@ from threading import Lock
 
 from . import weights
 
-LATENT = 8  # pixels
+PIXELS_PER_LATENT = 8
 SDXL, SD15 = 1024, 512
 READING = Lock()  # a pickle may be held whole while it is read: one at a time
 SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
@@ -14,30 +14,30 @@ SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL fami
 
 def pixels(path: Path) -> int:
     """Pixels of a side, of a diffusers folder or a checkpoint file; ValueError where the file can't be read."""
-    last = changed(path)
+    last = modified_ns(path)
     with READING:
         return read(path, last)
 
 
-def changed(path: Path) -> int:
+def modified_ns(path: Path) -> int:
     """When it was written, in ns; a folder's is its UNet's. ValueError where there is none."""
-    file = told_by(path)
+    file = config_file(path)
     try:
         return file.stat().st_mtime_ns
     except OSError:
         raise ValueError(f"{file} is missing. Download the model again.") from None
 
 
-def told_by(path: Path) -> Path:
+def config_file(path: Path) -> Path:
     return path / "unet" / "config.json" if path.is_dir() else path
 
 
 @lru_cache
-def read(path: Path, changed: int) -> int:
+def read(path: Path, modified_ns: int) -> int:
     if path.is_dir():
-        config = weights.read_json(told_by(path))
+        config = weights.read_json(config_file(path))
         size = config.get("sample_size")
         if not isinstance(size, int):
             return SDXL if config.get("addition_embed_type") else SD15
-        return LATENT * size
+        return PIXELS_PER_LATENT * size
     return SDXL if any(key.startswith(SECOND_ENCODER) for key in weights.read(path)[0]) else SD15

@@ -1,36 +1,28 @@
-"""Loads a checkpoint once in a process of its own: `python load_once.py ours|core PATH OUT` prints seconds and peak bytes.
+"""Loads a checkpoint once in a process of its own: `python -m dev.load_once ours|core PATH OUT` prints its
+seconds and peak bytes.
 
 The UNet's answer to a fixed question goes into the file OUT, so that two loaders can be compared.
 """
 
-import importlib.util
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-HOST = Path(os.environ.get("COMFYUI_PATH") or ROOT / ".host" / "ComfyUI-0.30.0").resolve()
-sys.path.insert(0, str(HOST))
-sys.path.append(str(ROOT / "bench" / "probe"))
+from . import host_setup
 
-import torch  # noqa: E402
-from comfy.cli_args import args  # noqa: E402
+# isort: split
+import comfy.diffusers_load
+import comfy.model_management
+import comfy.sd
+import torch
+from safetensors.torch import save_file
 
-args.cpu = not torch.cuda.is_available()
-
-import comfy.diffusers_load  # noqa: E402
-import comfy.model_management  # noqa: E402
-import comfy.sd  # noqa: E402
-from memory import peak  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from bench.probe.memory import peak
 
 
 def ours(path: Path):
-    spec = importlib.util.spec_from_file_location("vega_pack", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    sys.modules["vega_pack"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["vega_pack"])
+    host_setup.load_pack()
     from vega_pack.vega import checkpoint
 
     return lambda: checkpoint.load(path, "full", [])
