@@ -3,7 +3,6 @@
 import asyncio
 import http.server
 import ssl
-import sys
 import threading
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 import relay
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from vega_client import AsyncClient, Client, Refused, patience  # noqa: E402
+from vega_client import AsyncClient, Client, Refused, patience
 
 PROMPT = "night, desert, full moon"
 
