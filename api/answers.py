@@ -7,6 +7,7 @@ import time
 from http import HTTPStatus
 
 from aiohttp import web
+from yarl import URL
 
 from .request_id import HEADER, request_id
 
@@ -20,6 +21,11 @@ ELSEWHERE = {  # what others' answers mean here
 }
 
 
+def is_ours(url: URL) -> bool:
+    """As aiohttp looks for its route."""
+    return OURS.fullmatch(url.path_safe) is not None
+
+
 def id_of(request: web.BaseRequest) -> str:
     if ID not in request:
         request[ID] = request_id(request.headers)
@@ -29,7 +35,7 @@ def id_of(request: web.BaseRequest) -> str:
 @web.middleware
 async def in_our_form(request: web.Request, handler) -> web.StreamResponse:
     """The outermost of the host's middlewares."""
-    if not OURS.fullmatch(request.path):
+    if not is_ours(request.rel_url):
         return await handler(request)
     id, began = id_of(request), time.perf_counter()
     try:
