@@ -65,18 +65,21 @@ def check_settings() -> None:
         logging.error("Vega API: %s", error)
 
 
+@answers.ours
 async def v1(request: web.Request) -> web.Response:
     from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
 
 
+@answers.ours
 async def operator_route(request: web.Request) -> web.Response:
     from .api import operator_routes  # late, as above
 
     return await operator_routes.answer(request)
 
 
+@answers.ours
 async def v2(request: web.Request) -> web.Response:
     from .api import async_requests  # late, as above
 

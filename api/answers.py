@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from aiohttp import web
@@ -21,9 +22,26 @@ ELSEWHERE = {  # what others' answers mean here
 }
 
 
-def is_ours(url: URL) -> bool:
+HANDLERS = set()  # of our routes
+
+
+def ours(handler: Callable) -> Callable:
+    """A decorator of our routes' handlers: another pack's routes under /v1 or /v2 answer as they will."""
+    HANDLERS.add(handler)
+    return handler
+
+
+def is_our_path(url: URL) -> bool:
     """As aiohttp looks for its route."""
     return OURS.fullmatch(url.path_safe) is not None
+
+
+def is_ours(request: web.BaseRequest) -> bool:
+    """Whether one of our routes, or none at all, is for it."""
+    if not is_our_path(request.rel_url):  # nor is what can't be read, which aiohttp gives the path /, and no match_info
+        return False
+    found = request.match_info
+    return found.http_exception is not None or found.handler in HANDLERS
 
 
 def id_of(request: web.BaseRequest) -> str:
@@ -35,7 +53,7 @@ def id_of(request: web.BaseRequest) -> str:
 @web.middleware
 async def in_our_form(request: web.Request, handler) -> web.StreamResponse:
     """The outermost of the host's middlewares."""
-    if not is_ours(request.rel_url):
+    if not is_ours(request):
         return await handler(request)
     id, began = id_of(request), time.perf_counter()
     try:
@@ -68,7 +86,7 @@ def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
 
 def log(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
     """A line for what was asked to draw; without a valid key anybody could fill the log."""
-    if request.method == "POST" and response.status != HTTPStatus.UNAUTHORIZED:
+    if request.method == "POST" and response.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.METHOD_NOT_ALLOWED):
         count = int(response.headers.get("X-Images", 0))
         pictures = f", {count} picture{'s' if count > 1 else ''}" if count else ""
         logging.info("Vega API: %s: %s%s, %.2f s", id_of(request), response.status, pictures, seconds)

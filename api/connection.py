@@ -19,15 +19,17 @@ PRIVATE = {web.RequestHandler: ("_messages", "_parser", "_upgraded", "_loop", "_
 PRIVATE |= {StreamReader: ("total_compressed_bytes",), web.Application: ("_make_handler",)}
 HEAD = 2**14  # bytes of a request's beginning that are looked at
 TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
+DRAWS = re.compile(r"(/api)?/v[12]/segmind-[^/]*")  # whose bodies we unpack; another pack's route gets them from aiohttp
 PACKED = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
 OWN_ID = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
 LOOKS_AGAIN = 0.3  # seconds between two tries to find out whether who has half-closed is still there
 STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
 
 
-def begins_ours(head: bytes) -> bool:
+def begins(head: bytes, paths: re.Pattern) -> bool:
+    """Whether a request that begins so is for one of the paths."""
     target = TARGET.match(head)
-    return bool(target and answers.OURS.fullmatch(target["path"].decode("latin-1")))
+    return bool(target and paths.fullmatch(target["path"].decode("latin-1")))
 
 
 class Connection(web.RequestHandler):
@@ -80,7 +82,7 @@ class Connection(web.RequestHandler):
         if not between:
             return self._parser is self.plain
         head = data.partition(b"\r\n\r\n")[0][:HEAD]
-        self._parser = self.as_it_came if begins_ours(head) and PACKED.search(head) else self.plain
+        self._parser = self.as_it_came if begins(head, DRAWS) and PACKED.search(head) else self.plain
         return True
 
     def look_at_last(self, came: int) -> None:
@@ -88,12 +90,12 @@ class Connection(web.RequestHandler):
         (message, body), before = self._messages[-1], self.body
         self.broken = not isinstance(message, RawRequestMessage)
         if not self.broken:
-            self.ours = answers.is_ours(message.url)
+            self.ours = answers.is_our_path(message.url)
             end = self.head.find(b"\r\n\r\n")
             if came == 1 and before is None and not message.chunked and end > 0:
                 self.length = end + 4 + int(message.headers.get("Content-Length", 0))
         else:
-            self.ours = begins_ours(self.head)
+            self.ours = begins(self.head, answers.OURS)
             if self.ours and before is not None and not before.is_eof():
                 before.set_exception(web.RequestPayloadError("broken"))  # nothing else tells who reads it
         self.body = body
@@ -131,7 +133,7 @@ class Connection(web.RequestHandler):
     def handle_error(self, request, status=500, exc=None, message=None) -> web.StreamResponse:
         response = super().handle_error(request, status, exc, message)
         unread = status < 500  # and the request says nothing of what came
-        if not (self.ours if unread else answers.is_ours(request.rel_url)):
+        if not (self.ours if unread else answers.is_ours(request)):
             return response
         if unread and (found := OWN_ID.search(self.head)):
             request[answers.ID] = request_id({HEADER: found["id"].decode("latin-1")})
@@ -151,7 +153,7 @@ class Connection(web.RequestHandler):
         return f"The request is not HTTP/1.1 as it must be: {why or type(error).__name__}."
 
     async def finish_response(self, request, resp, start_time):
-        if isinstance(resp, web.StreamResponse) and answers.is_ours(request.rel_url):
+        if isinstance(resp, web.StreamResponse) and answers.is_ours(request):
             answers.with_id(resp, answers.id_of(request))
             more_came = self.fed != self.length  # which isn't to be read so
             if self.half_closed is not None or (self._parser is self.as_it_came and more_came):

@@ -389,11 +389,32 @@ def test_many_unfinished_bodies_hold_little_and_hold_nobody_up(server):
     assert post(server, prompt="a", image="A" * MIB).status_code == 400  # their turns are free again
 
 
+async def others(request: web.Request) -> web.Response:
+    """Another pack's route under /v1."""
+    return web.Response(status=409, text=f"{len(await request.read())} bytes")
+
+
+def test_another_packs_routes_under_v1_answer_as_they_will():
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=409)
+
+    async def go():
+        async with listening(handler) as port:
+            for data in (request(path="/v1/others"), request(GZIP, path="/v1/others", body=PACKED)):
+                status, headers, body = await asked(port, data)
+                assert (status, body) == (409, b"%d bytes" % len(BODY))
+                assert "x-request-id" not in headers
+            assert checked(*await asked(port, request(path="/v1/other"))) == "Conflict"
+
+    asyncio.run(go())
+
+
 @asynccontextmanager
 async def listening(handler, *middlewares):
     """The port of a server with our middleware and our connections, and others' middlewares within."""
     app = web.Application(middlewares=[answers.in_our_form, *middlewares])
-    app.router.add_route("*", "/v1/{path:.*}", handler)
+    app.router.add_route("*", "/v1/{path:.*}", answers.ours(handler))
+    app.router.add_post("/v1/others", others)
     connection.install(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
