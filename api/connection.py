@@ -156,7 +156,9 @@ class Connection(web.RequestHandler):
         if isinstance(resp, web.StreamResponse) and answers.is_ours(request):
             answers.with_id(resp, answers.id_of(request))
             more_came = self.fed != self.length  # which isn't to be read so
-            if self.half_closed is not None or (self._parser is self.as_it_came and more_came):
+            if self._parser is not self.as_it_came:  # aiohttp ends the connection where what is left doesn't unpack
+                more_came = resp.status >= 400 and request.body_exists and "Content-Encoding" in request.headers
+            if self.half_closed is not None or more_came:
                 resp.force_close()
         return await super().finish_response(request, resp, start_time)
 

@@ -241,6 +241,12 @@ def test_a_kept_connection_goes_on_or_is_closed_as_it_says(server):
         assert "cut short" in checked(status, headers, body)
 
 
+def test_who_is_refused_before_a_broken_body_is_read_is_told_that_the_connection_ends(server):
+    status, headers, body = sent(server, request(GZIP, path="/v1/x", body=b"nothing packed"))
+    assert (status, headers["connection"]) == (404, "close")
+    checked(status, headers, body)
+
+
 def test_requests_that_come_together_or_in_pieces_are_each_read_right(server):
     expected = post(server, **FIELDS).content
     look = request(method="GET", path="/queue", body=b"")
