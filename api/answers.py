@@ -5,10 +5,8 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from http import HTTPStatus
 
 from aiohttp import web
-from yarl import URL
 
 from .request_id import HEADER, request_id
 
@@ -16,9 +14,9 @@ from .request_id import HEADER, request_id
 OURS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
 ID = getattr(web, "RequestKey", lambda name, _: name)("vega_request_id", str)  # aiohttp has it since 3.14
 ELSEWHERE = {  # what others' answers mean here
-    HTTPStatus.FORBIDDEN: "ComfyUI keeps out what comes from another site: Origin must be the server's own.",
-    HTTPStatus.NOT_FOUND: "There is nothing here; /v1/openapi.json says what there is.",
-    HTTPStatus.EXPECTATION_FAILED: "Of the header Expect only 100-continue is understood.",
+    403: "ComfyUI keeps out what comes from another site: Origin must be the server's own.",
+    404: "There is nothing here; /v1/openapi.json says what there is.",
+    417: "Of the header Expect only 100-continue is understood.",
 }
 
 
@@ -31,14 +29,16 @@ def ours(handler: Callable) -> Callable:
     return handler
 
 
-def is_our_path(url: URL) -> bool:
-    """As aiohttp looks for its route."""
-    return OURS.fullmatch(url.path_safe) is not None
+def is_our_path(path: str) -> bool:
+    """path: a URL's path_safe, by which aiohttp looks for its route."""
+    return OURS.fullmatch(path) is not None
 
 
 def is_ours(request: web.BaseRequest) -> bool:
     """Whether one of our routes, or none at all, is for it."""
-    if not is_our_path(request.rel_url):  # nor is what can't be read, which aiohttp gives the path /, and no match_info
+    if not is_our_path(
+        request.rel_url.path_safe
+    ):  # nor is what can't be read, which aiohttp gives the path /, and no match_info
         return False
     found = request.match_info
     return found.http_exception is not None or found.handler in HANDLERS
@@ -59,7 +59,7 @@ async def in_our_form(request: web.Request, handler) -> web.StreamResponse:
     try:
         response = await handler(request)
     except web.HTTPException as raised:
-        if raised.status < HTTPStatus.BAD_REQUEST:
+        if raised.status < 400:
             raise
         kept = {name: value for name, value in raised.headers.items() if not name.lower().startswith("content-")}
         response = web.Response(status=raised.status, headers=kept)
@@ -74,10 +74,10 @@ def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
     """The same answer; an error's body becomes JSON, of which what was JSON with an `error` is kept."""
     if response.prepared:
         return response
-    if response.status >= HTTPStatus.BAD_REQUEST and isinstance(response, web.Response):
+    if response.status >= 400 and isinstance(response, web.Response):
         said = json.loads(response.body) if response.content_type == "application/json" and response.body else {}
         if "error" not in said:
-            said = {"error": ELSEWHERE.get(response.status) or HTTPStatus(response.status).phrase}
+            said = {"error": ELSEWHERE.get(response.status) or response.reason or f"Status {response.status}."}
         response.content_type = "application/json"
         response.text = json.dumps({**said, "id": id})
     response.headers[HEADER] = id
@@ -86,7 +86,7 @@ def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
 
 def log(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
     """A line for what was asked to draw; without a valid key anybody could fill the log."""
-    if request.method == "POST" and response.status not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.METHOD_NOT_ALLOWED):
+    if request.method == "POST" and response.status not in (401, 405):
         count = int(response.headers.get("X-Images", 0))
         pictures = f", {count} picture{'s' if count > 1 else ''}" if count else ""
         logging.info("Vega API: %s: %s%s, %.2f s", id_of(request), response.status, pictures, seconds)

@@ -90,7 +90,7 @@ class Connection(web.RequestHandler):
         (message, body), before = self._messages[-1], self.body
         self.broken = not isinstance(message, RawRequestMessage)
         if not self.broken:
-            self.ours = answers.is_our_path(message.url)
+            self.ours = answers.is_our_path(message.url.path_safe)
             end = self.head.find(b"\r\n\r\n")
             if came == 1 and before is None and not message.chunked and end > 0:
                 self.length = end + 4 + int(message.headers.get("Content-Length", 0))
