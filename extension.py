@@ -22,7 +22,7 @@ from .nodes.tiny_vae_decode import VegaTinyVAEDecode
 from .nodes.together import VegaTogether
 from .pictures import frames, sent
 
-ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/.*}", "{path:images/[^/]*}")
+ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 
 
 class VegaExtension(ComfyExtension):
@@ -30,7 +30,7 @@ class VegaExtension(ComfyExtension):
         PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
-        for path in ("/v1", "/v1/{path:.*}"):
+        for path in ("/v1", "/v1/{path:(?s:.*)}"):
             PromptServer.instance.routes.route("*", path)(v1)
         for path in ASYNC_PATHS:  # no others: ComfyUI-Manager has some under /v2, too
             PromptServer.instance.routes.route("*", f"/v2/{path}")(v2)
@@ -65,18 +65,21 @@ def check_settings() -> None:
         logging.error("Vega API: %s", error)
 
 
+@answers.ours
 async def v1(request: web.Request) -> web.Response:
     from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
 
 
+@answers.ours
 async def operator_route(request: web.Request) -> web.Response:
     from .api import operator_routes  # late, as above
 
     return await operator_routes.answer(request)
 
 
+@answers.ours
 async def v2(request: web.Request) -> web.Response:
     from .api import async_requests  # late, as above
 

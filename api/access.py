@@ -6,8 +6,10 @@ import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 
-# What a proxy adds, if it tells of itself; not all do. Besides: every name with "forwarded" in it, or "-ip" at its end.
-PROXIED = ("via", "cdn-loop", "cf-ray", "x-envoy-external-address", "tailscale-user-login")
+# What a proxy adds, if it tells of itself; not all do.
+PROXIED = ("via", "cdn-loop", "proxy-connection", "x-host", "x-original-host", "x-cloud-trace-context", "x-request-start")
+MAKERS = ("amz", "amzn", "azure", "appengine", "cf", "cloudfront", "envoy", "fastly", "fly", "nginx", "ngrok", "tailscale")
+PROXYING = re.compile(rf".*forward.*|.*(-|client)ip|(x-)?({'|'.join(MAKERS)}|varnish|vercel)(-.*)?|.*remote-addr")
 HOST = re.compile(r"(?P<name>[a-z0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.ASCII | re.IGNORECASE)
 KEYLESS = "No keys are configured (VEGA_API_KEYS), so"
 
@@ -46,7 +48,7 @@ def keyless_refusal(headers: Mapping[str, str], remote: str | None) -> str | Non
 
 
 def tells_of_a_proxy(header: str) -> bool:
-    return header in PROXIED or "forwarded" in header or header.endswith("-ip")
+    return header in PROXIED or PROXYING.fullmatch(header) is not None
 
 
 def names_loopback(host: str) -> bool:

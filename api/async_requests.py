@@ -111,8 +111,8 @@ class AsyncRequests:
         if one is None or not hmac.compare_digest(one.owner, owner(api, request)):
             raise Refused(
                 404,
-                f"There is no request {id[:80]}, or it was submitted with another key: results are kept for "
-                f"{SECONDS // 60} minutes, the last {RESULTS} and {RESULTS_MIB} MiB of them.",
+                f"There is no request {contract.in_one_line(id)}, or it was submitted with another key: results are kept "
+                f"for {SECONDS // 60} minutes, the last {RESULTS} and {RESULTS_MIB} MiB of them.",
             )
         return one
 

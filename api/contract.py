@@ -149,16 +149,20 @@ NO_ASYNC = (
 
 
 def no_path(path: str) -> str:
-    return f"There is no /v1/{path[:80]}; there are {' and '.join(f'/v1/{model}' for model in MODELS)}."
+    return f"There is no /v1/{in_one_line(path)}; there are {' and '.join(f'/v1/{model}' for model in MODELS)}."
 
 
 def no_async_path(path: str) -> str:
     submitted = ", ".join(f"POST /v2/{model}" for model in MODELS)
     return (
-        f"There is no /v2/{path[:80]}; there are {submitted}, GET /v2/requests/ID/status, GET /v2/requests/ID and "
+        f"There is no /v2/{in_one_line(path)}; there are {submitted}, GET /v2/requests/ID/status, GET /v2/requests/ID and "
         "POST /v2/requests/ID/cancel."
     )
 
 
 def wrong_method(method: str, allowed: tuple[str, ...]) -> str:
     return f"{method} is not for this path; {' and '.join(allowed)} {'are' if len(allowed) > 1 else 'is'}."
+
+
+def in_one_line(path: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in path[:80])

@@ -306,6 +306,19 @@ def test_without_keys_only_this_machine_is_served(remote):
     assert Access(["k"]).refusal({"x-api-key": "k", "X-Forwarded-For": "1.2.3.4"}, remote) is None
 
 
+def test_without_keys_names_of_proxies_are_known_by_their_kind():
+    here = {"host": "localhost:8188"}
+    names = (
+        "X-Forward-For X-Azure-ClientIP X-Amzn-Trace-Id X-Amz-Cf-Id X-Nginx-Proxy X-Varnish Fly-Region X-Vercel-Id X-Host"
+    )
+    for name in (*names.split(), "X-Original-Host", "X-Remote-Addr", "Proxy-Connection", "Ngrok-Auth-User-Email"):
+        assert Access([]).refusal({**here, name: "1"}, "127.0.0.1"), name
+    browsers = (
+        "User-Agent Accept Sec-Fetch-Site Origin Referer DNT Priority X-Client-Id X-Client-Secret X-Request-Id X-Previews"
+    )
+    assert Access([]).refusal({**here, **dict.fromkeys(browsers.split(), "1")}, "127.0.0.1") is None
+
+
 def test_a_body_that_is_too_large_is_refused_also_when_it_is_packed(guarded):
     headers = {"x-api-key": KEYS[0]}
     url = f"{guarded.url}/v1/{RT}"

@@ -1,6 +1,7 @@
 """Errors of the HTTP API over real sockets: each is JSON with the request's id, whoever refuses it, and none holds much."""
 
 import asyncio
+import gc
 import gzip
 import json
 import re
@@ -9,6 +10,7 @@ import time
 import zlib
 from contextlib import ExitStack, asynccontextmanager
 
+import aiohttp
 import httpx
 import psutil
 import pytest
@@ -82,7 +84,12 @@ WRONG = {
     "no path": (404, "There is no /v1/;", request(CLOSE, path="/v1")),
     "the host's second name": (404, "There is no /v1/x", request(CLOSE, path="/api/v1/x")),
     "half an escape": (404, "There is no /v1/%", request(CLOSE, path="/v1/%")),
-    "an end of a line in the path": (405, "Method Not Allowed", request(CLOSE, path="/v1/%ff%00%0d%0a")),
+    "an end of a line in the path": (404, "There is no /v1/%ff???;", request(CLOSE, path="/v1/%ff%00%0d%0a")),
+    "an end of a line in an id": (
+        404,
+        "There is no request a?b",
+        request(CLOSE, method="GET", path="/v2/requests/a%0ab", body=b""),
+    ),
     "bytes in the path": (400, "not HTTP/1.1", request(path="/v1/\xff")),
     "a space in the path": (400, "not HTTP/1.1", request(path="/v1/a b")),
     "an address without a host": (400, "not HTTP/1.1", request(path=f"http:///v1/{RT}")),
@@ -230,6 +237,12 @@ def test_a_kept_connection_goes_on_or_is_closed_as_it_says(server):
         assert "cut short" in checked(status, headers, body)
 
 
+def test_who_is_refused_before_a_broken_body_is_read_is_told_that_the_connection_ends(server):
+    status, headers, body = sent(server, request(GZIP, path="/v1/x", body=b"nothing packed"))
+    assert (status, headers["connection"]) == (404, "close")
+    checked(status, headers, body)
+
+
 def test_requests_that_come_together_or_in_pieces_are_each_read_right(server):
     expected = post(server, **FIELDS).content
     look = request(method="GET", path="/queue", body=b"")
@@ -274,6 +287,18 @@ def test_who_half_closes_gets_the_answer(server):
         assert parts(everything(connected))[0] == 200
 
 
+def test_who_half_closes_after_all_answers_is_not_kept(server):
+    """Of more than 32 requests that come together aiohttp reads the rest later, from what it has kept."""
+    count = 70
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
+        connected.sendall(request(method="GET", path="/v1/x", body=b"") * count)
+        answers = b""
+        while answers.count(b"There is no /v1/x") < count:
+            answers += connected.recv(2**16)
+        connected.shutdown(socket.SHUT_WR)
+        everything(connected)  # ends
+
+
 def test_chunks_that_break_off_are_answered_and_not_waited_for(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
         connected.sendall(request(CHUNKED, "Expect: 100-continue", body=b""))
@@ -289,13 +314,60 @@ def test_other_paths_are_answered_as_the_host_answers_them(server):
         assert headers["content-type"].startswith("text/plain")
         assert "x-request-id" not in headers
     assert "x-request-id" not in requests.get(f"{server.url}/queue").headers
+    document = request(method="GET", path="/v1/openapi.json", body=b"")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
+        connected.sendall(document + request(CLOSE, path="/prompt", body=b"[]"))  # read before the first is answered
+        assert everything(connected).lower().count(b"x-request-id: ") == 1
+    _, headers, _ = sent(server, request(CLOSE, method="GET", path="/v1%2fopenapi.json", body=b""))  # which is not in /v1
+    assert "x-request-id" not in headers
+
+
+def made_by(app: web.Application) -> type:
+    """Of what the application's connections come from."""
+
+    async def go():
+        return type(app._make_handler())
+
+    return asyncio.run(go())
 
 
 def test_aiohttp_has_the_private_names_that_connections_are_made_with():
     assert [name for owner, names in connection.PRIVATE.items() for name in names if not hasattr(owner, name)] == []
     app = web.Application()
     connection.install(app)
-    assert app._make_handler is not None and "make_handler" in repr(app._make_handler)
+    assert made_by(app) is connection.Server
+
+
+def test_in_an_aiohttp_of_another_version_connections_stay_the_hosts(monkeypatch, caplog):
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    app = web.Application()
+    connection.install(app)
+    assert made_by(app) is web.Server
+    assert "aiohttp is 3.15.0, not 3.14" in caplog.text
+
+
+def test_a_connection_is_forgotten_when_it_ends():
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async def go():
+        async with listening(handler) as port:
+            for data in (request(), request(GZIP, body=PACKED)):
+                await asked(port, data)
+            gone = asyncio.get_running_loop().time() + 5
+            while kept() and asyncio.get_running_loop().time() < gone:
+                await asyncio.sleep(0.01)
+            assert kept() == 0
+
+    def kept() -> int:
+        return sum(isinstance(found, connection.Connection) for found in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(go())
+    finally:
+        gc.enable()
 
 
 def test_many_unfinished_bodies_hold_little_and_hold_nobody_up(server):
@@ -309,8 +381,13 @@ def test_many_unfinished_bodies_hold_little_and_hold_nobody_up(server):
         left = {client: memoryview(request(body=body))[:-1] for client in clients}
         for client in clients:
             client.setblocking(False)
-        quiet = time.monotonic() + 0.5
-        while time.monotonic() < quiet:  # since somebody could send
+
+        def were_read() -> bool:
+            return sum(not rest for rest in left.values()) >= bodies.AT_ONCE
+
+        quiet, end = time.monotonic() + 0.5, time.monotonic() + 60
+        while time.monotonic() < quiet or not were_read():  # since somebody could send
+            assert time.monotonic() < end
             for client in clients:
                 try:
                     count = client.send(left[client]) if left[client] else 0
@@ -319,16 +396,36 @@ def test_many_unfinished_bodies_hold_little_and_hold_nobody_up(server):
                 if count:
                     left[client], quiet = left[client][count:], time.monotonic() + 0.5
         assert memory().rss - before < 100 * MIB
-        assert sum(not rest for rest in left.values()) >= bodies.AT_ONCE  # they were read
         assert post(server, **FIELDS).status_code == 200
     assert post(server, prompt="a", image="A" * MIB).status_code == 400  # their turns are free again
+
+
+async def others(request: web.Request) -> web.Response:
+    """Another pack's route under /v1."""
+    return web.Response(status=409, text=f"{len(await request.read())} bytes")
+
+
+def test_another_packs_routes_under_v1_answer_as_they_will():
+    async def handler(request: web.Request) -> web.Response:
+        return web.Response(status=409)
+
+    async def go():
+        async with listening(handler) as port:
+            for data in (request(path="/v1/others"), request(GZIP, path="/v1/others", body=PACKED)):
+                status, headers, body = await asked(port, data)
+                assert (status, body) == (409, b"%d bytes" % len(BODY))
+                assert "x-request-id" not in headers
+            assert checked(*await asked(port, request(path="/v1/other"))) == "Conflict"
+
+    asyncio.run(go())
 
 
 @asynccontextmanager
 async def listening(handler, *middlewares):
     """The port of a server with our middleware and our connections, and others' middlewares within."""
     app = web.Application(middlewares=[answers.in_our_form, *middlewares])
-    app.router.add_route("*", "/v1/{path:.*}", handler)
+    app.router.add_route("*", "/v1/{path:.*}", answers.ours(handler))
+    app.router.add_post("/v1/others", others)
     connection.install(app)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
