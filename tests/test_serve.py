@@ -403,6 +403,51 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "8123", "--metrics-port", "8123"], "--port and --metrics-port are both 8123"),
+        (["--listen", "0.0.0.0"], "--listen is no option for ComfyUI here"),
+        (["--liste=0.0.0.0"], "--liste is no option for ComfyUI here"),
+    ],
+)
+def test_options_that_cannot_be_together_or_would_open_comfyui_are_refused(options, said):
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.soak
+def test_a_comfyui_that_does_not_start_is_told_in_the_last_line():
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), "--cpu", "--no-such-option"]
+    command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == "The API can't be served: ComfyUI ended with 2 while it started; its log says why."
+    )
+    assert "unrecognized arguments: --no-such-option" in done.stdout + done.stderr
+
+
+@pytest.mark.soak
+def test_a_restart_to_what_does_not_start_keeps_what_serves(tmp_path):
+    with serve_api.serving(tmp_path, "--replicas", "1") as serving:
+        (pack,) = (tmp_path / "custom_nodes").iterdir()
+        broken = pack.with_name("broken.py")
+        broken.write_text("import os\nos._exit(3)\n", encoding="utf-8")
+        before = {process.pid for process in hosts(serving)}
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "what served before goes on: ComfyUI ended with 3" in serving.said(), seconds=240)
+        assert post(serving, prompt=PROMPT).status_code == 200
+        assert before <= {process.pid for process in hosts(serving)}
+        broken.unlink()
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: serving.said().count("Vega API on") == 2, seconds=240)
+        assert post(serving, prompt=PROMPT).status_code == 200
+        assert not before & {process.pid for process in hosts(serving)}
+
+
 @pytest.mark.soak
 def test_a_file_of_keys_that_is_none_is_named_before_ray_starts(tmp_path):
     (tmp_path / "door.key").write_bytes(b"\x89PNG")
