@@ -72,6 +72,7 @@ def main() -> None:
         parser.error(f"--port and --metrics-port are both {given.port}: choose two")
     check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
+    given_environment = dict(os.environ)
     keys = Settings.take_keys(os.environ)  # every process of Ray's would have them
     try:
         os.environ.update(of_own_ray(os.environ))
@@ -85,6 +86,7 @@ def main() -> None:
 
     from .applications import CannotServe, deploy, drain, serves
     from .deployments import Painter
+    from .ray_watch import RayWatch
 
     ray.init(
         address="local",  # also where another runs
@@ -92,6 +94,7 @@ def main() -> None:
         include_dashboard=False,
         object_store_memory=OBJECTS,
     )
+    watch = RayWatch(given_environment)
     serve.start(http_options={"host": given.host, "port": given.port})
     there = ray.cluster_resources()
     share = there["CPU"] / (given.most or given.replicas)  # Ray has each compute with so many threads
@@ -119,6 +122,7 @@ def main() -> None:
                 return
             time.sleep(LOOKS)
         metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
+        watch.anew = True
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
 
     try:
@@ -132,8 +136,10 @@ def main() -> None:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         except CannotServe as error:
             print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
+    watch.anew = False
     drain()
     serve.shutdown()
+    watch.stop()
     ray.shutdown()
 
 

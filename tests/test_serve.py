@@ -540,7 +540,16 @@ KILLS = {
     "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
     "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
     "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
+    "raylet": lambda serving: named(serving, "raylet").kill(),
+    "gcs": lambda serving: named(serving, "gcs_server").kill(),
+    "agent": lambda serving: of_ray(serving, "DashboardAgent")[0].kill(),
 }
+OF_ALL = ("proxy", "raylet", "gcs", "agent")  # with the proxy what it has counted goes
+
+
+def named(serving, name: str) -> psutil.Process:
+    (found,) = [process for process in processes(serving) if process.name() == name and process.status() != "zombie"]
+    return found
 
 
 async def drawn_while(serving, seeds: range, happens) -> list[bytes]:
@@ -560,11 +569,31 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
     drawn = asyncio.run(drawn_while(pair, seeds, KILLS[kind]))
     wanted = [opened(post(server, prompt=PROMPT, seed=seed, format="png")) for seed in seeds]
     assert drawn == [image.tobytes() for image in wanted]
-    if kind != "proxy":  # which has counted them
+    if kind not in OF_ALL:
         after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
         assert after == [count + len(seeds) for count in before]
     wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
     wait_for(lambda: is_ready(pair))
+
+
+@pytest.mark.soak
+def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path):
+    """By way of ray._private.worker._global_node, its dead_processes and kill_all_processes."""
+    command = [sys.executable, "-m", "serve", *serve_api.command(tmp_path)[3:]]
+    command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    first, found = psutil.Process(process.pid), []
+
+    def has_begun() -> bool:
+        found[:] = first.children(recursive=True)
+        return any("main.py" in " ".join(child.cmdline()) for child in found)
+
+    wait_for(has_begun, seconds=120)
+    next(child for child in found if child.name() == "raylet").kill()
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "Ray has ended (raylet died): so does the API" in said
+    assert not [child for child in found if child.is_running()]
 
 
 @pytest.mark.soak
