@@ -52,6 +52,10 @@ class Bodies:
     def too_large(self) -> Refused:
         return Refused(413, f"The body is larger than {self.most_mib} MiB.", close=True)
 
+    def stands_still(self, part: int) -> Refused:
+        said = f"The body stands still: its next {part // 2**10} KiB did not come within {self.patience:g} s."
+        return Refused(408, said, close=True)
+
     @contextlib.asynccontextmanager
     async def turn(self):
         try:
@@ -79,8 +83,7 @@ class Bodies:
         except asyncio.IncompleteReadError as ended:
             return ended.partial
         except asyncio.TimeoutError:
-            said = f"The body stands still: its next {most // 2**10} KiB did not come within {self.patience:g} s."
-            refused = Refused(408, said, close=True)
+            refused = self.stands_still(most)
         except web.RequestPayloadError:
             refused = Refused(400, "The body is cut short, or broken where it is packed or in chunks.", close=True)
         except ConnectionError:

@@ -6,6 +6,7 @@ import queue
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .options import Options
 from .ray_environment import of_own_ray
 
 MOST = 1000  # processes on one machine
+LOOKS = 0.1  # seconds between two looks at whether what was started serves
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
 # What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
 RAY = {
@@ -66,8 +68,11 @@ def main() -> None:
         options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
     except pydantic.ValidationError as error:
         sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
+    if given.port == given.metrics_port:
+        parser.error(f"--port and --metrics-port are both {given.port}: choose two")
     check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
+    given_environment = dict(os.environ)
     keys = Settings.take_keys(os.environ)  # every process of Ray's would have them
     try:
         os.environ.update(of_own_ray(os.environ))
@@ -79,8 +84,9 @@ def main() -> None:
     import ray  # now that its variables are set
     from ray import serve
 
-    from .applications import deploy, drain
+    from .applications import CannotServe, deploy, drain, serves
     from .deployments import Painter
+    from .ray_watch import RayWatch
 
     ray.init(
         address="local",  # also where another runs
@@ -88,6 +94,7 @@ def main() -> None:
         include_dashboard=False,
         object_store_memory=OBJECTS,
     )
+    watch = RayWatch(given_environment)
     serve.start(http_options={"host": given.host, "port": given.port})
     there = ray.cluster_resources()
     share = there["CPU"] / (given.most or given.replicas)  # Ray has each compute with so many threads
@@ -99,26 +106,40 @@ def main() -> None:
     else:
         painter = painter.options(num_replicas=given.replicas)
 
-    def start(settings: Settings) -> None:
-        """Also again: one process after another is replaced by a new one, as models, packs or keys have changed."""
-        deploy(options, painter, settings)
-        metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
-        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
-
-    start(Settings.of_environment(**keys))
     calls = queue.SimpleQueue()  # the one that a signal's handler may put into
     again = getattr(signal, "SIGHUP", None)  # Windows has none
     for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
         signal.signal(wanted, lambda number, _: calls.put(number))
+
+    def start(settings: Settings) -> None:
+        """Also again: one process after another is replaced by a new one, as models, packs or keys have changed.
+
+        Returns when they serve, or with the next signal; CannotServe if they never will.
+        """
+        deploy(options, painter, settings)
+        while not serves():
+            if not calls.empty():
+                return
+            time.sleep(LOOKS)
+        metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
+        watch.anew = True
+        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
+
+    try:
+        start(Settings.of_environment(**keys))
+    except CannotServe as error:
+        sys.exit(f"The API can't be served: {error}")
     while calls.get() == again:
         try:
-            settings = Settings.of_environment(**keys)  # the file of keys may have changed
+            start(Settings.of_environment(**keys))  # the file of keys may have changed
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
-        else:
-            start(settings)
+        except CannotServe as error:
+            print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
+    watch.anew = False
     drain()
     serve.shutdown()
+    watch.stop()
     ray.shutdown()
 
 

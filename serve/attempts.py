@@ -1,20 +1,33 @@
 """One request that may be sent to the application more than once: its body, and what each attempt answers."""
 
+import asyncio
+import contextlib
+import time
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
+from api.bodies import PART, SMALL, Bodies
+from api.refused import Refused
 from api.request_id import HEADER
 
 from .uvicorn_protocol import CUT_SHORT
 
 
 class Body:
-    """A request's body, kept as it comes, so that every attempt reads it from its beginning."""
+    """A request's body, kept as it comes, so that every attempt reads it from its beginning.
 
-    def __init__(self, scope: Scope, receive: Receive, most: int):
-        self.state, self.receive, self.left = scope["state"], receive, most  # left: bytes that may still come
+    It is read as by one server: a large one in its turn, and none that stands still. `ended` gives its turn back.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, bodies: Bodies):
+        self.state, self.receive, self.bodies = scope["state"], receive, bodies
         self.kept: list[Message] = []
-        self.is_too_large = self.is_cut_short = self.client_is_gone = False
+        self.came = 0  # bytes
+        self.part, self.seconds = SMALL, bodies.patience  # bytes that must have come then, and how long they may still take
+        self.is_whole = self.client_is_gone = False
+        self.refused: Refused | None = None
+        self.turn = contextlib.AsyncExitStack()
 
     def from_its_beginning(self) -> Receive:
         read = 0
@@ -28,13 +41,45 @@ class Body:
 
         return receive
 
+    async def ended(self) -> None:
+        await self.turn.aclose()
+
     async def next(self) -> Message:
         """What ends the attempt, too, where the body can't be taken: Ray cancels it as if the client had gone."""
-        message = await self.receive()
-        self.client_is_gone = message["type"] == "http.disconnect"
-        self.left -= len(message.get("body", b""))
-        self.is_too_large, self.is_cut_short = self.left < 0, CUT_SHORT in self.state
-        return {"type": "http.disconnect"} if self.is_too_large or self.is_cut_short else message
+        try:
+            if self.came >= self.part and not self.is_whole:
+                await self.begin_part()
+            message = await self.in_time()
+            self.client_is_gone = message["type"] == "http.disconnect"
+            self.came += len(message.get("body", b""))
+            self.is_whole = not message.get("more_body")
+            if self.came > self.bodies.most_bytes:
+                raise self.bodies.too_large()
+            if CUT_SHORT in self.state:
+                raise Refused(400, "The body is cut short.", close=True)
+        except Refused as refused:
+            self.refused = refused
+            return {"type": "http.disconnect"}
+        if self.is_whole:
+            await self.ended()
+        return message
+
+    async def begin_part(self) -> None:
+        if self.part == SMALL:
+            await self.turn.enter_async_context(self.bodies.turn())
+        self.part, self.seconds = self.came + PART, self.bodies.patience
+
+    async def in_time(self) -> Message:
+        """What comes next. After the whole body only the client's leaving does."""
+        if self.is_whole:
+            return await self.receive()
+        began = time.monotonic()
+        try:
+            return await asyncio.wait_for(self.receive(), self.seconds)
+        except asyncio.TimeoutError:
+            raise self.bodies.stands_still(SMALL if self.part == SMALL else PART) from None
+        finally:
+            self.seconds -= time.monotonic() - began
 
 
 class Attempt:

@@ -27,7 +27,14 @@ class HostProcess:
         """Returns when it answers; RuntimeError if it ends or takes too long."""
         port = free_port()
         command = [sys.executable, "-m", "serve.leash", sys.executable, str(self.comfyui / "main.py")]
-        command += ["--listen", "127.0.0.1", "--port", str(port), "--disable-auto-launch", *self.arguments]
+        command += [
+            *self.arguments,
+            "--listen",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--disable-auto-launch",
+        ]  # the last counts
         command += ["--database-url", "sqlite:///:memory:"]  # a file would be locked by whoever shares the base directory
         root = Path(__file__).resolve().parents[1]
         # Neither the clients' keys nor Ray's token: ComfyUI and its packs are no part of Ray.

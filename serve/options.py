@@ -23,6 +23,18 @@ class Options(BaseModel):
             raise ValueError(f"there is no ComfyUI in {comfyui}: it is the folder with its main.py")
         return comfyui.resolve()
 
+    @field_validator("arguments")
+    @classmethod
+    def keep_it_here(cls, arguments: list[str]) -> list[str]:
+        """In every spelling that argparse takes for it."""
+        names = [argument.partition("=")[0] for argument in arguments]
+        for name in names:
+            if name == "--port" or (name.startswith("--li") and "--listen".startswith(name)):
+                raise ValueError(
+                    f"{name} is no option for ComfyUI here: each process listens at 127.0.0.1, behind --host and --port"
+                )
+        return arguments
+
     @model_validator(mode="after")
     def asks_for_keys(self):
         if not Settings.of_environment().all_keys() and not self.loopback:

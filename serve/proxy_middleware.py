@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.bodies import Bodies
 from api.client_gone import CLIENT_CLOSED_REQUEST
 from api.request_id import HEADER, request_id
 from api.settings import Settings
@@ -33,7 +34,7 @@ SENTENCES = {403: "Requests that come from another site are not served.", 408: "
 class ProxyMiddleware:
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.body_mib = Settings(keys=(), keys_file=()).body_mib  # keys are Front's affair
+        self.bodies = Bodies(Settings(keys=(), keys_file=()).body_mib)  # keys are Front's affair
         self.metrics = RequestMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +89,13 @@ class ProxyMiddleware:
         """Nothing is sent where the client has gone."""
         if scope["path"] == RAYS_ROUTES or not scope["path"].startswith("/"):
             return await send_answer(send, id, error(404, f"There is no {scope['path'][:80]}.", id))
-        body = Body(scope, receive, self.body_mib * 2**20)
+        body = Body(scope, receive, self.bodies)
+        try:
+            await self.answer_in_attempts(scope, body, send, id)
+        finally:
+            await body.ended()
+
+    async def answer_in_attempts(self, scope: Scope, body: Body, send: Send, id: str) -> None:
         for number in range(1 if scope["path"] == RAYS_HEALTH else ATTEMPTS):
             if number:
                 logging.warning("Vega API: request %s is sent again: no process had an answer to it.", id)
@@ -103,10 +110,9 @@ class ProxyMiddleware:
                 return await send_answer(send, id, self.failure(id))
             if attempt.is_passed_on:
                 return None
-            if body.is_too_large:
-                return await send_answer(send, id, error(413, f"The body is larger than {self.body_mib} MiB.", id))
-            if body.is_cut_short:
-                return await send_answer(send, id, error(400, "The body is cut short.", id))
+            if refused := body.refused:
+                said = {**(refused.headers or {}), "Connection": "close"}
+                return await send_answer(send, id, error(refused.status, str(refused), id, **said))
             if body.client_is_gone:
                 return None
             # Where a process dies Ray answers nothing or 503; 404, where a proxy that has just started knows no application.

@@ -400,6 +400,51 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--port", "8123", "--metrics-port", "8123"], "--port and --metrics-port are both 8123"),
+        (["--listen", "0.0.0.0"], "--listen is no option for ComfyUI here"),
+        (["--liste=0.0.0.0"], "--liste is no option for ComfyUI here"),
+    ],
+)
+def test_options_that_cannot_be_together_or_would_open_comfyui_are_refused(options, said):
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode
+    assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.soak
+def test_a_comfyui_that_does_not_start_is_told_in_the_last_line():
+    command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), "--cpu", "--no-such-option"]
+    command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert (
+        done.stderr.splitlines()[-1] == "The API can't be served: ComfyUI ended with 2 while it started; its log says why."
+    )
+    assert "unrecognized arguments: --no-such-option" in done.stdout + done.stderr
+
+
+@pytest.mark.soak
+def test_a_restart_to_what_does_not_start_keeps_what_serves(tmp_path):
+    with serve_api.serving(tmp_path, "--replicas", "1") as serving:
+        (pack,) = (tmp_path / "custom_nodes").iterdir()
+        broken = pack.with_name("broken.py")
+        broken.write_text("import os\nos._exit(3)\n", encoding="utf-8")
+        before = {process.pid for process in hosts(serving)}
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "what served before goes on: ComfyUI ended with 3" in serving.said(), seconds=240)
+        assert post(serving, prompt=PROMPT).status_code == 200
+        assert before <= {process.pid for process in hosts(serving)}
+        broken.unlink()
+        serving.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: serving.said().count("Vega API on") == 2, seconds=240)
+        assert post(serving, prompt=PROMPT).status_code == 200
+        assert not before & {process.pid for process in hosts(serving)}
+
+
 @pytest.mark.soak
 def test_a_file_of_keys_that_is_none_is_named_before_ray_starts(tmp_path):
     (tmp_path / "door.key").write_bytes(b"\x89PNG")
@@ -492,7 +537,16 @@ KILLS = {
     "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
     "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
     "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
+    "raylet": lambda serving: named(serving, "raylet").kill(),
+    "gcs": lambda serving: named(serving, "gcs_server").kill(),
+    "agent": lambda serving: of_ray(serving, "DashboardAgent")[0].kill(),
 }
+OF_ALL = ("proxy", "raylet", "gcs", "agent")  # with the proxy what it has counted goes
+
+
+def named(serving, name: str) -> psutil.Process:
+    (found,) = [process for process in processes(serving) if process.name() == name and process.status() != "zombie"]
+    return found
 
 
 async def drawn_while(serving, seeds: range, happens) -> list[bytes]:
@@ -512,11 +566,31 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
     drawn = asyncio.run(drawn_while(pair, seeds, KILLS[kind]))
     wanted = [opened(post(server, prompt=PROMPT, seed=seed, format="png")) for seed in seeds]
     assert drawn == [image.tobytes() for image in wanted]
-    if kind != "proxy":  # which has counted them
+    if kind not in OF_ALL:
         after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
         assert after == [count + len(seeds) for count in before]
     wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
     wait_for(lambda: is_ready(pair))
+
+
+@pytest.mark.soak
+def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path):
+    """By way of ray._private.worker._global_node, its dead_processes and kill_all_processes."""
+    command = [sys.executable, "-m", "serve", *serve_api.command(tmp_path)[3:]]
+    command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    first, found = psutil.Process(process.pid), []
+
+    def has_begun() -> bool:
+        found[:] = first.children(recursive=True)
+        return any("main.py" in " ".join(child.cmdline()) for child in found)
+
+    wait_for(has_begun, seconds=120)
+    next(child for child in found if child.name() == "raylet").kill()
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert "Ray has ended (raylet died): so does the API" in said
+    assert not [child for child in found if child.is_running()]
 
 
 @pytest.mark.soak

@@ -1,0 +1,89 @@
+"""Bodies at Ray Serve's proxy: few large ones at a time, and none that stands still."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
+
+from api.bodies import AT_ONCE, SMALL, Bodies  # noqa: E402
+from serve.attempts import Body  # noqa: E402
+
+LARGE = {"type": "http.request", "body": b"a" * SMALL, "more_body": True}
+END = {"type": "http.request", "body": b"", "more_body": False}
+
+
+class Sender:
+    """A client that has sent so many bytes, and sends the rest when it is told to."""
+
+    def __init__(self, *messages):
+        self.messages = asyncio.Queue()
+        for message in messages:
+            self.messages.put_nowait(message)
+
+    def body(self, bodies: Bodies) -> Body:
+        return Body({"state": {}}, self.messages.get, bodies)
+
+
+async def read(body: Body) -> list:
+    """The messages until the last one."""
+    receive, found = body.from_its_beginning(), []
+    while not found or found[-1].get("more_body"):
+        found.append(await receive())
+    return found
+
+
+def test_the_fifth_large_body_is_not_read_before_one_of_the_others_is_there():
+    async def run():
+        bodies = Bodies(1)
+        senders = [Sender(LARGE, LARGE) for _ in range(AT_ONCE + 1)]
+        reading = [asyncio.create_task(read(sender.body(bodies))) for sender in senders]
+        await asyncio.sleep(0)  # each has begun
+        while any(sender.messages.qsize() for sender in senders[:AT_ONCE]):
+            await asyncio.sleep(0.01)
+        assert senders[-1].messages.qsize() == 1
+        small = Sender(END)
+        assert await read(small.body(bodies)) == [END]
+        senders[0].messages.put_nowait(END)
+        assert await reading[0] == [LARGE, LARGE, END]
+        senders[-1].messages.put_nowait(END)
+        assert await reading[-1] == [LARGE, LARGE, END]
+        for task in reading:
+            task.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
+    async def run():
+        bodies = Bodies(1, patience=0.1)
+        for messages, part in (((), 64), ((LARGE,), 512)):
+            for _ in range(AT_ONCE + 1):
+                body = Sender(*messages).body(bodies)
+                assert (await read(body))[-1] == {"type": "http.disconnect"}
+                assert (body.refused.status, f"{part} KiB" in str(body.refused)) == (408, True)
+                await body.ended()
+
+    asyncio.run(run())
+
+
+def test_a_whole_body_is_read_again_from_its_beginning_and_waits_for_nobody():
+    async def run():
+        body = Sender(LARGE, END).body(Bodies(1, patience=0.1))
+        assert await read(body) == await read(body) == [LARGE, END]
+        leaves = asyncio.create_task(body.next())
+        await asyncio.sleep(0.2)  # longer than its patience
+        assert not leaves.done()
+        leaves.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_body_that_is_too_large_is_refused():
+    async def run():
+        body = Sender(*[LARGE] * 17).body(Bodies(1))
+        assert (await read(body))[-1] == {"type": "http.disconnect"}
+        assert body.refused.status == 413
+
+    asyncio.run(run())
