@@ -1,14 +1,12 @@
 """Bodies at Ray Serve's proxy: few large ones at a time, and none that stands still."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
 
-from api.bodies import AT_ONCE, SMALL, Bodies  # noqa: E402
-from serve.attempts import Body  # noqa: E402
+from api.bodies import AT_ONCE, SMALL, Bodies
+from serve.attempts import Body
 
 LARGE = {"type": "http.request", "body": b"a" * SMALL, "more_body": True}
 END = {"type": "http.request", "body": b"", "more_body": False}
