@@ -1,9 +1,6 @@
 """Bodies at Ray Serve's proxy: few large ones at a time, and none that stands still."""
 
 import asyncio
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
 
 from api.bodies import AT_ONCE, SMALL, Bodies
 from serve.attempts import Body
