@@ -20,11 +20,13 @@ from .ray_environment import of_own_ray
 
 MOST = 1000  # processes on one machine
 LOOKS = 0.1  # seconds between two looks at whether what was started serves
+PAUSE = 5.0  # seconds before it is tried again
 OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
 # What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
 RAY = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_middleware:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    "RAY_DEDUP_LOGS": "0",  # lines that differ in a request's id alone are not the same
     "RAY_worker_niceness": "0",  # by itself Ray lets everything else go first
 }
 
@@ -85,7 +87,7 @@ def main() -> None:
     from ray import serve
 
     from .applications import CannotServe, deploy, drain, serves
-    from .deployments import Painter
+    from .deployments import Painter, painters_run
     from .ray_watch import RayWatch
 
     ray.init(
@@ -128,6 +130,8 @@ def main() -> None:
     try:
         start(Settings.of_environment(**keys))
     except CannotServe as error:
+        watch.stop()
+        ray.shutdown()  # it prints its processes' last lines, and this is to be below them
         sys.exit(f"The API can't be served: {error}")
     while calls.get() == again:
         try:
@@ -135,7 +139,12 @@ def main() -> None:
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         except CannotServe as error:
-            print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
+            if painters_run():
+                print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
+            else:  # of one process Serve ends the old one before it starts the new one
+                print(f"nothing serves, and it is tried again until it does: {error}", file=sys.stderr, flush=True)
+                time.sleep(PAUSE)
+                calls.put(again)  # behind what the signals have put there
     watch.anew = False
     drain()
     serve.shutdown()
