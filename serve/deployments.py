@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -35,6 +36,7 @@ FRONTS = 2  # on a machine: when one dies, the other has what it had
 ATTEMPTS = 5  # of a request whose Painter died
 DYING = 5.0  # seconds that a process may take to be gone after its connections broke
 MOST = 512  # requests that a Front has; what comes beyond waits at the proxy
+MAX_BACKOFF_S = 0.05  # of a Front that finds every Painter full: the other Front's requests end without its being told
 AT_ONCE = 8  # requests that a Painter has; more wait where any Painter can take them
 LIST, READY = "v1/models", "readyz"
 PATHS = {f"v1/{name}" for name in (DOCUMENT, *MODELS)}
@@ -58,6 +60,7 @@ def as_the_host_has(headers: Headers) -> CIMultiDict:
 
 @serve.deployment(
     max_ongoing_requests=AT_ONCE,
+    request_router_config=RequestRouterConfig(max_backoff_s=MAX_BACKOFF_S),
     graceful_shutdown_timeout_s=DRAIN,
     graceful_shutdown_wait_loop_s=LOOKS,
     health_check_period_s=2,
