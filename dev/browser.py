@@ -73,6 +73,18 @@ def load(page: Page, workflow: dict) -> None:
         page.wait_for_function(STANDS, arg=view)
 
 
+def center(page: Page, kind: str) -> None:
+    """Puts a node in the middle at 100 %: the frontend hides boxes of text below about half, and loads what is in sight."""
+    view = page.evaluate(
+        f"""() => {{
+            const {{ pos, size }} = {node(kind)}
+            const {{ width, height }} = window.app.canvas.canvas.getBoundingClientRect()
+            return {{ scale: 1, offset: [width / 2 - pos[0] - size[0] / 2, height / 2 - pos[1] - size[1] / 2] }}
+        }}"""
+    )
+    page.wait_for_function(STANDS, arg=view)
+
+
 def node(kind: str) -> str:
     return f"window.app.graph.nodes.find(n => n.type === {json.dumps(kind)})"
 
@@ -100,7 +112,7 @@ def run(page: Page) -> str:
 
 def shown(page: Page, kind: str) -> Image.Image:
     """The first picture that a node shows."""
-    page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # what is out of sight has none
+    center(page, kind)  # what is out of sight has none
     page.wait_for_function(f"{node(kind)}.imgs?.[0]?.naturalWidth > 0")
     data = page.evaluate(
         f"""() => {{
