@@ -7,10 +7,11 @@ from aiohttp import web
 from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
 
-from .api import answers, connection
-from .api.access import is_loopback, keyless_refusal
-from .api.follower import remember_secret
+from .api import connection
+from .api import middleware as answers
 from .api.server_log import keep_requests_out
+from .api.subscriber import remember_secret
+from .contract.auth import is_loopback, keyless_refusal
 from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
@@ -57,7 +58,7 @@ class VegaExtension(ComfyExtension):
 
 def check_settings() -> None:
     """Says at the start what every request would be answered."""
-    from .api.settings import Settings  # late, as below
+    from .contract.settings import Settings  # late, as below
 
     try:
         Settings.of_environment()
@@ -67,7 +68,7 @@ def check_settings() -> None:
 
 @answers.ours
 async def v1(request: web.Request) -> web.Response:
-    from .api import endpoints  # late: its libraries take longer to import than the rest of the pack
+    from .api import routes as endpoints  # late: its libraries take longer to import than the rest of the pack
 
     return await endpoints.answer(request)
 
@@ -96,7 +97,7 @@ async def sent_picture(request: web.Request) -> web.Response:
 
 def has_keys() -> bool:
     """Whether /v1 asks for a key."""
-    from .api import endpoints  # late, as above
+    from .api import routes as endpoints  # late, as above
 
     try:
         return bool(endpoints.api().access.digests)

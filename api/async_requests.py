@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from ..contract import schema as contract
+from ..contract.auth import keyless_refusal
+from ..contract.responses import Refused, check_method
 from ..pictures.picture_file import PictureFile
-from . import contract, endpoints
-from .access import keyless_refusal
+from . import routes as endpoints
 from .drain import Stopping
-from .endpoints import Api
+from .graphs import Picture
 from .host_client import Interrupted
-from .host_graphs import Picture
-from .line import Drawing, Full
-from .refused import Refused, check_method
+from .request_queue import Drawing, Full
+from .routes import Api
 
 SECONDS = 600  # that a result is kept,
 RESULTS = 1000  # how many at most,

@@ -9,9 +9,9 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.streams import StreamReader
 
-from . import answers
-from .client_gone import LOOKS_AGAIN, STILL_HERE
-from .request_id import HEADER, request_id
+from ..contract.disconnect import LOOKS_AGAIN, STILL_HERE
+from ..contract.request_id import HEADER, request_id
+from . import middleware as answers
 
 # aiohttp has no public way to these, and another version may mean other things by them: there, and where one is missing,
 # the host's connections stay as they are.

@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 from comfy.sd1_clip import escape_important, parse_parentheses, token_weights, unescape_important
 
+from ..contract.schema import MOST_NESTED, MOST_WEIGHT
 from . import embeddings
-from .contract import MOST_NESTED, MOST_WEIGHT
 
 MEANT = "write \\( and \\) for parentheses that are only text"
 # Where the host's tokenizer finds no word after the prefix, it fails (comfy/sd1_clip.py, _try_get_embedding).

@@ -13,7 +13,7 @@ from protocol import BinaryEventTypes
 from server import PromptServer
 
 from ..pictures.picture_file import PictureFile
-from .follower import Follower
+from .subscriber import Follower
 
 SAMPLE = "sample"  # the node of whose progress followers are told
 

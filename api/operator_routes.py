@@ -2,12 +2,12 @@
 
 from aiohttp import web
 
-from .access import keyless_refusal
-from .answers import id_of
+from ..contract.auth import keyless_refusal
+from ..contract.model_list import model_list
+from ..contract.responses import Refused, check_method
 from .drain import Stopping
-from .endpoints import Api, api
-from .model_list import model_list
-from .refused import Refused, check_method
+from .middleware import id_of
+from .routes import Api, api
 
 
 async def answer(request: web.Request) -> web.Response:

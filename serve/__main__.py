@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pydantic
 
-from api.access import is_loopback
-from api.settings import Settings
+from contract.auth import is_loopback
+from contract.settings import Settings
 
 from .options import Options
 from .ray_environment import of_own_ray

@@ -2,7 +2,7 @@
 
 import json
 
-from api import contract
+from contract import schema as contract
 
 RETRY_AFTER = 2  # seconds
 READ = ("GET", "HEAD")

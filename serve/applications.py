@@ -5,7 +5,7 @@ import time
 
 from ray import serve
 
-from api.settings import Settings
+from contract.settings import Settings
 
 from .deployments import APPLICATION, DRAIN, PAINTERS, front_of, painters_of
 from .options import Options

@@ -7,9 +7,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
-from api.bodies import PART, SMALL, Bodies
-from api.refused import Refused
-from api.request_id import HEADER
+from contract.request_body import PART, SMALL, Bodies
+from contract.request_id import HEADER
+from contract.responses import Refused
 
 from .uvicorn_protocol import CUT_SHORT
 

@@ -20,12 +20,12 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from api.access import Access, keyless_refusal
-from api.client_gone import CLIENT_CLOSED_REQUEST
-from api.contract import DOCUMENT, MODELS, NO_ASYNC, no_path
-from api.model_list import model_list
-from api.request_id import request_id
-from api.settings import Settings
+from contract.auth import Access, keyless_refusal
+from contract.disconnect import CLIENT_CLOSED_REQUEST
+from contract.model_list import model_list
+from contract.request_id import request_id
+from contract.schema import DOCUMENT, MODELS, NO_ASYNC, no_path
+from contract.settings import Settings
 
 from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method
 from .host_process import START, HostProcess

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from api.settings import Settings
+from contract.settings import Settings
 
 
 class Options(BaseModel):

@@ -10,10 +10,10 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.bodies import Bodies
-from api.client_gone import CLIENT_CLOSED_REQUEST
-from api.request_id import HEADER, request_id
-from api.settings import Settings
+from contract.disconnect import CLIENT_CLOSED_REQUEST
+from contract.request_body import Bodies
+from contract.request_id import HEADER, request_id
+from contract.settings import Settings
 
 from . import uvicorn_protocol
 from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method

@@ -5,7 +5,7 @@ from ray._common.network_utils import build_address
 from ray._common.tls_utils import add_port_to_grpc_server
 from ray.serve._private import replica
 
-from api.access import is_loopback
+from contract.auth import is_loopback
 
 
 def listen_where_ray_does() -> None:

@@ -4,7 +4,7 @@ import time
 
 from ray.util import metrics
 
-from api.metrics import BOUNDS_SECONDS, Metrics, label
+from contract.metrics import BOUNDS_SECONDS, Metrics, label
 
 
 class RequestMetrics:

@@ -6,8 +6,8 @@ import uuid
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.client_gone import LOOKS_AGAIN, STILL_HERE
-from api.request_id import HEADER
+from contract.disconnect import LOOKS_AGAIN, STILL_HERE
+from contract.request_id import HEADER
 
 from .answers import error
 

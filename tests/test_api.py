@@ -18,8 +18,8 @@ import requests
 from api_calls import BASE, PROMPT, RT, in_base64, long, opened, post, queue, raw, send_and_leave, wait_for
 from machine_lacks import lacks
 from PIL import Image
-from vega_pack.api import contract
-from vega_pack.api.access import Access
+from vega_pack.contract import schema as contract
+from vega_pack.contract.auth import Access
 
 from dev import comfyui
 

@@ -17,8 +17,10 @@ import pytest
 import requests
 from aiohttp import web
 from api_calls import BASE, PROMPT, RT, post, queue, wait_for
-from vega_pack.api import answers, bodies, connection
-from vega_pack.api.refused import Refused
+from vega_pack.api import connection
+from vega_pack.api import middleware as answers
+from vega_pack.contract import request_body as bodies
+from vega_pack.contract.responses import Refused
 
 from vega_client.client import refused
 

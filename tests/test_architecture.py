@@ -16,12 +16,12 @@ ALLOWED = {
     "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
     | {"pictures", "vega"},
     "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
-    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "prometheus_client", "pydantic", "pydantic_settings"}
-    | {"nodes", "pictures", "vega"},
+    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "contract", "nodes", "pictures", "vega"},
+    "contract": {"aiohttp", "prometheus_client", "pydantic", "pydantic_settings"},  # not the host: serve imports it
 }
 
 
-OURS = {"nodes", "pictures", "vega"}
+OURS = {"contract", "nodes", "pictures", "vega"}
 
 
 def imports(path: Path):

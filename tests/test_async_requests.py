@@ -12,9 +12,9 @@ from vega_pack.api import async_requests
 from vega_pack.api.async_requests import AsyncRequest, AsyncRequests
 from vega_pack.api.drain import Drain
 from vega_pack.api.host_client import PromptError
-from vega_pack.api.line import Drawing, Full
-from vega_pack.api.metrics import Metrics
 from vega_pack.api.readiness import Readiness
+from vega_pack.api.request_queue import Drawing, Full
+from vega_pack.contract.metrics import Metrics
 from vega_pack.pictures.picture_file import PictureFile
 
 STATES = {"QUEUED", "PROCESSING", "COMPLETED", "FAILED"}

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from api.bodies import AT_ONCE, SMALL, Bodies
+from contract.request_body import AT_ONCE, SMALL, Bodies
 from serve.attempts import Body
 
 LARGE = {"type": "http.request", "body": b"a" * SMALL, "more_body": True}

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vega_pack.api import endpoints
-from vega_pack.api.settings import Settings
+from vega_pack.api import routes as endpoints
+from vega_pack.contract.settings import Settings
 from vega_pack.extension import VegaExtension
 from vega_pack.nodes import lcm_lora, loader
 from vega_pack.vega import checkpoint, native_resolution

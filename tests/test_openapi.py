@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
-from vega_pack.api import contract
+from vega_pack.contract import schema as contract
 
 LARGEST = 96  # pixels: what is asked for beyond draws for minutes on a CPU
 STEPS = 3

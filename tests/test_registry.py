@@ -20,7 +20,7 @@ import tomllib
 from PIL import Image
 from psnr import psnr
 from vega_pack import extension
-from vega_pack.api import openapi
+from vega_pack.contract import openapi
 
 from dev import comfyui, host, registry_pictures
 
@@ -129,7 +129,7 @@ def test_what_only_developers_need_is_not_installed():
 
 def test_what_the_nodes_and_the_api_need_is_installed_and_no_more():
     files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
-    folders = {"api", "docs", "locales", "nodes", "pictures", "vega", "web", "workflows"}
+    folders = {"api", "contract", "docs", "locales", "nodes", "pictures", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
     assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md"}  # Receive Image's help page names it
 
@@ -206,7 +206,7 @@ def test_what_is_installed_describes_the_same_nodes_and_api(installed):
         modules = {key: module for key, module in sys.modules.items() if key.startswith(f"{name}.")}
         assert all(Path(module.__file__).is_relative_to(installed) for module in modules.values())
         assert described(modules[f"{name}.extension"]) == described(extension)
-        assert modules[f"{name}.api.openapi"].document() == openapi.document()
+        assert modules[f"{name}.contract.openapi"].document() == openapi.document()
     finally:
         for key in [key for key in sys.modules if key.partition(".")[0] == name]:
             del sys.modules[key]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from machine_lacks import lacks
-from vega_pack.api.access import Access
-from vega_pack.api.settings import Settings
+from vega_pack.contract.auth import Access
+from vega_pack.contract.settings import Settings
 
 LINES = "# the third floor\n\na-first-key\n  ein-schlüssel  \n#a remark\nwith a space\n"
 KEYS = ["a-first-key", "ein-schlüssel", "with a space"]

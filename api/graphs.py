@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from .contract import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
-from .follower import Follower
+from ..contract.schema import DENOISE, SCHEDULERS, BaseRequest, RealTimeRequest, Request
+from ..contract.settings import Settings
 from .host_client import SAMPLE
-from .settings import Settings
+from .subscriber import Follower
 
 LOAD, LORA = "load", "lora"  # the nodes whose failure means that there is no model
 

@@ -14,21 +14,25 @@ import pydantic
 from aiohttp import web
 from server import PromptServer
 
+from ..contract import openapi
+from ..contract import schema as contract
+from ..contract.auth import Access
+from ..contract.disconnect import CLIENT_CLOSED_REQUEST
+from ..contract.metrics import Metrics
+from ..contract.request_body import Bodies
+from ..contract.responses import Refused, check_method
+from ..contract.settings import Settings
 from ..nodes import loader
 from ..pictures import received
 from ..vega import native_resolution
-from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
-from .access import Access
-from .bodies import Bodies
-from .client_gone import CLIENT_CLOSED_REQUEST
+from . import connection, embeddings, emphasis
+from . import graphs as host_graphs
+from . import middleware as answers
 from .drain import Drain, Stopping
-from .follower import follower
 from .host_client import HostClient, Interrupted, PromptError
-from .line import Drawing, Full, Line
-from .metrics import Metrics
 from .readiness import Readiness
-from .refused import Refused, check_method
-from .settings import Settings
+from .request_queue import Drawing, Full, Line
+from .subscriber import follower
 
 MOST_RANDOM_SEED = 999_999_999_999_999  # the hosted API's highest, which a number in JavaScript holds exactly
 EXAMPLE = '{"prompt": "a pink dawn over pine trees"}'

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 from comfy.model_management import processing_interrupted
 from server import PromptServer
-from vega_pack.api import apart
-from vega_pack.api.contract import RealTimeRequest
+from vega_pack.api import unbatchable as apart
+from vega_pack.api.graphs import Picture
 from vega_pack.api.host_client import HostClient, Interrupted, PromptError
-from vega_pack.api.host_graphs import Picture
-from vega_pack.api.line import AGAIN, ATTEMPTS, Drawing, Line
+from vega_pack.api.request_queue import AGAIN, ATTEMPTS, Drawing, Line
+from vega_pack.contract.schema import RealTimeRequest
 from vega_pack.pictures.picture_file import PictureFile
 
 import nodes

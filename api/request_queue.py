@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from ..nodes.together import MOST
 from ..pictures.picture_file import PictureFile
-from .apart import Apart
+from .graphs import Picture, kind
 from .host_client import HostClient, Interrupted, Prompt
-from .host_graphs import Picture, kind
+from .unbatchable import Apart
 
 AT_THE_HOST = 2  # one runs, the next is ready
 ATTEMPTS = 5  # of a picture that others interrupt or clear from the host's queue; then its client is to ask again

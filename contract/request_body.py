@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from .client_gone import CLIENT_CLOSED_REQUEST
-from .refused import Refused
+from .disconnect import CLIENT_CLOSED_REQUEST
+from .responses import Refused
 
 SMALL = 2**16  # bytes: a request in words, which is read at once
 AT_ONCE = 4  # larger or packed ones that are read; the others wait with their bytes unread

@@ -1,6 +1,6 @@
 """What /v1/models answers, in the form of OpenAI's API, which vLLM and SGLang have, too."""
 
-from .contract import MODELS
+from .schema import MODELS
 from .settings import Settings
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from .metrics import UNAUTHORIZED
-from .request_id import HEADER, request_id
+from ..contract.metrics import UNAUTHORIZED
+from ..contract.request_id import HEADER, request_id
 
 # The host has each route under /api, too. Under /v2 ComfyUI-Manager has others.
 OURS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)

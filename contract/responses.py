@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from .contract import wrong_method
+from .schema import wrong_method
 
 
 class Refused(Exception):

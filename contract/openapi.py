@@ -4,8 +4,8 @@ from functools import cache
 
 from pydantic import BaseModel
 
-from .contract import MODELS
 from .request_id import HEADER
+from .schema import MODELS
 
 REF = "#/components/schemas/{model}"
 ERRORS = {

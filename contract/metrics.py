@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
-from .contract import DOCUMENT, MODELS
+from .schema import DOCUMENT, MODELS
 
 BOUNDS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PATHS = {f"/v1/{DOCUMENT}", *(f"/{version}/{model}" for version in ("v1", "v2") for model in MODELS)}
