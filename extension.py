@@ -8,10 +8,10 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 from server import PromptServer
 
 from .api import connection
-from .api import middleware as answers
-from .api.server_log import keep_requests_out
+from .api.middleware import api_handler, api_middleware
+from .api.server_log import redact_requests
 from .api.subscriber import remember_secret
-from .contract.auth import is_loopback, keyless_refusal
+from .contract.auth import is_loopback, keyless_rejection
 from .nodes.accelerate import VegaAccelerate
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
@@ -36,9 +36,9 @@ class VegaExtension(ComfyExtension):
         for path in ASYNC_PATHS:  # no others: ComfyUI-Manager has some under /v2, too
             PromptServer.instance.routes.route("*", f"/v2/{path}")(v2)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
-        PromptServer.instance.app.middlewares.insert(0, answers.in_our_form)
+        PromptServer.instance.app.middlewares.insert(0, api_middleware)
         connection.install(PromptServer.instance.app)
-        keep_requests_out()
+        redact_requests()
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 
@@ -57,39 +57,39 @@ class VegaExtension(ComfyExtension):
 
 
 def check_settings() -> None:
-    """Says at the start what every request would be answered."""
+    """Logs at the start what every response would say."""
     from .contract.settings import Settings  # late, as below
 
     try:
-        Settings.of_environment()
+        Settings.from_environment()
     except ValueError as error:
         logging.error("Vega API: %s", error)
 
 
-@answers.ours
+@api_handler
 async def v1(request: web.Request) -> web.Response:
-    from .api import routes as endpoints  # late: its libraries take longer to import than the rest of the pack
+    from .api.routes import handle_v1  # late: its libraries take longer to import than the rest of the pack
 
-    return await endpoints.answer(request)
+    return await handle_v1(request)
 
 
-@answers.ours
+@api_handler
 async def operator_route(request: web.Request) -> web.Response:
-    from .api import operator_routes  # late, as above
+    from .api.operator_routes import handle_operator_route  # late, as above
 
-    return await operator_routes.answer(request)
+    return await handle_operator_route(request)
 
 
-@answers.ours
+@api_handler
 async def v2(request: web.Request) -> web.Response:
-    from .api import async_requests  # late, as above
+    from .api.async_routes import handle_v2  # late, as above
 
-    return await async_requests.answer(request)
+    return await handle_v2(request)
 
 
 async def sent_picture(request: web.Request) -> web.Response:
     """Without keys this machine's own connections must name it; who else may connect was said by ComfyUI's --listen."""
-    why = keyless_refusal(request.headers, request.remote) if is_loopback(request.remote) else None
+    why = keyless_rejection(request.headers, request.remote) if is_loopback(request.remote) else None
     if why and not has_keys():
         raise web.HTTPUnauthorized(text=why)
     return await sent.pictures.answer(request)
@@ -97,9 +97,9 @@ async def sent_picture(request: web.Request) -> web.Response:
 
 def has_keys() -> bool:
     """Whether /v1 asks for a key."""
-    from .api import routes as endpoints  # late, as above
+    from .api.service import get_service  # late, as above
 
     try:
-        return bool(endpoints.api().access.digests)
+        return bool(get_service().auth.digests)
     except ValueError:  # the settings are wrong, which /v1 says
         return False

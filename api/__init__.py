@@ -1,1 +1,1 @@
-"""The HTTP API under /v1 in the host's server: the contract of Segmind's hosted API, drawn through the host's own queue."""
+"""The HTTP API in the host's server: /v1 and /v2 as Segmind's hosted API has them, executed through the host's own queue."""

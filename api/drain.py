@@ -1,4 +1,4 @@
-"""SIGTERM while pictures are asked for: what has begun is finished, nothing new is begun, and then the process ends."""
+"""Graceful shutdown: after SIGTERM requests in progress are finished, no new ones accepted, and then the process ends."""
 
 import asyncio
 import contextlib
@@ -12,94 +12,97 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-LIMIT = 300  # seconds that a server has to finish, as a replica of Ray Serve has
-FETCHING = 5.0  # seconds in which a client of /v2, which asks once a second or so, fetches what has been drawn
-LOOKS = 0.1  # seconds between two looks at whether it has
-RETRY_AFTER = 2  # seconds
+DRAIN_TIMEOUT_S = 300  # as a replica of Ray Serve has
+FETCH_GRACE_S = 5.0  # for a client of /v2, which polls about once a second, to fetch its result
+POLL_INTERVAL_S = 0.1
+RETRY_AFTER_S = 2
 
 
-class Stopping(Exception):
-    """Nothing new is begun: the client is to ask again, by then whoever takes the server's place."""
+class ServerStopping(Exception):
+    """No new request is accepted: the client is to ask again, when another process may have taken this one's place."""
 
-    headers = {"Retry-After": str(RETRY_AFTER), "Connection": "close"}
+    headers = {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
 
     def __init__(self):
-        super().__init__(f"The server is being stopped; ask again in {RETRY_AFTER} s.")
+        super().__init__(f"The server is being stopped; ask again in {RETRY_AFTER_S} s.")
 
 
 class Drain:
     """For use on the server's event loop alone."""
 
     def __init__(self):
-        self.requests = 0  # that wait or are drawn
-        self.answers = WeakKeyDictionary()  # with pictures, the last ones: each with its connection's transport
-        self.fetched = 0.0  # when all of /v2 is, by time.monotonic
+        self.active_requests = 0  # queued or executed
+        self.responses = WeakKeyDictionary()  # the last ones with pictures -> their connections' transports
+        self.fetch_deadline = 0.0  # for results of /v2, of time.monotonic
         self.is_draining = False
-        self.before = None  # what SIGTERM did
+        self.previous_handler = None  # of SIGTERM
 
-    def listen(self) -> None:
-        """From now on SIGTERM drains first. Only the main thread may say so, and Windows has no such signal."""
-        before = signal.getsignal(signal.SIGTERM)
+    def install(self) -> None:
+        """Handles SIGTERM from now on. Only the main thread may, and Windows has no such signal."""
+        handler = signal.getsignal(signal.SIGTERM)
         is_main = threading.current_thread() is threading.main_thread()
-        if os.name == "nt" or not is_main or before in (None, signal.SIG_IGN):  # None: not Python's own handler
+        if os.name == "nt" or not is_main or handler in (None, signal.SIG_IGN):  # None: not Python's own handler
             return
-        self.before, self.loop = before, asyncio.get_running_loop()
+        self.previous_handler, self.loop = handler, asyncio.get_running_loop()
         signal.signal(signal.SIGTERM, self.on_signal)
 
     def check(self) -> None:
+        """ServerStopping after SIGTERM."""
         if self.is_draining:
-            raise Stopping()
+            raise ServerStopping()
 
     @contextlib.contextmanager
-    def work(self) -> Iterator[None]:
-        """Of one request; Stopping where it comes too late."""
+    def active_request(self) -> Iterator[None]:
+        """The process waits for what is done inside; ServerStopping after SIGTERM."""
         self.check()
-        self.requests += 1
+        self.active_requests += 1
         try:
             yield
         finally:
-            self.requests -= 1
+            self.active_requests -= 1
 
-    def watch(self, response: web.Response, transport: asyncio.Transport | None) -> None:
-        """An answer that the host's server is now to write."""
+    def wait_for_response(self, response: web.Response, transport: asyncio.Transport | None) -> None:
+        """The host's server is about to write the response to the transport."""
         if transport is not None:
-            self.answers[response] = transport
+            self.responses[response] = transport
 
-    def wait_for_fetching(self) -> None:
-        """Something of /v2 has ended now: its client doesn't know it yet."""
-        self.fetched = time.monotonic() + FETCHING
+    def wait_for_fetch(self) -> None:
+        """A request of /v2 has just ended: its client has yet to fetch the result."""
+        self.fetch_deadline = time.monotonic() + FETCH_GRACE_S
 
     def is_busy(self) -> bool:
-        are_written = all(is_written(*answer) for answer in self.answers.items())
-        return self.requests > 0 or time.monotonic() < self.fetched or not are_written
+        are_flushed = all(is_flushed(*item) for item in self.responses.items())
+        return self.active_requests > 0 or time.monotonic() < self.fetch_deadline or not are_flushed
 
     def on_signal(self, *_) -> None:
-        """A second one does what it did before, at once."""
-        signal.signal(signal.SIGTERM, self.before)
-        self.loop.call_soon_threadsafe(self.begin)
+        """A second signal goes to the previous handler at once."""
+        signal.signal(signal.SIGTERM, self.previous_handler)
+        self.loop.call_soon_threadsafe(self.start)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         self.is_draining = True
-        self.finishing = self.loop.create_task(self.finish())
+        self.task = self.loop.create_task(self.run())
 
-    async def finish(self) -> None:
+    async def run(self) -> None:
         if self.is_busy():
-            said = "Vega API: SIGTERM: what has begun (%s requests) is finished first, in at most %s s; another one ends it."
-            logging.info(said, self.requests, LIMIT)
-        end = time.monotonic() + LIMIT
-        while self.is_busy() and time.monotonic() < end:
-            await asyncio.sleep(LOOKS)
+            message = "Vega API: SIGTERM: what has begun (%s requests) is finished first, in at most %s s; "
+            message += "another one ends it."
+            logging.info(message, self.active_requests, DRAIN_TIMEOUT_S)
+        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+        while self.is_busy() and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_INTERVAL_S)
         if self.is_busy():
-            logging.warning("Vega API: %s requests are not finished after %s s, and lost.", self.requests, LIMIT)
-        self.end()
+            message = "Vega API: %s requests are not finished after %s s, and lost."
+            logging.warning(message, self.active_requests, DRAIN_TIMEOUT_S)
+        self.terminate()
 
-    def end(self) -> None:
-        """By the signal, as without this pack, so that who sent it sees that it ended the process."""
+    def terminate(self) -> None:
+        """By the signal, as without this pack, so that its sender sees that it ended the process."""
         signal.raise_signal(signal.SIGTERM)
-        if self.before == signal.SIG_DFL:  # which the first process of a container is spared
+        if self.previous_handler == signal.SIG_DFL:  # which does nothing in the first process of a container
             os._exit(128 + signal.SIGTERM)
 
 
-def is_written(response: web.Response, transport: asyncio.Transport) -> bool:
-    """Whether the kernel has all of it, or nobody waits for it."""
+def is_flushed(response: web.Response, transport: asyncio.Transport) -> bool:
+    """Whether the kernel has all of it, or the connection is closing."""
     return transport.is_closing() or (response.body_length > 0 and transport.get_write_buffer_size() == 0)

@@ -1,4 +1,7 @@
-"""The API as a client of the host's queue and websocket protocol, in the host's own process: its socket is no socket."""
+"""A client of the host's queue and websocket events in the host's own process.
+
+The host calls HostClient's send_bytes, send_json and closed as it calls those of an aiohttp websocket.
+"""
 
 import asyncio
 import json
@@ -13,13 +16,12 @@ from protocol import BinaryEventTypes
 from server import PromptServer
 
 from ..pictures.picture_file import PictureFile
-from .subscriber import Follower
-
-SAMPLE = "sample"  # the node of whose progress followers are told
+from .graphs import SAMPLE
+from .subscriber import Subscriber
 
 
 class PromptError(Exception):
-    """A prompt that the host refused or that failed at a node (None: at none of them)."""
+    """A prompt that the host rejected or that failed at a node (None: at none of them)."""
 
     def __init__(self, message: str, node_id: str | None = None):
         super().__init__(message)
@@ -27,22 +29,18 @@ class PromptError(Exception):
 
 
 class Interrupted(Exception):
-    """A prompt that somebody interrupted or took off the queue: the message is a sentence without its full stop."""
+    """A prompt that somebody interrupted or took off the queue. Its message ends without a full stop."""
 
 
 class Prompt:
-    """One that the host has: its pictures so far, when it began to run, and its end."""
+    """One that the host has. `finished` is a future without a result; `failure` says how it ended."""
 
-    def __init__(self, id: str, followers: list[Follower]):
-        self.id, self.followers = id, followers
+    def __init__(self, id: str, subscribers: list[Subscriber]):
+        self.id, self.subscribers = id, subscribers
         self.files: list[PictureFile] = []
-        self.began: float | None = None  # of time.perf_counter
+        self.started_at: float | None = None  # of time.perf_counter
         self.failure: Exception | None = None
-        self.ended = asyncio.get_running_loop().create_future()
-
-    def end(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
+        self.finished = asyncio.get_running_loop().create_future()
 
 
 class HostClient:
@@ -57,20 +55,20 @@ class HostClient:
         server.sockets[self.id] = self
         server.sockets_metadata[self.id] = {"feature_flags": {"supports_preview_metadata": True}}
 
-    async def put(self, graph: dict, followers: list[Follower]) -> Prompt:
-        """Gives the graph to the host's validation and queue, behind everything that is there; PromptError if refused."""
-        prompt = Prompt(str(uuid.uuid4()), followers)
+    async def submit(self, graph: dict, subscribers: list[Subscriber]) -> Prompt:
+        """Validates the graph and appends it to the host's queue; PromptError if it is not valid."""
+        prompt = Prompt(str(uuid.uuid4()), subscribers)
         valid, error, outputs, node_errors = await execution.validate_prompt(prompt.id, graph, None)
         if not valid:
-            for node_id, found in node_errors.items():
-                raise PromptError("; ".join(f"{e['message']}: {e['details']}" for e in found["errors"]), node_id)
+            for node_id, node_error in node_errors.items():
+                raise PromptError("; ".join(f"{e['message']}: {e['details']}" for e in node_error["errors"]), node_id)
             raise PromptError(error["message"])
         self.prompts[prompt.id] = prompt
         number, self.server.number = self.server.number, self.server.number + 1
-        previews = "auto" if any(follower.previews for follower in followers) else "none"
-        about = {"preview_method": previews, "create_time": int(1000 * time.time())}
-        # With what the host shows to nobody: a socket opened under our id would get everything in our place.
-        self.server.prompt_queue.put((number, prompt.id, graph, about, outputs, {"client_id": self.id}))
+        previews = "auto" if any(subscriber.previews for subscriber in subscribers) else "none"
+        extra_data = {"preview_method": previews, "create_time": int(1000 * time.time())}
+        # The client's id is among what the host shows to nobody: a socket opened with it would get everything instead.
+        self.server.prompt_queue.put((number, prompt.id, graph, extra_data, outputs, {"client_id": self.id}))
         return prompt
 
     def cancel(self, prompt: Prompt) -> None:
@@ -78,70 +76,71 @@ class HostClient:
         queue = self.server.prompt_queue
         if queue.delete_queue_item(lambda item: item[1] == prompt.id):
             prompt.failure = Interrupted("Nobody waits for it any more")
-            self.ended(prompt)
+            self.finish(prompt)
         elif hasattr(queue, "interrupt_if_running"):
             queue.interrupt_if_running(prompt.id)
         elif any(item[1] == prompt.id for item in queue.get_current_queue_volatile()[0]):
             comfy.model_management.interrupt_current_processing()  # as ComfyUI 0.24 itself has it
 
-    def ended(self, prompt: Prompt) -> None:
+    def finish(self, prompt: Prompt) -> None:
         self.prompts.pop(prompt.id, None)
-        self.server.prompt_queue.delete_history_item(prompt.id)  # it is not for people's eyes, and would only grow
-        prompt.end()
+        self.server.prompt_queue.delete_history_item(prompt.id)  # /history is of people's prompts, and would only grow
+        if not prompt.finished.done():
+            prompt.finished.set_result(None)
 
     def take_pictures(self, files: list[PictureFile], about: dict) -> None:
-        """Send Image (Vega) hands over what it was asked to send."""
+        """Called by Send Image (Vega)."""
         if prompt := self.prompts.get(about["prompt_id"]):
             prompt.files += files
 
-    def is_connected(self, follower: Follower) -> bool:
-        return follower.owns(self.server.sockets.get(follower.client_id))
+    def is_connected(self, subscriber: Subscriber) -> bool:
+        return subscriber.owns(self.server.sockets.get(subscriber.client_id))
 
     async def send_bytes(self, message: bytes) -> None:
-        """A preview in the host's metadata frame, passed on under the request's id."""
+        """Forwards a preview, in the host's metadata frame, under the request's id."""
         event = int.from_bytes(message[:4], "big")
         if event != BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA:
             return
         length = int.from_bytes(message[4:8], "big")
-        about, picture = json.loads(message[8 : 8 + length]), message[8 + length :]
-        if prompt := self.prompts.get(about.get("prompt_id")):
-            for follower in prompt.followers:
-                if follower.previews and self.is_connected(follower):
-                    told = {"prompt_id": follower.request_id, "image_type": about["image_type"]}
-                    header = json.dumps(told).encode()
-                    payload = struct.pack(">I", len(header)) + header + picture
-                    await self.server.send_bytes(event, payload, follower.client_id)
+        metadata, image = json.loads(message[8 : 8 + length]), message[8 + length :]
+        if prompt := self.prompts.get(metadata.get("prompt_id")):
+            for subscriber in prompt.subscribers:
+                if subscriber.previews and self.is_connected(subscriber):
+                    forwarded = {"prompt_id": subscriber.request_id, "image_type": metadata["image_type"]}
+                    header = json.dumps(forwarded).encode()
+                    payload = struct.pack(">I", len(header)) + header + image
+                    await self.server.send_bytes(event, payload, subscriber.client_id)
 
     async def send_json(self, message: dict) -> None:
-        """The host's events, in the order that it queued them, and whatever packs tell everyone."""
+        """The host's events, in the order that it queued them, and whatever packs send to all clients."""
         event, data = message["type"], message["data"]
         if event == "status":
-            self.look_for_the_missing()
+            self.find_removed_prompts()
         if not isinstance(data, dict):
             return
         prompt = self.prompts.get(data.get("prompt_id"))
         if prompt is None:
             return
         if event == "execution_start":
-            prompt.began = time.perf_counter()
+            prompt.started_at = time.perf_counter()
         elif event == "progress" and data["node"] == SAMPLE:
-            for follower in filter(self.is_connected, prompt.followers):
-                told = {"prompt_id": follower.request_id, "value": data["value"], "max": data["max"], "node": None}
-                await self.server.send_json("progress", told, follower.client_id)
+            for subscriber in filter(self.is_connected, prompt.subscribers):
+                progress = {"prompt_id": subscriber.request_id, "value": data["value"], "max": data["max"], "node": None}
+                await self.server.send_json("progress", progress, subscriber.client_id)
         elif event == "execution_error":
             prompt.failure = PromptError(f"{data['exception_type']}: {data['exception_message'].strip()}", data["node_id"])
         elif event == "execution_interrupted":
             prompt.failure = Interrupted("Somebody interrupted ComfyUI while it was drawing for /v1")
         elif event == "executing" and data["node"] is None:  # the last one, after the host has written its history
-            self.ended(prompt)
+            self.finish(prompt)
 
-    def look_for_the_missing(self) -> None:
-        """The host says to nobody that a person has cleared the queue; it only says that the queue has changed."""
+    def find_removed_prompts(self) -> None:
+        """Where a person clears the queue, the host sends nothing except that the queue has changed."""
         queue = self.server.prompt_queue
         running, queued = queue.get_current_queue_volatile()
-        there = {item[1] for item in (*running, *queued)}
-        for prompt in [p for p in self.prompts.values() if p.id not in there and p.began is None]:
+        present = {item[1] for item in (*running, *queued)}
+        for prompt in [p for p in self.prompts.values() if p.id not in present and p.started_at is None]:
             # One that is in the history has already run: its events are still on their way here.
             if not queue.get_history(prompt.id, map_function=bool):
                 prompt.failure = Interrupted("Somebody cleared ComfyUI's queue of what it was to draw for /v1")
-                self.ended(prompt)
+                self.finish(prompt)

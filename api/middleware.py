@@ -1,4 +1,4 @@
-"""Every answer under /v1 and /v2 has its request's id, and every error is JSON with it, also the host's and other packs'."""
+"""Request ids and JSON errors under /v1 and /v2, also for errors of the host and of other packs' middlewares."""
 
 import json
 import logging
@@ -12,83 +12,82 @@ from ..contract.metrics import UNAUTHORIZED
 from ..contract.request_id import HEADER, request_id
 
 # The host has each route under /api, too. Under /v2 ComfyUI-Manager has others.
-OURS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
-ID = getattr(web, "RequestKey", lambda name, _: name)("vega_request_id", str)  # aiohttp has it since 3.14
+API_PATHS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
+REQUEST_ID = getattr(web, "RequestKey", lambda name, _: name)("vega_request_id", str)  # aiohttp has it since 3.14
 METHOD_NOT_ALLOWED = 405
-ELSEWHERE = {  # what others' answers mean here
+HOST_ERRORS = {  # status -> what the host's response means here
     403: "ComfyUI keeps out what comes from another site: Origin must be the server's own.",
     404: "There is nothing here; /v1/openapi.json says what there is.",
     417: "Of the header Expect only 100-continue is understood.",
 }
 
 
-HANDLERS = set()  # of our routes
+api_handlers = set()
 
 
-def ours(handler: Callable) -> Callable:
-    """A decorator of our routes' handlers: another pack's routes under /v1 or /v2 answer as they will."""
-    HANDLERS.add(handler)
+def api_handler(handler: Callable) -> Callable:
+    """A decorator of this API's handlers: responses of another pack's routes under /v1 or /v2 are left alone."""
+    api_handlers.add(handler)
     return handler
 
 
-def is_our_path(path: str) -> bool:
+def is_api_path(path: str) -> bool:
     """path: a URL's path_safe, by which aiohttp looks for its route."""
-    return OURS.fullmatch(path) is not None
+    return API_PATHS.fullmatch(path) is not None
 
 
-def is_ours(request: web.BaseRequest) -> bool:
-    """Whether one of our routes, or none at all, is for it."""
-    if not is_our_path(
-        request.rel_url.path_safe
-    ):  # nor is what can't be read, which aiohttp gives the path /, and no match_info
+def is_api_request(request: web.BaseRequest) -> bool:
+    """Whether the path is the API's, and no other pack has a route for it."""
+    # First the path: a request that could not be parsed has the path / and no match_info.
+    if not is_api_path(request.rel_url.path_safe):
         return False
-    found = request.match_info
-    return found.http_exception is not None or found.handler in HANDLERS
+    match = request.match_info
+    return match.http_exception is not None or match.handler in api_handlers
 
 
-def id_of(request: web.BaseRequest) -> str:
-    if ID not in request:
-        request[ID] = request_id(request.headers)
-    return request[ID]
+def get_request_id(request: web.BaseRequest) -> str:
+    if REQUEST_ID not in request:
+        request[REQUEST_ID] = request_id(request.headers)
+    return request[REQUEST_ID]
 
 
 @web.middleware
-async def in_our_form(request: web.Request, handler) -> web.StreamResponse:
+async def api_middleware(request: web.Request, handler) -> web.StreamResponse:
     """The outermost of the host's middlewares."""
-    if not is_ours(request):
+    if not is_api_request(request):
         return await handler(request)
-    id, began = id_of(request), time.perf_counter()
+    id, start = get_request_id(request), time.perf_counter()
     try:
         response = await handler(request)
-    except web.HTTPException as raised:
-        if raised.status < 400:
+    except web.HTTPException as error:
+        if error.status < 400:
             raise
-        kept = {name: value for name, value in raised.headers.items() if not name.lower().startswith("content-")}
-        response = web.Response(status=raised.status, headers=kept)
-    except Exception as error:  # of a middleware: our routes answer their own
+        headers = {name: value for name, value in error.headers.items() if not name.lower().startswith("content-")}
+        response = web.Response(status=error.status, headers=headers)
+    except Exception as error:  # of a middleware: the API's handlers return their errors
         logging.error("Vega API: request %s failed: %s", id, type(error).__name__, exc_info=error)
         response = web.json_response({"error": f"The server failed; its log says why under {id}."}, status=500)
-    log(request, response, time.perf_counter() - began)
-    return with_id(response, id)
+    log_response(request, response, time.perf_counter() - start)
+    return finalize_response(response, id)
 
 
-def with_id(response: web.StreamResponse, id: str) -> web.StreamResponse:
-    """The same answer; an error's body becomes JSON, of which what was JSON with an `error` is kept."""
+def finalize_response(response: web.StreamResponse, id: str) -> web.StreamResponse:
+    """Adds the request's id. An error's body becomes JSON, unless it is JSON with `error` already."""
     if response.prepared:
         return response
     if response.status >= 400 and isinstance(response, web.Response):
-        said = json.loads(response.body) if response.content_type == "application/json" and response.body else {}
-        if not isinstance(said, dict) or "error" not in said:
-            said = {"error": ELSEWHERE.get(response.status) or response.reason or f"Status {response.status}."}
+        body = json.loads(response.body) if response.content_type == "application/json" and response.body else {}
+        if not isinstance(body, dict) or "error" not in body:
+            body = {"error": HOST_ERRORS.get(response.status) or response.reason or f"Status {response.status}."}
         response.content_type = "application/json"
-        response.text = json.dumps({**said, "id": id})
+        response.text = json.dumps({**body, "id": id})
     response.headers[HEADER] = id
     return response
 
 
-def log(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
-    """A line for what was asked to draw; without a valid key anybody could fill the log."""
+def log_response(request: web.BaseRequest, response: web.StreamResponse, seconds: float) -> None:
+    """Logs POST requests, but not those without a valid key, with which anybody could fill the log."""
     if request.method == "POST" and response.status not in (UNAUTHORIZED, METHOD_NOT_ALLOWED):
         count = int(response.headers.get("X-Images", 0))
         pictures = f", {count} picture{'s' if count > 1 else ''}" if count else ""
-        logging.info("Vega API: %s: %s%s, %.2f s", id_of(request), response.status, pictures, seconds)
+        logging.info("Vega API: %s: %s%s, %.2f s", get_request_id(request), response.status, pictures, seconds)

@@ -1,51 +1,52 @@
-"""The routes that need no key: /healthz, /readyz, /metrics and /v1/models."""
+"""The routes without a key: /healthz, /readyz, /metrics and /v1/models."""
 
 from aiohttp import web
 
-from ..contract.auth import keyless_refusal
+from ..contract.auth import keyless_rejection
+from ..contract.errors import ApiError
 from ..contract.model_list import model_list
-from ..contract.responses import Refused, check_method
-from .drain import Stopping
-from .middleware import id_of
-from .routes import Api, api
+from .drain import ServerStopping
+from .middleware import get_request_id
+from .responses import error_response, require_method
+from .service import Service, get_service
 
 
-async def answer(request: web.Request) -> web.Response:
-    """Whatever comes to one of them, also under ComfyUI's /api."""
+async def handle_operator_route(request: web.Request) -> web.Response:
+    """Any of them, also under ComfyUI's /api."""
     try:
-        response = of_route(request, request.path.rpartition("/")[2])
-    except Refused as refused:
-        response = refused.answer()
-    except Stopping as stopping:
-        response = Refused(503, str(stopping), stopping.headers).answer()
+        response = route(request, request.path.rpartition("/")[2])
+    except ApiError as error:
+        response = error_response(error)
+    except ServerStopping as stopping:
+        response = error_response(ApiError(503, str(stopping), stopping.headers))
     except ValueError as error:  # the settings are wrong
-        response = Refused(503, str(error)).answer()
+        response = error_response(ApiError(503, str(error)))
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def of_route(request: web.Request, name: str) -> web.Response:
-    check_method(request, "GET", "HEAD")
+def route(request: web.Request, name: str) -> web.Response:
+    require_method(request, "GET", "HEAD")
     if name == "healthz":
         return web.json_response({"status": "ok"})
-    found = api()
-    if not found.access.digests and (why := keyless_refusal(request.headers, request.remote)):
-        raise Refused(401, why)
-    return {"readyz": readyz, "metrics": metrics, "models": models}[name](request, found)
+    service = get_service()
+    if not service.auth.digests and (rejection := keyless_rejection(request.headers, request.remote)):
+        raise ApiError(401, rejection)
+    return {"readyz": get_readiness, "metrics": get_metrics, "models": get_models}[name](request, service)
 
 
-def readyz(request: web.Request, found: Api) -> web.Response:
-    found.drain.check()
-    if reason := found.readiness.look(id_of(request)):
-        why, seconds = reason
-        raise Refused(503, f"{why}; ask again in {seconds} s.", {"Retry-After": str(seconds)})
+def get_readiness(request: web.Request, service: Service) -> web.Response:
+    service.drain.check()
+    if failure := service.readiness.check(get_request_id(request)):
+        reason, retry_after_s = failure
+        raise ApiError(503, f"{reason}; ask again in {retry_after_s} s.", {"Retry-After": str(retry_after_s)})
     return web.json_response({"status": "ready"})
 
 
-def metrics(request: web.Request, found: Api) -> web.Response:
-    text, content_type = found.metrics.text(", ".join(request.headers.getall("Accept", [])))
+def get_metrics(request: web.Request, service: Service) -> web.Response:
+    text, content_type = service.metrics.exposition(", ".join(request.headers.getall("Accept", [])))
     return web.Response(body=text, headers={"Content-Type": content_type})
 
 
-def models(request: web.Request, found: Api) -> web.Response:
-    return web.json_response(model_list(found.settings))
+def get_models(request: web.Request, service: Service) -> web.Response:
+    return web.json_response(model_list(service.settings))

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from .host_client import PromptError
 
-AGAIN = 10  # seconds after which a picture that failed is tried again, if somebody asks
-SOON = 2  # seconds after which it is worth asking whether the picture is there
+RETRY_INTERVAL_S = 10  # after a warm-up that failed
+RETRY_AFTER_S = 2  # told to clients during a warm-up
 
 
 class Readiness:
@@ -18,32 +18,32 @@ class Readiness:
     def __init__(self, warm_up: Callable[[], Awaitable[None]]):
         self.warm_up = warm_up
         self.is_ready = False
-        self.drawing: asyncio.Task | None = None
-        self.failure, self.again = "", 0.0  # why the last try failed, and when the next may be, by time.monotonic
+        self.task: asyncio.Task | None = None
+        self.failure = ""  # of the last warm-up
+        self.next_attempt = 0.0  # of time.monotonic
 
-    def look(self, id: str) -> tuple[str, int] | None:
-        """Why the server isn't ready, and in how many seconds to ask again; None once it is. The first look draws.
+    def check(self, request_id: str) -> tuple[str, int] | None:
+        """(why the server isn't ready, seconds until to ask again); None once it is. The first check starts the warm-up.
 
-        id: of the request that asks; the log names it where the picture fails.
+        Where the warm-up fails the log names request_id.
         """
         if self.is_ready:
             return None
-        if self.drawing is None and time.monotonic() >= self.again:
-            self.drawing = asyncio.create_task(self.draw(id))
-        if self.drawing:
-            return "The first picture is being drawn", SOON
-        return self.failure, max(1, math.ceil(self.again - time.monotonic()))
+        if self.task is None and time.monotonic() >= self.next_attempt:
+            self.task = asyncio.create_task(self.run_warm_up(request_id))
+        if self.task:
+            return "The first picture is being drawn", RETRY_AFTER_S
+        return self.failure, max(1, math.ceil(self.next_attempt - time.monotonic()))
 
-    async def draw(self, id: str) -> None:
+    async def run_warm_up(self, request_id: str) -> None:
         try:
             await self.warm_up()
             self.is_ready = True
         except Exception as error:
-            of_a_node = isinstance(error, PromptError)  # the host has logged its traceback
-            logging.error(
-                "Vega API: request %s: the first picture failed: %s", id, error, exc_info=None if of_a_node else error
-            )
-            self.failure = f"The first picture could not be drawn; the server's log says why under {id}"
-            self.again = time.monotonic() + AGAIN
+            is_logged = isinstance(error, PromptError)  # by the host, with its traceback
+            message = "Vega API: request %s: the first picture failed: %s"
+            logging.error(message, request_id, error, exc_info=None if is_logged else error)
+            self.failure = f"The first picture could not be drawn; the server's log says why under {request_id}"
+            self.next_attempt = time.monotonic() + RETRY_INTERVAL_S
         finally:
-            self.drawing = None
+            self.task = None

@@ -1,4 +1,7 @@
-"""The line of pictures before the host's queue, which never gets more than two prompts: people's graphs come in between."""
+"""The queue of pictures before the host's own queue.
+
+The host never has more than two of its prompts, so that the prompts of people at the same ComfyUI come in between.
+"""
 
 import asyncio
 import logging
@@ -8,156 +11,157 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..nodes.together import MOST
+from ..nodes.together import MOST as MAX_BATCH
 from ..pictures.picture_file import PictureFile
-from .graphs import Picture, kind
+from .graphs import Picture, batch_key
 from .host_client import HostClient, Interrupted, Prompt
-from .unbatchable import Apart
+from .unbatchable import UnbatchableKeys
 
-AT_THE_HOST = 2  # one runs, the next is ready
-ATTEMPTS = 5  # of a picture that others interrupt or clear from the host's queue; then its client is to ask again
-AGAIN = 0.5  # seconds
+MAX_IN_FLIGHT = 2  # prompts that the host has: one runs, the next is ready
+MAX_ATTEMPTS = 5  # of a picture whose prompt is interrupted or cleared by others; then its client is to ask again
+CANCEL_RETRY_S = 0.5
 
 
-class Full(Exception):
-    """The line takes no more; `seconds` is when to ask again."""
+class QueueFull(Exception):
+    """`retry_after_s` is in how many seconds to ask again."""
 
-    def __init__(self, seconds: int):
+    def __init__(self, retry_after_s: int):
         super().__init__()
-        self.seconds = seconds
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A picture and the seconds that it waited and that the host then took."""
+class Result:
+    """A picture's file, the seconds that it was queued, and the seconds that its prompt was executed."""
 
     file: PictureFile
-    queued: float
-    drawn: float
+    queue_s: float
+    execution_s: float
 
 
 @dataclass(eq=False)
 class Job:
-    """A picture on its way: in the line, or drawn by a prompt, perhaps with others."""
+    """A picture that is queued, or executed in a prompt, alone or in a batch."""
 
     picture: Picture
-    done: asyncio.Future
-    came: float = field(default_factory=time.perf_counter)
-    alone: bool = False
+    future: asyncio.Future
+    enqueued_at: float = field(default_factory=time.perf_counter)
+    unbatched: bool = False
     attempts: int = 0
 
 
-class Line:
-    """For use on the server's event loop alone. graph_of makes the graph of pictures of one kind."""
+class RequestQueue:
+    """For use on the server's event loop alone. build_graph takes pictures with one batch key."""
 
-    def __init__(self, client: HostClient, graph_of: Callable[[list[Picture]], dict], most: int):
-        self.client, self.graph_of, self.most = client, graph_of, most
+    def __init__(self, client: HostClient, build_graph: Callable[[list[Picture]], dict], max_waiting: int):
+        self.client, self.build_graph, self.max_waiting = client, build_graph, max_waiting
         self.waiting: deque[Job] = deque()
-        self.at_the_host: dict[asyncio.Task, list[Job]] = {}
-        self.seconds = 1.0  # that a picture takes, by the last ones
-        self.apart = Apart()
+        self.in_flight: dict[asyncio.Task, list[Job]] = {}
+        self.seconds_per_picture = 1.0  # a moving average
+        self.unbatchable = UnbatchableKeys()
 
-    def check_room(self) -> None:
-        if len(self.waiting) >= self.most:
-            raise Full(self.seconds_of_waiting())
+    def check_capacity(self) -> None:
+        if len(self.waiting) >= self.max_waiting:
+            raise QueueFull(self.retry_after_s())
 
-    def seconds_of_waiting(self) -> int:
-        """When to ask again, by what waits now."""
-        return max(1, math.ceil(len(self.waiting) * self.seconds))
+    def retry_after_s(self) -> int:
+        """About how long what is queued now will take."""
+        return max(1, math.ceil(len(self.waiting) * self.seconds_per_picture))
 
-    def all_wait(self, pictures: list[Picture]) -> bool:
-        """Whether none of them has gone to the host yet."""
+    def are_waiting(self, pictures: list[Picture]) -> bool:
+        """Whether none of them has been dispatched yet."""
         waiting = {id(job.picture) for job in self.waiting}
         return all(id(picture) in waiting for picture in pictures)
 
-    async def draw(self, pictures: list[Picture]) -> list[Drawing]:
-        """All or none: Full, PromptError if one fails, or Interrupted where that goes on. Cancelling takes them out of the
-        line or interrupts them.
+    async def execute(self, pictures: list[Picture]) -> list[Result]:
+        """The results of all. QueueFull, PromptError if one of them fails, or Interrupted after MAX_ATTEMPTS.
+
+        Cancelling takes them out of the queue, or interrupts them.
         """
-        self.check_room()
+        self.check_capacity()
         jobs = [Job(picture, asyncio.get_running_loop().create_future()) for picture in pictures]
         self.waiting += jobs
-        self.move_up()
+        self.dispatch()
         try:
-            return await asyncio.gather(*(job.done for job in jobs))
+            return await asyncio.gather(*(job.future for job in jobs))
         finally:
             for job in jobs:
-                job.done.cancel()
+                job.future.cancel()
                 if job in self.waiting:
                     self.waiting.remove(job)
 
-    def move_up(self) -> None:
-        while self.waiting and len(self.at_the_host) < AT_THE_HOST:
-            jobs = self.next()
-            task = asyncio.create_task(self.through_the_host(jobs))
-            self.at_the_host[task] = jobs
-            task.add_done_callback(self.leave)
+    def dispatch(self) -> None:
+        while self.waiting and len(self.in_flight) < MAX_IN_FLIGHT:
+            jobs = self.next_batch()
+            task = asyncio.create_task(self.run_batch(jobs))
+            self.in_flight[task] = jobs
+            task.add_done_callback(self.on_done)
 
-    def next(self) -> list[Job]:
-        """The first, and those of its kind that wait with it."""
+    def next_batch(self) -> list[Job]:
+        """The first job, and waiting ones with its batch key."""
         first = self.waiting.popleft()
-        same = kind(first.picture)
-        mergeable = same and not self.apart.holds(same) and not first.alone
-        others = [job for job in self.waiting if mergeable and not job.alone and kind(job.picture) == same]
-        for job in others[: MOST - 1]:
+        key = batch_key(first.picture)
+        can_batch = key and key not in self.unbatchable and not first.unbatched
+        others = [job for job in self.waiting if can_batch and not job.unbatched and batch_key(job.picture) == key]
+        for job in others[: MAX_BATCH - 1]:
             self.waiting.remove(job)
-        return [first, *others[: MOST - 1]]
+        return [first, *others[: MAX_BATCH - 1]]
 
-    def leave(self, task: asyncio.Task) -> None:
-        del self.at_the_host[task]
-        self.move_up()
+    def on_done(self, task: asyncio.Task) -> None:
+        del self.in_flight[task]
+        self.dispatch()
 
-    async def through_the_host(self, jobs: list[Job]) -> None:
-        """Ends with every job done or in the line again: what others interrupted is drawn again, what failed, alone."""
+    async def run_batch(self, jobs: list[Job]) -> None:
+        """Returns with every job resolved or queued again: after an interrupt, or one by one where a batch failed."""
         try:
-            followers = [job.picture.follower for job in jobs if job.picture.follower]
-            prompt = await self.client.put(self.graph_of([job.picture for job in jobs]), followers)
-            # Only when nobody waits for any of its pictures is a prompt cancelled.
-            nobody = asyncio.gather(*(job.done for job in jobs), return_exceptions=True)
-            await asyncio.wait([prompt.ended, nobody], return_when=asyncio.FIRST_COMPLETED)
-            while not prompt.ended.done():  # again, as the host forgets an interrupt that comes just before it starts
+            subscribers = [job.picture.subscriber for job in jobs if job.picture.subscriber]
+            prompt = await self.client.submit(self.build_graph([job.picture for job in jobs]), subscribers)
+            # A prompt is cancelled only when nobody waits for any of its pictures.
+            all_cancelled = asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+            await asyncio.wait([prompt.finished, all_cancelled], return_when=asyncio.FIRST_COMPLETED)
+            while not prompt.finished.done():  # again, as the host forgets an interrupt that comes just before it starts
                 self.client.cancel(prompt)
-                await asyncio.wait([prompt.ended], timeout=AGAIN)
+                await asyncio.wait([prompt.finished], timeout=CANCEL_RETRY_S)
             if prompt.failure:
                 raise prompt.failure
-            self.hand_over(prompt, jobs)
+            self.resolve(prompt, jobs)
             if len(jobs) > 1:
-                self.apart.drawn_together(kind(jobs[0].picture))
+                self.unbatchable.record_success(batch_key(jobs[0].picture))
         except Interrupted as error:
-            self.draw_again([job for job in jobs if not job.done.done()], error)
+            self.retry([job for job in jobs if not job.future.done()], error)
         except Exception as error:
             if len(jobs) > 1:
-                self.draw_alone(jobs)
-            elif not jobs[0].done.done():
-                jobs[0].done.set_exception(error)
+                self.retry_unbatched(jobs)
+            elif not jobs[0].future.done():
+                jobs[0].future.set_exception(error)
 
-    def draw_again(self, jobs: list[Job], error: Interrupted) -> None:
-        """One interrupt costs one picture an attempt, however many were drawn together: the first, which has had most."""
+    def retry(self, jobs: list[Job], error: Interrupted) -> None:
+        """An interrupt costs an attempt of one job of the batch: of the first, which has had most."""
         if not jobs:
             return
         ids = ", ".join(dict.fromkeys(job.picture.request_id for job in jobs))
         logging.warning("Vega API: request %s: %s; it is drawn again.", ids, error)
         jobs[0].attempts += 1
-        if jobs[0].attempts == ATTEMPTS:
-            jobs.pop(0).done.set_exception(error)
+        if jobs[0].attempts == MAX_ATTEMPTS:
+            jobs.pop(0).future.set_exception(error)
         self.waiting.extendleft(reversed(jobs))
 
-    def draw_alone(self, jobs: list[Job]) -> None:
-        """It may be one's own prompt that failed, or one's that has left: then nothing is shown of their kind."""
+    def retry_unbatched(self, jobs: list[Job]) -> None:
+        """Where all of them succeed alone, it was the batch that failed; otherwise it may have been one of them."""
 
-        def look(ended: asyncio.Future) -> None:
-            if all(isinstance(result, Drawing) for result in ended.result()):
-                self.apart.each_drawn_alone(kind(jobs[0].picture))
+        def record(outcomes: asyncio.Future) -> None:
+            if all(isinstance(outcome, Result) for outcome in outcomes.result()):
+                self.unbatchable.record_failure(batch_key(jobs[0].picture))
 
-        asyncio.gather(*(job.done for job in jobs), return_exceptions=True).add_done_callback(look)
-        left = [job for job in jobs if not job.done.done()]
-        for job in left:
-            job.alone = True
-        self.waiting.extendleft(reversed(left))
+        asyncio.gather(*(job.future for job in jobs), return_exceptions=True).add_done_callback(record)
+        pending = [job for job in jobs if not job.future.done()]
+        for job in pending:
+            job.unbatched = True
+        self.waiting.extendleft(reversed(pending))
 
-    def hand_over(self, prompt: Prompt, jobs: list[Job]) -> None:
-        drawn = time.perf_counter() - prompt.began
-        self.seconds += 0.1 * (drawn / len(jobs) - self.seconds)
+    def resolve(self, prompt: Prompt, jobs: list[Job]) -> None:
+        execution_s = time.perf_counter() - prompt.started_at
+        self.seconds_per_picture += 0.1 * (execution_s / len(jobs) - self.seconds_per_picture)
         for job, file in zip(jobs, prompt.files, strict=True):
-            if not job.done.done():
-                job.done.set_result(Drawing(file, prompt.began - job.came, drawn))
+            if not job.future.done():
+                job.future.set_result(Result(file, prompt.started_at - job.enqueued_at, execution_s))

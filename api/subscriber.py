@@ -1,4 +1,4 @@
-"""Who is told of a request's steps: the websocket that asked with the same secret."""
+"""Progress and previews of a /v1 request, for the websocket that was opened with the same secret."""
 
 import hmac
 from collections.abc import Mapping
@@ -7,43 +7,43 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-LEAST = 32  # characters of what nobody may guess: a random UUID's hexadecimal digits
+MIN_SECRET_LENGTH = 32  # a random UUID's hexadecimal digits
 TOO_SHORT = (
-    f"X-Client-Secret, or without one X-Client-Id, must have at least {LEAST} characters that nobody can guess, such as a "
-    "random UUID's: give the websocket the same, as /ws?clientId=ID&secret=SECRET."
+    f"X-Client-Secret, or without one X-Client-Id, must have at least {MIN_SECRET_LENGTH} characters that nobody can guess, "
+    "such as a random UUID's: give the websocket the same, as /ws?clientId=ID&secret=SECRET."
 )
-asked_with = WeakKeyDictionary()  # each websocket's secret, "" where it gave none
+secrets_of_sockets = WeakKeyDictionary()  # web.WebSocketResponse -> its secret, "" where it gave none
 
 
 async def remember_secret(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler (on_response_prepare) of the host's application."""
     if isinstance(response, web.WebSocketResponse):
-        asked_with[response] = request.query.get("secret", "")
+        secrets_of_sockets[response] = request.query.get("secret", "")
 
 
 @dataclass(frozen=True)
-class Follower:
-    """A websocket's client that is told of a request's steps, and is shown what they have drawn so far if it asks."""
+class Subscriber:
+    """A websocket client that is sent a request's progress, and its previews if it asks for them."""
 
     client_id: str
-    secret: str  # "" for a client whose id is one itself
+    secret: str  # "" for a client whose id is its secret
     request_id: str
     previews: bool
 
     def owns(self, socket: web.WebSocketResponse | None) -> bool:
-        """Whether it is the follower's own: another's may have its id, which ComfyUI's /queue and /history can tell."""
-        secret = asked_with.get(socket) if socket is not None else None
+        """Whether the socket gave this secret: another client may use the id, which ComfyUI's /queue and /history reveal."""
+        secret = secrets_of_sockets.get(socket) if socket is not None else None
         if secret is None:
             return False
-        one, other = (text.encode("utf-8", "surrogateescape") for text in (secret, self.secret))
-        return hmac.compare_digest(one, other)
+        given, expected = (text.encode("utf-8", "surrogateescape") for text in (secret, self.secret))
+        return hmac.compare_digest(given, expected)
 
 
-def follower(headers: Mapping[str, str], request_id: str) -> Follower | None:
-    """The one that X-Client-Id names; its events call the request by its id. ValueError for a guess."""
+def subscriber_from(headers: Mapping[str, str], request_id: str) -> Subscriber | None:
+    """The one that X-Client-Id names; its events carry request_id. ValueError where its secret can be guessed."""
     client_id, secret = (headers.get(name, "") for name in ("X-Client-Id", "X-Client-Secret"))
     if not client_id:
         return None
-    if len(secret or client_id) < LEAST:
+    if len(secret or client_id) < MIN_SECRET_LENGTH:
         raise ValueError(TOO_SHORT)
-    return Follower(client_id, secret, request_id, headers.get("X-Previews", "").lower() == "true")
+    return Subscriber(client_id, secret, request_id, headers.get("X-Previews", "").lower() == "true")

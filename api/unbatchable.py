@@ -1,29 +1,29 @@
-"""Kinds of pictures that fail together and not alone, as where the GPU's memory ends: they are drawn apart for a while."""
+"""Batches that fail although each of their pictures succeeds alone, as where they don't fit in the GPU's memory."""
 
 import time
 
-SHOWN = 2  # failures together, with each picture then drawn alone and no success together in between
-SECONDS = 600.0  # after which they are tried together again
+MAX_FAILURES = 2  # of batches with one key, without a success in between
+UNBATCHABLE_S = 600.0  # after which batches are tried again
 
 
-class Apart:
-    """What was shown of each kind; a failure that may be one picture's own shows nothing."""
+class UnbatchableKeys:
+    """The batch keys whose pictures are executed one by one for a while."""
 
     def __init__(self):
         self.failures: dict[tuple, int] = {}
         self.until: dict[tuple, float] = {}  # of time.monotonic
 
-    def holds(self, kind: tuple) -> bool:
-        if kind in self.until and self.until[kind] <= time.monotonic():
-            del self.until[kind]
-        return kind in self.until
+    def __contains__(self, key: tuple) -> bool:
+        if key in self.until and self.until[key] <= time.monotonic():
+            del self.until[key]
+        return key in self.until
 
-    def drawn_together(self, kind: tuple) -> None:
-        self.failures.pop(kind, None)
+    def record_success(self, key: tuple) -> None:
+        self.failures.pop(key, None)
 
-    def each_drawn_alone(self, kind: tuple) -> None:
-        """Pictures that failed together, and none of them by itself."""
-        self.failures[kind] = self.failures.get(kind, 0) + 1
-        if self.failures[kind] >= SHOWN:
-            del self.failures[kind]
-            self.until[kind] = time.monotonic() + SECONDS
+    def record_failure(self, key: tuple) -> None:
+        """Of a batch whose pictures have all succeeded alone afterwards; any other failure may be one picture's own."""
+        self.failures[key] = self.failures.get(key, 0) + 1
+        if self.failures[key] >= MAX_FAILURES:
+            del self.failures[key]
+            self.until[key] = time.monotonic() + UNBATCHABLE_S

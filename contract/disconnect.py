@@ -1,5 +1,5 @@
-"""Who has closed a connection looks like who has closed one half and waits, until something is sent: here and in serve/."""
+"""A client that has closed its connection and one that has only half-closed it look alike until something is sent."""
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status of requests whose client has gone away
-LOOKS_AGAIN = 0.3  # seconds between two tries to find out
-STILL_HERE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which a client may always get, and passes over
+PROBE_INTERVAL_S = 0.3
+PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim response, which a client may get at any time and skips

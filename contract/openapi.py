@@ -1,13 +1,13 @@
-"""The document at /v1/openapi.json, made of the contract."""
+"""The document at /v1/openapi.json, made of the requests' schemas."""
 
 from functools import cache
 
 from pydantic import BaseModel
 
+from .paths import MODELS
 from .request_id import HEADER
-from .schema import MODELS
 
-REF = "#/components/schemas/{model}"
+SCHEMA_REF = "#/components/schemas/{model}"
 ERRORS = {
     400: "A field is missing, unknown or not what it may be; field and allowed say so.",
     401: "The header x-api-key holds no valid key, or no keys are configured and the request is not from this machine.",
@@ -23,13 +23,13 @@ ERRORS = {
 @cache
 def properties(model: type[BaseModel]) -> dict[str, dict]:
     """Each field's JSON Schema, without title, default and description."""
-    found = model.model_json_schema(ref_template=REF)["properties"]
-    left_out = ("title", "default", "description")
-    return {name: {key: value for key, value in schema.items() if key not in left_out} for name, schema in found.items()}
+    schemas = model.model_json_schema(ref_template=SCHEMA_REF)["properties"]
+    omitted = ("title", "default", "description")
+    return {name: {key: value for key, value in schema.items() if key not in omitted} for name, schema in schemas.items()}
 
 
-def in_words(schema: dict) -> str:
-    """What a field may be, short enough for one line of an error."""
+def describe(schema: dict) -> str:
+    """A field's type and bounds, short enough for one line of an error."""
     schema = schema.get("anyOf", [schema])[0]
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
@@ -43,12 +43,12 @@ def in_words(schema: dict) -> str:
     return " ".join(words)
 
 
-def model_list() -> dict:
-    """The answer of /v1/models."""
-    strings = {name: {"type": "string"} for name in ("id", "object", "owned_by", "root")}
-    model = {"type": "object", "required": list(strings), "properties": strings}
-    listed = {"object": {"type": "string"}, "data": {"type": "array", "items": model}}
-    schema = {"type": "object", "required": list(listed), "properties": listed}
+def models_response() -> dict:
+    """The response of /v1/models."""
+    properties = {name: {"type": "string"} for name in ("id", "object", "owned_by", "root")}
+    model = {"type": "object", "required": list(properties), "properties": properties}
+    fields = {"object": {"type": "string"}, "data": {"type": "array", "items": model}}
+    schema = {"type": "object", "required": list(fields), "properties": fields}
     return {"description": "The models; root is what draws them.", "content": {"application/json": {"schema": schema}}}
 
 
@@ -73,21 +73,22 @@ def document() -> dict:
     }
     picture = {"schema": {"type": "string", "format": "binary"}}
     encoded = {"type": "string", "contentEncoding": "base64"}
-    several = {"image": {"anyOf": [encoded, {"type": "array", "items": encoded}]}}
-    drawn = {f"image/{format}": picture for format in ("jpeg", "png", "webp")}
-    drawn["application/json"] = {"schema": {"type": "object", "required": ["image"], "properties": several}}
-    in_json = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
-    answers = {"200": {"description": "The picture.", "headers": headers, "content": drawn}}
-    refused = {"headers": {HEADER: id}, "content": in_json}
-    answers |= {str(status): {"description": text, **refused} for status, text in ERRORS.items()}
+    fields = {"image": {"anyOf": [encoded, {"type": "array", "items": encoded}]}}
+    content = {f"image/{format}": picture for format in ("jpeg", "png", "webp")}
+    content["application/json"] = {"schema": {"type": "object", "required": ["image"], "properties": fields}}
+    error_content = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="Error")}}}
+    responses = {"200": {"description": "The picture.", "headers": headers, "content": content}}
+    error_response = {"headers": {HEADER: id}, "content": error_content}
+    responses |= {str(status): {"description": text, **error_response} for status, text in ERRORS.items()}
     schemas, paths = {"Error": error}, {}
     for path, model in MODELS.items():
-        schemas[model.__name__] = model.model_json_schema(ref_template=REF)
-        asked = {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}
-        body = {"required": True, "content": asked}
-        paths[f"/v1/{path}"] = {"post": {"operationId": path, "requestBody": body, "responses": answers}}
-    listed = {"200": model_list(), "401": answers["401"], "503": answers["503"]}
-    paths["/v1/models"] = {"get": {"operationId": "models", "security": [{}], "responses": listed}}  # it needs no key
+        schemas[model.__name__] = model.model_json_schema(ref_template=SCHEMA_REF)
+        request_content = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model=model.__name__)}}}
+        body = {"required": True, "content": request_content}
+        paths[f"/v1/{path}"] = {"post": {"operationId": path, "requestBody": body, "responses": responses}}
+    list_responses = {"200": models_response(), "401": responses["401"], "503": responses["503"]}
+    no_key = [{}]
+    paths["/v1/models"] = {"get": {"operationId": "models", "security": no_key, "responses": list_responses}}
     key = {"type": "apiKey", "in": "header", "name": "x-api-key"}
     return {
         "openapi": "3.1.0",

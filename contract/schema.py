@@ -1,13 +1,13 @@
-"""What a request may say: the parameters of Segmind's hosted API (segmind.com/models/segmind-vega-rt-v1/api), and ours."""
+"""The requests: the parameters of Segmind's hosted API (segmind.com/models/segmind-vega-rt-v1/api), and this API's own."""
 
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema, model_validator
 
-MOST_SEED = 2**64 - 1
-MOST_BASE_SEED = MOST_SEED - 1  # the host's samplers that add noise add 1 to it (comfy/samplers.py, KSAMPLER.sample)
-SIZES = range(64, 2048 + 1, 8)
+MAX_SEED = 2**64 - 1
+MAX_BASE_SEED = MAX_SEED - 1  # the host's samplers that add noise add 1 to it (comfy/samplers.py, KSAMPLER.sample)
+SIZES = range(64, 2048 + 1, 8)  # pixels
 # Segmind's names of schedulers, and those of the host's samplers -> the host's sampler and scheduler.
 SCHEDULERS = {
     "UniPC": ("uni_pc", "normal"),
@@ -26,45 +26,57 @@ SCHEDULERS = {
 }
 
 
-def number(value: Any) -> Any:
-    """Segmind's own Python client (segmind-py) sends numbers as strings."""
+def parse_number(value: Any) -> Any:
+    """Segmind's own Python client (segmind-py) sends numbers as strings.
+
+    pydantic's lax mode parses strings, too, but also takes true for 1, and " 4 ", "+4" and "1_000" for numbers.
+    """
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,20}(\.[0-9]{1,20})?", value, re.ASCII):
         return float(value) if "." in value else int(value)
     return value
 
 
-def whole(value: Any) -> Any:
+def parse_integer(value: Any) -> Any:
     """4.0 is an integer in JSON Schema; beyond 2**53 a float may be another one than what was written."""
-    value = number(value)
+    value = parse_number(value)
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-def Whole(strings: dict, **bounds):  # noqa: N802 (a type)
-    """An integer within bounds, or a string of it, which strings describes in JSON Schema."""
+def integer_type(strings: dict | None = None, **bounds: int):
+    """The type of an integer within bounds (ge, le and multiple_of), or of the same as a string.
+
+    strings describes the strings in JSON Schema; by default it lists them.
+    """
+    if strings is None:
+        strings = {"enum": [str(k) for k in range(bounds["ge"], bounds["le"] + 1, bounds.get("multiple_of", 1))]}
     names = {"ge": "minimum", "le": "maximum", "multiple_of": "multipleOf"}
     numbers = {"type": "integer", **{names[bound]: value for bound, value in bounds.items()}}
     schema = {"anyOf": [numbers, {"type": "string", **strings}]}
-    return Annotated[int, Strict(), Field(**bounds), BeforeValidator(whole), WithJsonSchema(schema)]
+    return Annotated[int, Strict(), Field(**bounds), BeforeValidator(parse_integer), WithJsonSchema(schema)]
 
 
-def seeds_to(most: int) -> dict:
-    """The strings of -1 to most, which has 20 digits: with fewer, with a lower one after the same ones, or itself."""
-    digits = str(most)
+def seed_type(max_seed: int):
+    """The type of a seed from -1 to max_seed, which has 20 digits.
+
+    Its strings have fewer digits, or a lower digit after the same ones as max_seed has, or are max_seed itself.
+    """
+    digits = str(max_seed)
     lower = [f"{digits[:k]}[0-{int(d) - 1}][0-9]{{{len(digits) - k - 1}}}" for k, d in enumerate(digits) if d != "0"]
-    return {"pattern": f"^(-1|[0-9]{{1,{len(digits) - 1}}}|{'|'.join(lower)}|{digits})$"}
+    pattern = f"^(-1|[0-9]{{1,{len(digits) - 1}}}|{'|'.join(lower)}|{digits})$"
+    return integer_type({"pattern": pattern}, ge=-1, le=max_seed)
 
 
-Seed = Whole(seeds_to(MOST_SEED), ge=-1, le=MOST_SEED)
-BaseSeed = Whole(seeds_to(MOST_BASE_SEED), ge=-1, le=MOST_BASE_SEED)
-Size = Whole({"enum": [str(size) for size in SIZES]}, ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
-RealTimeSteps = Whole({"pattern": "^([1-9]|10)$"}, ge=1, le=10)
-Steps = Whole({"pattern": "^([1-9][0-9]?|100)$"}, ge=1, le=100)
-Samples = Whole({"pattern": "^[1-4]$"}, ge=1, le=4)
+Seed = seed_type(MAX_SEED)
+BaseSeed = seed_type(MAX_BASE_SEED)
+Size = integer_type(ge=SIZES[0], le=SIZES[-1], multiple_of=SIZES.step)
+RealTimeSteps = integer_type(ge=1, le=10)
+Steps = integer_type(ge=1, le=100)
+Samples = integer_type(ge=1, le=4)
 Guidance = Annotated[
     float,
     Strict(),
     Field(ge=1, le=25, allow_inf_nan=False),
-    BeforeValidator(number),
+    BeforeValidator(parse_number),
     WithJsonSchema(
         {
             "anyOf": [
@@ -77,24 +89,24 @@ Guidance = Annotated[
 Text = Annotated[str, Strict(), Field(max_length=10_000)]
 
 
-DENOISE = 0.6
-MOST_WEIGHT = 100  # of an emphasis: far above what is of use, and far below what overflows fp16
-MOST_NESTED = 50  # parentheses: the host's parser calls itself once for each
+DEFAULT_DENOISE = 0.6
+MAX_EMPHASIS = 100  # far above what is of use, and far below what overflows fp16
+MAX_NESTING = 50  # parentheses; the host's parser calls itself once for each
 EMPHASIS_HELP = (
-    f"(words:1.2) are emphasised, by -{MOST_WEIGHT} to {MOST_WEIGHT} and at most {MOST_NESTED} parentheses deep; "
+    f"(words:1.2) are emphasised, by -{MAX_EMPHASIS} to {MAX_EMPHASIS} and at most {MAX_NESTING} parentheses deep; "
     "\\( and \\) are parentheses that are only text. embedding:name is for names that the operator allows."
 )
 SEED_HELP = "The same seed draws the same picture; -1 is a random one, told in X-Seed."
 
 
 class Request(BaseModel):
-    """What both models take."""
+    """The fields of both models."""
 
     model_config = ConfigDict(
         extra="forbid", hide_input_in_errors=True, json_schema_extra={"dependentRequired": {"denoise": ["image"]}}
     )
 
-    most_seed: ClassVar[int] = MOST_SEED  # after it comes 0
+    max_seed: ClassVar[int] = MAX_SEED  # after it comes 0
 
     prompt: Text = Field(min_length=1, description=f"What to draw. {EMPHASIS_HELP}")
     seed: Seed = Field(-1, description=SEED_HELP)
@@ -110,7 +122,11 @@ class Request(BaseModel):
     )
     # At 0.2 an LCM has 10 steps, the most that can be asked for.
     denoise: Annotated[float, Strict()] = Field(
-        None, ge=0.2, le=1, allow_inf_nan=False, description=f"How much of image is drawn anew; by default {DENOISE}."
+        None,
+        ge=0.2,
+        le=1,
+        allow_inf_nan=False,
+        description=f"How much of image is drawn anew; by default {DEFAULT_DENOISE}.",
     )
 
     @model_validator(mode="after")
@@ -129,7 +145,7 @@ class RealTimeRequest(Request):
 class BaseRequest(Request):
     """POST /v1/segmind-vega: the base model with classifier-free guidance."""
 
-    most_seed: ClassVar[int] = MOST_BASE_SEED
+    max_seed: ClassVar[int] = MAX_BASE_SEED
 
     seed: BaseSeed = Field(-1, description=SEED_HELP)
     negative_prompt: Text = Field("", description=f"What not to draw. {EMPHASIS_HELP}")
@@ -137,32 +153,3 @@ class BaseRequest(Request):
     scheduler: Literal[tuple(SCHEDULERS)] = Field("UniPC", description="The sampler.")
     num_inference_steps: Steps = Field(25, description="Steps of the sampler.")
     samples: Samples = Field(1, description="Pictures, drawn with seed, seed + 1, ...; several are answered as JSON.")
-
-
-REAL_TIME = "segmind-vega-rt-v1"
-MODELS = {REAL_TIME: RealTimeRequest, "segmind-vega": BaseRequest}
-DOCUMENT = "openapi.json"
-NO_ASYNC = (
-    "Ray Serve has no /v2, whose results would be in one of its processes alone: "
-    "POST to /v1, as run_sync of Segmind's SDK does."
-)
-
-
-def no_path(path: str) -> str:
-    return f"There is no /v1/{in_one_line(path)}; there are {' and '.join(f'/v1/{model}' for model in MODELS)}."
-
-
-def no_async_path(path: str) -> str:
-    submitted = ", ".join(f"POST /v2/{model}" for model in MODELS)
-    return (
-        f"There is no /v2/{in_one_line(path)}; there are {submitted}, GET /v2/requests/ID/status, GET /v2/requests/ID and "
-        "POST /v2/requests/ID/cancel."
-    )
-
-
-def wrong_method(method: str, allowed: tuple[str, ...]) -> str:
-    return f"{method} is not for this path; {' and '.join(allowed)} {'are' if len(allowed) > 1 else 'is'}."
-
-
-def in_one_line(path: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in path[:80])

@@ -1,4 +1,4 @@
-"""What the environment says about the API: VEGA_API_KEYS, VEGA_API_MODEL and so on."""
+"""The API's settings, from the environment: VEGA_API_KEYS, VEGA_API_MODEL and so on."""
 
 import codecs
 from collections.abc import MutableMapping
@@ -9,10 +9,10 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def keys_in(path: Path) -> tuple[str, ...]:
-    """One key a line, but for empty lines and those that begin with #; in UTF-8, or in UTF-16 with its mark.
+def read_keys_file(path: Path) -> tuple[str, ...]:
+    """One key a line, except empty lines and those that begin with #; in UTF-8, or in UTF-16 with its mark.
 
-    ValueError names the file, and neither its folder nor anything in it: whoever asks the API is told.
+    ValueError names the file, and neither its folder nor anything in it: clients are shown the message.
     """
     if not path.is_file():
         raise ValueError(f"there is no file {path.name!r}")
@@ -43,34 +43,34 @@ class Settings(BaseSettings):
     lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
     vae: Literal["tiny", "full"] = "tiny"
     embeddings: Annotated[tuple[str, ...], NoDecode] = ()  # names in models/embeddings that prompts may use
-    waiting: int = Field(256, ge=1)  # requests; with more, the answer is 429
-    body_mib: int = Field(32, ge=1)  # with a larger body, the answer is 413
+    waiting: int = Field(256, ge=1)  # requests in the queue; with more, the response is 429
+    body_mib: int = Field(32, ge=1)  # with a larger body, the response is 413
 
     @field_validator("keys", "embeddings", mode="before")
     @classmethod
-    def separated(cls, value: str | tuple) -> tuple[str, ...]:
+    def split_at_commas(cls, value: str | tuple) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
     @field_validator("keys_file", mode="before")
     @classmethod
-    def read(cls, value: str | tuple) -> tuple[str, ...]:
-        return keys_in(Path(value)) if isinstance(value, str) else value
+    def read_from_file(cls, value: str | tuple) -> tuple[str, ...]:
+        return read_keys_file(Path(value)) if isinstance(value, str) else value
 
     def all_keys(self) -> list[str]:
         return [key.get_secret_value() for key in (*self.keys, *self.keys_file)]
 
     @staticmethod
-    def take_keys(environment: MutableMapping[str, str]) -> dict[str, str]:
-        """Removes the variables of the keys, so that no program inherits them, and gives them for of_environment."""
+    def pop_keys(environment: MutableMapping[str, str]) -> dict[str, str]:
+        """Removes the variables of the keys, so that no child process inherits them: arguments of from_environment."""
         names = {name: name.upper() for name in environment}  # pydantic_settings reads them in any case
-        taken = {"VEGA_API_KEYS": "keys", "VEGA_API_KEYS_FILE": "keys_file"}
-        return {taken[upper]: environment.pop(name) for name, upper in names.items() if upper in taken}
+        fields = {"VEGA_API_KEYS": "keys", "VEGA_API_KEYS_FILE": "keys_file"}
+        return {fields[upper]: environment.pop(name) for name, upper in names.items() if upper in fields}
 
     @classmethod
-    def of_environment(cls, **given: str) -> "Settings":
-        """given is what take_keys has taken. ValueError names the variables that are wrong, and never shows a value."""
+    def from_environment(cls, **keys: str) -> "Settings":
+        """keys: what pop_keys returned. ValueError names the variables that are wrong, and never shows a value."""
         try:
-            return cls(**given)
+            return cls(**keys)
         except ValidationError as error:
             found = [(str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
             wrong = "; ".join(f"VEGA_API_{name}: {why}" for name, why in found)

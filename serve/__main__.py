@@ -75,7 +75,7 @@ def main() -> None:
     check_free(given.host, given.port, "--host or --port")
     check_free("127.0.0.1", given.metrics_port, "--metrics-port")
     given_environment = dict(os.environ)
-    keys = Settings.take_keys(os.environ)  # every process of Ray's would have them
+    keys = Settings.pop_keys(os.environ)  # every process of Ray's would have them
     try:
         os.environ.update(of_own_ray(os.environ))
     except ValueError as error:
@@ -128,14 +128,14 @@ def main() -> None:
         print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
 
     try:
-        start(Settings.of_environment(**keys))
+        start(Settings.from_environment(**keys))
     except CannotServe as error:
         watch.stop()
         ray.shutdown()  # it prints its processes' last lines, and this is to be below them
         sys.exit(f"The API can't be served: {error}")
     while calls.get() == again:
         try:
-            start(Settings.of_environment(**keys))  # the file of keys may have changed
+            start(Settings.from_environment(**keys))  # the file of keys may have changed
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
         except CannotServe as error:

@@ -2,7 +2,7 @@
 
 import json
 
-from contract import schema as contract
+from contract.paths import method_not_allowed_message
 
 RETRY_AFTER = 2  # seconds
 READ = ("GET", "HEAD")
@@ -25,4 +25,4 @@ def busy(status: int, message: str, id: str) -> Answer:
 
 
 def wrong_method(method: str, allowed: tuple[str, ...], id: str) -> Answer:
-    return error(405, contract.wrong_method(method, allowed), id, Allow=", ".join(allowed))
+    return error(405, method_not_allowed_message(method, allowed), id, Allow=", ".join(allowed))

@@ -7,9 +7,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
-from contract.request_body import PART, SMALL, Bodies
+from contract.body_limits import CHUNK_BYTES, SMALL_BODY_BYTES, BodyLimits
+from contract.errors import ApiError
 from contract.request_id import HEADER
-from contract.responses import Refused
 
 from .uvicorn_protocol import CUT_SHORT
 
@@ -20,13 +20,14 @@ class Body:
     It is read as by one server: a large one in its turn, and none that stands still. `ended` gives its turn back.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, bodies: Bodies):
+    def __init__(self, scope: Scope, receive: Receive, bodies: BodyLimits):
         self.state, self.receive, self.bodies = scope["state"], receive, bodies
         self.kept: list[Message] = []
         self.came = 0  # bytes
-        self.part, self.seconds = SMALL, bodies.patience  # bytes that must have come then, and how long they may still take
+        self.part = SMALL_BODY_BYTES  # bytes that must have come
+        self.seconds = bodies.timeout_s  # that they may still take
         self.is_whole = self.client_is_gone = False
-        self.refused: Refused | None = None
+        self.refused: ApiError | None = None
         self.turn = contextlib.AsyncExitStack()
 
     def from_its_beginning(self) -> Receive:
@@ -53,11 +54,11 @@ class Body:
             self.client_is_gone = message["type"] == "http.disconnect"
             self.came += len(message.get("body", b""))
             self.is_whole = not message.get("more_body")
-            if self.came > self.bodies.most_bytes:
+            if self.came > self.bodies.max_bytes:
                 raise self.bodies.too_large()
             if CUT_SHORT in self.state:
-                raise Refused(400, "The body is cut short.", close=True)
-        except Refused as refused:
+                raise ApiError(400, "The body is cut short.", close=True)
+        except ApiError as refused:
             self.refused = refused
             return {"type": "http.disconnect"}
         if self.is_whole:
@@ -65,9 +66,9 @@ class Body:
         return message
 
     async def begin_part(self) -> None:
-        if self.part == SMALL:
-            await self.turn.enter_async_context(self.bodies.turn())
-        self.part, self.seconds = self.came + PART, self.bodies.patience
+        if self.part == SMALL_BODY_BYTES:
+            await self.turn.enter_async_context(self.bodies.large_body())
+        self.part, self.seconds = self.came + CHUNK_BYTES, self.bodies.timeout_s
 
     async def in_time(self) -> Message:
         """What comes next. After the whole body only the client's leaving does."""
@@ -77,7 +78,7 @@ class Body:
         try:
             return await asyncio.wait_for(self.receive(), self.seconds)
         except asyncio.TimeoutError:
-            raise self.bodies.stands_still(SMALL if self.part == SMALL else PART) from None
+            raise self.bodies.timed_out(SMALL_BODY_BYTES if self.part == SMALL_BODY_BYTES else CHUNK_BYTES) from None
         finally:
             self.seconds -= time.monotonic() - began
 

@@ -20,11 +20,11 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from contract.auth import Access, keyless_refusal
+from contract.auth import KeyAuth, keyless_rejection
 from contract.disconnect import CLIENT_CLOSED_REQUEST
 from contract.model_list import model_list
+from contract.paths import MODELS, NO_ASYNC_MESSAGE, OPENAPI, not_found_message
 from contract.request_id import request_id
-from contract.schema import DOCUMENT, MODELS, NO_ASYNC, no_path
 from contract.settings import Settings
 
 from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method
@@ -39,7 +39,7 @@ MOST = 512  # requests that a Front has; what comes beyond waits at the proxy
 MAX_BACKOFF_S = 0.05  # of a Front that finds every Painter full: the other Front's requests end without its being told
 AT_ONCE = 8  # requests that a Painter has; more wait where any Painter can take them
 LIST, READY = "v1/models", "readyz"
-PATHS = {f"v1/{name}" for name in (DOCUMENT, *MODELS)}
+PATHS = {f"v1/{name}" for name in (OPENAPI, *MODELS)}
 HUNG = 60.0  # seconds in which a living process must answer
 AT_HAND = 2.0  # seconds in which a Painter with nothing to do says whether it is ready
 DRAIN = 300  # seconds that a replica has to end what is begun, when it is to stop
@@ -82,7 +82,7 @@ class Painter:
     async def check_health(self) -> None:
         await self.alive()
         try:
-            await self.http.get(f"{self.host.url}/v1/{DOCUMENT}", headers=self.host.key, timeout=HUNG)
+            await self.http.get(f"{self.host.url}/v1/{OPENAPI}", headers=self.host.key, timeout=HUNG)
         except httpx.TimeoutException:
             await asyncio.to_thread(self.host.stop)
             await self.alive()
@@ -141,7 +141,7 @@ class Painter:
     ray_actor_options={"num_cpus": 0},
 )
 class Front:
-    def __init__(self, access: Access, models: dict):
+    def __init__(self, access: KeyAuth, models: dict):
         listen_where_ray_does()
         self.painters = serve.get_deployment_handle(Painter.name, PAINTERS, _check_exists=False)  # they may still start
         self.access, self.models = access, models
@@ -161,19 +161,19 @@ class Front:
         if refusal := self.refusal(request, is_open):
             return error(401, refusal, id)
         if path.partition("/")[0] == "v2":
-            return error(404, NO_ASYNC, id)
+            return error(404, NO_ASYNC_MESSAGE, id)
         if path in (LIST, READY):
             return await self.for_operators(path, method, id)
         if path not in PATHS:  # as it came, decoded: nothing else of the host is reached
-            return error(404, no_path(path.removeprefix("v1/")), id)
+            return error(404, not_found_message(path.removeprefix("v1/")), id)
         return await self.drawn(method, f"/{path}", request, id)
 
     def refusal(self, request: Request, is_open: bool) -> str | None:
         """is_open: for whom no key is needed where there are some."""
         headers, remote = as_the_host_has(request.headers), request.client.host if request.client else None
         if not is_open:
-            return self.access.refusal(headers, remote)
-        return None if self.access.digests else keyless_refusal(headers, remote)
+            return self.access.rejection(headers, remote)
+        return None if self.access.digests else keyless_rejection(headers, remote)
 
     async def for_operators(self, path: str, method: str, id: str) -> Answer:
         if method not in READ:
@@ -221,17 +221,17 @@ def painters_run() -> bool:
 
 def app(_: Options) -> Application:
     """For Ray Serve's config files: `import_path: serve.deployments:app`, with the options that `painters` has."""
-    return front_of(Settings.of_environment())
+    return front_of(Settings.from_environment())
 
 
 def painters(options: Options) -> Application:
     """For Ray Serve's config files: `import_path: serve.deployments:painters`."""
-    return painters_of(options, Painter, Settings.of_environment())
+    return painters_of(options, Painter, Settings.from_environment())
 
 
 def front_of(settings: Settings) -> Application:
     """Front has the digests of the keys, which stay with whoever calls this: Ray writes down what it is given here."""
-    return Front.bind(Access(settings.all_keys()), model_list(settings))
+    return Front.bind(KeyAuth(settings.all_keys()), model_list(settings))
 
 
 def painters_of(options: Options, painter: serve.Deployment, settings: Settings) -> Application:

@@ -37,6 +37,6 @@ class Options(BaseModel):
 
     @model_validator(mode="after")
     def asks_for_keys(self):
-        if not Settings.of_environment().all_keys() and not self.loopback:
+        if not Settings.from_environment().all_keys() and not self.loopback:
             raise ValueError("without keys (VEGA_API_KEYS) only this machine may be served: set it, or listen at 127.0.0.1")
         return self

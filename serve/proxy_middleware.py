@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contract.body_limits import BodyLimits
 from contract.disconnect import CLIENT_CLOSED_REQUEST
-from contract.request_body import Bodies
 from contract.request_id import HEADER, request_id
 from contract.settings import Settings
 
@@ -34,7 +34,7 @@ SENTENCES = {403: "Requests that come from another site are not served.", 408: "
 class ProxyMiddleware:
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.bodies = Bodies(Settings(keys=(), keys_file=()).body_mib)  # keys are Front's affair
+        self.bodies = BodyLimits(Settings(keys=(), keys_file=()).body_mib)  # keys are Front's affair
         self.metrics = RequestMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +62,7 @@ class ProxyMiddleware:
 
         await self.answer({**scope, "path": MODELS, "raw_path": MODELS.encode()}, receive, keep, id)
         if sent and sent[0]["status"] == 200:
-            text, content_type = self.metrics.own.text(Headers(scope=scope).get("accept", ""))
+            text, content_type = self.metrics.own.exposition(Headers(scope=scope).get("accept", ""))
             await send_answer(send, id, (200, {"Content-Type": content_type, **NOT_KEPT}, text))
         else:
             for message in sent:

@@ -4,7 +4,7 @@ import time
 
 from ray.util import metrics
 
-from contract.metrics import BOUNDS_SECONDS, Metrics, label
+from contract.metrics import LATENCY_BUCKETS_S, Metrics, path_label
 
 
 class RequestMetrics:
@@ -14,7 +14,7 @@ class RequestMetrics:
         self.own = Metrics()
         self.requests = metrics.Counter("vega_requests", "Requests answered.", ("path", "code"))
         self.seconds = metrics.Histogram(
-            "vega_latency_seconds", "Seconds until the answer.", list(BOUNDS_SECONDS), ("path",)
+            "vega_latency_seconds", "Seconds until the answer.", list(LATENCY_BUCKETS_S), ("path",)
         )
         self.images = metrics.Counter("vega_images", "Pictures answered.", ("path",))
         self.depth = metrics.Gauge("vega_queue_depth", "Requests that wait or are drawn.")
@@ -29,8 +29,8 @@ class RequestMetrics:
         self.depth.set(requests)
 
     def answered(self, path: str, code: int, seconds: float, images: int, request_id: str) -> None:
-        self.own.answered(path, code, seconds, images, request_id)
-        path = label(path, code)
+        self.own.observe_response(path, code, seconds, images, request_id)
+        path = path_label(path, code)
         self.requests.inc(1, {"path": path, "code": str(code)})
         self.seconds.observe(seconds, {"path": path})
         if images:

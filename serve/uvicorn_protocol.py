@@ -6,7 +6,7 @@ import uuid
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from contract.disconnect import LOOKS_AGAIN, STILL_HERE
+from contract.disconnect import PROBE, PROBE_INTERVAL_S
 from contract.request_id import HEADER
 
 from .answers import error
@@ -43,14 +43,14 @@ class Protocol(HttpToolsProtocol):
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False
-        self.loop.call_later(LOOKS_AGAIN, self.look_whether_it_is_there)
+        self.loop.call_later(PROBE_INTERVAL_S, self.look_whether_it_is_there)
         return True
 
     def look_whether_it_is_there(self) -> None:
         """Who has closed both halves looks alike, until it is sent something, and resets the connection."""
         if not self.transport.is_closing() and not self.cycle.response_started:
-            self.transport.write(STILL_HERE)
-            self.loop.call_later(LOOKS_AGAIN, self.look_whether_it_is_there)
+            self.transport.write(PROBE)
+            self.loop.call_later(PROBE_INTERVAL_S, self.look_whether_it_is_there)
 
 
 def install() -> None:

@@ -18,8 +18,8 @@ import requests
 from api_calls import BASE, PROMPT, RT, in_base64, long, opened, post, queue, raw, send_and_leave, wait_for
 from machine_lacks import lacks
 from PIL import Image
-from vega_pack.contract import schema as contract
-from vega_pack.contract.auth import Access
+from vega_pack.contract import schema
+from vega_pack.contract.auth import KeyAuth
 
 from dev import comfyui
 
@@ -30,7 +30,7 @@ WAITING = 3
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server with keys, a short line and a low limit for bodies."""
+    """A server with keys, a short queue and a low limit for bodies."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "keys").write_text(f"# {REMARK}\r\n\r\n {KEYS[2]} \r\n", encoding="utf-16")  # as Windows' Notepad may
     keys = {"VEGA_API_KEYS": ", ".join(KEYS[:2]), "VEGA_API_KEYS_FILE": str(folder / "keys")}
@@ -116,7 +116,7 @@ def test_samples_are_pictures_of_consecutive_seeds(server):
     assert [base64.b64decode(picture) for picture in several] == alone
 
 
-@pytest.mark.parametrize("scheduler", contract.SCHEDULERS)
+@pytest.mark.parametrize("scheduler", schema.SCHEDULERS)
 def test_each_scheduler_draws_with_the_highest_seed(server, scheduler):
     request = dict(prompt=PROMPT, scheduler=scheduler, num_inference_steps=2, img_width=64, img_height=64)
     assert post(server, BASE, **request, seed=2**64 - 2).status_code == 200
@@ -300,10 +300,10 @@ def test_without_keys_nobody_is_served_through_a_proxy(server, name):
 @pytest.mark.parametrize("remote", ["10.0.0.1", "::ffff:8.8.8.8", "2001:db8::1", "", None, "localhost"])
 def test_without_keys_only_this_machine_is_served(remote):
     here = {"host": "localhost:8188"}
-    assert Access([]).refusal(here, "127.0.0.1") is None
-    assert Access([]).refusal(here, "::1") is None
-    assert "VEGA_API_KEYS" in Access([]).refusal(here, remote)
-    assert Access(["k"]).refusal({"x-api-key": "k", "X-Forwarded-For": "1.2.3.4"}, remote) is None
+    assert KeyAuth([]).rejection(here, "127.0.0.1") is None
+    assert KeyAuth([]).rejection(here, "::1") is None
+    assert "VEGA_API_KEYS" in KeyAuth([]).rejection(here, remote)
+    assert KeyAuth(["k"]).rejection({"x-api-key": "k", "X-Forwarded-For": "1.2.3.4"}, remote) is None
 
 
 def test_without_keys_names_of_proxies_are_known_by_their_kind():
@@ -312,11 +312,11 @@ def test_without_keys_names_of_proxies_are_known_by_their_kind():
         "X-Forward-For X-Azure-ClientIP X-Amzn-Trace-Id X-Amz-Cf-Id X-Nginx-Proxy X-Varnish Fly-Region X-Vercel-Id X-Host"
     )
     for name in (*names.split(), "X-Original-Host", "X-Remote-Addr", "Proxy-Connection", "Ngrok-Auth-User-Email"):
-        assert Access([]).refusal({**here, name: "1"}, "127.0.0.1"), name
+        assert KeyAuth([]).rejection({**here, name: "1"}, "127.0.0.1"), name
     browsers = (
         "User-Agent Accept Sec-Fetch-Site Origin Referer DNT Priority X-Client-Id X-Client-Secret X-Request-Id X-Previews"
     )
-    assert Access([]).refusal({**here, **dict.fromkeys(browsers.split(), "1")}, "127.0.0.1") is None
+    assert KeyAuth([]).rejection({**here, **dict.fromkeys(browsers.split(), "1")}, "127.0.0.1") is None
 
 
 def test_a_body_that_is_too_large_is_refused_also_when_it_is_packed(guarded):
@@ -410,7 +410,7 @@ def test_what_somebody_else_interrupts_or_clears_is_drawn_again(server):
 
 
 def test_a_persons_graph_comes_in_between(server, client):
-    """It waits for the two requests that the host has, and not for those in the line."""
+    """It waits for the two requests that the host has, and not for those that are queued."""
     ended = []
 
     def draw(seed):

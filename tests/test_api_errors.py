@@ -17,10 +17,12 @@ import pytest
 import requests
 from aiohttp import web
 from api_calls import BASE, PROMPT, RT, post, queue, wait_for
-from vega_pack.api import connection
-from vega_pack.api import middleware as answers
-from vega_pack.contract import request_body as bodies
-from vega_pack.contract.responses import Refused
+from vega_pack.api import connection, middleware
+from vega_pack.api.request_body import read_body
+from vega_pack.api.responses import error_response
+from vega_pack.contract import body_limits
+from vega_pack.contract.body_limits import MAX_LARGE_BODIES, BodyLimits
+from vega_pack.contract.errors import ApiError
 
 from vega_client.client import refused
 
@@ -334,7 +336,7 @@ def made_by(app: web.Application) -> type:
 
 
 def test_aiohttp_has_the_private_names_that_connections_are_made_with():
-    assert [name for owner, names in connection.PRIVATE.items() for name in names if not hasattr(owner, name)] == []
+    assert [name for owner, names in connection.PRIVATE_NAMES.items() for name in names if not hasattr(owner, name)] == []
     app = web.Application()
     connection.install(app)
     assert made_by(app) is connection.Server
@@ -385,7 +387,7 @@ def test_many_unfinished_bodies_hold_little_and_hold_nobody_up(server):
             client.setblocking(False)
 
         def were_read() -> bool:
-            return sum(not rest for rest in left.values()) >= bodies.AT_ONCE
+            return sum(not rest for rest in left.values()) >= MAX_LARGE_BODIES
 
         quiet, end = time.monotonic() + 0.5, time.monotonic() + 60
         while time.monotonic() < quiet or not were_read():  # since somebody could send
@@ -425,8 +427,8 @@ def test_another_packs_routes_under_v1_answer_as_they_will():
 @asynccontextmanager
 async def listening(handler, *middlewares):
     """The port of a server with our middleware and our connections, and others' middlewares within."""
-    app = web.Application(middlewares=[answers.in_our_form, *middlewares])
-    app.router.add_route("*", "/v1/{path:.*}", answers.ours(handler))
+    app = web.Application(middlewares=[middleware.api_middleware, *middlewares])
+    app.router.add_route("*", "/v1/{path:.*}", middleware.api_handler(handler))
     app.router.add_post("/v1/others", others)
     connection.install(app)
     runner = web.AppRunner(app, access_log=None)
@@ -447,23 +449,23 @@ async def asked(port: int, data: bytes) -> tuple[int, dict[str, str], bytes]:
     return parts(head + body)
 
 
-def reading(limits: bodies.Bodies):
+def reading(limits: BodyLimits):
     async def handler(request: web.Request) -> web.Response:
         try:
-            async with limits.of(request) as body:
+            async with read_body(request, limits) as body:
                 return web.json_response({"length": len(body)})
-        except Refused as refused:
-            return refused.answer()
+        except ApiError as error:
+            return error_response(error)
 
     return handler
 
 
 def test_a_body_that_stands_still_is_told_so_and_leaves_its_turn():
     async def go():
-        limits = bodies.Bodies(8, patience=0.3)
+        limits = BodyLimits(8, timeout_s=0.3)
         async with listening(reading(limits)) as port:
             small, large = request(length=9000), request(body=b"a" * MIB, length=2 * MIB)
-            found = await asyncio.gather(*(asked(port, data) for data in [small, large] * (2 * bodies.AT_ONCE)))
+            found = await asyncio.gather(*(asked(port, data) for data in [small, large] * (2 * MAX_LARGE_BODIES)))
             for status, headers, body in found:
                 assert (status, headers["connection"]) == (408, "close")
                 assert "stands still" in checked(status, headers, body)
@@ -473,15 +475,15 @@ def test_a_body_that_stands_still_is_told_so_and_leaves_its_turn():
 
 
 def test_large_bodies_have_turns_and_small_ones_need_none(monkeypatch):
-    monkeypatch.setattr(bodies, "TURN", 0.2)  # seconds
+    monkeypatch.setattr(body_limits, "LARGE_BODY_WAIT_TIMEOUT_S", 0.2)  # seconds
 
     async def go():
-        limits = bodies.Bodies(8, patience=60)
+        limits = BodyLimits(8, timeout_s=60)
         async with listening(reading(limits)) as port:
-            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(bodies.AT_ONCE)]
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_LARGE_BODIES)]
             for _, writer in held:
                 writer.write(request(CLOSE, body=b"a" * MIB, length=MIB + 1))
-            while not limits.turns.locked():
+            while not limits.large_bodies.locked():
                 await asyncio.sleep(0.01)
             assert (await asked(port, request(CLOSE)))[0] == 200
             large, packed = request(body=b"a" * MIB, length=MIB + 1), request(GZIP, body=gzip.compress(bytes(MIB)))

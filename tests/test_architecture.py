@@ -17,7 +17,7 @@ ALLOWED = {
     | {"pictures", "vega"},
     "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
     "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "contract", "nodes", "pictures", "vega"},
-    "contract": {"aiohttp", "prometheus_client", "pydantic", "pydantic_settings"},  # not the host: serve imports it
+    "contract": {"prometheus_client", "pydantic", "pydantic_settings"},  # neither the host nor aiohttp: serve imports it
 }
 
 

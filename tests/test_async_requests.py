@@ -8,12 +8,12 @@ import types
 import pytest
 import requests
 from api_calls import BASE, PROMPT, RT, long, post, queue, wait_for
-from vega_pack.api import async_requests
+from vega_pack.api import async_requests, async_routes
 from vega_pack.api.async_requests import AsyncRequest, AsyncRequests
 from vega_pack.api.drain import Drain
 from vega_pack.api.host_client import PromptError
 from vega_pack.api.readiness import Readiness
-from vega_pack.api.request_queue import Drawing, Full
+from vega_pack.api.request_queue import QueueFull, Result
 from vega_pack.contract.metrics import Metrics
 from vega_pack.pictures.picture_file import PictureFile
 
@@ -102,8 +102,8 @@ def test_unknown_paths_name_what_there_is(server):
     assert all(name in said for name in (f"/v2/{RT}", f"/v2/{BASE}", "/v2/requests/ID/status", "/v2/requests/ID/cancel"))
 
 
-def test_a_cancelled_request_leaves_the_line_or_is_interrupted(server):
-    """Two at the host, the third in the line; the others are drawn."""
+def test_a_cancelled_request_leaves_the_queue_or_is_interrupted(server):
+    """Two in flight, the third queued; the others are drawn."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         ahead = pool.submit(long, server, seed=1)
         wait_for(lambda: queue(server)[0])
@@ -136,7 +136,7 @@ def test_the_addresses_are_those_by_which_a_proxy_was_asked(server, monkeypatch)
 
     def of(path="/v2/segmind-vega", match="segmind-vega", **headers):
         request = types.SimpleNamespace(headers=headers, scheme="http", host="vega:1", path=path, match_info={"path": match})
-        return async_requests.url(request, "requests/a")
+        return async_routes.url(request, "requests/a")
 
     told = {"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "vega.example"}
     assert of(**told) == "https://vega.example/v2/requests/a"
@@ -144,19 +144,19 @@ def test_the_addresses_are_those_by_which_a_proxy_was_asked(server, monkeypatch)
     assert of(**{"X-Forwarded-Proto": "javascript", "X-Forwarded-Host": "a/b@c"}) == "http://vega:1/v2/requests/a"
 
 
-class Api:
-    """What of the API a store needs: a line that draws at once, and how failures are told."""
+class StubService:
+    """What of the service a store needs: a queue that executes at once, and its errors' messages."""
 
     def __init__(self, outcome):
-        self.line, self.drain, self.outcome = self, Drain(), outcome
+        self.queue, self.drain, self.outcome = self, Drain(), outcome
         self.metrics, self.readiness = Metrics(), Readiness(None)
 
-    async def draw(self, pictures):
+    async def execute(self, pictures):
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return [Drawing(PictureFile("png", 1, 1, self.outcome), 0.0, 0.0)]
+        return [Result(PictureFile("png", 1, 1, self.outcome), 0.0, 0.0)]
 
-    def failure(self, error, id):
+    def server_error(self, error, id):
         return f"failed: {error}"
 
 
@@ -167,7 +167,7 @@ def kept(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
         store, submitted = AsyncRequests(), []
         for outcome in outcomes:
             submitted.append(AsyncRequest(b"", RT, None, 0, []))
-            await store.submit(Api(outcome), submitted[-1])
+            await store.submit(StubService(outcome), submitted[-1])
         await asyncio.wait([one.task for one in submitted])
         await asyncio.sleep(0.02)
         return store, submitted
@@ -176,32 +176,32 @@ def kept(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
 
 
 def test_the_oldest_results_go_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(async_requests, "RESULTS", 2)
+    monkeypatch.setattr(async_requests, "MAX_RESULTS", 2)
     store, submitted = kept(b"a", PromptError("no"), b"bc")
-    assert list(store.known) == [one.id for one in submitted[1:]]
-    assert (submitted[1].error, list(store.images), store.bytes) == ("failed: no", submitted[2].names, 2)
+    assert list(store.requests) == [one.id for one in submitted[1:]]
+    assert (submitted[1].error, list(store.images), store.bytes) == ("failed: no", submitted[2].image_names, 2)
 
 
 def test_the_oldest_results_go_when_they_are_too_large_but_never_the_last(monkeypatch):
-    monkeypatch.setattr(async_requests, "RESULTS_MIB", 2**-18)  # 4 bytes
+    monkeypatch.setattr(async_requests, "MAX_RESULTS_MIB", 2**-18)  # 4 bytes
     store, submitted = kept(b"abc", b"d", b"efgh")
-    assert (list(store.known), store.bytes) == ([submitted[2].id], 4)
+    assert (list(store.requests), store.bytes) == ([submitted[2].id], 4)
     store, submitted = kept(b"abc", b"too large")
-    assert (list(store.known), store.bytes) == ([submitted[1].id], 9)
+    assert (list(store.requests), store.bytes) == ([submitted[1].id], 9)
 
 
 def test_a_result_ends_by_age(monkeypatch):
-    monkeypatch.setattr(async_requests, "SECONDS", 0)
+    monkeypatch.setattr(async_requests, "RESULT_TTL_S", 0)
     store, _ = kept(b"abc")
-    assert (store.known, store.images, store.ended, store.bytes) == ({}, {}, {}, 0)
+    assert (store.requests, store.images, store.expirations, store.bytes) == ({}, {}, {}, 0)
 
 
-def test_what_the_line_does_not_take_is_not_kept():
+def test_what_the_queue_does_not_take_is_not_kept():
     async def scene():
         store = AsyncRequests()
-        with pytest.raises(Full):
-            await store.submit(Api(Full(3)), AsyncRequest(b"", RT, None, 0, []))
+        with pytest.raises(QueueFull):
+            await store.submit(StubService(QueueFull(3)), AsyncRequest(b"", RT, None, 0, []))
         return store
 
     store = asyncio.run(scene())
-    assert (store.known, store.ended) == ({}, {})
+    assert (store.requests, store.expirations) == ({}, {})

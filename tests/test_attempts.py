@@ -2,10 +2,10 @@
 
 import asyncio
 
-from contract.request_body import AT_ONCE, SMALL, Bodies
+from contract.body_limits import MAX_LARGE_BODIES, SMALL_BODY_BYTES, BodyLimits
 from serve.attempts import Body
 
-LARGE = {"type": "http.request", "body": b"a" * SMALL, "more_body": True}
+LARGE = {"type": "http.request", "body": b"a" * SMALL_BODY_BYTES, "more_body": True}
 END = {"type": "http.request", "body": b"", "more_body": False}
 
 
@@ -17,7 +17,7 @@ class Sender:
         for message in messages:
             self.messages.put_nowait(message)
 
-    def body(self, bodies: Bodies) -> Body:
+    def body(self, bodies: BodyLimits) -> Body:
         return Body({"state": {}}, self.messages.get, bodies)
 
 
@@ -31,11 +31,11 @@ async def read(body: Body) -> list:
 
 def test_the_fifth_large_body_is_not_read_before_one_of_the_others_is_there():
     async def run():
-        bodies = Bodies(1)
-        senders = [Sender(LARGE, LARGE) for _ in range(AT_ONCE + 1)]
+        bodies = BodyLimits(1)
+        senders = [Sender(LARGE, LARGE) for _ in range(MAX_LARGE_BODIES + 1)]
         reading = [asyncio.create_task(read(sender.body(bodies))) for sender in senders]
         await asyncio.sleep(0)  # each has begun
-        while any(sender.messages.qsize() for sender in senders[:AT_ONCE]):
+        while any(sender.messages.qsize() for sender in senders[:MAX_LARGE_BODIES]):
             await asyncio.sleep(0.01)
         assert senders[-1].messages.qsize() == 1
         small = Sender(END)
@@ -52,9 +52,9 @@ def test_the_fifth_large_body_is_not_read_before_one_of_the_others_is_there():
 
 def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
     async def run():
-        bodies = Bodies(1, patience=0.1)
+        bodies = BodyLimits(1, timeout_s=0.1)
         for messages, part in (((), 64), ((LARGE,), 512)):
-            for _ in range(AT_ONCE + 1):
+            for _ in range(MAX_LARGE_BODIES + 1):
                 body = Sender(*messages).body(bodies)
                 assert (await read(body))[-1] == {"type": "http.disconnect"}
                 assert (body.refused.status, f"{part} KiB" in str(body.refused)) == (408, True)
@@ -65,7 +65,7 @@ def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
 
 def test_a_whole_body_is_read_again_from_its_beginning_and_waits_for_nobody():
     async def run():
-        body = Sender(LARGE, END).body(Bodies(1, patience=0.1))
+        body = Sender(LARGE, END).body(BodyLimits(1, timeout_s=0.1))
         assert await read(body) == await read(body) == [LARGE, END]
         leaves = asyncio.create_task(body.next())
         await asyncio.sleep(0.2)  # longer than its patience
@@ -77,7 +77,7 @@ def test_a_whole_body_is_read_again_from_its_beginning_and_waits_for_nobody():
 
 def test_a_body_that_is_too_large_is_refused():
     async def run():
-        body = Sender(*[LARGE] * 17).body(Bodies(1))
+        body = Sender(*[LARGE] * 17).body(BodyLimits(1))
         assert (await read(body))[-1] == {"type": "http.disconnect"}
         assert body.refused.status == 413
 

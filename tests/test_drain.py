@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from vega_pack.api.drain import Drain, Stopping
+from vega_pack.api.drain import Drain, ServerStopping
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 
@@ -28,10 +28,10 @@ async def moment(until) -> None:
 def test_without_work_the_handler_that_was_there_has_it_at_once(others):
     async def scene():
         drain = Drain()
-        drain.listen()
+        drain.install()
         os.kill(os.getpid(), signal.SIGTERM)
         await moment(lambda: others)
-        with pytest.raises(Stopping, match="being stopped"):
+        with pytest.raises(ServerStopping, match="being stopped"):
             drain.check()
 
     asyncio.run(scene())
@@ -41,13 +41,13 @@ def test_without_work_the_handler_that_was_there_has_it_at_once(others):
 def test_work_is_finished_first_and_nothing_new_begun(others):
     async def scene():
         drain = Drain()
-        drain.listen()
-        with drain.work():
+        drain.install()
+        with drain.active_request():
             os.kill(os.getpid(), signal.SIGTERM)
             await moment(lambda: drain.is_draining)
-            with pytest.raises(Stopping), drain.work():
+            with pytest.raises(ServerStopping), drain.active_request():
                 pass
-            assert drain.requests == 1
+            assert drain.active_requests == 1
             assert not others
         await moment(lambda: others)
 
@@ -58,8 +58,8 @@ def test_work_is_finished_first_and_nothing_new_begun(others):
 def test_a_second_signal_does_not_wait(others):
     async def scene():
         drain = Drain()
-        drain.listen()
-        with drain.work():
+        drain.install()
+        with drain.active_request():
             os.kill(os.getpid(), signal.SIGTERM)
             await moment(lambda: drain.is_draining)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -69,12 +69,12 @@ def test_a_second_signal_does_not_wait(others):
 
 
 def test_what_is_never_finished_is_given_up(others, monkeypatch, caplog):
-    monkeypatch.setattr("vega_pack.api.drain.LIMIT", 0)
+    monkeypatch.setattr("vega_pack.api.drain.DRAIN_TIMEOUT_S", 0)
 
     async def scene():
         drain = Drain()
-        drain.listen()
-        with drain.work():
+        drain.install()
+        with drain.active_request():
             os.kill(os.getpid(), signal.SIGTERM)
             await moment(lambda: others)
 
@@ -86,7 +86,7 @@ def test_who_ignores_the_signal_goes_on_ignoring_it(others):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     async def scene():
-        Drain().listen()
+        Drain().install()
 
     asyncio.run(scene())
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
@@ -96,7 +96,7 @@ def test_a_server_in_another_thread_is_left_alone(others):
     before = signal.getsignal(signal.SIGTERM)
 
     async def scene():
-        Drain().listen()
+        Drain().install()
 
     thread = threading.Thread(target=lambda: asyncio.run(scene()))
     thread.start()

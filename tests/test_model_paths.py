@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from vega_pack.api import routes as endpoints
+from vega_pack.api.service import Service
 from vega_pack.contract.settings import Settings
 from vega_pack.extension import VegaExtension
 from vega_pack.nodes import lcm_lora, loader
@@ -242,9 +242,9 @@ def test_the_server_goes_on_while_the_models_size_is_read(bases):
         file.write_text('{"sample_size": 12}')
 
     async def asked():
-        api = endpoints.Api.__new__(endpoints.Api)
-        api.settings = Settings(model="slow/")
-        size = asyncio.create_task(api.own_size())
+        service = Service.__new__(Service)
+        service.settings = Settings(model="slow/")
+        size = asyncio.create_task(service.native_size())
         await asyncio.sleep(0)  # the task has begun
         went_on.set()
         return await size

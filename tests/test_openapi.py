@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 from schemathesis import GenerationMode
-from vega_pack.contract import schema as contract
+from vega_pack.contract import paths, schema
 
 LARGEST = 96  # pixels: what is asked for beyond draws for minutes on a CPU
 STEPS = 3
@@ -36,18 +36,18 @@ schemathesis.openapi.format("picture-in-base64", pictures())
 def small(case):
     """The same case at a size and with steps that a CPU draws soon; what is wrong with it stays so."""
     if isinstance(case.body, dict):
-        model = contract.MODELS[case.operation.path.removeprefix("/v1/")]
+        model = paths.MODELS[case.operation.path.removeprefix("/v1/")]
         most_steps = next(bound.le for bound in model.model_fields["num_inference_steps"].metadata if hasattr(bound, "le"))
         case.body.setdefault("num_inference_steps", STEPS)
         lower(case.body, "num_inference_steps", STEPS, range(1, most_steps + 1))
         for side in ("img_width", "img_height"):
-            lower(case.body, side, LARGEST, contract.SIZES)
+            lower(case.body, side, LARGEST, schema.SIZES)
     return case
 
 
 def lower(body: dict, field: str, most: int, allowed: range) -> None:
     """At most so much of what may be asked for."""
-    number = contract.whole(body.get(field))
+    number = schema.parse_integer(body.get(field))
     if isinstance(number, int) and not isinstance(number, bool) and number in allowed and number > most:
         body[field] = type(body[field])(most)
 
@@ -79,9 +79,9 @@ def test_every_answer_is_as_documented(server):
     assert requests.get(f"{server.url}/queue").json() == {"queue_running": [], "queue_pending": []}
 
 
-@pytest.mark.parametrize("model", [contract.RealTimeRequest, contract.BaseRequest])
+@pytest.mark.parametrize("model", [schema.RealTimeRequest, schema.BaseRequest])
 def test_the_strings_of_seeds_are_the_ones_that_are_taken(model):
-    most = {contract.RealTimeRequest: 2**64 - 1, contract.BaseRequest: 2**64 - 2}[model]
+    most = {schema.RealTimeRequest: 2**64 - 1, schema.BaseRequest: 2**64 - 2}[model]
     _, strings = model.model_json_schema()["properties"]["seed"]["anyOf"]
     numbers = [
         -2,

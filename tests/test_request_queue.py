@@ -1,4 +1,4 @@
-"""The line before the host's queue, with the host's own queue, whose worker stands still where the test wants it to."""
+"""The request queue before the host's own queue, whose worker the test plays."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 from comfy.model_management import processing_interrupted
 from server import PromptServer
-from vega_pack.api import unbatchable as apart
+from vega_pack.api import unbatchable
 from vega_pack.api.graphs import Picture
 from vega_pack.api.host_client import HostClient, Interrupted, PromptError
-from vega_pack.api.request_queue import AGAIN, ATTEMPTS, Drawing, Line
+from vega_pack.api.request_queue import CANCEL_RETRY_S, MAX_ATTEMPTS, RequestQueue, Result
 from vega_pack.contract.schema import RealTimeRequest
 from vega_pack.pictures.picture_file import PictureFile
 
@@ -27,8 +27,8 @@ def test_an_interrupt_that_the_host_forgets_comes_again():
     async def scene():
         server = PromptServer(asyncio.get_running_loop())
         client = HostClient(server)
-        line = Line(client, lambda pictures: GRAPH, most=1)
-        drawing = asyncio.create_task(line.draw([Picture(RealTimeRequest(prompt="a"), seed=0, width=8, height=8)]))
+        queue = RequestQueue(client, lambda pictures: GRAPH, max_waiting=1)
+        drawing = asyncio.create_task(queue.execute([Picture(RealTimeRequest(prompt="a"), seed=0, width=8, height=8)]))
         while not server.prompt_queue.queue:
             await asyncio.sleep(0.01)
         item, number = server.prompt_queue.get()
@@ -38,15 +38,15 @@ def test_an_interrupt_that_the_host_forgets_comes_again():
         await asyncio.sleep(0.1)
         assert processing_interrupted()
         nodes.interrupt_processing(False)
-        await asyncio.sleep(2 * AGAIN)
+        await asyncio.sleep(2 * CANCEL_RETRY_S)
         assert processing_interrupted()
         server.prompt_queue.task_done(number, {}, status=None)
         await client.send_json({"type": "executing", "data": {"node": None, "prompt_id": item[1]}})
         await asyncio.sleep(0.1)
         nodes.interrupt_processing(False)
-        await asyncio.sleep(2 * AGAIN)
+        await asyncio.sleep(2 * CANCEL_RETRY_S)
         assert not processing_interrupted()
-        assert not line.at_the_host
+        assert not queue.in_flight
 
     asyncio.run(scene())
 
@@ -55,15 +55,15 @@ Fate = Callable[[list[str]], str]  # of the prompts of a common prompt: "drawn",
 
 
 class Scene:
-    """The line at the host's queue; the test is the worker, and tells the events that the host tells."""
+    """A request queue before the host's queue; the test is the worker, and sends the events that the host sends."""
 
     def __init__(self):
         self.server = PromptServer(asyncio.get_running_loop())
         self.client = HostClient(self.server)
-        self.line = Line(self.client, self.graph_of, most=64)
+        self.queue = RequestQueue(self.client, self.build_graph, max_waiting=64)
         self.put: list[list[str]] = []
 
-    def graph_of(self, pictures: list[Picture]) -> dict:
+    def build_graph(self, pictures: list[Picture]) -> dict:
         self.put.append([picture.request.prompt for picture in pictures])
         return GRAPH
 
@@ -74,7 +74,7 @@ class Scene:
             return Picture(RealTimeRequest(prompt=prompt), seed=0, width=8, height=8)
 
         self.put.clear()
-        asked = [asyncio.create_task(self.line.draw([picture(prompt)])) for prompt in prompts]
+        asked = [asyncio.create_task(self.queue.execute([picture(prompt)])) for prompt in prompts]
         answers = asyncio.gather(*asked, return_exceptions=True)
         done = 0
         while not answers.done():
@@ -122,8 +122,8 @@ def test_a_prompt_that_fails_costs_the_others_a_retry_and_nothing_after():
                 ["a", "b", "bad", "c", "d", "e"], lambda prompts: "failed" if "bad" in prompts else "drawn"
             )
             assert sizes(put) == [1, 1, 4, 1, 1, 1, 1]
-            assert [type(one) for one in got] == [Drawing, Drawing, PromptError, Drawing, Drawing, Drawing]
-            assert [one.file.data for one in got if isinstance(one, Drawing)] == [b"a", b"b", b"c", b"d", b"e"]
+            assert [type(one) for one in got] == [Result, Result, PromptError, Result, Result, Result]
+            assert [one.file.data for one in got if isinstance(one, Result)] == [b"a", b"b", b"c", b"d", b"e"]
             put, got = await host.draw(EIGHT, lambda _: "drawn")
             assert sizes(put) == TOGETHER
             assert [one.file.data.decode() for one in got] == EIGHT
@@ -137,23 +137,23 @@ def test_what_fails_together_again_and_again_is_drawn_apart_for_a_while(monkeypa
 
     async def scene():
         host = Scene()
-        for _ in range(apart.SHOWN):
+        for _ in range(unbatchable.MAX_FAILURES):
             put, got = await host.draw(EIGHT[:6], too_large)
             assert sizes(put) == [1, 1, 4, 1, 1, 1, 1]
-            assert {type(one) for one in got} == {Drawing}
+            assert {type(one) for one in got} == {Result}
         put, _ = await host.draw(EIGHT, lambda _: "drawn")
         return sizes(put)
 
-    assert 60 <= apart.SECONDS <= 3600
+    assert 60 <= unbatchable.UNBATCHABLE_S <= 3600
     assert asyncio.run(scene()) == [1] * 8
-    monkeypatch.setattr(apart, "SECONDS", 0)
+    monkeypatch.setattr(unbatchable, "UNBATCHABLE_S", 0)
     assert asyncio.run(scene()) == TOGETHER
 
 
 def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
     async def scene():
         host = Scene()
-        for _ in range(apart.SHOWN + 1):
+        for _ in range(unbatchable.MAX_FAILURES + 1):
             asked = []
 
             def fate(prompts: list[str], asked=asked) -> str:
@@ -164,10 +164,10 @@ def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
             bad = Picture(RealTimeRequest(prompt="bad"), seed=0, width=8, height=8)
             drawing = asyncio.create_task(host.draw(["a", "b", "c", "d"], fate))
             await asyncio.sleep(0)
-            asked.append(asyncio.create_task(host.line.draw([bad])))
+            asked.append(asyncio.create_task(host.queue.execute([bad])))
             put, got = await drawing
             assert sizes(put)[:3] == [1, 1, 3]
-            assert {type(one) for one in got} == {Drawing}
+            assert {type(one) for one in got} == {Result}
         put, _ = await host.draw(EIGHT, lambda _: "drawn")
         assert sizes(put) == TOGETHER
 
@@ -177,7 +177,7 @@ def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
 @pytest.mark.parametrize("fate", ["interrupted", "cleared"])
 def test_an_interrupt_costs_one_of_those_drawn_together_an_attempt(fate, caplog):
     async def scene():
-        host, left = Scene(), [ATTEMPTS]
+        host, left = Scene(), [MAX_ATTEMPTS]
 
         def disturbed(prompts: list[str]) -> str:
             if len(prompts) == 1 or not left[0]:
@@ -186,10 +186,10 @@ def test_an_interrupt_costs_one_of_those_drawn_together_an_attempt(fate, caplog)
             return fate
 
         put, got = await host.draw(EIGHT[:6], disturbed)
-        assert sizes(put) == [1, 1, *[4] * ATTEMPTS, 3]
-        assert [type(one) for one in got] == [Drawing, Drawing, Interrupted, Drawing, Drawing, Drawing]
+        assert sizes(put) == [1, 1, *[4] * MAX_ATTEMPTS, 3]
+        assert [type(one) for one in got] == [Result, Result, Interrupted, Result, Result, Result]
         assert "Somebody" in str(got[2])
 
     asyncio.run(scene())
-    assert caplog.text.count("it is drawn again") == ATTEMPTS
+    assert caplog.text.count("it is drawn again") == MAX_ATTEMPTS
     assert ("cleared" in caplog.text) == (fate == "cleared")

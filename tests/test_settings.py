@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from machine_lacks import lacks
-from vega_pack.contract.auth import Access
+from vega_pack.contract.auth import KeyAuth
 from vega_pack.contract.settings import Settings
 
 LINES = "# the third floor\n\na-first-key\n  ein-schlüssel  \n#a remark\nwith a space\n"
@@ -24,10 +24,10 @@ def keys_file(tmp_path, monkeypatch):
 def test_keys_are_read_from_any_systems_text(keys_file, monkeypatch, encoding, end):
     keys_file.write_bytes(LINES.replace("\n", end).encode(encoding))
     monkeypatch.setenv("VEGA_API_KEYS", "another, ")
-    keys = Settings.of_environment().all_keys()
+    keys = Settings.from_environment().all_keys()
     assert keys == ["another", *KEYS]
     for wrong in ("# the third floor", "#a remark", "", "\ufeffa-first-key"):
-        assert Access(keys).refusal({"x-api-key": wrong}, "127.0.0.1")
+        assert KeyAuth(keys).rejection({"x-api-key": wrong}, "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_file_that_holds_no_keys_is_named(keys_file, content, said):
     if content is not None:
         keys_file.write_bytes(content)
     with pytest.raises(ValueError) as error:
-        Settings.of_environment()
+        Settings.from_environment()
     assert f"VEGA_API_KEYS_FILE: {said}" in str(error.value)
     assert "\n" not in str(error.value)
     assert str(keys_file.parent) not in str(error.value)
@@ -61,11 +61,11 @@ def test_a_file_that_can_not_be_read_is_named(keys_file):
         lacks("Linux's /proc")
     keys_file.symlink_to(memory)
     with pytest.raises(ValueError, match=r"'of the door.txt' can't be read \(Input/output error\)"):
-        Settings.of_environment()
+        Settings.from_environment()
 
 
 def test_keys_stay_when_their_file_goes(keys_file):
     keys_file.write_text("a-key")
-    settings = Settings.of_environment()
+    settings = Settings.from_environment()
     keys_file.unlink()
     assert settings.all_keys() == ["a-key"]
