@@ -21,7 +21,7 @@ GRAPH = {
 }
 
 
-def test_an_interrupt_that_the_host_forgets_comes_again():
+def test_an_interrupt_that_the_host_forgets_is_repeated():
     """The host clears it where a prompt begins (execution.py, execute_async): one that comes just before it does nothing."""
 
     async def scene():
@@ -51,11 +51,11 @@ def test_an_interrupt_that_the_host_forgets_comes_again():
     asyncio.run(scene())
 
 
-Fate = Callable[[list[str]], str]  # of the prompts of a common prompt: "drawn", "failed", "interrupted" or "cleared"
+Outcome = Callable[[list[str]], str]  # of a batch's prompts: "drawn", "failed", "interrupted" or "cleared"
 
 
-class Scene:
-    """A request queue before the host's queue; the test is the worker, and sends the events that the host sends."""
+class ScriptedWorker:
+    """A request queue before the host's, whose prompts end as the test says, with the events that the host sends."""
 
     def __init__(self):
         self.server = PromptServer(asyncio.get_running_loop())
@@ -67,42 +67,42 @@ class Scene:
         self.put.append([picture.request.prompt for picture in pictures])
         return GRAPH
 
-    async def draw(self, prompts: list[str], fate: Fate) -> tuple[list[list[str]], list]:
-        """Asked for at once: what was drawn together, and what each got."""
+    async def draw(self, prompts: list[str], outcome: Outcome) -> tuple[list[list[str]], list]:
+        """Queues them at once: the batches, and what each got."""
 
         def picture(prompt: str) -> Picture:
             return Picture(RealTimeRequest(prompt=prompt), seed=0, width=8, height=8)
 
         self.put.clear()
-        asked = [asyncio.create_task(self.queue.execute([picture(prompt)])) for prompt in prompts]
-        answers = asyncio.gather(*asked, return_exceptions=True)
+        tasks = [asyncio.create_task(self.queue.execute([picture(prompt)])) for prompt in prompts]
+        answers = asyncio.gather(*tasks, return_exceptions=True)
         done = 0
         while not answers.done():
             await asyncio.sleep(0.001)
             if self.server.prompt_queue.queue:
-                await self.work(self.put[done], fate(self.put[done]))
+                await self.work(self.put[done], outcome(self.put[done]))
                 done += 1
         return list(self.put), [answer[0] if isinstance(answer, list) else answer for answer in answers.result()]
 
-    async def work(self, prompts: list[str], fate: str) -> None:
+    async def work(self, prompts: list[str], outcome: str) -> None:
         queue = self.server.prompt_queue
-        if fate == "cleared":
+        if outcome == "cleared":
             queue.delete_queue_item(lambda item: item is queue.queue[0])
             await self.client.send_json({"type": "status", "data": {}})
             return
         (_, id, *_), number = queue.get()
-        await self.tell("execution_start", id)
-        if fate == "failed":
+        await self.send_event("execution_start", id)
+        if outcome == "failed":
             error = {"exception_type": "RuntimeError", "exception_message": "too large", "node_id": "sample"}
-            await self.tell("execution_error", id, **error)
-        elif fate == "interrupted":
-            await self.tell("execution_interrupted", id)
+            await self.send_event("execution_error", id, **error)
+        elif outcome == "interrupted":
+            await self.send_event("execution_interrupted", id)
         else:
             self.client.take_pictures([PictureFile("png", 8, 8, p.encode()) for p in prompts], {"prompt_id": id})
         queue.task_done(number, {}, status=None)
-        await self.tell("executing", id, node=None)
+        await self.send_event("executing", id, node=None)
 
-    async def tell(self, event: str, id: str, **data) -> None:
+    async def send_event(self, event: str, id: str, **data) -> None:
         await self.client.send_json({"type": event, "data": {"prompt_id": id, **data}})
 
 
@@ -111,85 +111,85 @@ def sizes(put: list[list[str]]) -> list[int]:
 
 
 EIGHT = list("abcdefgh")
-TOGETHER = [1, 1, 4, 2]  # the first two go to the host at once
+BATCH_SIZES = [1, 1, 4, 2]  # the first two are dispatched at once
 
 
-def test_a_prompt_that_fails_costs_the_others_a_retry_and_nothing_after():
+def test_a_picture_that_fails_costs_its_batch_a_retry_and_nothing_after():
     async def scene():
-        host = Scene()
+        worker = ScriptedWorker()
         for _ in range(3):
-            put, got = await host.draw(
+            put, got = await worker.draw(
                 ["a", "b", "bad", "c", "d", "e"], lambda prompts: "failed" if "bad" in prompts else "drawn"
             )
             assert sizes(put) == [1, 1, 4, 1, 1, 1, 1]
             assert [type(one) for one in got] == [Result, Result, PromptError, Result, Result, Result]
             assert [one.file.data for one in got if isinstance(one, Result)] == [b"a", b"b", b"c", b"d", b"e"]
-            put, got = await host.draw(EIGHT, lambda _: "drawn")
-            assert sizes(put) == TOGETHER
+            put, got = await worker.draw(EIGHT, lambda _: "drawn")
+            assert sizes(put) == BATCH_SIZES
             assert [one.file.data.decode() for one in got] == EIGHT
 
     asyncio.run(scene())
 
 
-def test_what_fails_together_again_and_again_is_drawn_apart_for_a_while(monkeypatch):
+def test_batches_that_keep_failing_are_unbatched_for_a_while(monkeypatch):
     def too_large(prompts: list[str]) -> str:
         return "failed" if len(prompts) > 1 else "drawn"
 
     async def scene():
-        host = Scene()
+        worker = ScriptedWorker()
         for _ in range(unbatchable.MAX_FAILURES):
-            put, got = await host.draw(EIGHT[:6], too_large)
+            put, got = await worker.draw(EIGHT[:6], too_large)
             assert sizes(put) == [1, 1, 4, 1, 1, 1, 1]
             assert {type(one) for one in got} == {Result}
-        put, _ = await host.draw(EIGHT, lambda _: "drawn")
+        put, _ = await worker.draw(EIGHT, lambda _: "drawn")
         return sizes(put)
 
     assert 60 <= unbatchable.UNBATCHABLE_S <= 3600
     assert asyncio.run(scene()) == [1] * 8
     monkeypatch.setattr(unbatchable, "UNBATCHABLE_S", 0)
-    assert asyncio.run(scene()) == TOGETHER
+    assert asyncio.run(scene()) == BATCH_SIZES
 
 
-def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
+def test_a_cancelled_job_in_a_failed_batch_leaves_its_key_batchable():
     async def scene():
-        host = Scene()
+        worker = ScriptedWorker()
         for _ in range(unbatchable.MAX_FAILURES + 1):
-            asked = []
+            tasks = []
 
-            def fate(prompts: list[str], asked=asked) -> str:
+            def outcome(prompts: list[str], tasks=tasks) -> str:
                 if len(prompts) > 1:
-                    asked[-1].cancel()
+                    tasks[-1].cancel()
                 return "failed" if len(prompts) > 1 else "drawn"
 
             bad = Picture(RealTimeRequest(prompt="bad"), seed=0, width=8, height=8)
-            drawing = asyncio.create_task(host.draw(["a", "b", "c", "d"], fate))
+            drawing = asyncio.create_task(worker.draw(["a", "b", "c", "d"], outcome))
             await asyncio.sleep(0)
-            asked.append(asyncio.create_task(host.queue.execute([bad])))
+            tasks.append(asyncio.create_task(worker.queue.execute([bad])))
             put, got = await drawing
             assert sizes(put)[:3] == [1, 1, 3]
             assert {type(one) for one in got} == {Result}
-        put, _ = await host.draw(EIGHT, lambda _: "drawn")
-        assert sizes(put) == TOGETHER
+        put, _ = await worker.draw(EIGHT, lambda _: "drawn")
+        assert sizes(put) == BATCH_SIZES
 
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize("fate", ["interrupted", "cleared"])
-def test_an_interrupt_costs_one_of_those_drawn_together_an_attempt(fate, caplog):
+@pytest.mark.parametrize("outcome", ["interrupted", "cleared"])
+def test_an_interrupt_costs_one_job_of_a_batch_an_attempt(outcome, caplog):
     async def scene():
-        host, left = Scene(), [MAX_ATTEMPTS]
+        worker, left = ScriptedWorker(), [MAX_ATTEMPTS]
 
         def disturbed(prompts: list[str]) -> str:
             if len(prompts) == 1 or not left[0]:
                 return "drawn"
             left[0] -= 1
-            return fate
+            return outcome
 
-        put, got = await host.draw(EIGHT[:6], disturbed)
+        put, got = await worker.draw(EIGHT[:6], disturbed)
         assert sizes(put) == [1, 1, *[4] * MAX_ATTEMPTS, 3]
         assert [type(one) for one in got] == [Result, Result, Interrupted, Result, Result, Result]
         assert "Somebody" in str(got[2])
 
     asyncio.run(scene())
     assert caplog.text.count("it is drawn again") == MAX_ATTEMPTS
-    assert ("cleared" in caplog.text) == (fate == "cleared")
+    assert ("cleared" in caplog.text) == (outcome == "cleared")
