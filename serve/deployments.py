@@ -28,7 +28,7 @@ from api.request_id import request_id
 from api.settings import Settings
 
 from .answers import NOT_KEPT, READ, Answer, busy, error, said, wrong_method
-from .host_process import START, HostProcess
+from .host_process import START_TIMEOUT_S, HostProcess
 from .options import Options
 from .replica_port import listen_where_ray_does
 
@@ -64,7 +64,7 @@ def as_the_host_has(headers: Headers) -> CIMultiDict:
     graceful_shutdown_timeout_s=DRAIN,
     graceful_shutdown_wait_loop_s=LOOKS,
     health_check_period_s=2,
-    health_check_timeout_s=2 * START + HUNG,  # it may have to start the process and to draw
+    health_check_timeout_s=2 * START_TIMEOUT_S + HUNG,  # it may have to start the process and to draw
 )
 class Painter:
     """One host process. When it dies or hangs it is started again, and what it was drawing is drawn again.
@@ -99,9 +99,9 @@ class Painter:
         """RuntimeError if the process ends, or if it never drew: in a rolling restart Serve then keeps what it has."""
         self.draws = False
         await self.host.start()
-        url, model = self.host.url, next(iter(MODELS))
+        url, key = f"{self.host.url}/v1/{next(iter(MODELS))}", self.host.key
         try:
-            first = await self.http.post(f"{url}/v1/{model}", json=FIRST_PICTURE, headers=self.host.key, timeout=START)
+            first = await self.http.post(url, json=FIRST_PICTURE, headers=key, timeout=START_TIMEOUT_S)
         except httpx.TransportError as failure:
             self.host.stop()
             raise RuntimeError(f"ComfyUI broke off its first picture ({failure!r}); its log says why.") from None
@@ -125,7 +125,7 @@ class Painter:
                     back = {name: value for name, value in response.headers.items() if name not in NOT_PASSED_BACK}
                     return response.status_code, back, response.content
                 except httpx.TransportError:
-                    await self.host.gone(DYING)
+                    await self.host.wait_exit(DYING)
         return busy(503, "No model is available: its process keeps dying, and its log says why", headers["x-request-id"])
 
     def __del__(self):

@@ -36,8 +36,15 @@ KEY = {"x-api-key": "a-key"}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def operators_path(tmp_path_factory) -> Path:
+    """A folder that the operator has put on PYTHONPATH."""
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, operators_path):
     settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
     with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
@@ -49,7 +56,7 @@ def pair(tmp_path_factory):
 
 
 def hosts(serving) -> list[psutil.Process]:
-    """The ComfyUI processes, under their leashes."""
+    """The ComfyUI processes, children of their supervisors."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or ["", ""]
@@ -125,6 +132,18 @@ def test_bodies_origins_and_lost_clients_are_treated_as_by_one_server(served):
         time.sleep(0.5)
     assert post(served, headers=KEY, prompt=PROMPT).status_code == 200
     assert time.monotonic() - began < 20  # what the other had asked for takes minutes
+
+
+def test_comfyui_cannot_import_the_packs_rooms(served, operators_path, tmp_path):
+    """In its environment the pack's root isn't on PYTHONPATH, as Ray's processes have it; the operator's entry is."""
+    environment = hosts(served)[0].environ()
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("[!_]*.py")}
+    assert {"nodes", "serve", "vega", "extension"} <= rooms
+    code = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *rooms]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    assert environment["PYTHONPATH"] == str(operators_path)
 
 
 def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(served, server):
@@ -593,7 +612,7 @@ def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path
 
     def has_begun() -> bool:
         found[:] = first.children(recursive=True)
-        return any("serve.leash" in child.cmdline() for child in found if child.is_running())
+        return any("supervisor.py" in " ".join(child.cmdline()) for child in found if child.is_running())
 
     wait_for(has_begun, seconds=120)
     next(child for child in found if child.name() == "raylet").kill()
@@ -605,9 +624,9 @@ def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path
 
 @pytest.mark.soak
 def test_a_worker_killed_under_load_loses_nothing(pair, server):
-    leash = hosts(pair)[0].parent()
-    under_load(pair, server, range(100, 130), lambda: leash.parent().send_signal(signal.SIGKILL))
-    wait_for(lambda: not psutil.pid_exists(leash.pid))
+    supervisor = hosts(pair)[0].parent()
+    under_load(pair, server, range(100, 130), lambda: supervisor.parent().send_signal(signal.SIGKILL))
+    wait_for(lambda: not psutil.pid_exists(supervisor.pid))
     wait_for(lambda: len(hosts(pair)) == 2, seconds=120)
 
 
