@@ -78,7 +78,7 @@ def command(process: psutil.Process) -> str:
         return ""
 
 
-FRONT, PAINTER = "ServeReplica:vega:Front", "ServeReplica:painters:Painter"
+GATEWAY, REPLICA = "ServeReplica:vega:Gateway", "ServeReplica:comfyui:ComfyReplica"
 
 
 def counted(url: str, name: str, **labels: str) -> float:
@@ -157,8 +157,8 @@ def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(serve
     assert is_ready(served)
 
 
-def test_a_front_killed_under_load_loses_nothing(served, server):
-    under_load(served, server, range(10, 16), lambda: of_ray(served, FRONT)[0].kill(), KEY)
+def test_a_gateway_killed_under_load_loses_nothing(served, server):
+    under_load(served, server, range(10, 16), lambda: of_ray(served, GATEWAY)[0].kill(), KEY)
 
 
 JSON = {"Content-Type": "application/json", **KEY}
@@ -320,7 +320,7 @@ def test_nothing_of_ray_listens_beyond_loopback(served):
     found = listening(served)
     named = {name for name, _, _ in found}
     assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ProxyActor"} <= named
-    assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:painters:Painter"} <= named
+    assert {"ray::ServeController", f"ray::{GATEWAY}", f"ray::{REPLICA}"} <= named
     assert {served.port, served.metrics} <= {port for _, _, port in found}
     assert [one for one in found if not is_loopback(one[1])] == []
     for name, _, port in found:
@@ -354,8 +354,8 @@ def test_without_rays_token_nobody_submits_a_job_or_reads_a_table(served, tmp_pa
         ("ray.rpc.NodeManagerService/GetNodeStats", "raylet"),
         ("ray.rpc.ReporterService/HealthCheck", "ray::DashboardAgent"),
         ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeController"),
-        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeReplica:vega:Front"),
-        ("ray.serve.ASGIService/HandleRequest", "ray::ServeReplica:painters:Painter"),
+        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", f"ray::{GATEWAY}"),
+        ("ray.serve.ASGIService/HandleRequest", f"ray::{REPLICA}"),
     ):
         mine = [port for port, name in ports.items() if name == owner]
         assert "UNAUTHENTICATED" in [called(port, f"/{method}") for port in mine], method
@@ -562,8 +562,8 @@ def test_what_is_too_much_at_once_is_429_and_counted(pair):
 
 KILLS = {
     "host": lambda serving: hosts(serving)[0].kill(),
-    "painter": lambda serving: of_ray(serving, PAINTER)[0].kill(),
-    "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
+    "replica": lambda serving: of_ray(serving, REPLICA)[0].kill(),
+    "gateway": lambda serving: of_ray(serving, GATEWAY)[0].kill(),
     "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
     "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
     "raylet": lambda serving: named(serving, "raylet").kill(),
@@ -598,7 +598,7 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
     if kind not in OF_ALL:
         after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
         assert after == [count + len(seeds) for count in before]
-    wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
+    wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, REPLICA)) == len(of_ray(pair, GATEWAY)) == 2, seconds=120)
     wait_for(lambda: is_ready(pair))
 
 
@@ -679,16 +679,16 @@ def test_processes_come_with_the_load(tmp_path, server):
 def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
     port = config["http_options"]["port"] = comfyui.free_port()
-    painters, app = config["applications"]
+    replica_app, gateway_app = config["applications"]
     keys = tmp_path / "keys"
     keys.write_text("another\na-key\n", encoding="utf-8")
-    for one in (painters, app):
+    for one in (replica_app, gateway_app):
         one["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
         one["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
-    (front,), (painter,) = app["deployments"], painters["deployments"]
-    front["num_replicas"] = 1
-    painter["ray_actor_options"] = {"num_cpus": 1}
-    painter["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
+    (gateway,), (replica,) = gateway_app["deployments"], replica_app["deployments"]
+    gateway["num_replicas"] = 1
+    replica["ray_actor_options"] = {"num_cpus": 1}
+    replica["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     machines = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
     rays = dict(re.findall(r"(RAY_\w+)=(\S+)", machines["head_start_ray_commands"][1]))
