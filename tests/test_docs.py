@@ -93,6 +93,17 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
     assert done.stdout.split() == [*names, replicas.name, app.name], done.stderr
 
 
+def test_the_documented_cluster_draws_with_the_files_that_the_docs_save():
+    config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Files to download")[2].partition("\n## ")[0]
+    for application in config["applications"]:
+        variables = application["runtime_env"]["env_vars"]
+        assert f"| `checkpoints/` | `{variables['VEGA_API_MODEL']}` |" in table
+        assert f"| `loras/` | `{variables['VEGA_API_LORA']}` |" in table
+        for name in ("VEGA_API_MODEL", "VEGA_API_LORA", "VEGA_API_VAE"):
+            assert f"`{name}={variables[name]}`" in DOCS
+
+
 def test_the_documented_cluster_asks_for_a_token_that_every_machine_has():
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
     started = [
