@@ -157,6 +157,22 @@ def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(serve
     assert is_ready(served)
 
 
+def test_a_replica_too_busy_to_say_so_is_ready(served):
+    """After two seconds the gateway asks Ray Serve's controller."""
+    slow = {"prompt": PROMPT, "num_inference_steps": 100, "samples": 4, "img_width": 512, "img_height": 512}
+    answers = []
+
+    def is_busy() -> bool:
+        answers.append(requests.get(f"{served.url}/readyz"))
+        return answers[-1].elapsed.total_seconds() > 2
+
+    with contextlib.ExitStack() as leaving:
+        for _ in range(10):  # a replica has at most eight
+            leaving.enter_context(send_and_leave(served, BASE, KEY, **slow))
+        wait_for(is_busy)
+    assert {answer.status_code for answer in answers} == {200}
+
+
 def test_a_gateway_killed_under_load_loses_nothing(served, server):
     under_load(served, server, range(10, 16), lambda: of_ray(served, GATEWAY)[0].kill(), KEY)
 
