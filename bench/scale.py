@@ -24,13 +24,13 @@ CLIENTS = 6  # for each process
 REQUESTS = 120  # for each process
 SIZE = 128  # of which the model is most of the work, as on a GPU
 WAIT = 0.15  # seconds of a UNet call of the stand-in
-ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Front")
+ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
 
 
 class Scale(NamedTuple):
     replicas: int
     load: load.Load
-    routing: float  # CPU seconds of Ray's proxy and of Front
+    routing: float  # CPU seconds of Ray's proxy and of the gateways
     series: int  # of metrics
 
 
@@ -85,7 +85,7 @@ def table(found: list[Scale]) -> str:
         "p50 s",
         "p95 s",
         "p99 s",
-        "CPU ms a request, proxy and Front",
+        "CPU ms a request, proxy and gateway",
         "metrics",
     ]
     rows = []

@@ -16,34 +16,35 @@ from contract.auth import is_loopback
 from contract.settings import Settings
 
 from .options import Options
-from .ray_environment import of_own_ray
+from .ray_environment import private_ray
 
-MOST = 1000  # processes on one machine
-LOOKS = 0.1  # seconds between two looks at whether what was started serves
-PAUSE = 5.0  # seconds before it is tried again
-OBJECTS = 2**29  # bytes of this machine's memory for requests and pictures between the processes
-# What Ray reads when it starts: what stands around its proxy, and the seconds between two looks at whether that lives.
-RAY = {
+MAX_REPLICAS = 1000
+TARGET_ONGOING_REQUESTS = 4  # of a replica; with more, autoscaling adds one
+POLL_INTERVAL_S = 0.1  # between two checks of whether everything runs
+DEPLOY_RETRY_DELAY_S = 5.0
+OBJECT_STORE_BYTES = 2**29  # shared memory for requests and pictures between Ray's processes
+# Ray reads these when it starts: the proxy's middleware, and how soon a dead proxy is replaced. The operator's own win.
+RAY_DEFAULTS = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.proxy_middleware:middlewares",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-    "RAY_DEDUP_LOGS": "0",  # lines that differ in a request's id alone are not the same
-    "RAY_worker_niceness": "0",  # by itself Ray lets everything else go first
+    "RAY_DEDUP_LOGS": "0",  # Ray would drop lines that differ only in a request's id
+    "RAY_worker_niceness": "0",  # Ray's default lets every other process go first
 }
 
 
-def whole(least: int, most: int) -> Callable[[str], int]:
-    """For argparse: a number between these."""
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """An argparse type: an integer from low to high."""
 
-    def number(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most}")
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {low} to {high}")
         return int(text)
 
-    return number
+    return parse
 
 
 def check_free(host: str, port: int, option: str) -> None:
-    """Ray would say so in pages, after half a minute."""
+    """Exits with a sentence where the address can't be bound. Ray would take half a minute and print a traceback."""
     try:
         socket.getaddrinfo(host, port)  # create_server would hide what kind of error it was
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
@@ -53,102 +54,113 @@ def check_free(host: str, port: int, option: str) -> None:
         sys.exit(f"nothing can listen at {host}:{port} ({why}): choose another {option}")
 
 
-def main() -> None:
+def parse_arguments() -> tuple[argparse.Namespace, Options]:
+    """Exits with a sentence for what can't be served. Options that are unknown here are ComfyUI's."""
     parser = argparse.ArgumentParser(prog="python -m serve", description=__doc__)
     parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI, with this pack in custom_nodes")
     parser.add_argument(
-        "--replicas", type=whole(1, MOST), default=1, help="ComfyUI processes, each with its own GPU if there is one"
+        "--replicas",
+        type=integer(1, MAX_REPLICAS),
+        default=1,
+        help="ComfyUI processes, each with its own GPU if there is one",
     )
-    parser.add_argument("--most", type=whole(1, MOST), help="up to so many, by the load")
+    parser.add_argument("--most", type=integer(1, MAX_REPLICAS), help="the most processes, added as the load grows")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
-    parser.add_argument("--port", type=whole(1, 65535), default=8000)
-    parser.add_argument("--metrics-port", type=whole(1, 65535), default=8080, help="for Prometheus: Ray's and our metrics")
-    given, rest = parser.parse_known_args()
-    if given.most and given.most < given.replicas:
-        parser.error(f"--most {given.most} is fewer than --replicas {given.replicas}")
+    parser.add_argument("--port", type=integer(1, 65535), default=8000)
+    parser.add_argument("--metrics-port", type=integer(1, 65535), default=8080, help="for Prometheus: Ray's and our metrics")
+    args, rest = parser.parse_known_args()
+    if args.most and args.most < args.replicas:
+        parser.error(f"--most {args.most} is fewer than --replicas {args.replicas}")
     try:
-        options = Options(comfyui=given.comfyui, arguments=rest, loopback=is_loopback(given.host))
-    except pydantic.ValidationError as error:
-        sys.exit("; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors()))
-    if given.port == given.metrics_port:
-        parser.error(f"--port and --metrics-port are both {given.port}: choose two")
-    check_free(given.host, given.port, "--host or --port")
-    check_free("127.0.0.1", given.metrics_port, "--metrics-port")
-    given_environment = dict(os.environ)
-    keys = Settings.pop_keys(os.environ)  # every process of Ray's would have them
+        options = Options(comfyui=args.comfyui, arguments=rest, loopback=is_loopback(args.host))
+    except pydantic.ValidationError as failure:
+        sys.exit("; ".join(error["msg"].removeprefix("Value error, ") for error in failure.errors()))
+    if args.port == args.metrics_port:
+        parser.error(f"--port and --metrics-port are both {args.port}: choose two")
+    check_free(args.host, args.port, "--host or --port")
+    check_free("127.0.0.1", args.metrics_port, "--metrics-port")
+    return args, options
+
+
+def main() -> None:
+    args, options = parse_arguments()
+    environment = dict(os.environ)
+    keys = Settings.pop_keys(os.environ)  # every process of Ray's would inherit them
     try:
-        os.environ.update(of_own_ray(os.environ))
+        os.environ.update(private_ray(os.environ))
     except ValueError as error:
         sys.exit(str(error))
-    for name, value in RAY.items():
+    for name, value in RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
 
-    import ray  # now that its variables are set
+    import ray  # reads the variables set above
     from ray import serve
 
-    from .applications import CannotServe, deploy, drain, serves
-    from .deployments import Painter, painters_run
-    from .ray_watch import RayWatch
+    from . import replica
+    from .applications import DeployError, are_running, deploy, drain
+    from .ray_watchdog import RayWatchdog
 
     ray.init(
-        address="local",  # also where another runs
-        _metrics_export_port=given.metrics_port,
+        address="local",  # a Ray of its own, even where another one runs
+        _metrics_export_port=args.metrics_port,
         include_dashboard=False,
-        object_store_memory=OBJECTS,
+        object_store_memory=OBJECT_STORE_BYTES,
     )
-    watch = RayWatch(given_environment)
-    serve.start(http_options={"host": given.host, "port": given.port})
-    there = ray.cluster_resources()
-    share = there["CPU"] / (given.most or given.replicas)  # Ray has each compute with so many threads
-    share = int(share) if share > 1 else share
-    painter = Painter.options(ray_actor_options={"num_cpus": share, "num_gpus": 1 if there.get("GPU") else 0})
-    if given.most:
-        bounds = {"min_replicas": given.replicas, "max_replicas": given.most, "target_ongoing_requests": 4}
-        painter = painter.options(autoscaling_config=bounds)
+    watchdog = RayWatchdog(environment)
+    serve.start(http_options={"host": args.host, "port": args.port})
+    resources = ray.cluster_resources()
+    cpus = resources["CPU"] / (args.most or args.replicas)  # Ray sets OMP_NUM_THREADS to it
+    cpus = int(cpus) if cpus > 1 else cpus  # Ray takes fractions below 1 only
+    gpus = 1 if resources.get("GPU") else 0
+    deployment = replica.ComfyReplica.options(ray_actor_options={"num_cpus": cpus, "num_gpus": gpus})
+    if args.most:
+        autoscaling = {"min_replicas": args.replicas, "max_replicas": args.most}
+        autoscaling["target_ongoing_requests"] = TARGET_ONGOING_REQUESTS
+        deployment = deployment.options(autoscaling_config=autoscaling)
     else:
-        painter = painter.options(num_replicas=given.replicas)
+        deployment = deployment.options(num_replicas=args.replicas)
 
-    calls = queue.SimpleQueue()  # the one that a signal's handler may put into
-    again = getattr(signal, "SIGHUP", None)  # Windows has none
-    for wanted in filter(None, (signal.SIGTERM, signal.SIGINT, again)):
-        signal.signal(wanted, lambda number, _: calls.put(number))
+    signals = queue.SimpleQueue()  # put() is reentrant, as a signal handler needs it
+    sighup = getattr(signal, "SIGHUP", None)  # Windows has none
+    for number in filter(None, (signal.SIGTERM, signal.SIGINT, sighup)):
+        signal.signal(number, lambda number, _: signals.put(number))
 
     def start(settings: Settings) -> None:
-        """Also again: one process after another is replaced by a new one, as models, packs or keys have changed.
+        """A first start, or a rolling restart for new models, packs or keys.
 
-        Returns when they serve, or with the next signal; CannotServe if they never will.
+        Returns when everything runs, or when the next signal has come. DeployError if it never will run.
         """
-        deploy(options, painter, settings)
-        while not serves():
-            if not calls.empty():
+        deploy(options, deployment, settings)
+        while not are_running():
+            if not signals.empty():
                 return
-            time.sleep(LOOKS)
-        metrics = f"http://127.0.0.1:{given.metrics_port}/metrics"
-        watch.anew = True
-        print(f"Vega API on http://{given.host}:{given.port}/v1, metrics on {metrics}", flush=True)
+            time.sleep(POLL_INTERVAL_S)
+        metrics = f"http://127.0.0.1:{args.metrics_port}/metrics"
+        watchdog.restarts = True
+        print(f"Vega API on http://{args.host}:{args.port}/v1, metrics on {metrics}", flush=True)
 
     try:
         start(Settings.from_environment(**keys))
-    except CannotServe as error:
-        watch.stop()
-        ray.shutdown()  # it prints its processes' last lines, and this is to be below them
+    except DeployError as error:
+        watchdog.stop()
+        ray.shutdown()  # before the message: it prints the last lines of Ray's processes
         sys.exit(f"The API can't be served: {error}")
-    while calls.get() == again:
+    while signals.get() == sighup:
         try:
-            start(Settings.from_environment(**keys))  # the file of keys may have changed
+            start(Settings.from_environment(**keys))  # reads the file of keys again
         except ValueError as error:
             print(f"nothing is replaced: {error}", file=sys.stderr, flush=True)
-        except CannotServe as error:
-            if painters_run():
+        except DeployError as error:
+            if replica.any_running():
                 print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
-            else:  # of one process Serve ends the old one before it starts the new one
+            else:  # Ray Serve stops a single replica before it starts the new one
                 print(f"nothing serves, and it is tried again until it does: {error}", file=sys.stderr, flush=True)
-                time.sleep(PAUSE)
-                calls.put(again)  # behind what the signals have put there
-    watch.anew = False
+                time.sleep(DEPLOY_RETRY_DELAY_S)
+                signals.put(sighup)  # behind the signals that have come meanwhile
+    watchdog.restarts = False
     drain()
     serve.shutdown()
-    watch.stop()
+    watchdog.stop()
     ray.shutdown()
 
 

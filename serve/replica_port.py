@@ -1,4 +1,4 @@
-"""The gRPC port of a Ray Serve replica, which Ray 2.60 opens at every address, also where the rest of Ray is at loopback."""
+"""The gRPC port of a Ray Serve replica, which Ray 2.60 opens at every address, even where the rest of Ray is at loopback."""
 
 import ray
 from ray._common.network_utils import build_address
@@ -8,10 +8,10 @@ from ray.serve._private import replica
 from contract.auth import is_loopback
 
 
-def listen_where_ray_does() -> None:
-    """For the constructors of deployments: the replica opens its port after them.
+def bind_to_node_address() -> None:
+    """To be called in a deployment's constructor: Ray opens the replica's port after that.
 
-    Where the machine's address in Ray is loopback, nobody else calls it there; in a cluster the other machines may.
+    Changes nothing in a cluster, where the address of the node isn't loopback and other machines may call the replica.
     """
     address = ray.util.get_node_ip_address()
     if is_loopback(address):

@@ -1,4 +1,4 @@
-"""What a proxy counts of the requests that come to it: for its own /metrics, and for Ray's metrics port."""
+"""Metrics of the requests at one proxy, for its own /metrics and for Ray's metrics port."""
 
 import time
 
@@ -8,7 +8,7 @@ from contract.metrics import LATENCY_BUCKETS_S, Metrics, path_label
 
 
 class RequestMetrics:
-    """The same four under the same names in both places; Ray puts ray_ before each."""
+    """The same four metrics under the same names in both places, except that Ray puts ray_ before each."""
 
     def __init__(self):
         self.own = Metrics()
@@ -18,17 +18,17 @@ class RequestMetrics:
         )
         self.images = metrics.Counter("vega_images", "Pictures answered.", ("path",))
         self.depth = metrics.Gauge("vega_queue_depth", "Requests that wait or are drawn.")
-        self.waiting = 0
+        self.in_flight = 0
 
-    def begun(self, path: str, id: str) -> "OneRequest":
-        return OneRequest(self, path, id)
+    def start(self, path: str, id: str) -> "RequestTimer":
+        return RequestTimer(self, path, id)
 
-    def wait_now(self, requests: int) -> None:
-        self.waiting = requests
-        self.own.depth.set(requests)
-        self.depth.set(requests)
+    def add_in_flight(self, change: int) -> None:
+        self.in_flight += change
+        self.own.depth.set(self.in_flight)
+        self.depth.set(self.in_flight)
 
-    def answered(self, path: str, code: int, seconds: float, images: int, request_id: str) -> None:
+    def record(self, path: str, code: int, seconds: float, images: int, request_id: str) -> None:
         self.own.observe_response(path, code, seconds, images, request_id)
         path = path_label(path, code)
         self.requests.inc(1, {"path": path, "code": str(code)})
@@ -37,16 +37,16 @@ class RequestMetrics:
             self.images.inc(images, {"path": path})
 
 
-class OneRequest:
-    """Is counted once, however often it ends."""
+class RequestTimer:
+    """One request in flight. Only the first call of `stop` counts."""
 
     def __init__(self, metrics: RequestMetrics, path: str, id: str):
         self.metrics, self.path, self.id = metrics, path, id
-        self.began, self.has_ended = time.perf_counter(), False
-        metrics.wait_now(metrics.waiting + 1)
+        self.start, self.is_stopped = time.perf_counter(), False
+        metrics.add_in_flight(1)
 
-    def end(self, code: int, images: int = 0) -> None:
-        if not self.has_ended:
-            self.has_ended = True
-            self.metrics.wait_now(self.metrics.waiting - 1)
-            self.metrics.answered(self.path, code, time.perf_counter() - self.began, images, self.id)
+    def stop(self, code: int, images: int = 0) -> None:
+        if not self.is_stopped:
+            self.is_stopped = True
+            self.metrics.add_in_flight(-1)
+            self.metrics.record(self.path, code, time.perf_counter() - self.start, images, self.id)

@@ -1,4 +1,4 @@
-"""What uvicorn, under Ray's proxy, does by itself, before any application is asked."""
+"""uvicorn's HTTP protocol under Ray's proxy, with JSON errors and with support for half-closed connections."""
 
 import http
 import uuid
@@ -9,15 +9,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from contract.disconnect import PROBE, PROBE_INTERVAL_S
 from contract.request_id import HEADER
 
-from .answers import error
+from .responses import error_response
 
-CUT_SHORT = "vega_body_is_cut_short"  # in the scope's state
+TRUNCATED = "vega_body_truncated"  # key in the scope's state: the client half-closed before the end of the body
 
 
 class Protocol(HttpToolsProtocol):
-    """What isn't HTTP is answered in JSON, and who has closed its half is answered, too.
+    """What isn't HTTP is answered in JSON, and a client that has closed only its sending half is answered.
 
-    A request for a websocket is a request like others, as there are none.
+    There are no websockets: an upgrade request is a request like any other.
     """
 
     def __init__(self, *args, **kwargs):
@@ -26,7 +26,7 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         id = uuid.uuid4().hex
-        status, headers, body = error(400, msg, id)
+        status, headers, body = error_response(400, msg, id)
         headers |= {HEADER: id, "Content-Length": str(len(body)), "Connection": "close"}
         head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -34,25 +34,28 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def eof_received(self) -> bool | None:
-        """Whether the connection stays open for the answer. TLS has no halves, and HTTP/1.0 nothing to ask with."""
+        """True keeps the connection open for the response (asyncio.Protocol).
+
+        TLS has no half-close, and HTTP/1.0 no 100 Continue to probe the client with.
+        """
         cycle = self.cycle
         if cycle is None or cycle.response_complete or self.scheme == "https" or cycle.scope["http_version"] == "1.0":
             return None
         if cycle.more_body:
-            cycle.scope["state"][CUT_SHORT] = True
+            cycle.scope["state"][TRUNCATED] = True
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False
-        self.loop.call_later(PROBE_INTERVAL_S, self.look_whether_it_is_there)
+        self.loop.call_later(PROBE_INTERVAL_S, self.probe_client)
         return True
 
-    def look_whether_it_is_there(self) -> None:
-        """Who has closed both halves looks alike, until it is sent something, and resets the connection."""
+    def probe_client(self) -> None:
+        """Sends 100 Continue: a client that has closed both halves looks the same until it resets the connection."""
         if not self.transport.is_closing() and not self.cycle.response_started:
             self.transport.write(PROBE)
-            self.loop.call_later(PROBE_INTERVAL_S, self.look_whether_it_is_there)
+            self.loop.call_later(PROBE_INTERVAL_S, self.probe_client)
 
 
 def install() -> None:
-    """For servers that this process starts from now on; Ray leaves the choice of a protocol to uvicorn."""
+    """For uvicorn servers that this process starts from now on: Ray leaves the choice of the protocol to uvicorn."""
     auto.AutoHTTPProtocol = Protocol

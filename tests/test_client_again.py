@@ -35,7 +35,7 @@ def expected(server) -> Image.Image:
 @pytest.mark.parametrize(
     "answer",
     [
-        said("500 Internal Server Error", b"Internal Server Error"),  # Ray's, when a Front dies
+        said("500 Internal Server Error", b"Internal Server Error"),  # Ray's, when a gateway dies
         said("500 Internal Server Error", b'{"detail": "Internal Server Error"}', "application/json"),
         said("500 Internal Server Error", b'["error"]', "application/json"),
         said("502 Bad Gateway", b"<html><h1>502 Bad Gateway</h1></html>", "text/html"),

@@ -70,8 +70,8 @@ def test_the_docs_name_what_the_contract_has(server):
 def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
     """Its names are those of the code; that it serves is shown by make soak."""
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
-    painters, app = ServeDeploySchema.model_validate(config).applications
-    assert (painters.args, painters.runtime_env) == (app.args, app.runtime_env)
+    replicas, app = ServeDeploySchema.model_validate(config).applications
+    assert (replicas.args, replicas.runtime_env) == (app.args, app.runtime_env)
     (tmp_path / "main.py").touch()
     code = (
         "import importlib, sys\n"
@@ -80,17 +80,28 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
         "    found = importlib.import_module(module)\n"
         "    app = getattr(found, builder)(found.Options.model_validate_json(sys.argv[1]))\n"
         "    print(app._bound_deployment.name, type(app).__name__)\n"
-        "print(found.PAINTERS, found.APPLICATION)"
+        "print(found.replica.APPLICATION, found.gateway.APPLICATION)"
     )
     command = [sys.executable, "-c", code, json.dumps({**app.args, "comfyui": str(tmp_path)})]
-    command += [one.import_path for one in (painters, app)]
+    command += [one.import_path for one in (replicas, app)]
     (tmp_path / "keys").write_text("a-key\n", encoding="utf-8")
     changes = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(tmp_path / "keys")}
     assert changes.keys() <= app.runtime_env["env_vars"].keys()
     environment = {**os.environ, **app.runtime_env["env_vars"], **changes}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    names = [name for one in (painters, app) for name in (one.deployments[0].name, "Application")]
-    assert done.stdout.split() == [*names, painters.name, app.name], done.stderr
+    names = [name for one in (replicas, app) for name in (one.deployments[0].name, "Application")]
+    assert done.stdout.split() == [*names, replicas.name, app.name], done.stderr
+
+
+def test_the_documented_cluster_draws_with_the_files_that_the_docs_save():
+    config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Files to download")[2].partition("\n## ")[0]
+    for application in config["applications"]:
+        variables = application["runtime_env"]["env_vars"]
+        assert f"| `checkpoints/` | `{variables['VEGA_API_MODEL']}` |" in table
+        assert f"| `loras/` | `{variables['VEGA_API_LORA']}` |" in table
+        for name in ("VEGA_API_MODEL", "VEGA_API_LORA", "VEGA_API_VAE"):
+            assert f"`{name}={variables[name]}`" in DOCS
 
 
 def test_the_documented_cluster_asks_for_a_token_that_every_machine_has():

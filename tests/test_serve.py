@@ -36,8 +36,15 @@ KEY = {"x-api-key": "a-key"}
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def operators_path(tmp_path_factory) -> Path:
+    """A folder that the operator has put on PYTHONPATH."""
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, operators_path):
     settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
     with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
@@ -49,7 +56,7 @@ def pair(tmp_path_factory):
 
 
 def hosts(serving) -> list[psutil.Process]:
-    """The ComfyUI processes, under their leashes."""
+    """The ComfyUI processes, children of their supervisors."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or ["", ""]
@@ -71,7 +78,7 @@ def command(process: psutil.Process) -> str:
         return ""
 
 
-FRONT, PAINTER = "ServeReplica:vega:Front", "ServeReplica:painters:Painter"
+GATEWAY, REPLICA = "ServeReplica:vega:Gateway", "ServeReplica:comfyui:ComfyReplica"
 
 
 def counted(url: str, name: str, **labels: str) -> float:
@@ -127,6 +134,18 @@ def test_bodies_origins_and_lost_clients_are_treated_as_by_one_server(served):
     assert time.monotonic() - began < 20  # what the other had asked for takes minutes
 
 
+def test_comfyui_cannot_import_the_packs_rooms(served, operators_path, tmp_path):
+    """In its environment the pack's root isn't on PYTHONPATH, as Ray's processes have it; the operator's entry is."""
+    environment = hosts(served)[0].environ()
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} | {path.stem for path in ROOT.glob("[!_]*.py")}
+    assert {"nodes", "serve", "vega", "extension"} <= rooms
+    code = "import importlib.util, sys; print(*filter(importlib.util.find_spec, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *rooms]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+    assert environment["PYTHONPATH"] == str(operators_path)
+
+
 def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(served, server):
     def kill():
         (process,) = hosts(served)
@@ -138,8 +157,24 @@ def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(serve
     assert is_ready(served)
 
 
-def test_a_front_killed_under_load_loses_nothing(served, server):
-    under_load(served, server, range(10, 16), lambda: of_ray(served, FRONT)[0].kill(), KEY)
+def test_a_replica_too_busy_to_say_so_is_ready(served):
+    """After two seconds the gateway asks Ray Serve's controller."""
+    slow = {"prompt": PROMPT, "num_inference_steps": 100, "samples": 4, "img_width": 512, "img_height": 512}
+    answers = []
+
+    def is_busy() -> bool:
+        answers.append(requests.get(f"{served.url}/readyz"))
+        return answers[-1].elapsed.total_seconds() > 2
+
+    with contextlib.ExitStack() as leaving:
+        for _ in range(10):  # a replica has at most eight
+            leaving.enter_context(send_and_leave(served, BASE, KEY, **slow))
+        wait_for(is_busy)
+    assert {answer.status_code for answer in answers} == {200}
+
+
+def test_a_gateway_killed_under_load_loses_nothing(served, server):
+    under_load(served, server, range(10, 16), lambda: of_ray(served, GATEWAY)[0].kill(), KEY)
 
 
 JSON = {"Content-Type": "application/json", **KEY}
@@ -301,7 +336,7 @@ def test_nothing_of_ray_listens_beyond_loopback(served):
     found = listening(served)
     named = {name for name, _, _ in found}
     assert {"gcs_server", "raylet", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::ProxyActor"} <= named
-    assert {"ray::ServeController", "ray::ServeReplica:vega:Front", "ray::ServeReplica:painters:Painter"} <= named
+    assert {"ray::ServeController", f"ray::{GATEWAY}", f"ray::{REPLICA}"} <= named
     assert {served.port, served.metrics} <= {port for _, _, port in found}
     assert [one for one in found if not is_loopback(one[1])] == []
     for name, _, port in found:
@@ -335,8 +370,8 @@ def test_without_rays_token_nobody_submits_a_job_or_reads_a_table(served, tmp_pa
         ("ray.rpc.NodeManagerService/GetNodeStats", "raylet"),
         ("ray.rpc.ReporterService/HealthCheck", "ray::DashboardAgent"),
         ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeController"),
-        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", "ray::ServeReplica:vega:Front"),
-        ("ray.serve.ASGIService/HandleRequest", "ray::ServeReplica:painters:Painter"),
+        ("ray.rpc.CoreWorkerService/GetCoreWorkerStats", f"ray::{GATEWAY}"),
+        ("ray.serve.ASGIService/HandleRequest", f"ray::{REPLICA}"),
     ):
         mine = [port for port, name in ports.items() if name == owner]
         assert "UNAUTHENTICATED" in [called(port, f"/{method}") for port in mine], method
@@ -543,8 +578,8 @@ def test_what_is_too_much_at_once_is_429_and_counted(pair):
 
 KILLS = {
     "host": lambda serving: hosts(serving)[0].kill(),
-    "painter": lambda serving: of_ray(serving, PAINTER)[0].kill(),
-    "front": lambda serving: of_ray(serving, FRONT)[0].kill(),
+    "replica": lambda serving: of_ray(serving, REPLICA)[0].kill(),
+    "gateway": lambda serving: of_ray(serving, GATEWAY)[0].kill(),
     "controller": lambda serving: of_ray(serving, "ServeController")[0].kill(),
     "proxy": lambda serving: of_ray(serving, "ProxyActor")[0].kill(),
     "raylet": lambda serving: named(serving, "raylet").kill(),
@@ -579,7 +614,7 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
     if kind not in OF_ALL:
         after = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
         assert after == [count + len(seeds) for count in before]
-    wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, PAINTER)) == len(of_ray(pair, FRONT)) == 2, seconds=120)
+    wait_for(lambda: len(hosts(pair)) == len(of_ray(pair, REPLICA)) == len(of_ray(pair, GATEWAY)) == 2, seconds=120)
     wait_for(lambda: is_ready(pair))
 
 
@@ -593,7 +628,7 @@ def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path
 
     def has_begun() -> bool:
         found[:] = first.children(recursive=True)
-        return any("serve.leash" in child.cmdline() for child in found if child.is_running())
+        return any("supervisor.py" in " ".join(child.cmdline()) for child in found if child.is_running())
 
     wait_for(has_begun, seconds=120)
     next(child for child in found if child.name() == "raylet").kill()
@@ -605,9 +640,9 @@ def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path
 
 @pytest.mark.soak
 def test_a_worker_killed_under_load_loses_nothing(pair, server):
-    leash = hosts(pair)[0].parent()
-    under_load(pair, server, range(100, 130), lambda: leash.parent().send_signal(signal.SIGKILL))
-    wait_for(lambda: not psutil.pid_exists(leash.pid))
+    supervisor = hosts(pair)[0].parent()
+    under_load(pair, server, range(100, 130), lambda: supervisor.parent().send_signal(signal.SIGKILL))
+    wait_for(lambda: not psutil.pid_exists(supervisor.pid))
     wait_for(lambda: len(hosts(pair)) == 2, seconds=120)
 
 
@@ -660,16 +695,16 @@ def test_processes_come_with_the_load(tmp_path, server):
 def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
     port = config["http_options"]["port"] = comfyui.free_port()
-    painters, app = config["applications"]
+    replica_app, gateway_app = config["applications"]
     keys = tmp_path / "keys"
     keys.write_text("another\na-key\n", encoding="utf-8")
-    for one in (painters, app):
+    for one in (replica_app, gateway_app):
         one["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
         one["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
-    (front,), (painter,) = app["deployments"], painters["deployments"]
-    front["num_replicas"] = 1
-    painter["ray_actor_options"] = {"num_cpus": 1}
-    painter["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
+    (gateway,), (replica,) = gateway_app["deployments"], replica_app["deployments"]
+    gateway["num_replicas"] = 1
+    replica["ray_actor_options"] = {"num_cpus": 1}
+    replica["autoscaling_config"] |= {"min_replicas": 1, "max_replicas": 1}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     machines = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
     rays = dict(re.findall(r"(RAY_\w+)=(\S+)", machines["head_start_ray_commands"][1]))

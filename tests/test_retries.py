@@ -3,7 +3,7 @@
 import asyncio
 
 from contract.body_limits import MAX_LARGE_BODIES, SMALL_BODY_BYTES, BodyLimits
-from serve.attempts import Body
+from serve.retries import ReplayableBody
 
 LARGE = {"type": "http.request", "body": b"a" * SMALL_BODY_BYTES, "more_body": True}
 END = {"type": "http.request", "body": b"", "more_body": False}
@@ -17,13 +17,13 @@ class Sender:
         for message in messages:
             self.messages.put_nowait(message)
 
-    def body(self, bodies: BodyLimits) -> Body:
-        return Body({"state": {}}, self.messages.get, bodies)
+    def body(self, bodies: BodyLimits) -> ReplayableBody:
+        return ReplayableBody({"state": {}}, self.messages.get, bodies)
 
 
-async def read(body: Body) -> list:
+async def read(body: ReplayableBody) -> list:
     """The messages until the last one."""
-    receive, found = body.from_its_beginning(), []
+    receive, found = body.replay(), []
     while not found or found[-1].get("more_body"):
         found.append(await receive())
     return found
@@ -58,7 +58,7 @@ def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
                 body = Sender(*messages).body(bodies)
                 assert (await read(body))[-1] == {"type": "http.disconnect"}
                 assert (body.refused.status, f"{part} KiB" in str(body.refused)) == (408, True)
-                await body.ended()
+                await body.close()
 
     asyncio.run(run())
 
@@ -67,7 +67,7 @@ def test_a_whole_body_is_read_again_from_its_beginning_and_waits_for_nobody():
     async def run():
         body = Sender(LARGE, END).body(BodyLimits(1, timeout_s=0.1))
         assert await read(body) == await read(body) == [LARGE, END]
-        leaves = asyncio.create_task(body.next())
+        leaves = asyncio.create_task(body.next_message())
         await asyncio.sleep(0.2)  # longer than its patience
         assert not leaves.done()
         leaves.cancel()
