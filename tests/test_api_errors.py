@@ -20,7 +20,7 @@ from api_calls import BASE, PROMPT, RT, post, queue, wait_for
 from vega_pack.api import answers, bodies, connection
 from vega_pack.api.refused import Refused
 
-from vega_client.client import refused
+from vega_client.transport import response_error
 
 FIELDS = {"prompt": PROMPT, "seed": 5, "img_width": 64, "img_height": 64}
 BODY = json.dumps(FIELDS).encode()
@@ -70,7 +70,7 @@ def checked(status: int, headers: dict[str, str], body: bytes) -> str:
     assert said["id"] == headers["x-request-id"]
     assert "\n" not in said["error"]
     assert said["error"][0].isupper() or "field" in said
-    found = refused(httpx.Response(status, headers=headers, content=body), "/v1/segmind-vega-rt-v1")
+    found = response_error(httpx.Response(status, headers=headers, content=body), "/v1/segmind-vega-rt-v1")
     assert (str(found), found.status) == (said["error"], status)
     return said["error"]
 
