@@ -70,8 +70,13 @@ class Events:
             raise ConnectError(f"Nothing answers at {address}.")
 
     async def run(self) -> None:
-        retry = {"reconnect_delays": self.reconnect_delays, "process_exception": process_exception}
-        connections = websockets.connect(self.url, max_size=None, **retry, **self.options)
+        connections = websockets.connect(
+            self.url,
+            max_size=None,
+            reconnect_delays=self.reconnect_delays,
+            process_exception=process_exception,
+            **self.options,
+        )
         async with contextlib.aclosing(aiter(connections)) as sockets:  # else it is closed when the loop has ended
             async for socket in sockets:
                 try:
