@@ -24,7 +24,7 @@ from vega_pack.contract import body_limits
 from vega_pack.contract.body_limits import MAX_LARGE_BODIES, BodyLimits
 from vega_pack.contract.errors import ApiError
 
-from vega_client.client import refused
+from vega_client.transport import response_error
 
 FIELDS = {"prompt": PROMPT, "seed": 5, "img_width": 64, "img_height": 64}
 BODY = json.dumps(FIELDS).encode()
@@ -74,7 +74,7 @@ def checked(status: int, headers: dict[str, str], body: bytes) -> str:
     assert said["id"] == headers["x-request-id"]
     assert "\n" not in said["error"]
     assert said["error"][0].isupper() or "field" in said
-    found = refused(httpx.Response(status, headers=headers, content=body), "/v1/segmind-vega-rt-v1")
+    found = response_error(httpx.Response(status, headers=headers, content=body), "/v1/segmind-vega-rt-v1")
     assert (str(found), found.status) == (said["error"], status)
     return said["error"]
 

@@ -94,7 +94,7 @@ class Crowd:
 
     def one_after_another(self, url: str, todo: queue.SimpleQueue) -> None:
         client = Client(url)
-        client.client.http.event_hooks["request"].append(self.count)
+        client.client.transport.http.event_hooks["request"].append(self.count)
         with contextlib.suppress(queue.Empty):
             while True:
                 place = todo.get_nowait()
@@ -113,12 +113,12 @@ class Crowd:
                     leaving.join()
                     self.gone(place)
                     client = Client(url)
-                    client.client.http.event_hooks["request"].append(self.count)
+                    client.client.transport.http.event_hooks["request"].append(self.count)
         client.close()
 
     async def side_by_side(self, url: str, todo: queue.SimpleQueue) -> None:
         async with AsyncClient(url) as client:
-            client.http.event_hooks["request"].append(self.count)
+            client.transport.http.event_hooks["request"].append(self.count)
 
             async def ask() -> None:
                 with contextlib.suppress(queue.Empty):

@@ -11,7 +11,7 @@ import requests
 from PIL import Image, ImageChops
 
 from dev import comfyui
-from vega_client import Client, Refused, patience
+from vega_client import Client, RequestError, retry
 
 PROMPT = "night, desert, full moon"
 ROUTES = b"Path '/v1/segmind-vega-rt-v1' not found. Ping http://.../-/routes for available routes."
@@ -73,7 +73,7 @@ def test_an_answer_that_is_not_the_apis_is_asked_for_again_under_one_id(server, 
 def test_the_apis_own_refusal_is_told_at_once_with_its_id(server, answer):
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [answer]
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RequestError) as refused:
             client.generate(PROMPT, seed=3)
     assert refused.value.id == "made-here"
     assert ("made-here" in str(refused.value)) == (refused.value.status == 500)  # what the server's log explains
@@ -81,26 +81,26 @@ def test_the_apis_own_refusal_is_told_at_once_with_its_id(server, answer):
 
 def test_a_page_of_something_else_is_told_at_once(server):
     """As of a ComfyUI without this pack."""
-    with Client(f"{server.url}/elsewhere") as client, pytest.raises(Refused) as refused:
+    with Client(f"{server.url}/elsewhere") as client, pytest.raises(RequestError) as refused:
         client.generate(PROMPT)
     assert refused.value.status in (404, 405)
 
 
 def test_a_server_without_a_model_is_asked_for_a_minute_and_then_told(server, monkeypatch):
-    assert patience.FIRST_ANSWER == 60
-    monkeypatch.setattr(patience, "FIRST_ANSWER", 0.5)
+    assert retry.FIRST_RESPONSE_SECONDS == 60
+    monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 0.5)
     answer = in_json("503 Service Unavailable", error="No model is available; the server's log says why.", id="made-here")
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         client.generate(PROMPT, seed=3)
         network.answers = [answer] * 20
         network.cut()
-        with pytest.raises(Refused, match=r"No model is available.*\(id made-here\)"):
+        with pytest.raises(RequestError, match=r"No model is available.*\(id made-here\)"):
             client.generate(PROMPT, seed=4)
         assert 0 < len(network.answers) < 19
 
 
 def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_ANSWER", 0.5)
+    monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 0.5)
     busy = in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [busy, busy]
@@ -109,7 +109,7 @@ def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
 
 def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog):
     """With nobody at the port at first; Ray Serve's proxy takes 36 s to be there again."""
-    assert patience.FIRST_ANSWER >= 1.5 * 36
+    assert retry.FIRST_RESPONSE_SECONDS >= 1.5 * 36
     port, found = comfyui.free_port(), []
     with Client(f"http://127.0.0.1:{port}") as one, Client(f"http://127.0.0.1:{port}") as other:
         options = {"seed": 3, "format": "png"}
@@ -131,7 +131,7 @@ def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog)
 
 
 def test_a_wrong_address_is_told_in_one_sentence(monkeypatch):
-    monkeypatch.setattr(patience, "FIRST_ANSWER", 1.0)
+    monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 1.0)
     for url in (f"http://127.0.0.1:{comfyui.free_port()}", "http://no-such-host.invalid:8188"):
         for more in ({}, {"on_progress": print}):
             with Client(url) as client, pytest.raises(ConnectionError, match="Nothing answers at .*no|127"):
@@ -156,7 +156,7 @@ def test_pictures_that_the_server_keeps_no_more_are_drawn_again_or_told(server):
     graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 70, "color": 0}}}
     graph["2"] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": "png", "quality": 95}}
     with Client(server.url) as client:
-        with pytest.raises(Refused, match="the last 64 are kept") as refused:
+        with pytest.raises(RequestError, match="the last 64 are kept") as refused:
             client.queue(graph)
         assert refused.value.status == 410
         graph["1"]["inputs"]["batch_size"] = 60

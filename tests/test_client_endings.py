@@ -16,7 +16,6 @@ from dev import comfyui
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import asyncio, contextlib, os, signal, sys, threading, time
-sys.path.insert(0, "tests")
 import graphs
 from vega_client import AsyncClient, Client
 
@@ -113,7 +112,8 @@ def warned(said: str) -> str:
 def run(url: str, program: str) -> subprocess.Popen:
     command = [sys.executable, "-X", "dev", "-c", PROGRAM + program, url]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}  # graphs.py lies there
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import relay
 from PIL import Image
 
-from vega_client import AsyncClient, Client, Refused, patience
+from vega_client import AsyncClient, Client, RequestError, retry
 
 PROMPT = "night, desert, full moon"
 
@@ -47,17 +47,17 @@ def test_an_address_may_be_written_otherwise(server, url):
 def test_https_where_there_is_none_is_told_at_once(server, more):
     with Client(f"https://127.0.0.1:{server.port}") as client, pytest.raises(ConnectionError, match="WRONG_VERSION_NUMBER"):
         client.generate(PROMPT, **more)
-    assert not client.client.patience.warned
+    assert not client.client.transport.policy.has_warned
 
 
 def test_a_connection_that_breaks_in_its_handshake_is_tried_again():
     def of(error: Exception) -> Exception:
-        told = patience.httpx.ConnectError(str(error))
+        told = retry.httpx.ConnectError(str(error))
         told.__cause__ = error
         return told
 
-    assert patience.is_passing(of(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")))
-    assert not patience.is_passing(of(ssl.SSLCertVerificationError(1, "certificate verify failed")))
+    assert retry.is_transient(of(ssl.SSLEOFError(8, "EOF occurred in violation of protocol")))
+    assert not retry.is_transient(of(ssl.SSLCertVerificationError(1, "certificate verify failed")))
 
 
 @pytest.mark.parametrize("key", ["a-secret\n", " a-secret", "a-\0secret", b"a-secret", 5])
@@ -71,7 +71,7 @@ def test_a_key_may_have_letters_beyond_ascii(server):
     """As a file of keys may."""
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}", key="schlüssel") as client:
         network.answers = [b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]
-        with pytest.raises(Refused):
+        with pytest.raises(RequestError):
             client.generate(PROMPT)
         assert "x-api-key: schlüssel\r\n".encode() in network.asked[0]
 
@@ -132,7 +132,7 @@ def test_overrides_are_a_dict_with_names(server):
 
 @pytest.mark.parametrize("model", ["../prompt", "segmind-vega-rt-v1?a=b", "a/b#c"])
 def test_a_model_is_one_name_under_v1(server, model):
-    with Client(server.url) as client, pytest.raises(Refused, match="There is no /v1/") as refused:
+    with Client(server.url) as client, pytest.raises(RequestError, match="There is no /v1/") as refused:
         client.generate(PROMPT, model=model)
     assert refused.value.status == 404
 
@@ -158,7 +158,7 @@ def answer(status: str, kind: str, body: bytes = PAGE, *headers: str) -> bytes:
 def test_who_is_no_comfyui_is_told_in_a_sentence(server, answered, said):
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [answered]
-        with pytest.raises(Refused, match=said) as refused:
+        with pytest.raises(RequestError, match=said) as refused:
             client.generate(PROMPT)
     assert "<" not in str(refused.value)
     assert str(refused.value.status) in answered.decode()
@@ -178,6 +178,6 @@ def test_a_server_of_something_else_is_told_by_queue():
         threading.Thread(target=other.serve_forever, daemon=True).start()
         workflow = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
         address = f"http://127.0.0.1:{other.server_port}"
-        with Client(address) as client, pytest.raises(Refused, match="is not what a ComfyUI answers"):
+        with Client(address) as client, pytest.raises(RequestError, match="is not what a ComfyUI answers"):
             client.queue(workflow)
         other.shutdown()

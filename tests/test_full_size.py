@@ -50,7 +50,7 @@ def vega(request, tmp_path_factory):
 
 
 def load(who: str, path: Path, out: Path) -> dict:
-    command = [sys.executable, "-m", "dev.load_once", who, str(path), str(out)]
+    command = [sys.executable, "-m", "bench.load_once", who, str(path), str(out)]
     done = subprocess.run(command, cwd=host.ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -5,10 +5,12 @@ The table is what `make soak` loaded; in `make test` each test that loads looks 
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import loads
 import pytest
+import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,3 +60,26 @@ def test_nothing_is_said_of_places_where_the_pack_is_not():
     assert requirements == ["diffusers", "prometheus-client"]
     assert "installs two packages: diffusers" in README
     assert "prometheus-client" in README
+
+
+def test_the_map_names_every_room():
+    """And no other; of folders in folders only those that are rooms of their own."""
+    text = re.search(r"Where things are:\n\n```\n(.*?)```", README, re.DOTALL)[1]
+    entries = [line.split(maxsplit=1)[0] for line in text.splitlines()]
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {f"{name.partition('/')[0]}/" for name in names.split("\0") if "/" in name and not name.startswith(".")}
+    assert {name for name in entries if name.count("/") == 1 and name.endswith("/")} == folders
+    assert all((ROOT / name).exists() for name in entries)
+
+
+def test_contributing_names_what_there_is():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w*./]+/[\w*./]*|[\w.]+\.(?:py|md|toml|txt))(?=[`])", text)
+    assert len(named) > 15
+    made = {"nodes/my_node.py", "web/docs/VegaMyNode.md", ".comfyui/models"}
+    assert [name for name in named if name not in made and not list(ROOT.glob(name))] == []
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"`make (\w+)", text)) <= {*targets, "hosts"}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    (tiers,) = re.findall(r"# a tier: (.*), \.\.\.", text)
+    assert set(tiers.split(", ")) <= {marker.partition(":")[0] for marker in settings["markers"]}

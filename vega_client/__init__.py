@@ -7,8 +7,19 @@
 AsyncClient is the same with `async with` and `await`.
 """
 
-from .blocking import Client
 from .client import AsyncClient
-from .errors import Failed, Lost, Refused
+from .errors import (
+    ConnectError,
+    Failed,
+    GatewayError,
+    Lost,
+    PromptLostError,
+    Refused,
+    RequestError,
+    VegaError,
+    WorkflowError,
+)
+from .sync import Client
 
-__all__ = ["AsyncClient", "Client", "Failed", "Lost", "Refused"]
+__all__ = ["AsyncClient", "Client", "ConnectError", "GatewayError", "PromptLostError", "RequestError", "VegaError"]
+__all__ += ["WorkflowError", "Failed", "Lost", "Refused"]

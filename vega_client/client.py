@@ -1,39 +1,39 @@
 """The asynchronous client."""
 
 import asyncio
-import base64
-import contextlib
-import inspect
-import io
-import itertools
 import secrets
 import uuid
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
 from urllib.parse import quote
 
-import httpx
-from PIL import Image, ImageOps
+from PIL import Image
 
-from .address import address, is_local
-from .errors import Failed, Lost, Refused, SomebodyElse
+from .callbacks import OnPreview, OnProgress, make_listener
 from .events import Events, Listener
-from .overrides import override
-from .patience import PERMANENT, Patience, is_of_tls, is_passing
-from .reading import read
-from .workflow import is_api, kinds, to_api
+from .images import decode_image, encode_image
+from .prompt_queue import PromptQueue
+from .retry import RetryPolicy
+from .transport import API_PREFIX, REQUEST_ID, Transport, timeout
+from .url import is_loopback, parse_url
+from .workflow_file import read_workflow
 
-API, ID = "/v1/", "X-Request-Id"
-BODY = ("prompt", "extra_data", "partial_execution_targets")  # what of a body of POST /prompt says what is drawn
-ASK = 2.0  # seconds without news after which the server is asked: it tells nobody that somebody has cleared its queue
-GONE = 3  # times that a workflow's pictures may be gone before they are fetched
-GOODBYE = 5.0  # seconds for taking work off the server
-CONNECT = 10.0  # seconds for a connection
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # typing has it from Python 3.11 on
+
+DEFAULT_URL, DEFAULT_MODEL = "http://127.0.0.1:8188", "segmind-vega-rt-v1"
 CLOSED = "This client is closed: make another."
 ELSEWHERE = "This client has worked in another event loop, or in another process: make one in each."
-CALLBACKS = ("on_progress", "on_preview")
-Progress = Callable[[int, int], None]  # steps done, steps in all
-Preview = Callable[[Image.Image], None]
+
+
+class ApiFields(TypedDict, total=False):
+    """What generate passes on as it is: further fields of the API, whose errors say which values they may have."""
+
+    denoise: float  # how much of the image is drawn anew
+    format: Literal["jpeg", "png", "webp"]
+    negative_prompt: str  # this and the others with model="segmind-vega"
+    guidance_scale: float
+    scheduler: str
 
 
 class AsyncClient:
@@ -42,20 +42,20 @@ class AsyncClient:
     key is for /v1 on servers with keys. Use it with `async with`.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8188", key: str | None = None):
-        at = address(url)
-        self.url, self.id = str(at).rstrip("/"), uuid.uuid4().hex
+    def __init__(self, url: str = DEFAULT_URL, key: str | None = None):
+        parsed = parse_url(url)
+        self.url, self.id = str(parsed).rstrip("/"), uuid.uuid4().hex
         self.secret = secrets.token_hex(16)  # beside the id, which ComfyUI's /queue tells
-        self.headers = {"x-api-key": sendable(key)} if key else {}
-        local = is_local(at)  # a proxy for the internet must not be asked for this machine
-        self.http = httpx.AsyncClient(timeout=httpx.Timeout(60, connect=CONNECT, pool=None), trust_env=not local)
-        self.patience = Patience(self.url)
+        self.headers = {"x-api-key": encode_key(key)} if key else {}
+        local = is_loopback(parsed)  # a proxy for the internet must not be asked for this machine
+        policy = RetryPolicy(self.url)
+        self.transport = Transport(self.url, policy, trust_env=not local)
+        socket_url = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
+        self.events = Events(socket_url, policy, **({"proxy": None} if local else {}))
+        self.prompts = PromptQueue(self.transport, self.events, self.id)
         self.calls: set[asyncio.Task] = set()
-        self.goodbyes: set[asyncio.Task] = set()  # that take given up work off the server
         self.closed = False
         self.loop: asyncio.AbstractEventLoop | None = None  # that the connections belong to
-        socket = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
-        self.events = Events(socket, self.patience, **({"proxy": None} if local else {}))
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -71,23 +71,9 @@ class AsyncClient:
         for call in self.calls:
             call.cancel()
         await asyncio.gather(*self.calls, return_exceptions=True)
-        await asyncio.gather(*self.goodbyes, return_exceptions=True)
+        await self.prompts.close()
         await self.events.close()
-        await self.http.aclose()
-
-    async def call(self, work):
-        """What it gives; it ends with its caller or with the client."""
-        if self.closed or self.is_elsewhere():
-            work.close()
-            raise RuntimeError(CLOSED if self.closed else ELSEWHERE)
-        self.loop = asyncio.get_running_loop()
-        task = asyncio.create_task(work)
-        self.calls.add(task)
-        task.add_done_callback(self.calls.discard)
-        return await task
-
-    def is_elsewhere(self) -> bool:
-        return self.loop not in (None, asyncio.get_running_loop())
+        await self.transport.close()
 
     async def generate(
         self,
@@ -98,287 +84,77 @@ class AsyncClient:
         width: int | None = None,
         height: int | None = None,
         image: Image.Image | None = None,
-        model: str = "segmind-vega-rt-v1",
-        on_progress: Progress | None = None,
-        on_preview: Preview | None = None,
-        **fields,
+        model: str = DEFAULT_MODEL,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
+        **fields: "Unpack[ApiFields]",
     ) -> Image.Image:
         """A picture from the HTTP API; its `info["seed"]` is the seed that drew it.
 
         What is not given is the server's default. image: what to start from. fields: others of the API, such as denoise, or
         negative_prompt with model="segmind-vega". Busy servers, broken connections and answers of others in the server's
-        place are tried again for five minutes (one minute for a server that never answered yet); then ConnectionError is
-        raised, or Refused, which is raised at once for what the server doesn't take. Callbacks need ComfyUI's own server:
-        Ray Serve has no websocket.
+        place are tried again for five minutes (one minute for a server that never answered yet); then ConnectError is
+        raised, or RequestError, which is raised at once for what the server doesn't take. Callbacks need ComfyUI's own
+        server: Ray Serve has no websocket.
         """
         if "samples" in fields or "base64" in fields:
             raise ValueError("generate gives one picture as an image: neither samples nor base64 is for it.")
         body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
-        body |= {"image": None if image is None else in_base64(image), **fields}
+        body |= {"image": None if image is None else encode_image(image), **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        path, request_id = API + quote(model, safe=""), uuid.uuid4().hex
-        headers = {ID: request_id}
+        path, headers = API_PREFIX + quote(model, safe=""), {**self.headers, REQUEST_ID: uuid.uuid4().hex}
         if not on_progress and not on_preview:
-            return await self.call(self.picture(path, body, headers))
+            return await self.call(self.request_image(path, body, headers))
         headers |= {"X-Client-Id": self.id, "X-Client-Secret": self.secret}
         headers["X-Previews"] = str(on_preview is not None).lower()
-        return await self.call(self.followed(path, body, headers, told(on_progress, on_preview)))
-
-    async def followed(self, path: str, body: dict, headers: dict, listener: Listener) -> Image.Image:
-        async with self.events.of(headers[ID], listener):
-            return await self.picture(path, body, headers)
-
-    async def picture(self, path: str, body: dict, headers: dict) -> Image.Image:
-        patient = httpx.Timeout(60, connect=CONNECT, read=None, pool=None)
-        response = await self.ask("POST", path, json=body, headers={**self.headers, **headers}, timeout=patient)
-        image = await asyncio.to_thread(opened, response.content)
-        image.info["seed"] = int(response.headers["X-Seed"])
-        return image
+        listener = make_listener(on_progress, on_preview)
+        return await self.call(self.request_image_with_events(path, body, headers, listener))
 
     async def queue(
         self,
         workflow: dict | str | Path,
         overrides: dict | None = None,
         *,
-        on_progress: Progress | None = None,
-        on_preview: Preview | None = None,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> list[Image.Image]:
         """The pictures of any workflow, in UI or API format or as POST /prompt takes it: a path, JSON, or what that holds.
 
         overrides: other values for inputs, "<node's id, title or class>.<input>" -> value. Connections that break lose
         nothing; a workflow that the server forgets because it restarts, or that somebody interrupts or takes off the queue,
-        is queued again for five minutes of waiting: cancel the call to end it. Then Lost is raised; Failed where a node
-        fails; ValueError for what is no workflow, and for one that only the browser can make a prompt of.
+        is queued again for five minutes of waiting: cancel the call to end it. Then PromptLostError is raised; WorkflowError
+        where a node fails; ValueError for what is no workflow, and for one that only the browser can make a prompt of.
         """
-        return await self.call(self.pictures(read(workflow), overrides or {}, told(on_progress, on_preview)))
+        loaded, listener = read_workflow(workflow), make_listener(on_progress, on_preview)
+        return await self.call(self.prompts.run(loaded, overrides or {}, listener))
 
-    async def pictures(self, workflow: dict, overrides: dict, listener: Listener) -> list[Image.Image]:
-        body = await self.body(workflow)
-        body["prompt"] = override(body["prompt"], overrides)
-        gone = itertools.count(1)
+    async def call(self, coroutine):
+        """What it returns; it ends with its caller or with the client."""
+        if self.closed or self.is_elsewhere():
+            coroutine.close()
+            raise RuntimeError(CLOSED if self.closed else ELSEWHERE)
+        self.loop = asyncio.get_running_loop()
+        task = asyncio.create_task(coroutine)
+        self.calls.add(task)
+        task.add_done_callback(self.calls.discard)
+        return await task
 
-        async def drawn() -> list[Image.Image]:
-            outputs = await self.outputs(body, listener)
-            try:
-                answers = await asyncio.gather(*(self.ask("GET", path) for path in files(outputs)))
-            except Refused as refused:  # of more than it keeps, some are always gone
-                if refused.status not in (404, 410) or next(gone) == GONE:
-                    raise
-                raise Lost("The server has not kept what this workflow made.") from None
-            return [await asyncio.to_thread(opened, answer.content) for answer in answers]
+    def is_elsewhere(self) -> bool:
+        return self.loop not in (None, asyncio.get_running_loop())
 
-        return await self.patience.attempts(lambda error: isinstance(error, Lost))(drawn)
+    async def request_image_with_events(self, path: str, body: dict, headers: dict, listener: Listener) -> Image.Image:
+        async with self.events.subscribe(headers[REQUEST_ID], listener):
+            return await self.request_image(path, body, headers)
 
-    async def body(self, workflow: dict) -> dict:
-        """What POST /prompt takes of a workflow in any format."""
-        if is_api(workflow.get("prompt")):
-            return {key: workflow[key] for key in BODY if workflow.get(key) is not None}
-        if is_api(workflow):
-            return {"prompt": workflow}
-        prompt = to_api(workflow, await self.definitions(kinds(workflow)))
-        return {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": workflow}}}
-
-    async def definitions(self, kinds: set[str]) -> dict:
-        """What the server says of these kinds of nodes, and no more: all of it is megabytes."""
-        found = await asyncio.gather(*(self.get(f"/object_info/{quote(kind, safe='')}") for kind in kinds))
-        return {kind: info for one in found for kind, info in one.items()}
-
-    async def outputs(self, body: dict, listener: Listener) -> dict:
-        """What the server says that a prompt made; Failed where it failed, Lost where it was interrupted or forgotten."""
-        prompt_id, news = str(uuid.uuid4()), asyncio.Event()
-
-        def hear(event: str, data: dict, file: bytes | None) -> None:
-            listener(event, data, file)
-            if event == "connected" or (event == "executing" and data["node"] is None):
-                news.set()
-
-        body = {**body, "client_id": self.id, "prompt_id": prompt_id}
-        async with self.events.of(prompt_id, hear):
-            try:
-                await self.put(body)
-                while True:
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(news.wait(), ASK)
-                    news.clear()
-                    job = await self.job(prompt_id)
-                    if job is None:
-                        raise Lost("The server has forgotten this workflow: it restarts, or somebody clears its queue.")
-                    if "execution_status" in job:
-                        return made(job)
-            except asyncio.CancelledError:
-                await self.cancel(prompt_id)
-                raise
-
-    async def put(self, body: dict) -> None:
-        """Queues a prompt once, also when its answer never came: the server is asked for its id before it gets it again."""
-
-        async def is_there() -> bool:
-            return await self.job(body["prompt_id"]) is not None
-
-        await self.ask("POST", "/prompt", json=body, is_there=is_there)
-
-    async def job(self, prompt_id: str) -> dict | None:
-        """What the server says of a prompt in one answer, with outputs and execution_status when it has ended."""
-        try:
-            return await self.get(f"/api/jobs/{prompt_id}")
-        except Refused as refused:
-            if refused.status == 404:
-                return None
-            raise
-
-    async def cancel(self, prompt_id: str) -> None:
-        """Takes the prompt off the queue or interrupts it, and no other, even if the caller is cancelled again."""
-        goodbye = asyncio.create_task(self.goodbye(prompt_id))
-        self.goodbyes.add(goodbye)
-        goodbye.add_done_callback(self.goodbyes.discard)
-        await asyncio.shield(goodbye)
-
-    async def goodbye(self, prompt_id: str) -> None:
-        with contextlib.suppress(httpx.HTTPError):
-            answer = await self.http.post(f"{self.url}/api/jobs/{prompt_id}/cancel", timeout=GOODBYE)
-            if answer.status_code in (404, 405):  # ComfyUI 0.24
-                await self.http.post(f"{self.url}/queue", json={"delete": [prompt_id]}, timeout=GOODBYE)
-                await self.http.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id}, timeout=GOODBYE)
-
-    async def get(self, path: str) -> dict:
-        answer = await self.ask("GET", path)
-        try:
-            return answer.json()
-        except ValueError:
-            raise Refused(f"{answer.url} is not what a ComfyUI answers.", answer.status_code) from None
-
-    async def ask(self, method: str, path: str, is_there=None, **options) -> httpx.Response | None:
-        """The answer, asked for again under one id while it may come later; None where is_there finds that it has come."""
-        headers = {ID: uuid.uuid4().hex, **options.pop("headers", {})}
-        try:
-            async for attempt in self.patience.attempts(is_passing):
-                with attempt:
-                    if attempt.retry_state.attempt_number > 1 and is_there and await is_there():
-                        return None
-                    response = await self.http.request(method, self.url + path, headers=headers, **options)
-                    if response.status_code != 200 or (path.startswith(API) and "X-Seed" not in response.headers):
-                        error = refused(response, path)
-                        self.patience.answered |= not isinstance(error, SomebodyElse)
-                        raise error
-                    self.patience.answered = True
-        except PERMANENT as error:
-            raise ValueError(f"This can't be sent to {self.url}: {error}.") from None
-        except httpx.RequestError as error:
-            why = f"TLS with {self.url} fails" if is_of_tls(error) else f"Nothing answers at {self.url}"
-            raise ConnectionError(f"{why}: {error or type(error).__name__}") from None
-        return response
+    async def request_image(self, path: str, body: dict, headers: dict) -> Image.Image:
+        response = await self.transport.request("POST", path, json=body, headers=headers, timeout=timeout(None))
+        image = await asyncio.to_thread(decode_image, response.content)
+        image.info["seed"] = int(response.headers["X-Seed"])
+        return image
 
 
-def sendable(key: str) -> bytes:
+def encode_key(key: str) -> bytes:
     """As the server reads a header; ValueError, which doesn't show it, where no header can have it."""
     if not isinstance(key, str) or not key.isprintable() or key != key.strip():
         raise ValueError("key is no key: it must be a text, without a line's end and without spaces around it.")
     return key.encode()
-
-
-def in_base64(image: Image.Image) -> str:
-    """A PNG file that keeps what the server needs to see the image right: transparency, and grey of 16 bits."""
-    if not isinstance(image, Image.Image):
-        raise TypeError("image must be a PIL.Image.Image, such as PIL.Image.open(path) gives.")
-    if 0 in image.size:
-        raise ValueError("image has no pixels.")
-    if image.format:  # as it came from a file, and not turned by hand since
-        image = ImageOps.exif_transpose(image)
-    if image.mode not in ("I;16", "I;16B"):
-        if image.mode[0] in "FI":
-            raise ValueError(
-                f"An image of mode {image.mode} doesn't say which number is white: convert it to L, I;16 or RGB."
-            )
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def opened(file: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(file))
-    image.load()
-    return image
-
-
-def refused(response: httpx.Response, path: str) -> Refused:
-    """The server's own words, from /v1 or from ComfyUI, or those of who answers in its place."""
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    after = response.headers.get("Retry-After", "")
-    after = float(after) if after.isdecimal() else None
-    if not isinstance(answer, dict) or "error" not in answer:
-        kind = SomebodyElse if is_of_somebody_else(response, path) else Refused
-        return kind(without_markup(response), response.status_code, retry_after=after)
-    said, id = answer["error"], answer.get("id") or response.headers.get(ID)
-    if isinstance(said, dict):  # ComfyUI's
-        nodes = answer.get("node_errors", {}).items()
-        reasons = [f"node {id}: {e['message']} ({e['details']})" for id, node in nodes for e in node["errors"]]
-        said = "; ".join(reasons) or said.get("message", said)
-    if response.status_code >= 500 and id and id not in str(said):  # the server's log explains it
-        said = f"{said} (id {id})"
-    return Refused(str(said), response.status_code, answer.get("field"), after, id)
-
-
-def without_markup(response: httpx.Response) -> str:
-    """What an answer says that is not JSON with an error; a page is for eyes."""
-    if response.has_redirect_location:
-        return f"{response.url} leads to {response.headers['Location']}: give the address of that server."
-    if "html" in response.headers.get("Content-Type", ""):
-        status = f"{response.status_code} {response.reason_phrase}"
-        return f"{response.url} answers {status} with a page: there is no ComfyUI with this pack, or not yet."
-    return response.text[:500] or response.reason_phrase
-
-
-def is_of_somebody_else(response: httpx.Response, path: str) -> bool:
-    """Of an answer that is not the documented JSON. ComfyUI's own errors outside /v1 are not, either."""
-    if not path.startswith(API):
-        return False
-    # Ray's proxy, when it has just been started, knows no route yet.
-    return response.status_code >= 500 or response.status_code == 200 or "/-/routes" in response.text
-
-
-def is_plain(callback) -> bool:
-    """Whether it can be called and is done then."""
-    return callable(callback) and not inspect.iscoroutinefunction(callback)
-
-
-def told(on_progress: Progress | None, on_preview: Preview | None) -> Listener:
-    for name, callback in zip(CALLBACKS, (on_progress, on_preview), strict=True):
-        if callback is not None and not is_plain(callback):
-            raise TypeError(f"{name} must be a function, and not one that is awaited.")
-
-    def listener(event: str, data: dict, file: bytes | None) -> None:
-        if event == "progress" and on_progress:
-            on_progress(data["value"], data["max"])
-        elif event == "preview" and on_preview and "batch_index" not in data:  # that is a whole picture
-            on_preview(opened(file))
-
-    return listener
-
-
-def made(job: dict) -> dict:
-    """The outputs of a prompt that has ended; Failed where it did not end well, Lost where somebody interrupted it."""
-    for event, data in job["execution_status"]["messages"]:
-        if event == "execution_error":
-            said = f"{data['node_type']} (node {data['node_id']}): {data['exception_message'].strip()}"
-            raise Failed(said, data["node_id"])
-        if event == "execution_interrupted":
-            raise Lost("Somebody interrupts this workflow again and again.")
-    return job["outputs"]
-
-
-def files(outputs: dict) -> list[str]:
-    """The paths of all pictures: those in the server's memory (Send Image) and those in its folders."""
-    paths = []
-    for output in outputs.values():
-        if sent := output.get("sent"):  # the same may be in a folder, too, for clients that look there
-            paths += [entry["url"] for entry in sent]
-            continue
-        for file in output.get("images", []):
-            if Path(file["filename"]).suffix.lower() not in Image.registered_extensions():
-                continue  # PreviewVideo's are here, too
-            paths.append(f"/view?{httpx.QueryParams({key: file[key] for key in ('filename', 'subfolder', 'type')})}")
-    return paths

@@ -1,105 +1,112 @@
-"""The host's websocket: one connection for everything, opened anew whenever it breaks."""
+"""The host's websocket: one connection for all prompts, opened anew whenever it breaks."""
 
 import asyncio
 import contextlib
 import itertools
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import websockets
-from websockets.client import process_exception
+import websockets.client
 
-from .patience import Patience, is_of_tls
+from .errors import ConnectError
+from .retry import RetryPolicy, is_tls_error
 
-DELAY = 0.5  # seconds between two attempts at one
-METADATA_FRAME = 4  # the host's preview image with metadata
-Listener = Callable[[str, dict, bytes | None], None]  # event, its data, a picture file
+RECONNECT_SECONDS = 0.5  # between two attempts
+PREVIEW_IMAGE_WITH_METADATA = 4  # the host's protocol.BinaryEventTypes
+Listener = Callable[[str, dict, bytes | None], None]  # event, its data, an image file
 
 
 class Events:
-    """Tells each listener what happens to its prompt. After every connection the event is "connected", for everyone.
+    """Calls each listener with what happens to its prompt. After every connection the event is "connected", for all of them.
 
-    What happened while there was no connection is not told: "connected" is when to ask.
+    What happened while there was no connection is not sent again: "connected" is when to ask.
     """
 
-    def __init__(self, url: str, patience: Patience, **options):
-        self.url, self.patience, self.options = url, patience, options
+    def __init__(self, url: str, policy: RetryPolicy, **options):
+        self.url, self.policy, self.options = url, policy, options
         self.listeners: dict[str, Listener] = {}
         self.connected = asyncio.Event()
         self.task: asyncio.Task | None = None
 
     @contextlib.asynccontextmanager
-    async def of(self, prompt_id: str, listener: Listener):
+    async def subscribe(self, prompt_id: str, listener: Listener) -> AsyncIterator[None]:
+        """Events of a prompt go to the listener within; what it raises is raised at the end."""
         if self.task is None or self.task.done():  # a proxy's refusal ends it, perhaps for a while only
-            self.task = asyncio.create_task(self.listen())
-        failed: list[Exception] = []
+            self.task = asyncio.create_task(self.run())
+        errors: list[Exception] = []
 
-        def hear(*happened) -> None:
+        def guarded(*event) -> None:
             try:
-                listener(*happened)
-            except Exception as error:  # the connection is everyone's: only this one's caller is told
-                failed.append(error)
+                listener(*event)
+            except Exception as error:  # the connection serves others as well: only this caller gets it
+                errors.append(error)
 
-        self.listeners[prompt_id] = hear
+        self.listeners[prompt_id] = guarded
         try:
-            await self.connection()
+            await self.wait_connected()
             yield
-            if failed:
-                raise failed[0]
+            if errors:
+                raise errors[0]
         finally:
             del self.listeners[prompt_id]
 
-    async def connection(self) -> None:
-        """Returns when there is one; ConnectionError in a sentence where there is none in time."""
+    async def wait_connected(self) -> None:
+        """Returns when there is a connection; ConnectError in a sentence where there is none in time."""
         address = self.url.partition("?")[0]
         waiting = asyncio.create_task(self.connected.wait())
         try:
-            await asyncio.wait([waiting, self.task], timeout=self.patience.seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([waiting, self.task], timeout=self.policy.seconds, return_when=asyncio.FIRST_COMPLETED)
             has_connected = waiting.done()  # the connection may have broken again since
         finally:
             waiting.cancel()
             await asyncio.wait([waiting])
         if self.task.cancelled():
-            raise ConnectionError("This client has been closed.")
+            raise ConnectError("This client has been closed.")
         if self.task.done():
-            raise ConnectionError(f"{address} is no ComfyUI's: {self.task.exception()}.")
+            raise ConnectError(f"{address} is no ComfyUI's: {self.task.exception()}.")
         if not has_connected:
-            raise ConnectionError(f"Nothing answers at {address}.")
+            raise ConnectError(f"Nothing answers at {address}.")
 
-    async def listen(self) -> None:
-        again = {"reconnect_delays": self.delays, "process_exception": ending}
-        connect = websockets.connect(self.url, max_size=None, **again, **self.options)
-        async with contextlib.aclosing(aiter(connect)) as sockets:  # else it is closed when the loop has ended
+    async def run(self) -> None:
+        connections = websockets.connect(
+            self.url,
+            max_size=None,
+            reconnect_delays=self.reconnect_delays,
+            process_exception=process_exception,
+            **self.options,
+        )
+        async with contextlib.aclosing(aiter(connections)) as sockets:  # else it is closed when the loop has ended
             async for socket in sockets:
                 try:
-                    await self.hear(socket)
+                    await self.receive(socket)
                 except websockets.ConnectionClosed:
                     pass
                 finally:
                     self.connected.clear()
 
-    def delays(self) -> Iterator[float]:
-        """Seconds until the next attempts, asked for when the first one has failed."""
-        self.patience.warn()
-        return itertools.repeat(DELAY)
+    def reconnect_delays(self) -> Iterator[float]:
+        """Seconds until the next attempts; called when the first one has failed."""
+        self.policy.warn()
+        return itertools.repeat(RECONNECT_SECONDS)
 
-    async def hear(self, socket: websockets.ClientConnection) -> None:
+    async def receive(self, socket: websockets.ClientConnection) -> None:
         await socket.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
         self.connected.set()
-        self.patience.answered = True
+        self.policy.has_answered = True
         for listener in list(self.listeners.values()):
             listener("connected", {}, None)
         async for message in socket:
-            self.tell(message)
+            self.dispatch(message)
 
-    def tell(self, message: str | bytes) -> None:
+    def dispatch(self, message: str | bytes) -> None:
         if isinstance(message, str):
             event = json.loads(message)
             kind, data, file = event["type"], event["data"], None
         else:
-            (kind,) = struct.unpack(">I", message[:4])
-            if kind != METADATA_FRAME:
+            (frame_type,) = struct.unpack(">I", message[:4])
+            if frame_type != PREVIEW_IMAGE_WITH_METADATA:
                 return
             (length,) = struct.unpack(">I", message[4:8])
             kind, data, file = "preview", json.loads(message[8 : 8 + length]), message[8 + length :]
@@ -113,6 +120,6 @@ class Events:
                 await self.task
 
 
-def ending(error: Exception) -> Exception | None:
-    """What ends the attempts at a connection."""
-    return error if is_of_tls(error) else process_exception(error)
+def process_exception(error: Exception) -> Exception | None:
+    """The error where it ends the attempts at a connection, as websockets' own function of the name."""
+    return error if is_tls_error(error) else websockets.client.process_exception(error)

@@ -35,17 +35,17 @@ def is_api(workflow: object) -> bool:
 def to_api(workflow: dict, object_info: dict) -> dict:
     """The prompt that the frontend would queue; object_info is the server's answer to GET /object_info.
 
-    One workflow gives one prompt, save where the frontend draws lots ({a|b} in a text) or reads the clock (%date:yyyy% in a
-    file name). ValueError for a node that the server doesn't have and for what the frontend couldn't load or send.
+    One workflow gives one prompt, except where the frontend draws lots ({a|b} in a text) or reads the clock (%date:yyyy% in
+    a file name). ValueError for a node that the server doesn't have and for what the frontend couldn't load or send.
     """
     check(workflow, WORKFLOW, "The workflow")
     try:
-        return converted(workflow, object_info)
+        return convert(workflow, object_info)
     except RecursionError:
         raise ValueError("The workflow's links or subgraphs go round in a circle.") from None
 
 
-def converted(workflow: dict, object_info: dict) -> dict:
+def convert(workflow: dict, object_info: dict) -> dict:
     reader = Reader(workflow, object_info)
     root = reader.graph(workflow, {})
     for graph in [root, *reader.graphs.values()]:
