@@ -18,7 +18,7 @@ import comfy.sd
 import torch
 from safetensors.torch import save_file
 
-from bench.probe.memory import peak
+from bench.profiler.memory import peak
 
 
 def ours(path: Path):
