@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vega_client import Client
+
 from . import browser, comfyui, thumbnails
 from .host import ROOT
 
@@ -60,7 +62,7 @@ def screenshots(page: browser.Page) -> None:
         page.evaluate(FOCUS)
 
 
-def comparisons(client: comfyui.Client) -> None:
+def comparisons(client: Client) -> None:
     save(thumbnails.draw(client, prompt("vega_steps_compared")), "VegaLCMSampler")
     fast = prompt("vega_txt2img")
     slow = copy.deepcopy(fast)
@@ -110,7 +112,7 @@ def main() -> None:
             server.post("/settings", {name: value})
         with tempfile.TemporaryDirectory() as profile, browser.opened(server, Path(profile), chromium) as page:
             screenshots(page)
-        with server.connect() as client:
+        with Client(server.url) as client:
             comparisons(client)
 
 

@@ -1,8 +1,8 @@
 """Draws what the Comfy registry shows of the pack, its icon and its banner, with vega-nano on the real server."""
 
-import io
-
 from PIL import Image, ImageDraw, ImageFont
+
+from vega_client import Client
 
 from . import comfyui, host
 
@@ -23,28 +23,26 @@ NAME_SIZE, SAYS_SIZE = 92, 30
 INK, PAPER = "#ffffff", "#16121f"
 
 
-def draw(server: comfyui.Server, prompt: str, seed: int) -> Image.Image:
-    body = {"prompt": prompt, "seed": seed, "num_inference_steps": STEPS, "img_width": DRAWN, "img_height": DRAWN}
-    response = server.post("/v1/segmind-vega-rt-v1", body | {"format": "png"})
-    response.raise_for_status()
-    return Image.open(io.BytesIO(response.content)).convert("RGB")
+def draw(client: Client, prompt: str, seed: int) -> Image.Image:
+    picture = client.generate(prompt, seed=seed, steps=STEPS, width=DRAWN, height=DRAWN, format="png")
+    return picture.convert("RGB")
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def icon(server: comfyui.Server) -> Image.Image:
-    return scaled(draw(server, *ICON), ICON_SIDE)
+def icon(client: Client) -> Image.Image:
+    return scaled(draw(client, *ICON), ICON_SIDE)
 
 
-def banner(server: comfyui.Server) -> Image.Image:
+def banner(client: Client) -> Image.Image:
     page = Image.new("RGB", (COLUMNS * TILE, ROWS * TILE), PAPER)
     left, top, right, bottom = PLATE
     for row, landscape in enumerate(LANDSCAPES):
         for column, time in enumerate(DAY):
             if not (left <= column < right and top <= row < bottom):
-                picture = draw(server, landscape.format(time), COLUMNS * row + column)
+                picture = draw(client, landscape.format(time), COLUMNS * row + column)
                 page.paste(scaled(picture, TILE), (column * TILE, row * TILE))
     middle = (left + right) / 2 * TILE
     ink = ImageDraw.Draw(page)
@@ -55,9 +53,9 @@ def banner(server: comfyui.Server) -> Image.Image:
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with comfyui.serve(host.ROOT / ".comfyui") as server:
-        icon(server).save(FOLDER / "icon.png", optimize=True)
-        banner(server).save(FOLDER / "banner.jpg", quality=90)
+    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
+        icon(client).save(FOLDER / "icon.png", optimize=True)
+        banner(client).save(FOLDER / "banner.jpg", quality=90)
     for path in sorted(FOLDER.iterdir()):
         print(path)
 

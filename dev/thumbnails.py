@@ -1,9 +1,8 @@
 """Draws each template's thumbnail through the real server: with the template itself, or vega-nano in its models' place."""
 
-import io
-import json
-
 from PIL import Image, ImageDraw, ImageFont
+
+from vega_client import Client
 
 from . import comfyui, demo, host, templates
 from .workflow_file import Graph
@@ -22,7 +21,7 @@ PAPER, INK = "#101418", "white"
 
 
 def main() -> None:
-    with comfyui.serve(host.ROOT / ".comfyui") as server, server.connect() as client:
+    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
         for name, graph in templates.graphs(server.get("/object_info").json()).items():
             text = STAND_IN.get(name)
             picture = labelled(client, graph, text) if text else enlarged(draw(client, graph.prompt()))
@@ -31,12 +30,9 @@ def main() -> None:
             print(thumbnail)
 
 
-def draw(client: comfyui.Client, prompt: dict) -> Image.Image:
-    """The first picture that the prompt saves, or else sends."""
-    outputs = client.run(prompt)
-    saved = [client.download(file) for file in comfyui.images(outputs) if file["type"] == "output"]
-    sent = [client.server.get(file["url"]).content for output in outputs.values() for file in output.get("sent", [])]
-    return Image.open(io.BytesIO([*saved, *sent][0])).convert("RGB")
+def draw(client: Client, prompt: dict) -> Image.Image:
+    """The picture that the prompt saves or sends; what it only shows on the way comes before it."""
+    return client.queue(prompt)[-1].convert("RGB")
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
@@ -44,11 +40,10 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.LANCZOS)
 
 
-def labelled(client: comfyui.Client, graph: Graph, text: str) -> Image.Image:
+def labelled(client: Client, graph: Graph, text: str) -> Image.Image:
     """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
-    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
-    demo.override(prompt, "CLIPTextEncode", "text", text)
-    picture = draw(client, prompt).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    (picture,) = client.queue(demo.WORKFLOW, {"CLIPTextEncode.text": text})
+    picture = picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     title = templates.notes()[graph.name].partition("\n")[0].removeprefix("## ")
     lines = [(title, TITLE), ("models to download", SMALL), ("this picture: vega-nano", SMALL)]
     brush = ImageDraw.Draw(picture)
