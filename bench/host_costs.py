@@ -17,7 +17,7 @@ import torch
 
 from dev.host import ROOT
 
-SIZE = 1024  # pixels a side of the decoded picture
+SIDE_PIXELS = 1024  # pixels a side of the decoded picture
 DECODES, IMPORTS = 30, 5
 # The most that each may be; stages.prompt_cost measures the first.
 BARS = {"prompt_ms": 6.0, "decode_tail_ratio": 0.25, "import_ms": 60.0}
@@ -25,7 +25,7 @@ BARS = {"prompt_ms": 6.0, "decode_tail_ratio": 0.25, "import_ms": 60.0}
 
 def with_ready_decoder(vae):
     """The VAE with a module for its decoder that has its answer ready, so that only what comes around it is left."""
-    picture = torch.rand(1, 3, SIZE, SIZE, dtype=vae.vae_dtype, device=vae.device)
+    picture = torch.rand(1, 3, SIDE_PIXELS, SIDE_PIXELS, dtype=vae.vae_dtype, device=vae.device)
     vae.first_stage_model.taesd_decoder = decoder = torch.nn.Module()
     decoder.forward = lambda latent: picture
     return vae
@@ -42,7 +42,7 @@ def decode() -> dict[str, float]:
     _, _, ours = checkpoint.load(checkpoint.NANO, "tiny", [])
     core = with_ready_decoder(comfy.sd.VAE(sd=ours.first_stage_model.state_dict()))
     with_ready_decoder(ours)
-    latents = torch.zeros(1, 4, SIZE // 8, SIZE // 8)
+    latents = torch.zeros(1, 4, SIDE_PIXELS // 8, SIDE_PIXELS // 8)
     decoders = {"ours": lambda: tiny_decoder.decode(ours, latents), "core": lambda: core.decode(latents)}
     order = [name for name in decoders for _ in range(DECODES)]
     random.shuffle(order)

@@ -24,7 +24,7 @@ ROLES = {
     "SaveImage": "to bytes",
 }
 CALLED_IN = {"encoder": "text", "unet": "sampler", "decoder": "decode"}
-SMALLEST = 64  # pixels a side; so small that the host is most of it
+SMALLEST_PIXELS = 64  # pixels a side; so small that the host is most of it
 STRENGTHS = (0.9, 0.8, 0.7)
 OTHER_LORA, OTHER_CHECKPOINT = "other-lcm.safetensors", "other-vega.safetensors"
 # Without it the host drops every loaded model at each change of graph.
@@ -105,7 +105,7 @@ def alone(name: str, models: Models, cases: list[Case], prompts: Iterator) -> di
 
 def beyond_models(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
     """Milliseconds of each of HOST_SAMPLES small prompts in the server beyond the models' arithmetic, by stage."""
-    case = main_case((SMALLEST,))
+    case = main_case((SMALLEST_PIXELS,))
     with server(models) as running, running.connect() as client:
         for _ in range(3):
             served.draw(client, graph_of(models, case, *next(prompts)), 1)

@@ -23,14 +23,14 @@ COMPLETE_MARKER = "whole"  # the last file written: models without it are from a
 
 
 class Models(NamedTuple):
-    """Where everyone finds the same weights."""
+    """Where every variant finds the same weights."""
 
     base: Path  # the server's base directory; its models/ holds the files below
     folder: Path  # for diffusers
     vega: str  # Load Vega's name of it
     checkpoint: str | None  # core's name of it; None where core cannot load it,
     second: str | None  # and there Load Vega's name for core's graphs: sharing one, each would undo the other's LoRA
-    lora: str  # of the kohya-format LCM-LoRA, for everyone
+    lora: str  # of the kohya-format LCM-LoRA, for every variant
 
 
 def models() -> Models:

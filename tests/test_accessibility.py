@@ -40,8 +40,13 @@ def test_lines_and_bars_stand_out():
 
 
 def test_letters_are_large_enough():
-    sizes = (thumbnails.TITLE, thumbnails.SMALL, registry_pictures.NAME_SIZE, registry_pictures.SAYS_SIZE)
-    assert min(*sizes, help_pictures.LETTERS, chart.LETTERS / 72 * chart.DPI) >= MIN_LETTER_PIXELS
+    sizes = (
+        thumbnails.TITLE_PIXELS,
+        thumbnails.SMALL_PIXELS,
+        registry_pictures.NAME_PIXELS,
+        registry_pictures.SLOGAN_PIXELS,
+    )
+    assert min(*sizes, help_pictures.LETTER_PIXELS, chart.FONT_PT / 72 * chart.DPI) >= MIN_LETTER_PIXELS
 
 
 def test_labels_of_grids():

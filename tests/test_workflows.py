@@ -281,7 +281,7 @@ def test_a_thumbnail_lies_beside_it(path):
     """The frontend asks for a .jpg of the same name (workflowTemplatesStore.ts)."""
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.format == "JPEG"
-        assert 256 <= max(thumbnail.size) <= thumbnails.SIDE
+        assert 256 <= max(thumbnail.size) <= thumbnails.MAX_SIDE_PIXELS
 
 
 @every
