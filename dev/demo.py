@@ -12,6 +12,7 @@ from vega_client import Client, Failed, Lost, Refused
 from . import comfyui, host
 
 WORKFLOW = host.ROOT / "workflows" / "api" / "vega_txt2img.json"
+BAR = "{bar:40} {n_fmt}/{total_fmt}"  # of the node that runs
 
 
 def number(name: str) -> int | None:
@@ -34,7 +35,7 @@ def main() -> None:
     overrides = {name: value for name, value in asked.items() if value is not None}
     began = time.monotonic()
     try:
-        with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client, tqdm(unit="step") as bar:
+        with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client, tqdm(bar_format=BAR) as bar:
             started = time.monotonic()
 
             def show(done: int, steps: int) -> None:
