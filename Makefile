@@ -60,7 +60,7 @@ nano: $(ENVIRONMENT)
 	$(BIN)/python -m train.nano $(STAGE)
 
 clean:
-	rm -rf .venv .host .comfyui .bench .gpu output
+	rm -rf .venv .host .comfyui .bench output
 
 # The environment is whole when this file is newer than what it was made from.
 $(ENVIRONMENT): dev/requirements.txt dev/setup.sh dev/host.py

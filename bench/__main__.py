@@ -5,6 +5,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
@@ -13,27 +14,27 @@ import torch
 
 from dev.comfyui import PromptError
 
-from . import host_costs, loading, machine, prompts, report, results, roofline, rounds, stages, weights
+from . import host_costs, machine, report, results, roofline, rounds, stages, weights
 from .variants import ACCELERATED, CORE, GRAPHS, GROUPS, OURS, Diffusers, Failed, Graph
 
 PARTS = (*GROUPS, "host", "loading")
 
 
-def drawings(names: list[str], cases: list, models: weights.Models, seconds: float, fresh) -> dict:
+def end_to_end(names: list[str], cases: list, models: weights.Models, seconds: float, prompts: Iterator) -> dict:
     """End to end of every variant, side by side; UNet and decoder alone of those that diffusers draws."""
     jobs, left_out = rounds.plan(names, cases)
     with ExitStack() as stack:
-        client = stack.enter_context(stack.enter_context(stages.server(models, *loading.KEEP)).connect())
+        client = stack.enter_context(stack.enter_context(stages.server(models, *stages.KEEP_MODELS)).connect())
         peers = {}
         for name in dict.fromkeys(name for name, _ in jobs if name not in GRAPHS):
             peers[name] = Diffusers(name, models)
             stack.callback(peers[name].stop)
-        everyone = {name: Graph(name, models, client) for name in names if name in GRAPHS} | peers
-        first, failed = rounds.warm_up(everyone, jobs, fresh)
+        variants = {name: Graph(name, models, client) for name in names if name in GRAPHS} | peers
+        first, failed = rounds.warm_up(variants, jobs, prompts)
         jobs = [job for job in jobs if job[0] not in failed]
-        times = rounds.measure(everyone, jobs, fresh, seconds)
+        times = rounds.measure(variants, jobs, prompts, seconds)
         alone = [
-            {"variant": name, "case": case, "ms": 1000 * model_seconds(peers[name], case, fresh)}
+            {"variant": name, "case": case, "ms": 1000 * model_seconds(peers[name], case, prompts)}
             for name, case in jobs
             if name in peers
         ]
@@ -45,13 +46,13 @@ def drawings(names: list[str], cases: list, models: weights.Models, seconds: flo
     return {"ends": ends, "models": alone, "peaks": peaks, "left_out": left_out | failed}
 
 
-def model_seconds(peer: Diffusers, case, fresh) -> float:
-    return statistics.median(peer.draw(case, *next(fresh), watch=True).model for _ in range(stages.SAMPLES))
+def model_seconds(peer: Diffusers, case, prompts: Iterator) -> float:
+    return statistics.median(peer.draw(case, *next(prompts), watch=True).model for _ in range(stages.SAMPLES))
 
 
 def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
     """One run; `seconds` is how long the variants take turns, beside loading and everything that is measured alone."""
-    began, models, fresh = os.getloadavg()[0], weights.models(), prompts.fresh()
+    began, models, prompts = os.getloadavg()[0], weights.models(), rounds.unique_prompts()
     cases = machine.cases(sizes)
     names = [name for group, members in GROUPS.items() if group in parts for name in members]
     before = roofline.rates()
@@ -63,18 +64,21 @@ def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
         else "vega-nano, which core's loaders cannot load: its graphs take MODEL and CLIP from Load Vega."
     )
     none = {"ends": [], "models": [], "peaks": {}, "left_out": {}}
-    run |= drawings(names, cases, models, seconds, fresh) if names else none
+    run |= end_to_end(names, cases, models, seconds, prompts) if names else none
     run["stages"] = []
     for name in (OURS, ACCELERATED, CORE):
         if name in names and name not in run["left_out"]:
-            alone = stages.alone(name, models, cases, fresh)
+            alone = stages.alone(name, models, cases, prompts)
             run["peaks"][name] = alone["peak"]
             for row in alone["stages"]:
                 timed = {key: 1000 * value for key, value in row.items() if key not in ("variant", "case")}
                 run["stages"].append({**row, **timed})
                 run["models"].append({"variant": name, "case": row["case"], "ms": timed["UNet + decode"]})
-    run["host"] = host_costs.measure(models, fresh) if "host" in parts else {}
-    run["loading"] = loading.measure(models, sizes, fresh) if "loading" in parts else {}
+    run["host"] = run["loading"] = {}
+    if "host" in parts:
+        run["host"] = {**stages.prompt_cost(models, prompts), **host_costs.decode_tail(), **host_costs.pack_import()}
+    if "loading" in parts:
+        run["loading"] = {name: stages.session(name, models, sizes, prompts) for name in (ACCELERATED, CORE)}
     rates = roofline.Rates(*map(max, before, roofline.rates()))
     config = diffusers.UNet2DConditionModel.load_config(models.folder / "unet")
     run["rates"], run["roofline"] = rates._asdict(), []

@@ -12,7 +12,7 @@ from .variants import ACCELERATED, OURS
 matplotlib.use("Agg")
 COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b"}
 OTHERS, MARKERS = "#757b82", "oosD^vP*X"
-LETTERS, DPI = 8, 110  # the smallest letters, in points
+FONT_PT, DPI = 8, 110  # the smallest letters, in points
 
 
 def draw(data: dict, path: Path) -> None:
@@ -31,7 +31,7 @@ def draw(data: dict, path: Path) -> None:
     bars(ends, {name: ms for (name, case), ms in medians.items() if case == main}, floor[main], main)
     growth(steps, medians, floor, lambda case: case.steps, main._replace(steps=0), "steps")
     growth(pixels, medians, floor, lambda case: case.size**2 / 2**20, main._replace(size=0), "megapixels")
-    figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=LETTERS, frameon=False)
+    figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT_PT, frameon=False)
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
@@ -47,7 +47,7 @@ def bars(axes, medians: dict[str, float], floor: float, main: Case) -> None:
 
 
 def growth(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, label: str) -> None:
-    """Lines of the cases that equal `fixed` but for the field that is 0 in it."""
+    """Lines of the cases that equal `fixed` except in the field that is 0 there."""
 
     def line(of: dict[Case, float]) -> list[tuple[float, float]]:
         alike = [c for c in of if all(want in (0, have) for want, have in zip(fixed, c, strict=True))]

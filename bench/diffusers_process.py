@@ -16,7 +16,7 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline
 
 from .machine import DEVICE, DTYPE, GPU, Case
-from .probe.memory import peak
+from .profiler.memory import peak
 
 # torch.compile's; eager is without it.
 MODES = ("eager", "default", "max-autotune", "reduce-overhead")

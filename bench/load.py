@@ -29,7 +29,7 @@ API, HOST = "this pack's API", "/prompt with SaveImage"
 TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     prompt: str
     seed: int
     size: int
@@ -44,49 +44,52 @@ class Asked(NamedTuple):
         return graph
 
 
-class Load(NamedTuple):
-    """What came of it: seconds of each request, the pictures by their request, seconds of the whole and of the models."""
+class LoadResult(NamedTuple):
+    """Seconds of each request, the pictures by their request, seconds of the whole run and of its models' calls."""
 
     seconds: list[float]
-    pictures: dict[Asked, bytes]
-    whole: float
+    pictures: dict[Request, bytes]
+    elapsed: float
     computed: float = 0.0
 
     def percentile(self, share: float) -> float:
         return statistics.quantiles(self.seconds, n=1000, method="inclusive")[round(1000 * share) - 1]
 
     @property
-    def each(self) -> float:
+    def seconds_per_picture(self) -> float:
         """Seconds of the server for a picture."""
-        return self.whole / len(self.pictures)
+        return self.elapsed / len(self.pictures)
 
     @property
-    def outside(self) -> float:
+    def seconds_outside_models(self) -> float:
         """Of them, those in which no model computed."""
-        return (self.whole - self.computed) / len(self.pictures)
+        return (self.elapsed - self.computed) / len(self.pictures)
 
 
-def requests(count: int, size: int = SIZE) -> list[Asked]:
-    return [Asked(text, seed, size) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
+def make_requests(count: int, size: int = SIZE) -> list[Request]:
+    return [Request(text, seed, size) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
 
 
-async def through_the_api(session: aiohttp.ClientSession, url: str, asked: Asked) -> bytes:
-    async with session.post(f"{url}/v1/segmind-vega-rt-v1", json=asked.body()) as response:
+async def post_to_api(session: aiohttp.ClientSession, url: str, request: Request) -> bytes:
+    async with session.post(f"{url}/v1/segmind-vega-rt-v1", json=request.body()) as response:
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {await response.text()}")
         return await response.read()
 
 
 class PromptClient:
-    """As the host's own example: a websocket that tells when a prompt is done, /history what it made, /view the file."""
+    """As the host's own example: a websocket that tells when a prompt is done, /history what it made, /view the file.
+
+    Not vega_client, which also opens each picture: 14 ms of a core a request, where this takes 3.5.
+    """
 
     def __init__(self, models: weights.Models):
         self.models, self.id, self.socket = models, uuid.uuid4().hex, None
 
-    async def __call__(self, session: aiohttp.ClientSession, url: str, asked: Asked) -> bytes:
+    async def __call__(self, session: aiohttp.ClientSession, url: str, request: Request) -> bytes:
         if self.socket is None:
             self.socket = await session.ws_connect(f"{url}/ws?clientId={self.id}", max_msg_size=0)
-        body = {"prompt": asked.graph(self.models), "client_id": self.id}
+        body = {"prompt": request.graph(self.models), "client_id": self.id}
         async with session.post(f"{url}/prompt", json=body) as response:
             prompt_id = (await response.json())["prompt_id"]
         async for message in self.socket:
@@ -100,73 +103,69 @@ class PromptClient:
             return await response.read()
 
 
-async def load(url: str, clients: list[Callable[..., Awaitable[bytes]]], asked: list[Asked]) -> Load:
+async def run(url: str, clients: list[Callable[..., Awaitable[bytes]]], requests: list[Request]) -> LoadResult:
     """Every request once, by whichever client is free; the first failure ends it."""
-    todo, seconds, pictures = iter(asked), [], {}
+    todo, seconds, pictures = iter(requests), [], {}
     limits = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
         async def work(client):
-            for one in todo:
+            for request in todo:
                 began = time.perf_counter()
-                pictures[one] = await client(session, url, one)
+                pictures[request] = await client(session, url, request)
                 seconds.append(time.perf_counter() - began)
 
         began = time.perf_counter()
         await asyncio.gather(*map(work, clients))
-        return Load(seconds, pictures, time.perf_counter() - began)
-
-
-def everyone(clients: int, models: weights.Models) -> dict[str, list]:
-    return {API: [through_the_api] * clients, HOST: [PromptClient(models) for _ in range(clients)]}
-
-
-def measure(clients: int, count: int) -> dict[str, Load]:
-    """The API's load and the host's, on one server."""
-    models = weights.models()
-    ways = everyone(clients, models)
-    every = requests(2 * count)  # no picture twice: the host keeps them
-    found = {}
-    with stages.server(models, **settings(models)) as running:
-        asyncio.run(load(running.url, [through_the_api], [Asked(text, 2**40) for text in TEXTS]))
-        for name, some in ways.items():
-            asked, every = every[:count], every[count:]
-            running.post("/bench/watch", {"on": True})
-            one = asyncio.run(load(running.url, some, asked))
-            found[name] = one._replace(computed=running.post("/bench/watch", {"on": False}).json())
-    return found
+        return LoadResult(seconds, pictures, time.perf_counter() - began)
 
 
 def settings(models: weights.Models) -> dict[str, str]:
     return {"VEGA_API_MODEL": models.vega, "VEGA_API_LORA": models.lora}
 
 
-def alone(asked: list[Asked]) -> dict[Asked, bytes]:
-    """The same requests, one after another on a server of their own."""
+def measure(clients: int, count: int) -> dict[str, LoadResult]:
+    """The API's load and the host's, on one server."""
+    models = weights.models()
+    variants = {API: [post_to_api] * clients, HOST: [PromptClient(models) for _ in range(clients)]}
+    requests = make_requests(2 * count)  # no picture twice: the host keeps them
+    found = {}
+    with stages.server(models, **settings(models)) as running:
+        asyncio.run(run(running.url, [post_to_api], [Request(text, 2**40) for text in TEXTS]))
+        for name, members in variants.items():
+            some, requests = requests[:count], requests[count:]
+            running.post("/bench/watch", {"on": True})
+            result = asyncio.run(run(running.url, members, some))
+            found[name] = result._replace(computed=running.post("/bench/watch", {"on": False}).json())
+    return found
+
+
+def draw_one_by_one(requests: list[Request]) -> dict[Request, bytes]:
+    """The same pictures on a server of their own."""
     models = weights.models()
     with tempfile.TemporaryDirectory() as folder, comfyui.serve(Path(folder), **settings(models)) as running:
         for kind in ("loras", "vae_approx", "checkpoints", "diffusers"):
             for file in (models.base / "models" / kind).iterdir():
                 (running.base / "models" / kind / file.name).symlink_to(file)
-        return asyncio.run(load(running.url, [through_the_api], asked)).pictures
+        return asyncio.run(run(running.url, [post_to_api], requests)).pictures
 
 
-def table(found: dict[str, Load]) -> str:
+def table(found: dict[str, LoadResult]) -> str:
     headers = ["", "pictures/s", "p50 s", "p95 s", "p99 s", "ms a picture", "of it outside the model"]
     rows = [
         [
             name,
-            f"{1 / one.each:.2f}",
+            f"{1 / one.seconds_per_picture:.2f}",
             *(f"{one.percentile(share):.2f}" for share in (0.5, 0.95, 0.99)),
-            f"{1000 * one.each:.1f}",
-            f"{1000 * one.outside:.1f}",
+            f"{1000 * one.seconds_per_picture:.1f}",
+            f"{1000 * one.seconds_outside_models:.1f}",
         ]
         for name, one in found.items()
     ]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def write(found: dict[str, Load], clients: int) -> str:
+def write(found: dict[str, LoadResult], clients: int) -> str:
     """The report, also in bench/results."""
     count = len(found[API].pictures)
     text = f"{count} requests of {clients} clients each way, {SIZE} x {SIZE} pixels, {STEPS} steps, {os.cpu_count()} CPUs.\n"

@@ -19,7 +19,7 @@ from .machine import DEVICE, DTYPE, GPU, Case
 
 TOKENS = 77
 MATRIX = 8192 if GPU else 2048  # side of the product that is timed
-COPIED = 2**30 if GPU else 2**28  # bytes
+COPY_BYTES = 2**30 if GPU else 2**28
 REPEATS = 10
 
 
@@ -39,7 +39,7 @@ class Rates(NamedTuple):
 
 
 class Count(TorchDispatchMode):
-    """Collects the operations that run under it, but for those that only make a view or an empty tensor."""
+    """Collects the operations that run under it, except those that only make a view or an empty tensor."""
 
     def __init__(self):
         super().__init__()
@@ -109,9 +109,9 @@ def of_case(config: dict, case: Case, rates: Rates) -> dict:
 def rates() -> Rates:
     """What this chip does at most: a big product in the measured dtype, a big copy counted as read and written."""
     a, b = (torch.randn(MATRIX, MATRIX, dtype=DTYPE, device=DEVICE) for _ in range(2))
-    source = torch.empty(COPIED, dtype=torch.uint8, device=DEVICE).fill_(1)
+    source = torch.empty(COPY_BYTES, dtype=torch.uint8, device=DEVICE).fill_(1)
     target = torch.empty_like(source).fill_(0)  # on a CPU memory is only there once it was written
-    return Rates(2 * MATRIX**3 / fastest(lambda: torch.mm(a, b)), 2 * COPIED / fastest(lambda: target.copy_(source)))
+    return Rates(2 * MATRIX**3 / fastest(lambda: torch.mm(a, b)), 2 * COPY_BYTES / fastest(lambda: target.copy_(source)))
 
 
 def fastest(run: Callable[[], object]) -> float:

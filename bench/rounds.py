@@ -1,6 +1,7 @@
 """Every variant draws every case, in random order, again and again."""
 
 import io
+import itertools
 import random
 import statistics
 import time
@@ -13,7 +14,19 @@ from tqdm import tqdm
 from .machine import GPU, Case
 from .variants import COMPILED, NEEDS_GPU, Failed
 
-ROUNDS = 100  # at most
+MAX_ROUNDS = 100
+SCENES = (
+    "a red sunset over snowy mountains",
+    "a pink dawn over pine trees",
+    "night, desert, full moon",
+    "a lake at noon",
+)
+
+
+def unique_prompts() -> Iterator[tuple[str, int]]:
+    """(text, seed) without end, each once: nothing that was worked out for one helps with the next."""
+    for number in itertools.count():
+        yield f"{SCENES[number % len(SCENES)]}, number {number}", 1000 + number
 
 
 def plan(names: list[str], cases: list[Case]) -> tuple[list[tuple[str, Case]], dict[str, str]]:
@@ -55,7 +68,7 @@ def measure(variants: dict, jobs: list, prompts: Iterator, seconds: float) -> di
     """Seconds of every drawing: rounds of all jobs, each in another order, as many as the time allows, at least one."""
     times = {job: [] for job in jobs}
     began, took = time.monotonic(), 0.0
-    for _ in tqdm(range(ROUNDS), desc="rounds", unit="round"):
+    for _ in tqdm(range(MAX_ROUNDS), desc="rounds", unit="round"):
         since = time.monotonic()
         if since + took > began + seconds:
             break

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dev import comfyui
 
-HEADER = 8  # bytes before the picture in a binary frame: kind of message, kind of picture
+HEADER_BYTES = 8  # bytes before the picture in a binary frame: kind of message, kind of picture
 
 
 class Drawing(NamedTuple):
@@ -32,7 +32,7 @@ def draw(client: comfyui.Client, graph: dict, count: int) -> Drawing:
         if arrived is not None:
             continue
         if kind == "preview":
-            pictures.append(data[HEADER:])
+            pictures.append(data[HEADER_BYTES:])
         elif kind == "executed":
             pictures += [client.download(file) for file in (data["output"] or {}).get("images", [])]
         if len(pictures) >= count:

@@ -1,6 +1,8 @@
-"""Where the time of a prompt goes: each graph alone on a server of its own, started as a user starts it."""
+"""Each graph alone on a server of its own: where the time of a prompt goes, and what a session waits for beside pictures."""
 
+import shutil
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +10,7 @@ from dev import comfyui, host
 
 from . import served, variants
 from .machine import Case, main_case
-from .weights import ROOT, Models
+from .weights import LORA, ROOT, Models
 
 SAMPLES = 5  # of each case, with the GPU waited for around every call
 HOST_SAMPLES = 40
@@ -22,15 +24,19 @@ ROLES = {
     "SaveImage": "to bytes",
 }
 CALLED_IN = {"encoder": "text", "unet": "sampler", "decoder": "decode"}
-SMALLEST = 64  # pixels a side; so small that the host is most of it
+SMALLEST_PIXELS = 64  # pixels a side; so small that the host is most of it
+STRENGTHS = (0.9, 0.8, 0.7)
+OTHER_LORA, OTHER_CHECKPOINT = "other-lcm.safetensors", "other-vega.safetensors"
+# Without it the host drops every loaded model at each change of graph.
+KEEP_MODELS = ("--cache-lru", "1000")
 
 
 @contextmanager
 def server(models: Models, *arguments: str, **settings: str):
-    """The server with the pack, the probe and the host's own example of a pack, SaveImageWebsocket."""
+    """The server with the pack, the profiler and the host's own example of a pack, SaveImageWebsocket."""
     packs = models.base / "custom_nodes"
     packs.mkdir(exist_ok=True)
-    for pack in (ROOT / "bench" / "probe", host.path() / "custom_nodes" / "websocket_image_save.py"):
+    for pack in (ROOT / "bench" / "profiler", host.path() / "custom_nodes" / "websocket_image_save.py"):
         (packs / pack.name).unlink(missing_ok=True)
         (packs / pack.name).symlink_to(pack, target_is_directory=pack.is_dir())
     with comfyui.serve(models.base, *arguments, **settings) as running:
@@ -38,7 +44,7 @@ def server(models: Models, *arguments: str, **settings: str):
 
 
 def watched(client: comfyui.Client, graph: dict, count: int) -> tuple[served.Drawing, list]:
-    """The drawing and its spans, as the probe tells them."""
+    """The drawing and its spans, as the profiler tells them."""
     drawing = served.draw(client, graph, count)
     return drawing, client.server.get("/bench/spans").json()
 
@@ -97,9 +103,9 @@ def alone(name: str, models: Models, cases: list[Case], prompts: Iterator) -> di
     return {"peak": peak, "stages": found}
 
 
-def host_cost(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
-    """Seconds of each of many prompts in the server beyond the models' arithmetic, by stage: small pictures, four steps."""
-    case = main_case((SMALLEST,))
+def beyond_models(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
+    """Milliseconds of each of HOST_SAMPLES small prompts in the server beyond the models' arithmetic, by stage."""
+    case = main_case((SMALLEST_PIXELS,))
     with server(models) as running, running.connect() as client:
         for _ in range(3):
             served.draw(client, graph_of(models, case, *next(prompts)), 1)
@@ -107,5 +113,61 @@ def host_cost(models: Models, prompts: Iterator, graph_of) -> list[dict[str, flo
         found = []
         for _ in range(HOST_SAMPLES):
             graph = graph_of(models, case, *next(prompts))
-            found.append(beyond_arithmetic(graph, watched(client, graph, 1)[1]))
+            parts = beyond_arithmetic(graph, watched(client, graph, 1)[1])
+            found.append({part: 1000 * seconds for part, seconds in parts.items()})
     return found
+
+
+def prompt_cost(models: Models, prompts: Iterator) -> dict:
+    """What a prompt costs the host beyond the models, with the accelerated graph and with core's."""
+    core = [sum(parts.values()) for parts in beyond_models(models, prompts, variants.GRAPHS[variants.CORE])]
+    found = beyond_models(models, prompts, variants.GRAPHS[variants.ACCELERATED])
+    whole = [sum(parts.values()) for parts in found]
+    return {
+        "prompt_ms": statistics.median(whole),
+        "prompt_min_ms": min(whole),
+        "core_prompt_ms": statistics.median(core),
+        "prompt_parts_ms": {part: statistics.median(p[part] for p in found) for part in found[0]},
+    }
+
+
+def write_other_files(models: Models) -> None:
+    """The same LCM-LoRA and checkpoint under other names: for the server, others."""
+    folder = models.base / "models"
+    if not (folder / "loras" / OTHER_LORA).is_file():
+        shutil.copy(folder / "loras" / LORA, folder / "loras" / OTHER_LORA)
+    other = folder / "checkpoints" / OTHER_CHECKPOINT
+    if models.checkpoint and not other.is_symlink():
+        other.symlink_to(folder / "checkpoints" / models.checkpoint)
+
+
+def other_model(name: str, models: Models) -> dict[str, str]:
+    """The input of the loader that makes the variant load another model."""
+    if models.checkpoint:
+        return {"model_name" if name == variants.ACCELERATED else "ckpt_name": OTHER_CHECKPOINT}
+    return {"model_name": models.second if name == variants.ACCELERATED else models.vega}
+
+
+def session(name: str, models: Models, sizes: tuple[int, ...], prompts: Iterator) -> dict[str, float]:
+    """Seconds of each step of a session: the server's start, the first picture, each change of what it is drawn with."""
+    case = main_case(sizes)
+    write_other_files(models)
+    began = time.perf_counter()
+    with server(models, *KEEP_MODELS) as running, running.connect() as client:
+        started = time.perf_counter() - began
+
+        def draw(lora: dict = {}, load: dict = {}) -> float:  # noqa: B006 (never changed)
+            graph = variants.GRAPHS[name](models, case, *next(prompts))
+            graph["lora"]["inputs"].update(lora)
+            graph["load"]["inputs"].update(load)
+            return served.draw(client, graph, case.batch).seconds
+
+        return {
+            "the server's start": started,
+            "the first picture": draw(),
+            "the next": statistics.median(draw() for _ in STRENGTHS),
+            "with another strength": statistics.median(draw(lora={"strength_model": s}) for s in STRENGTHS),
+            "with another LCM-LoRA": draw(lora={"lora_name": OTHER_LORA}),
+            "with another model": draw(load=other_model(name, models)),
+            "with the first model again": draw(),
+        }

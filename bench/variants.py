@@ -1,4 +1,4 @@
-"""Whoever draws the pictures: a graph on the server, or diffusers in its own process."""
+"""What draws the pictures: a graph on the server, or diffusers in its own process."""
 
 import base64
 import json

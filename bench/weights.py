@@ -17,20 +17,20 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".bench"
 NANO = ROOT / "vega" / "nano"
 RANK = 64  # of the published LCM-LoRAs
-SOFTENED = 0.07
+DECODER_INPUT_SCALE = 0.07
 LORA = "lcm.safetensors"
-WHOLE = "whole"  # the last file written: models without it are from a run that was stopped
+COMPLETE_MARKER = "whole"  # the last file written: models without it are from a run that was stopped
 
 
 class Models(NamedTuple):
-    """Where everyone finds the same weights."""
+    """Where every variant finds the same weights."""
 
     base: Path  # the server's base directory; its models/ holds the files below
     folder: Path  # for diffusers
     vega: str  # Load Vega's name of it
     checkpoint: str | None  # core's name of it; None where core cannot load it,
     second: str | None  # and there Load Vega's name for core's graphs: sharing one, each would undo the other's LoRA
-    lora: str  # of the kohya-format LCM-LoRA, for everyone
+    lora: str  # of the kohya-format LCM-LoRA, for every variant
 
 
 def models() -> Models:
@@ -44,7 +44,7 @@ def models() -> Models:
         None if GPU else "nano/",
         LORA,
     )
-    if not (base / WHOLE).is_file():
+    if not (base / COMPLETE_MARKER).is_file():
         shutil.rmtree(base, ignore_errors=True)
         for kind in ("loras", "vae_approx", "checkpoints", "diffusers"):
             (base / "models" / kind).mkdir(parents=True)
@@ -55,7 +55,7 @@ def models() -> Models:
             tiny = load_file(NANO / "vae" / "diffusion_pytorch_model.safetensors")
             write_tiny_autoencoder(tiny, base / "models" / "vae_approx")
             shutil.copy(NANO / "lcm-lora" / "pytorch_lora_weights.safetensors", base / "models" / "loras" / LORA)
-        (base / WHOLE).touch()
+        (base / COMPLETE_MARKER).touch()
     return found
 
 
@@ -124,7 +124,7 @@ def write_vega(target: Models) -> None:
     parts["vae"] = AutoencoderTiny.from_pretrained(NANO / "vae").half()
     # Random latents would be pictures that no JPEG or PNG encoder ever sees; so softened they are as large as photographs:
     # at 1024 pixels about 0.3 MiB as JPEG, 0.9 MiB as PNG.
-    parts["vae"].decoder.layers[0].weight.data.mul_(SOFTENED)
+    parts["vae"].decoder.layers[0].weight.data.mul_(DECODER_INPUT_SCALE)
     files = target.base / "models"
     write_tiny_autoencoder(parts["vae"].state_dict(), files / "vae_approx")
     save_file(lcm_lora(parts["unet"], generator), files / "loras" / target.lora)

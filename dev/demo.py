@@ -1,22 +1,18 @@
 """Draws one picture through the real server: PROMPT, STEPS and SEED in the environment vary it."""
 
-import json
 import os
+import shutil
 import sys
 import time
 
 from tqdm import tqdm
 
+from vega_client import Client, Failed, Lost, Refused
+
 from . import comfyui, host
 
 WORKFLOW = host.ROOT / "workflows" / "api" / "vega_txt2img.json"
-BASE = host.ROOT / ".comfyui"
-
-
-def override(prompt: dict, class_type: str, name: str, value) -> None:
-    for node in prompt.values():
-        if node["class_type"] == class_type:
-            node["inputs"][name] = value
+BAR = "{bar:40} {n_fmt}/{total_fmt}"  # of the node that runs
 
 
 def number(name: str) -> int | None:
@@ -30,48 +26,31 @@ def number(name: str) -> int | None:
         sys.exit(f"{name} must be a whole number, not {text!r}.")
 
 
-def draw(client: comfyui.Client, prompt: dict) -> tuple[str, dict[str, float]]:
-    """Runs the prompt under a progress bar: (its id, seconds per node in running order)."""
-    prompt_id = client.queue(prompt)
-    seconds, running, since = {}, None, time.monotonic()
-    with tqdm(total=len(prompt), unit="node", bar_format="{desc:32}{bar} {n_fmt}/{total_fmt}") as bar:
-        for kind, data in client.events(prompt_id):
-            if kind == "executing":
-                now = time.monotonic()
-                if running:
-                    seconds[prompt[running]["class_type"]] = now - since
-                    bar.update()
-                running, since = data["node"], now
-                bar.set_description_str(prompt[running]["class_type"] if running else "")
-            elif kind == "progress":
-                bar.set_description_str(f"{prompt[data['node']]['class_type']} {data['value']}/{data['max']}")
-        bar.update(bar.total - bar.n)
-    if running:
-        seconds[prompt[running]["class_type"]] = time.monotonic() - since
-    return prompt_id, seconds
-
-
 def main() -> None:
-    prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
-    if os.environ.get("PROMPT"):
-        override(prompt, "CLIPTextEncode", "text", os.environ["PROMPT"])
-    for name, key in (("STEPS", "steps"), ("SEED", "seed")):
-        if (value := number(name)) is not None:
-            override(prompt, "VegaLCMSampler", key, value)
+    asked = {
+        "CLIPTextEncode.text": os.environ.get("PROMPT") or None,
+        "VegaLCMSampler.steps": number("STEPS"),
+        "VegaLCMSampler.seed": number("SEED"),
+    }
+    overrides = {name: value for name, value in asked.items() if value is not None}
     began = time.monotonic()
     try:
-        with comfyui.serve(BASE) as server, server.connect() as client:
+        with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client, tqdm(bar_format=BAR) as bar:
             started = time.monotonic()
-            prompt_id, seconds = draw(client, prompt)
-            file = comfyui.images(client.outputs(prompt_id))[0]
-            picture = host.ROOT / "output" / file["filename"]
-            picture.parent.mkdir(exist_ok=True)
-            picture.write_bytes(client.download(file))
-    except (comfyui.PromptError, RuntimeError) as error:
+
+            def show(done: int, steps: int) -> None:
+                bar.total = steps
+                bar.update(done - bar.n)
+
+            client.queue(WORKFLOW, overrides, on_progress=show)
+            drawn = time.monotonic()
+            saved = max((server.base / "output").glob("*.png"), key=lambda file: file.stat().st_mtime)
+            (host.ROOT / "output").mkdir(exist_ok=True)
+            picture = shutil.copy(saved, host.ROOT / "output")
+    except (Failed, Lost, Refused, OSError, RuntimeError) as error:
         sys.exit(f"No picture: {error}")
-    print(f"{'server start':24}{started - began:8.2f} s")
-    for name, duration in seconds.items():
-        print(f"{name:24}{duration:8.2f} s")
+    print(f"{'server start':16}{started - began:8.2f} s")
+    print(f"{'first picture':16}{drawn - started:8.2f} s")
     print(picture)
 
 

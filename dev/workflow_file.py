@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import tomllib
 
+from vega_client.workflow import definitions
+from vega_client.workflow.definitions import AUTOGROW, MATCH, is_widget
+
 from .host import ROOT, VERSION
 
 GAP = 90  # between two columns; links turn there
 TITLE, SLOT, WIDGET = 30, 20, 24  # heights that the browser draws
 MARGIN = 20  # of a group around its nodes
 NOTE_GAP = 110  # above a note: the end of a group, a title, and air
-WIDGETS = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": None, "COLOR": "#000000"}
-GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 NOTE = "MarkdownNote"  # the frontend's own, never sent to the server
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Width, and the height of nodes that show text or a picture; the others' follows from their slots and widgets.
@@ -67,35 +68,22 @@ class Spec(NamedTuple):
     name: str
     kind: str
     options: dict
-    optional: bool
-
-    @property
-    def is_widget(self) -> bool:
-        return self.kind in WIDGETS
-
-    @property
-    def default(self):
-        if self.kind == "COMBO":
-            return self.options.get("default") or next(iter(self.options["options"]), None)
-        return self.options.get("default", WIDGETS[self.kind])
+    is_optional: bool
+    is_widget: bool
 
 
-def specs(definition: dict) -> Iterator[Spec]:
+def specs(definition: dict) -> list[Spec]:
     """The inputs of a definition in /object_info, in the order in which their values are saved."""
-    for group in ("required", "optional"):
-        for name in definition["input_order"].get(group, ()):
-            kind, *rest = definition["input"][group][name]
-            options = rest[0] if rest else {}
-            if isinstance(kind, list):
-                kind, options = "COMBO", {**options, "options": kind}
-            yield Spec(name, kind, options, group == "optional")
+    optional = definition["input"].get("optional", {})
+    given = definitions.specs(definition)
+    return [Spec(name, kind, options, name in optional, is_widget(kind, options)) for name, kind, options in given]
 
 
 class Node:
     def __init__(self, id: int, kind: str, column: int, y: int, title: str | None, definition: dict, inputs: dict):
         self.id, self.kind, self.column, self.y, self.title = id, kind, column, y, title
         self.definition, self.inputs = definition, inputs
-        self.specs = list(specs(definition))
+        self.specs = specs(definition)
         unknown = inputs.keys() - {spec.name for spec in self.specs}
         if unknown:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}.")
@@ -108,14 +96,14 @@ class Node:
     def least_height(self) -> int:
         """What litegraph needs for the slots and the widgets (LGraphNode.computeSize), rounded up."""
         widgets = sum(1 + bool(s.options.get("control_after_generate")) for s in self.specs if s.is_widget)
-        growing = any(spec.kind == GROWING for spec in self.specs)  # a second free socket is there while the file is opened
+        growing = any(spec.kind == AUTOGROW for spec in self.specs)  # a second free socket is there while the file is opened
         rows = max(len(list(self.sockets())) + growing, len(self.definition["output"]), 1)
         return math.ceil((SLOT * rows + (WIDGET * widgets + 8 if widgets else 0) + 6) / 10) * 10
 
     def sockets(self) -> Iterator[tuple[Spec, str, Output | None]]:
         """(spec, name, what is connected) of the inputs that are no widgets; growing ones end with a free socket."""
         for spec in self.specs:
-            if spec.kind == GROWING:
+            if spec.kind == AUTOGROW:
                 given = self.inputs[spec.name]
                 for k, output in enumerate([*given, None]):
                     yield spec, f"{spec.name}.{spec.options['template']['prefix']}{k}", output
@@ -132,16 +120,16 @@ class Node:
 
     def output_type(self, slot: int) -> str:
         kind = self.definition["output"][slot]
-        if kind != MATCHING:
+        if kind != MATCH:
             return kind
         return next(output.node.output_type(output.slot) for _, _, output in self.sockets() if output)
 
     def value(self, spec: Spec):
         """What a widget shows; where it is connected that is the default."""
-        given = self.inputs.get(spec.name, spec.default)
-        if isinstance(given, Model):
-            return given.name
-        return spec.default if isinstance(given, Output) else given
+        given = self.inputs.get(spec.name)
+        if given is None or isinstance(given, Output):
+            return definitions.default_value(spec.kind, spec.options)
+        return given.name if isinstance(given, Model) else given
 
     def values(self) -> list:
         saved = []
@@ -165,9 +153,9 @@ class Node:
         """Sockets first, then the widgets, as the frontend orders them."""
         entries = []
         for spec, name, _ in self.sockets():
-            growing = spec.kind == GROWING
+            growing = spec.kind == AUTOGROW
             kind = self.output_type(0) if growing else spec.kind
-            free = growing and name[-1] != "0" or spec.optional
+            free = growing and name[-1] != "0" or spec.is_optional
             entries.append(
                 {
                     **({"label": name.partition(".")[2]} if growing else {}),
@@ -179,7 +167,7 @@ class Node:
             )
         for spec in self.specs:
             if spec.is_widget and not spec.options.get("socketless"):
-                optional = {"shape": 7} if spec.optional else {}
+                optional = {"shape": 7} if spec.is_optional else {}
                 link = links.get((self.id, spec.name))
                 entries.append(
                     {"name": spec.name, **optional, "type": spec.kind, "widget": {"name": spec.name}, "link": link}
@@ -313,7 +301,7 @@ class Graph:
             linked = {name: [str(output.node.id), output.slot] for name, output in node.links()}
             inputs = {}
             for spec in node.specs:
-                if spec.kind == GROWING:
+                if spec.kind == AUTOGROW:
                     inputs |= {name: source for name, source in linked.items() if name.startswith(f"{spec.name}.")}
                 elif spec.name in linked:
                     inputs[spec.name] = linked[spec.name]

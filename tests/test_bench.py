@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import host_costs, machine, prompts, report, results, roofline, rounds, served, stages, variants, weights
+from bench import host_costs, machine, report, results, roofline, rounds, served, stages, variants, weights
 from bench.__main__ import measure
 from bench.machine import Case
 
@@ -63,8 +63,8 @@ def test_the_cases_differ_from_the_main_one_in_one_respect():
 
 
 def test_every_prompt_and_every_seed_is_new():
-    fresh = prompts.fresh()
-    texts, seeds = zip(*(next(fresh) for _ in range(100)), strict=True)
+    prompts = rounds.unique_prompts()
+    texts, seeds = zip(*(next(prompts) for _ in range(100)), strict=True)
     assert len(set(texts)) == len(set(seeds)) == 100
 
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason():
 
 @pytest.mark.soak
 def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_property):
-    found = host_costs.prompt(models, prompts.fresh())
+    found = stages.prompt_cost(models, rounds.unique_prompts())
     record_property("prompt_ms", round(found["prompt_ms"], 2))
     assert found["prompt_ms"] <= host_costs.BARS["prompt_ms"]
 

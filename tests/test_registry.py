@@ -23,6 +23,7 @@ from vega_pack import extension
 from vega_pack.contract import openapi
 
 from dev import comfyui, host, registry_pictures
+from vega_client import Client
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -115,10 +116,11 @@ def test_the_icon_and_the_banner_have_the_sizes_that_it_shows():
 
 @pytest.mark.soak
 def test_vega_nano_draws_them(server):
-    for field, draw in (("Icon", registry_pictures.icon), ("Banner", registry_pictures.banner)):
-        with picture(field) as shown:
-            one, other = (np.asarray(image.convert("RGB"), dtype=float) for image in (shown, draw(server)))
-        assert psnr(one, other) > 28
+    with Client(server.url) as client:
+        for field, draw in (("Icon", registry_pictures.icon), ("Banner", registry_pictures.banner)):
+            with picture(field) as shown:
+                one, other = (np.asarray(image.convert("RGB"), dtype=float) for image in (shown, draw(client)))
+            assert psnr(one, other) > 28
 
 
 def test_what_only_developers_need_is_not_installed():

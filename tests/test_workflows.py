@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 from psnr import psnr
 from vega_pack.nodes import lcm_lora, loader
-from vega_pack.vega_client.workflow import to_api
 
 from dev import templates, thumbnails
+from dev.workflow_file import SLOT, TITLE, WIDGET
+from vega_client import Client
+from vega_client.workflow import to_api
+from vega_client.workflow.definitions import AUTOGROW, CONTROLS, MATCH, is_widget, specs
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -23,10 +26,7 @@ SHIPPED = {loader.EMBEDDED, lcm_lora.EMBEDDED}
 LOADERS = {"VegaLoader": "model_name", "VegaLCMLora": "lora_name", "VegaLoraLoader": "lora_name"}
 LOADERS |= {"ControlNetLoader": "control_net_name"}
 FOLDERS = {"VegaLoader": "checkpoints", "VegaLCMLora": "loras", "VegaLoraLoader": "loras", "ControlNetLoader": "controlnet"}
-TITLE, SLOT, WIDGET = 30, 20, 24  # heights in the browser's canvas
 PIECES = 32  # straight ones, for a curve
-AFTER = ("fixed", "increment", "decrement", "randomize")
-GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 
 
 def read(path: Path) -> dict:
@@ -44,17 +44,8 @@ every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 ready = pytest.mark.parametrize("path", [p for p in WORKFLOWS if not needed(read(p))], ids=lambda path: path.stem)
 
 
-def specs(definition: dict):
-    """(name, kind, options) of the inputs, in the order in which a workflow saves the widgets' values."""
-    for group in ("required", "optional"):
-        for name, (kind, *rest) in definition["input"].get(group, {}).items():
-            options = rest[0] if rest else {}
-            yield (name, "COMBO", {**options, "options": kind}) if isinstance(kind, list) else (name, kind, options)
-
-
-def widgets(definition: dict):
-    kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
-    return [spec for spec in specs(definition) if spec[1] in kinds]
+def widgets(definition: dict) -> list[tuple[str, str, dict]]:
+    return [spec for spec in specs(definition) if is_widget(*spec[1:])]
 
 
 def takes(kind: str, options: dict, value) -> bool:
@@ -184,7 +175,7 @@ def test_every_node_is_known_and_its_values_are_valid(path, info):
             where = f"{node['type']}.{name} = {value!r}"
             assert takes(kind, options, value) or (node, value) in needed(workflow), where
             if options.get("control_after_generate"):
-                assert next(values) in AFTER  # the frontend's own widget
+                assert next(values) in CONTROLS  # the frontend's own widget
         assert next(values, None) is None, f"{node['type']} saves more values than it has widgets"
         assert node["properties"]["Node name for S&R"] == node["type"]
 
@@ -199,14 +190,14 @@ def test_links_fit_the_sockets(path, info):
         left, right = nodes[source]["outputs"][slot], nodes[target]["inputs"][target_slot]
         assert link in left["links"]
         assert right["link"] == link
-        assert info[nodes[source]["type"]]["output"][slot] in (kind, MATCHING)
+        assert info[nodes[source]["type"]]["output"][slot] in (kind, MATCH)
         assert left["type"] == right["type"] == kind
     for node in nodes.values():
         if node["type"] in NOTES:
             continue
         connected = {entry["name"] for entry in node["inputs"] if entry["link"]}
         definition = info[node["type"]]
-        needs = {name for name, kind, _ in specs(definition) if name in definition["input"]["required"] and kind != GROWING}
+        needs = {name for name, kind, _ in specs(definition) if name in definition["input"]["required"] and kind != AUTOGROW}
         assert needs - {name for name, *_ in widgets(definition)} <= connected, f"{node['type']} has an open input"
 
 
@@ -290,7 +281,7 @@ def test_a_thumbnail_lies_beside_it(path):
     """The frontend asks for a .jpg of the same name (workflowTemplatesStore.ts)."""
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.format == "JPEG"
-        assert 256 <= max(thumbnail.size) <= thumbnails.SIDE
+        assert 256 <= max(thumbnail.size) <= thumbnails.MAX_SIDE_PIXELS
 
 
 @every
@@ -303,8 +294,9 @@ def test_the_template_browser_offers_it_with_a_thumbnail(path, server):
 
 
 @ready
-def test_the_thumbnail_is_what_the_workflow_draws(path, client):
-    drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
+def test_the_thumbnail_is_what_the_workflow_draws(path, server):
+    with Client(server.url) as client:
+        drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         size = min(drawn.size, thumbnail.size)  # small ones are shown enlarged, large ones made smaller
         one = np.asarray(drawn.resize(size, Image.Resampling.LANCZOS), dtype=float)

@@ -91,7 +91,7 @@ def watched_prompt(real):
     return execute
 
 
-class ProbeExtension(ComfyExtension):
+class ProfilerExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return []
 
