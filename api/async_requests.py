@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from ..pictures.picture_file import PictureFile
+from ..images.encode import EncodedImage
 from . import contract, endpoints
 from .access import keyless_refusal
 from .drain import Stopping
@@ -58,7 +58,7 @@ class AsyncRequests:
     def __init__(self):
         self.known: dict[str, AsyncRequest] = {}
         self.ended: dict[str, asyncio.TimerHandle] = {}  # what forgets each one that has ended, oldest first
-        self.images: dict[str, PictureFile] = {}  # by names that can't be guessed
+        self.images: dict[str, EncodedImage] = {}  # by names that can't be guessed
         self.bytes = 0
 
     async def submit(self, api: Api, one: AsyncRequest) -> None:

@@ -14,8 +14,8 @@ import pydantic
 from aiohttp import web
 from server import PromptServer
 
+from ..images import decode
 from ..nodes import loader
-from ..pictures import received
 from ..vega import native_resolution
 from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
@@ -130,7 +130,7 @@ class Api:
         image = None
         if asked.image is not None:
             try:
-                image = await asyncio.to_thread(received.cut, asked.image, width, height)
+                image = await asyncio.to_thread(decode.fit_to_size, asked.image, width, height)
             except ValueError as error:
                 raise Refused(400, str(error), field="image") from None
             asked = asked.model_copy(update={"image": None})  # what waits needn't hold it

@@ -1,9 +1,7 @@
 """The API as a client of the host's queue and websocket protocol, in the host's own process: its socket is no socket."""
 
 import asyncio
-import json
 import secrets
-import struct
 import time
 import uuid
 
@@ -12,7 +10,8 @@ import execution
 from protocol import BinaryEventTypes
 from server import PromptServer
 
-from ..pictures.picture_file import PictureFile
+from ..images import frame_codec
+from ..images.encode import EncodedImage
 from .follower import Follower
 
 SAMPLE = "sample"  # the node of whose progress followers are told
@@ -35,7 +34,7 @@ class Prompt:
 
     def __init__(self, id: str, followers: list[Follower]):
         self.id, self.followers = id, followers
-        self.files: list[PictureFile] = []
+        self.files: list[EncodedImage] = []
         self.began: float | None = None  # of time.perf_counter
         self.failure: Exception | None = None
         self.ended = asyncio.get_running_loop().create_future()
@@ -89,27 +88,24 @@ class HostClient:
         self.server.prompt_queue.delete_history_item(prompt.id)  # it is not for people's eyes, and would only grow
         prompt.end()
 
-    def take_pictures(self, files: list[PictureFile], about: dict) -> None:
-        """Send Image (Vega) hands over what it was asked to send."""
-        if prompt := self.prompts.get(about["prompt_id"]):
-            prompt.files += files
+    def take_images(self, images: list[EncodedImage], node_metadata: dict) -> None:
+        """As an ImageSink: what Send Image (Vega) was asked to send."""
+        if prompt := self.prompts.get(node_metadata["prompt_id"]):
+            prompt.files += images
 
     def is_connected(self, follower: Follower) -> bool:
         return follower.owns(self.server.sockets.get(follower.client_id))
 
     async def send_bytes(self, message: bytes) -> None:
         """A preview in the host's metadata frame, passed on under the request's id."""
-        event = int.from_bytes(message[:4], "big")
-        if event != BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA:
+        if (frame := frame_codec.unpack(message)) is None:
             return
-        length = int.from_bytes(message[4:8], "big")
-        about, picture = json.loads(message[8 : 8 + length]), message[8 + length :]
-        if prompt := self.prompts.get(about.get("prompt_id")):
+        metadata, preview = frame
+        if prompt := self.prompts.get(metadata.get("prompt_id")):
             for follower in prompt.followers:
                 if follower.previews and self.is_connected(follower):
-                    told = {"prompt_id": follower.request_id, "image_type": about["image_type"]}
-                    header = json.dumps(told).encode()
-                    payload = struct.pack(">I", len(header)) + header + picture
+                    told = {"prompt_id": follower.request_id, "image_type": metadata["image_type"]}
+                    payload, event = frame_codec.pack(told, preview), BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA
                     await self.server.send_bytes(event, payload, follower.client_id)
 
     async def send_json(self, message: dict) -> None:

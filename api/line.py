@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..images.encode import EncodedImage
 from ..nodes.together import MOST
-from ..pictures.picture_file import PictureFile
 from .apart import Apart
 from .host_client import HostClient, Interrupted, Prompt
 from .host_graphs import Picture, kind
@@ -31,7 +31,7 @@ class Full(Exception):
 class Drawing:
     """A picture and the seconds that it waited and that the host then took."""
 
-    file: PictureFile
+    file: EncodedImage
     queued: float
     drawn: float
 

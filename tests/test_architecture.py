@@ -14,14 +14,14 @@ LIBRARIES = {"cuda", "torch", "safetensors", "tqdm", "yaml"}  # cuda: torch's ow
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,
     "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
-    | {"pictures", "vega"},
-    "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
+    | {"images", "vega"},
+    "images": {"comfy", "comfy_api", "folder_paths", "protocol", "server", "aiohttp", "numpy", "torch", "PIL"},
     "api": {"comfy", "execution", "protocol", "server", "aiohttp", "prometheus_client", "pydantic", "pydantic_settings"}
-    | {"nodes", "pictures", "vega"},
+    | {"images", "nodes", "vega"},
 }
 
 
-OURS = {"nodes", "pictures", "vega"}
+OURS = {"images", "nodes", "vega"}
 
 
 def imports(path: Path):
