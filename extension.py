@@ -13,6 +13,7 @@ from .api.follower import remember_secret
 from .api.server_log import keep_requests_out
 from .images import frames, store
 from .nodes.accelerate import VegaAccelerate
+from .nodes.batch import VegaBatch
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
 from .nodes.loader import VegaLoader
@@ -20,7 +21,6 @@ from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
-from .nodes.together import VegaTogether
 
 ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 
@@ -51,7 +51,7 @@ class VegaExtension(ComfyExtension):
             VegaTinyVAEDecode,
             VegaSendImage,
             VegaReceiveImage,
-            VegaTogether,
+            VegaBatch,
         ]
 
 

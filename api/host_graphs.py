@@ -60,10 +60,8 @@ def graph_of(pictures: list[Picture], settings: Settings) -> dict:
         names = [f"positive_{k}" for k in range(1, len(pictures) + 1)]
         graph |= {name: encoded(picture.request.prompt) for name, picture in zip(names, pictures, strict=True)}
         seeds = ",".join(str(picture.seed) for picture in pictures)
-        graph["together"] = node(
-            "VegaTogether", latent_image=["latent", 0], seeds=seeds, **{name: [name, 0] for name in names}
-        )
-        inputs |= {"seed": 0, "positive": ["together", 0], "latent_image": ["together", 1]}
+        graph["batch"] = node("VegaTogether", latent_image=["latent", 0], seeds=seeds, **{name: [name, 0] for name in names})
+        inputs |= {"seed": 0, "positive": ["batch", 0], "latent_image": ["batch", 1]}
     return graph | (guided if isinstance(request, BaseRequest) else real_time)(request, settings, inputs)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..images.encode import EncodedImage
-from ..nodes.together import MOST
+from ..nodes.batch import MAX_BATCH
 from .apart import Apart
 from .host_client import HostClient, Interrupted, Prompt
 from .host_graphs import Picture, kind
@@ -99,9 +99,9 @@ class Line:
         same = kind(first.picture)
         mergeable = same and not self.apart.holds(same) and not first.alone
         others = [job for job in self.waiting if mergeable and not job.alone and kind(job.picture) == same]
-        for job in others[: MOST - 1]:
+        for job in others[: MAX_BATCH - 1]:
             self.waiting.remove(job)
-        return [first, *others[: MOST - 1]]
+        return [first, *others[: MAX_BATCH - 1]]
 
     def leave(self, task: asyncio.Task) -> None:
         del self.at_the_host[task]
