@@ -11,7 +11,7 @@ from pathlib import Path
 
 from comfy.sd1_clip import expand_directory_list, load_embed
 
-from ..nodes import loader
+from ..nodes import model_lists
 from ..vega import encoder_widths, written
 
 # As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
@@ -45,7 +45,7 @@ async def unusable(names: Collection[str], model: str) -> str | None:
 
 
 def why_unusable(names: Collection[str], model: str) -> str | None:
-    widths = encoder_widths.of(loader.located(model))
+    widths = encoder_widths.of(model_lists.model_path(model))
     for name in names:
         if names_too_many(name):
             return f"`embedding:{name}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
@@ -61,7 +61,7 @@ def why_unusable(names: Collection[str], model: str) -> str | None:
 
 def names_too_many(name: str) -> bool:
     """Whether a file that the host may take for the name has a header that it would read for seconds."""
-    folders = expand_directory_list(loader.embedding_folders())
+    folders = expand_directory_list(model_lists.embedding_folders())
     files = (Path(folder, file) for folder in folders for file in (name, f"{name}.safetensors"))
     return any(file.is_file() and written.names_too_many(file) for file in files)
 
@@ -70,7 +70,7 @@ def read(name: str, encoder: str):
     """The vectors that the host would put into the encoder's prompt, one a row; None where it would fail, or find none."""
     with unlogged():
         try:
-            vectors = load_embed(name, loader.embedding_folders(), SOUGHT[encoder], encoder)
+            vectors = load_embed(name, model_lists.embedding_folders(), SOUGHT[encoder], encoder)
             rows = vectors.float().reshape(-1, vectors.shape[-1])
             is_whole = len(rows) == (1 if vectors.ndim == 1 else len(vectors)) and bool((rows.abs() <= MOST).all())
             return rows if rows.numel() and is_whole else None

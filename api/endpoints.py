@@ -15,7 +15,7 @@ from aiohttp import web
 from server import PromptServer
 
 from ..images import decode
-from ..nodes import loader
+from ..nodes import model_lists
 from ..vega import native_resolution
 from . import answers, connection, contract, embeddings, emphasis, host_graphs, openapi
 from .access import Access
@@ -154,7 +154,7 @@ class Api:
     async def own_size(self) -> int:
         """The model's, in pixels; read beside the event loop, for the file may be large and its drive slow."""
         try:
-            return await asyncio.to_thread(lambda: native_resolution.pixels(loader.located(self.settings.model)))
+            return await asyncio.to_thread(lambda: native_resolution.pixels(model_lists.model_path(self.settings.model)))
         except ValueError as error:
             raise PromptError(str(error), host_graphs.LOAD) from None
 
