@@ -5,8 +5,8 @@ from pathlib import Path
 from threading import Lock
 
 from . import weights
+from .latent_formats import PIXELS_PER_LATENT
 
-PIXELS_PER_LATENT = 8
 SDXL, SD15 = 1024, 512
 READING = Lock()  # a pickle may be held whole while it is read: one at a time
 SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one

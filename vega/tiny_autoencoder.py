@@ -9,6 +9,7 @@ import comfy.taesd.taesd
 import torch
 
 from . import tiny_decoder, weights
+from .latent_formats import FAMILIES, PIXELS_PER_LATENT, taesd_name
 
 REQUIRED = {
     "act_fn": ("relu",),
@@ -20,8 +21,6 @@ REQUIRED = {
     "num_encoder_blocks": ([1, 3, 3, 3],),
     "upsampling_scaling_factor": (2,),
 }
-# Both have the same layers and shapes, so only the name of the file tells them apart.
-MADE_FOR = {"taesd": "SD 1.5", "taesdxl": "SDXL"}
 
 
 class MissingEncoder(torch.nn.Module):
@@ -50,7 +49,7 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
 
     ValueError naming the file to download, if what is there is for another family's latents.
     """
-    name = latent_format.taesd_decoder_name.removesuffix("_decoder")
+    name = taesd_name(latent_format)
     by_stem = {}
     for file, path in files.items():
         whole_folder = Path(file).stem == "diffusion_pytorch_model"
@@ -67,9 +66,10 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
             weights.check(encoder, part, {k: v for k, v in layers().items() if k.startswith("taesd_encoder.")})
             found |= part
         return load(path, found, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
+    titles = {family.taesd: family.title for family in FAMILIES.values()}
     there = "".join(
-        f" ({other}, which is there, is for {MADE_FOR[other]}, and this model is of the {MADE_FOR[name]} family)"
-        for other in MADE_FOR
+        f" ({other}, which is there, is for {titles[other]}, and this model is of the {titles[name]} family)"
+        for other in titles
         if other != name and {other, f"{other}_decoder"} & by_stem.keys()
     )
     raise ValueError(
@@ -107,7 +107,9 @@ def load(path: Path, found: dict[str, torch.Tensor], vae_scale: float, encoder: 
     vae.first_stage_model.to(memory_format=torch.channels_last)
     # The host reserves AutoencoderKL's 4 to 8 GiB. Going in there are as many and as large tensors as coming out.
     vae.memory_used_decode = lambda shape, dtype: tiny_decoder.memory_needed([1, *shape[2:]], dtype)
-    vae.memory_used_encode = lambda shape, dtype: tiny_decoder.memory_needed([1, *(n // 8 for n in shape[2:])], dtype)
+    vae.memory_used_encode = lambda shape, dtype: tiny_decoder.memory_needed(
+        [1, *(side // PIXELS_PER_LATENT for side in shape[2:])], dtype
+    )
     return vae
 
 
