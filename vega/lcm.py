@@ -203,7 +203,7 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
 
 
 def token_spread(context: torch.Tensor) -> float:
-    """The norm of the largest token of [B, tokens, features] by that of the smallest, but for empty and first ones.
+    """The norm of the largest token of [B, tokens, features] by that of the smallest, without empty and first ones.
 
     CLIP's tokens are all about as large, and an emphasis multiplies them (comfy/sd1_clip.py); the first of each chunk it
     leaves alone, and a trained CLIP makes that one large itself.

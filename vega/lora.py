@@ -163,10 +163,10 @@ def match_modules(
     residual = any(module.endswith(RESIDUAL) for module in modules)
     other = few_step_adapters.identify(path, metadata)
     if other and (residual or other[0] == few_step_adapters.FLASH):
-        called, recipe, said = other
-        rename = "" if called == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
+        name, recipe, source = other
+        rename = "" if name == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
         raise ValueError(
-            f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
+            f"{path} is {name} by {source}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
             f"it {recipe}.{rename}"
         )
     if not residual:
@@ -201,7 +201,7 @@ def is_nano(modules: int, channels: int) -> bool:
 
 
 def base_name(modules: int, channels: int) -> str:
-    """What a model with so many modules and channels is called."""
+    """What a model of this number of modules and channels is called."""
     if is_nano(modules, channels):
         return "vega-nano"
     name = BASES[modules][0] if modules in BASES else "another one"

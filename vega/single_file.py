@@ -32,6 +32,7 @@ def read(path: Path) -> Parts:
     unet, vae = strip_prefix(state_dict, UNET), strip_prefix(state_dict, VAE)
     if not unet:
         raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe(state_dict)}.")
+    # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.
     names = unet_keys.stability_to_diffusers(list(unet))
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights of the UNet twice. Download it again.")

@@ -40,7 +40,7 @@ def apply(
     adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    said = []
+    report = []
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
         few_step = not for_text and is_few_step(path, metadata, adapter)
@@ -54,14 +54,14 @@ def apply(
             raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
         model.add_patches(patches, strength_model)
-        said.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+        report.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
         clip, count = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
-        said.append(f"{count} modules of text encoders")
+        report.append(f"{count} modules of text encoders")
     elif for_text and clip is None:
-        said.append("its modules of text encoders not: no clip is connected")
+        report.append("its modules of text encoders not: no clip is connected")
     weights.check_end(path)
-    sentence = f"{path.name}: {'; '.join(said) or 'nothing at strength 0'}"
+    sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
     return model, clip, sentence
 

@@ -87,7 +87,7 @@ def decode_tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.T
 def decode_whole(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] in 0..1 on the VAE's device, in the host's dtype of pictures."""
     model = vae.first_stage_model
-    # Channels last is the layout that the fast convolutions work in, and the one that pictures have in the host.
+    # Channels last is the layout that the fast convolutions work in, and that of the host's images.
     z = samples.to(vae.device, vae.vae_dtype, memory_format=torch.channels_last)
     raw = model.taesd_decoder((z - model.vae_shift) * model.vae_scale).movedim(1, -1)
     if not raw.sum(dtype=torch.float32).isfinite():  # one pass; isfinite().all() takes many times as long
