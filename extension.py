@@ -12,7 +12,9 @@ from .api.middleware import api_handler, api_middleware
 from .api.server_log import redact_requests
 from .api.subscriber import remember_secret
 from .contract.auth import is_loopback, keyless_rejection
+from .images import frames, store
 from .nodes.accelerate import VegaAccelerate
+from .nodes.batch import VegaBatch
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
 from .nodes.loader import VegaLoader
@@ -20,15 +22,13 @@ from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
-from .nodes.together import VegaTogether
-from .pictures import frames, sent
 
 ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 
 
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
-        PromptServer.instance.routes.get(sent.ROUTE + "{id}")(sent_picture)
+        PromptServer.instance.routes.get(store.ROUTE + "{id}")(sent_image)
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
         for path in ("/v1", "/v1/{path:(?s:.*)}"):
@@ -52,7 +52,7 @@ class VegaExtension(ComfyExtension):
             VegaTinyVAEDecode,
             VegaSendImage,
             VegaReceiveImage,
-            VegaTogether,
+            VegaBatch,
         ]
 
 
@@ -87,12 +87,12 @@ async def v2(request: web.Request) -> web.Response:
     return await handle_v2(request)
 
 
-async def sent_picture(request: web.Request) -> web.Response:
+async def sent_image(request: web.Request) -> web.Response:
     """Without keys this machine's own connections must name it; who else may connect was said by ComfyUI's --listen."""
     why = keyless_rejection(request.headers, request.remote) if is_loopback(request.remote) else None
     if why and not has_keys():
         raise web.HTTPUnauthorized(text=why)
-    return await sent.pictures.answer(request)
+    return await store.image_store.respond(request)
 
 
 def has_keys() -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..contract.paths import REAL_TIME
 from ..contract.schema import Request
-from ..pictures.picture_file import PictureFile
+from ..images.encode import EncodedImage
 from .drain import ServerStopping
 from .graphs import Picture
 from .host_client import Interrupted
@@ -49,7 +49,7 @@ class AsyncRequests:
     def __init__(self):
         self.requests: dict[str, AsyncRequest] = {}
         self.expirations: dict[str, asyncio.TimerHandle] = {}  # of those that have ended, oldest first
-        self.images: dict[str, PictureFile] = {}  # by names that can't be guessed
+        self.images: dict[str, EncodedImage] = {}  # by names that can't be guessed
         self.bytes = 0
 
     async def submit(self, service: Service, request: AsyncRequest) -> None:

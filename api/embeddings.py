@@ -11,7 +11,7 @@ from pathlib import Path
 
 from comfy.sd1_clip import expand_directory_list, load_embed
 
-from ..nodes import loader
+from ..nodes import model_lists
 from ..vega import encoder_widths, written
 
 # As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
@@ -45,7 +45,7 @@ async def file_error(names: Collection[str], model: str) -> str | None:
 
 
 def find_file_error(names: Collection[str], model: str) -> str | None:
-    widths = encoder_widths.of(loader.located(model))
+    widths = encoder_widths.of(model_lists.model_path(model))
     for name in names:
         if has_too_many_tensors(name):
             return f"`embedding:{name}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
@@ -61,7 +61,7 @@ def find_file_error(names: Collection[str], model: str) -> str | None:
 
 def has_too_many_tensors(name: str) -> bool:
     """Whether a file that the host may take for the name has a header that takes seconds to parse."""
-    folders = expand_directory_list(loader.embedding_folders())
+    folders = expand_directory_list(model_lists.embedding_folders())
     files = (Path(folder, file) for folder in folders for file in (name, f"{name}.safetensors"))
     return any(file.is_file() and written.names_too_many(file) for file in files)
 
@@ -70,7 +70,7 @@ def load_vectors(name: str, encoder: str):
     """[tokens, width] float32, as the host gives them to the encoder; None where it would fail, or find none."""
     with muted_log():
         try:
-            vectors = load_embed(name, loader.embedding_folders(), TOKENIZER_WIDTHS[encoder], encoder)
+            vectors = load_embed(name, model_lists.embedding_folders(), TOKENIZER_WIDTHS[encoder], encoder)
             rows = vectors.float().reshape(-1, vectors.shape[-1])
             is_matrix = len(rows) == (1 if vectors.ndim == 1 else len(vectors))
             is_finite = bool((rows.abs() <= MAX_FP16).all())

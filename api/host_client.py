@@ -4,9 +4,7 @@ The host calls HostClient's send_bytes, send_json and closed as it calls those o
 """
 
 import asyncio
-import json
 import secrets
-import struct
 import time
 import uuid
 
@@ -15,7 +13,8 @@ import execution
 from protocol import BinaryEventTypes
 from server import PromptServer
 
-from ..pictures.picture_file import PictureFile
+from ..images import frame_codec
+from ..images.encode import EncodedImage
 from .graphs import SAMPLE
 from .subscriber import Subscriber
 
@@ -37,7 +36,7 @@ class Prompt:
 
     def __init__(self, id: str, subscribers: list[Subscriber]):
         self.id, self.subscribers = id, subscribers
-        self.files: list[PictureFile] = []
+        self.files: list[EncodedImage] = []
         self.started_at: float | None = None  # of time.perf_counter
         self.failure: Exception | None = None
         self.finished = asyncio.get_running_loop().create_future()
@@ -88,27 +87,24 @@ class HostClient:
         if not prompt.finished.done():
             prompt.finished.set_result(None)
 
-    def take_pictures(self, files: list[PictureFile], about: dict) -> None:
-        """Called by Send Image (Vega)."""
-        if prompt := self.prompts.get(about["prompt_id"]):
-            prompt.files += files
+    def take_images(self, images: list[EncodedImage], node_metadata: dict) -> None:
+        """As an ImageSink: called by Send Image (Vega)."""
+        if prompt := self.prompts.get(node_metadata["prompt_id"]):
+            prompt.files += images
 
     def is_connected(self, subscriber: Subscriber) -> bool:
         return subscriber.owns(self.server.sockets.get(subscriber.client_id))
 
     async def send_bytes(self, message: bytes) -> None:
         """Forwards a preview, in the host's metadata frame, under the request's id."""
-        event = int.from_bytes(message[:4], "big")
-        if event != BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA:
+        if (frame := frame_codec.unpack(message)) is None:
             return
-        length = int.from_bytes(message[4:8], "big")
-        metadata, image = json.loads(message[8 : 8 + length]), message[8 + length :]
+        metadata, preview = frame
         if prompt := self.prompts.get(metadata.get("prompt_id")):
             for subscriber in prompt.subscribers:
                 if subscriber.previews and self.is_connected(subscriber):
                     forwarded = {"prompt_id": subscriber.request_id, "image_type": metadata["image_type"]}
-                    header = json.dumps(forwarded).encode()
-                    payload = struct.pack(">I", len(header)) + header + image
+                    payload, event = frame_codec.pack(forwarded, preview), BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA
                     await self.server.send_bytes(event, payload, subscriber.client_id)
 
     async def send_json(self, message: dict) -> None:

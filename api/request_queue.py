@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..nodes.together import MOST as MAX_BATCH
-from ..pictures.picture_file import PictureFile
+from ..images.encode import EncodedImage
+from ..nodes.batch import MAX_BATCH
 from .graphs import Picture, batch_key
 from .host_client import HostClient, Interrupted, Prompt
 from .unbatchable import UnbatchableKeys
@@ -34,7 +34,7 @@ class QueueFull(Exception):
 class Result:
     """A picture's file, the seconds that it was queued, and the seconds that its prompt was executed."""
 
-    file: PictureFile
+    file: EncodedImage
     queue_s: float
     execution_s: float
 

@@ -14,8 +14,8 @@ from ..contract.errors import ApiError
 from ..contract.metrics import Metrics
 from ..contract.schema import RealTimeRequest, Request
 from ..contract.settings import Settings
-from ..nodes import loader
-from ..pictures import received
+from ..images import decode
+from ..nodes import model_lists
 from ..vega import native_resolution
 from . import embeddings, emphasis
 from .drain import Drain
@@ -67,7 +67,7 @@ class Service:
         image = None
         if params.image is not None:
             try:
-                image = await asyncio.to_thread(received.cut, params.image, width, height)
+                image = await asyncio.to_thread(decode.fit_to_size, params.image, width, height)
             except ValueError as error:
                 raise ApiError(400, str(error), field="image") from None
             params = params.model_copy(update={"image": None})  # the queue need not hold it
@@ -91,7 +91,7 @@ class Service:
     async def native_size(self) -> int:
         """The model's, in pixels; read in a thread, as the file may be large and its drive slow."""
         try:
-            return await asyncio.to_thread(lambda: native_resolution.pixels(loader.located(self.settings.model)))
+            return await asyncio.to_thread(lambda: native_resolution.pixels(model_lists.model_path(self.settings.model)))
         except ValueError as error:
             raise PromptError(str(error), LOAD) from None
 

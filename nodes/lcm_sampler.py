@@ -46,6 +46,5 @@ class VegaLCMSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, seed, steps, positive, latent_image, denoise) -> io.NodeOutput:
-        quiet = not comfy.utils.PROGRESS_BAR_ENABLED
-        shown = preview.callback(model, steps)
-        return io.NodeOutput(lcm.sample(model, seed, steps, positive, latent_image, denoise, shown, quiet))
+        callback, disable_progress = preview.callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
+        return io.NodeOutput(lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, disable_progress))

@@ -1,50 +1,10 @@
 """Load Vega."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..vega import checkpoint
+from . import model_lists
 from .lazy_list import LazyList
-from .model_folders import diffusers_folder, diffusers_folders
-
-EMBEDDED = "vega-nano (embedded)"
-
-
-def names() -> list[str]:
-    """Everything that can be loaded."""
-    return [EMBEDDED, *sorted(diffusers_folders()), *checkpoints()]
-
-
-def checkpoints() -> list[str]:
-    """Every file in models/checkpoints, as it is saved in a workflow: with / on every system."""
-    return [Path(name).as_posix() for name in folder_paths.get_filename_list("checkpoints")]
-
-
-def located(model_name: str) -> Path:
-    """The folder or file of a name in the list; ValueError where it is no longer there."""
-    if model_name == EMBEDDED:
-        return checkpoint.NANO
-    if model_name.endswith("/"):
-        path = diffusers_folder(model_name)
-    else:
-        path = folder_paths.get_full_path("checkpoints", model_name)
-    if path is None:
-        where = "models/diffusers" if model_name.endswith("/") else "models/checkpoints"
-        raise ValueError(f"There is no model {model_name!r} in {where}. Put it there, or press R and choose another.")
-    return Path(path)
-
-
-def missing(find: Callable[[str], Path], name: str | None) -> bool | str:
-    """For validate_inputs: why nothing is found under this name, else True; a name that comes over a link is None yet."""
-    if name is not None and not isinstance(name, str):
-        return f"{name!r} is no name. Choose one from the list."
-    try:
-        return name is None or bool(find(name))
-    except ValueError as error:
-        return str(error)
 
 
 class VegaLoader(io.ComfyNode):
@@ -59,7 +19,7 @@ class VegaLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=LazyList.of(names),
+                    options=LazyList.of(model_lists.model_names),
                     tooltip="vega-nano comes with this pack and draws small landscapes. Names ending in / are diffusers "
                     "folders in models/diffusers, the others files in models/checkpoints.",
                 ),
@@ -80,15 +40,9 @@ class VegaLoader(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name):
         """Says what to do, where ComfyUI's own check would only list the names that there are."""
-        return missing(located, model_name)
+        return model_lists.validate(model_lists.model_path, model_name)
 
     @classmethod
     def execute(cls, model_name, vae) -> io.NodeOutput:
-        names = folder_paths.get_filename_list("vae_approx")
-        # The host lists links that lead nowhere, too.
-        approx = {n: Path(path) for n in names if (path := folder_paths.get_full_path("vae_approx", n))}
-        return io.NodeOutput(*checkpoint.load(located(model_name), vae, embedding_folders(), approx))
-
-
-def embedding_folders() -> list[str]:
-    return folder_paths.get_folder_paths("embeddings")
+        path, approx = model_lists.model_path(model_name), model_lists.vae_approx_files()
+        return io.NodeOutput(*checkpoint.load(path, vae, model_lists.embedding_folders(), approx))

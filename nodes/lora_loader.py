@@ -3,9 +3,8 @@
 from comfy_api.v0_0_2 import io
 
 from ..vega import style_lora
+from . import model_lists
 from .lazy_list import LazyList
-from .lcm_lora import files, located
-from .loader import missing
 
 
 class VegaLoraLoader(io.ComfyNode):
@@ -22,7 +21,7 @@ class VegaLoraLoader(io.ComfyNode):
                 io.Model.Input("model", tooltip="The model, before or after Apply LCM-LoRA (Vega)."),
                 io.Combo.Input(
                     "lora_name",
-                    options=LazyList.of(files),
+                    options=LazyList.of(model_lists.lora_names),
                     tooltip="The LoRA, from models/loras. One for another base is refused.",
                 ),
                 io.Float.Input(
@@ -62,12 +61,12 @@ class VegaLoraLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name):
-        return missing(located, lora_name)
+        return model_lists.validate(model_lists.lora_path, lora_name)
 
     @classmethod
     def execute(
         cls, model, lora_name, strength_model, clip=None, strength_clip=1.0, made_for=style_lora.AUTO
     ) -> io.NodeOutput:
-        path = located(lora_name)
+        path = model_lists.lora_path(lora_name)
         model, clip, sentence = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
         return io.NodeOutput(model, clip, ui={"lora": [sentence]})  # in /history, for programs

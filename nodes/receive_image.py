@@ -3,7 +3,7 @@
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..pictures import received
+from ..images import decode
 
 
 class VegaReceiveImage(io.ComfyNode):
@@ -30,5 +30,5 @@ class VegaReceiveImage(io.ComfyNode):
     @classmethod
     def execute(cls, image) -> io.NodeOutput:
         """IMAGE [1, H, W, 3] and MASK [1, H, W], fp32 in 0..1."""
-        seen, transparent = received.levels(received.picture(image))
-        return io.NodeOutput(torch.from_numpy(seen)[None], torch.from_numpy(transparent)[None])
+        rgb, transparency = decode.to_float(decode.open_base64(image))
+        return io.NodeOutput(torch.from_numpy(rgb)[None], torch.from_numpy(transparency)[None])

@@ -2,7 +2,8 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..vega import lcm, tiny_decoder
+from ..vega import tiny_decoder
+from ..vega.latent_formats import LATENT_FORMAT_KEY
 
 
 class VegaTinyVAEDecode(io.ComfyNode):
@@ -23,4 +24,4 @@ class VegaTinyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(lcm.LATENT_FORMAT_KEY)))
+        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(LATENT_FORMAT_KEY)))

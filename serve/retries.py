@@ -17,8 +17,8 @@ from .uvicorn_protocol import TRUNCATED
 class ReplayableBody:
     """Keeps a request's body while it is read, so that every attempt reads it from its start.
 
-    The limits are ComfyUI's (contract.body_limits): size, seconds for each part, and how many large bodies are read at a time. `close`
-    lets the next large body be read.
+    The limits are ComfyUI's (contract.body_limits): size, seconds for each part, and how many large bodies are read at a
+    time. `close` lets the next large body be read.
     """
 
     def __init__(self, scope: Scope, receive: Receive, bodies: BodyLimits):

@@ -97,10 +97,10 @@ def test_pictures_drawn_together_have_their_own_seeds(server, client):
     """As the API queues what waits together, beside each seed drawn by its own graph."""
     seeds = [2**64 - 1, 0, 2**64 - 2]
     graph = graphs.text_to_image(CLIPTextEncode__text=PROMPT, EmptyLatentImage__batch_size=3, VegaLCMSampler__seed=0)
-    together = {"latent_image": [graphs.EMPTY, 0], "seeds": ",".join(map(str, seeds))}
-    together |= {f"positive_{k}": [graphs.TEXT, 0] for k in (1, 2, 3)}
-    graph["together"] = {"class_type": "VegaTogether", "inputs": together}
-    graph[graphs.SAMPLER]["inputs"] |= {"positive": ["together", 0], "latent_image": ["together", 1]}
+    inputs = {"latent_image": [graphs.EMPTY, 0], "seeds": ",".join(map(str, seeds))}
+    inputs |= {f"positive_{k}": [graphs.TEXT, 0] for k in (1, 2, 3)}
+    graph["batch"] = {"class_type": "VegaTogether", "inputs": inputs}
+    graph[graphs.SAMPLER]["inputs"] |= {"positive": ["batch", 0], "latent_image": ["batch", 1]}
 
     def drawn(graph: dict) -> list[bytes]:
         return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.images(client.run(graph))]

@@ -16,14 +16,14 @@ LIBRARIES = {"cuda", "torch", "safetensors", "tqdm", "yaml"}  # cuda: torch's ow
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,
     "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
-    | {"pictures", "vega"},
-    "pictures": {"comfy_api", "protocol", "server", "aiohttp", "numpy", "PIL"},
-    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "contract", "nodes", "pictures", "vega"},
+    | {"images", "vega"},
+    "images": {"comfy", "comfy_api", "folder_paths", "protocol", "server", "aiohttp", "numpy", "torch", "PIL"},
+    "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "contract", "images", "nodes", "vega"},
     "contract": {"prometheus_client", "pydantic", "pydantic_settings"},  # neither the host nor aiohttp: serve imports it
 }
 
 
-OURS = {"contract", "nodes", "pictures", "vega"}
+OURS = {"contract", "images", "nodes", "vega"}
 
 
 def imports(path: Path):

@@ -15,7 +15,7 @@ from vega_pack.api.host_client import PromptError
 from vega_pack.api.readiness import Readiness
 from vega_pack.api.request_queue import QueueFull, Result
 from vega_pack.contract.metrics import Metrics
-from vega_pack.pictures.picture_file import PictureFile
+from vega_pack.images.encode import EncodedImage
 
 STATES = {"QUEUED", "PROCESSING", "COMPLETED", "FAILED"}
 
@@ -154,7 +154,7 @@ class StubService:
     async def execute(self, pictures):
         if isinstance(self.outcome, Exception):
             raise self.outcome
-        return [Result(PictureFile("png", 1, 1, self.outcome), 0.0, 0.0)]
+        return [Result(EncodedImage("png", 1, 1, self.outcome), 0.0, 0.0)]
 
     def server_error(self, error, id):
         return f"failed: {error}"

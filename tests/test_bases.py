@@ -12,7 +12,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
-from vega_pack.vega import checkpoint, unet, unet_layout
+from vega_pack.vega import checkpoint, unet, unet_keys
 
 from dev import diffusers_folders as folders
 from dev import single_files
@@ -123,13 +123,13 @@ def test_every_key_of_the_real_layout_maps(family):
     xl = config["adm_in_channels"] is not None
     in_single_file = {single_files.unet_key(name, xl): tensor for name, tensor in theirs.items()}
     assert len(in_single_file) == len(theirs)
-    names = unet_layout.diffusers_names(list(in_single_file))
+    names = unet_keys.stability_to_diffusers(list(in_single_file))
     assert set(names.values()) == set(theirs)
     assert all(theirs[names[key]].shape == tensor.shape for key, tensor in in_single_file.items())
-    seen = unet.host_config(unet_layout.config(theirs), Path("model.safetensors"))
+    seen = unet.host_config(unet_keys.infer_config(theirs), Path("model.safetensors"))
     assert seen == config
     native = UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init).state_dict()
-    mapped = unet.diffusers_names(config, native)
+    mapped = unet.diffusers_to_native(config, native)
     assert mapped.keys() == theirs.keys()
     assert sorted(mapped.values()) == sorted(native)
     assert all(native[mapped[name]].shape == tensor.shape for name, tensor in theirs.items())

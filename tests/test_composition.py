@@ -20,6 +20,7 @@ from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionXLPipeline, 
 from safetensors.torch import save_file
 from vega_pack.nodes.tiny_vae_decode import VegaTinyVAEDecode
 from vega_pack.vega import checkpoint, lcm
+from vega_pack.vega.latent_formats import LATENT_FORMAT_KEY
 
 import nodes as host_nodes
 from dev import diffusers_folders as folders
@@ -259,7 +260,7 @@ def test_the_latent_that_came_in_is_untouched_and_its_keys_are_kept(few_step, po
     before = latent["samples"].clone()
     out = lcm.sample(few_step, 0, 2, positive, latent, 1.0, disable_progress=True)
     assert torch.equal(latent["samples"], before)
-    assert latent.keys() == out.keys() - {lcm.LATENT_FORMAT_KEY}
+    assert latent.keys() == out.keys() - {LATENT_FORMAT_KEY}
     assert (out["batch_index"], out["remark"]) == ([4, 7], "kept")
 
 

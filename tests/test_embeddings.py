@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from vega_pack.api import embeddings
-from vega_pack.nodes import loader
+from vega_pack.nodes import model_lists
 from vega_pack.vega import checkpoint, encoder_widths, single_file, text_encoders
 
 from dev import diffusers_folders as folders
@@ -118,7 +118,7 @@ def test_what_the_host_uses_is_taken_and_nothing_else(clip, folder, name, caplog
     plain = name.replace(" ", "_")
     if (folder / name).is_file():
         (folder / name).rename(folder / plain)
-    why = embeddings.find_file_error([plain.rpartition(".")[0]], loader.EMBEDDED)
+    why = embeddings.find_file_error([plain.rpartition(".")[0]], model_lists.EMBEDDED_MODEL)
     assert (why is None) == (name in USED), why
     if name != "beyond fp16.safetensors":  # on this machine the encoders may compute in fp32
         assert as_the_host_has_it(clip, plain, caplog) == (name in USED)
@@ -149,12 +149,12 @@ def test_files_on_a_drive_that_hangs_hold_up_nothing_else(monkeypatch):
         return []
 
     async def scene():
-        names = [embeddings.file_error(["a"], loader.EMBEDDED) for _ in range(64)]
+        names = [embeddings.file_error(["a"], model_lists.EMBEDDED_MODEL) for _ in range(64)]
         checks = [asyncio.create_task(check) for check in names]
         await asyncio.gather(*(asyncio.to_thread(int) for _ in range(64)))
         assert not any(check.done() for check in checks)
         drive.set()
         assert all("no file" in why for why in await asyncio.gather(*checks))
 
-    monkeypatch.setattr(loader, "embedding_folders", hanging)
+    monkeypatch.setattr(model_lists, "embedding_folders", hanging)
     asyncio.run(scene())

@@ -53,7 +53,7 @@ LCM = (
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_name_tells(name):
-    called, recipe, said = few_step_adapters.told(Path("loras", f"{name}.safetensors"), {})
+    called, recipe, said = few_step_adapters.identify(Path("loras", f"{name}.safetensors"), {})
     expected, of_its_makers = PUBLISHED[name]
     assert called == expected
     assert of_its_makers in recipe
@@ -72,7 +72,7 @@ def test_other_names_tell_nothing(name):
         metadata["modelspec.description"] = "Unlike DMD2 for any fine-tune."
     metadata["modelspec.author"] = "Hyper Team"
     metadata["title"] = "A Latent Consistency LoRA, a free alternative to Turbo and Lightning"
-    assert few_step_adapters.told(Path("loras", f"{name}.safetensors"), metadata) is None
+    assert few_step_adapters.identify(Path("loras", f"{name}.safetensors"), metadata) is None
 
 
 @pytest.fixture(scope="module")

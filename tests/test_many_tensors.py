@@ -6,7 +6,7 @@ import comfy.latent_formats
 import many_tensors
 import pytest
 import torch
-from vega_pack.vega import checkpoint, lora, style_lora, tiny_autoencoder, weights, written
+from vega_pack.vega import checkpoint, file_integrity, lora, style_lora, tiny_autoencoder, weights
 
 MANY = 300_000
 
@@ -31,22 +31,22 @@ def test_each_node_refuses_it_in_a_sentence(many, nano, node, monkeypatch):
             tiny_autoencoder.from_approx({"taesdxl.safetensors": many}, comfy.latent_formats.SDXL())
     said = str(error.value)
     assert str(many) in said
-    assert f"more than {written.MOST_TENSORS} tensors" in said
+    assert f"more than {file_integrity.MAX_TENSORS} tensors" in said
     assert "\n" not in said
 
 
 def test_braces_in_metadata_and_names_are_no_tensors(tmp_path):
     """Trainers and ComfyUI keep JSON there, with more braces than a model has tensors."""
-    braces = json.dumps([{"\\": {}}] * written.MOST_TENSORS)
+    braces = json.dumps([{"\\": {}}] * file_integrity.MAX_TENSORS)
     path = many_tensors.write(tmp_path / "few.safetensors", 3, 'a"{{\\{}', {"workflow": braces, "end": "{\\"})
     assert list(weights.read(path)[0]) == ['a"{\\0', 'a"{\\1', 'a"{\\2']
 
 
-@pytest.mark.parametrize("metadata", [None, {"workflow": '{"\\\\": "{"}' * written.MOST_TENSORS}])
-@pytest.mark.parametrize("count", [written.MOST_TENSORS, written.MOST_TENSORS + 1, written.MOST_TENSORS + 3])
+@pytest.mark.parametrize("metadata", [None, {"workflow": '{"\\\\": "{"}' * file_integrity.MAX_TENSORS}])
+@pytest.mark.parametrize("count", [file_integrity.MAX_TENSORS + more for more in (0, 1, 3)])
 def test_the_limit_is_exact(tmp_path, count, metadata):
     path = many_tensors.write(tmp_path / "some.safetensors", count, 't"{}\\', metadata)
-    if count > written.MOST_TENSORS:
+    if count > file_integrity.MAX_TENSORS:
         with pytest.raises(ValueError, match="more than"):
             weights.read(path)
     else:
@@ -58,7 +58,7 @@ def test_a_header_written_to_be_miscounted_is_refused(tmp_path, lead):
     entries = (f'"{i}\\\\": {{"d\\u0074ype": "F16", "shape": [], "data\\u005foffsets": [0, 0]}}' for i in range(30_000))
     text = (lead + "{" + ", ".join(entries) + "}").encode()
     (tmp_path / "odd.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
-    assert written.names_too_many(tmp_path / "odd.safetensors")
+    assert file_integrity.has_too_many_tensors(tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"PK\x03\x04", b"\x80\x02\x8a" + b"{" * 50_000, b"\xff" * 8 + b"{" * 50_000])

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from vega_pack.api.service import Service
 from vega_pack.contract.settings import Settings
 from vega_pack.extension import VegaExtension
-from vega_pack.nodes import lcm_lora, loader
+from vega_pack.nodes import lcm_lora, loader, model_lists
 from vega_pack.vega import checkpoint, native_resolution
 
 import nodes as host_nodes
@@ -97,7 +97,7 @@ def test_a_name_outside_the_model_folders_cannot_be_reached(tmp_path, monkeypatc
     model(tmp_path / "diffusers" / "in")
     save_file({}, tmp_path / "out.safetensors")
     with pytest.raises(ValueError, match="There is no model .* press R"):
-        loader.located(name)
+        model_lists.model_path(name)
 
 
 @pytest.fixture
@@ -157,17 +157,17 @@ def test_names_are_the_paths_below_the_model_folders_the_first_of_which_wins(bas
     }
     names = listed(loader.VegaLoader, "model_name")
     assert [name for name in names if name.endswith("/")] == list(expected)
-    assert names[0] == loader.EMBEDDED
+    assert names[0] == model_lists.EMBEDDED_MODEL
     looks.clear()
-    assert {name: loader.located(name) for name in expected} == expected
+    assert {name: model_lists.model_path(name) for name in expected} == expected
     for name in ("a b/", "a b/c.d/", "empty/", "dead/", "shelf/", "nano/unet/"):
         with pytest.raises(ValueError, match="There is no model .* in models/diffusers"):
-            loader.located(name)
+            model_lists.model_path(name)
     assert not looks
     shutil.rmtree(first / "nano")
     left = [name for name in expected if name != "nano/refiner/"]
     assert listed(loader.VegaLoader, "model_name")[1 : len(left) + 1] == left
-    assert loader.located("nano/") == second / "nano"
+    assert model_lists.model_path("nano/") == second / "nano"
 
 
 def test_links_in_a_circle_are_listed_once(bases, tmp_path, looks):
@@ -182,7 +182,7 @@ def test_links_in_a_circle_are_listed_once(bases, tmp_path, looks):
     names = [name for name in listed(loader.VegaLoader, "model_name") if name.endswith("/")]
     assert names == ["above/second/other/", "nano/", "other/", "to first/nano/", "to second/other/"]
     for name in ("self/again/nano/", "to second/to first/nano/"):  # a graph may have been saved with one
-        assert loader.located(name) == first / name
+        assert model_lists.model_path(name) == first / name
 
 
 def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monkeypatch, looks):
@@ -202,7 +202,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     looks.clear()
     valid, error, _, errors = asyncio.run(execution.validate_prompt("id", graph, None))
     assert valid, (error, errors)
-    assert native_resolution.pixels(loader.located("nano/")) == 128
+    assert native_resolution.pixels(model_lists.model_path("nano/")) == 128
     assert not looks
     assert listed(lcm_lora.VegaLCMLora, "lora_name")[1:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]

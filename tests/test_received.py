@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from api_calls import PROMPT, opened, post
 from PIL import Image
-from vega_pack.pictures import received
+from vega_pack.images import decode
 
 from dev import comfyui
 from vega_client import Client  # noqa: E402
@@ -248,7 +248,7 @@ def over_white(colours, alpha) -> np.ndarray:
 @each_file
 def test_what_is_seen_is_what_the_file_shows(name):
     data, colours, alpha, off = FILES[name]
-    seen, transparent = received.levels(received.picture(text(data)))
+    seen, transparent = decode.to_float(decode.open_base64(text(data)))
     assert seen.dtype == transparent.dtype == np.float32
     np.testing.assert_allclose(seen, over_white(colours, alpha), atol=off / 255 + 1e-6, rtol=0)
     np.testing.assert_allclose(transparent, 1 - np.asarray(alpha) / 255, atol=(off > 0.9) / 255 + 1e-6, rtol=0)
@@ -313,7 +313,7 @@ def test_base64_in_all_its_forms(form):
     assert "+" in text(data)
     assert "/" in text(data)
     assert text(data).endswith("=")
-    assert (np.asarray(received.picture(FORMS[form](text(data)))) == COLOURS).all()
+    assert (np.asarray(decode.open_base64(FORMS[form](text(data)))) == COLOURS).all()
 
 
 REFUSED = {
@@ -342,15 +342,15 @@ def test_a_jpeg_whose_end_was_never_written_is_refused():
     file = buffer.getvalue()
     half = file[: len(file) // 2] + bytes(len(file) - len(file) // 2)
     with pytest.raises(ValueError, match="its end was never written"):
-        received.picture(base64.b64encode(half).decode())
-    received.picture(base64.b64encode(file + bytes(100)).decode())  # padded, and whole
+        decode.open_base64(base64.b64encode(half).decode())
+    decode.open_base64(base64.b64encode(file + bytes(100)).decode())  # padded, and whole
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_picture_is_refused_in_a_sentence(name):
     image, said = REFUSED[name]
     with pytest.raises(ValueError, match=said) as error:
-        received.picture(image)
+        decode.open_base64(image)
     assert str(error.value).startswith("image ")
     assert "\n" not in str(error.value)
 

@@ -131,7 +131,7 @@ def test_what_only_developers_need_is_not_installed():
 
 def test_what_the_nodes_and_the_api_need_is_installed_and_no_more():
     files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
-    folders = {"api", "contract", "docs", "locales", "nodes", "pictures", "vega", "web", "workflows"}
+    folders = {"api", "contract", "docs", "locales", "images", "nodes", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
     assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md"}  # Receive Image's help page names it
 

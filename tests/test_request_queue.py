@@ -11,7 +11,7 @@ from vega_pack.api.graphs import Picture
 from vega_pack.api.host_client import HostClient, Interrupted, PromptError
 from vega_pack.api.request_queue import CANCEL_RETRY_S, MAX_ATTEMPTS, RequestQueue, Result
 from vega_pack.contract.schema import RealTimeRequest
-from vega_pack.pictures.picture_file import PictureFile
+from vega_pack.images.encode import EncodedImage
 
 import nodes
 
@@ -98,7 +98,7 @@ class ScriptedWorker:
         elif outcome == "interrupted":
             await self.send_event("execution_interrupted", id)
         else:
-            self.client.take_pictures([PictureFile("png", 8, 8, p.encode()) for p in prompts], {"prompt_id": id})
+            self.client.take_images([EncodedImage("png", 8, 8, p.encode()) for p in prompts], {"prompt_id": id})
         queue.task_done(number, {}, status=None)
         await self.send_event("executing", id, node=None)
 

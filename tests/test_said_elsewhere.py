@@ -56,7 +56,7 @@ def test_what_peft_saved_is_what_peft_merges_under_any_name(nano, tmp_path, opti
     adapted.save_pretrained(tmp_path)
     path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "my lcm.safetensors")
     after = weights_of(lora.apply(model, path, 1.0))
-    names = unet.diffusers_names(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
+    names = unet.diffusers_to_native(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
     merged = adapted.merge_and_unload().state_dict()
     assert names.keys() == merged.keys()
     changed = 0

@@ -10,6 +10,7 @@ import os
 import re
 import struct
 import time
+from types import SimpleNamespace
 
 import folder_paths
 import graphs
@@ -20,10 +21,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from comfy_api.v0_0_2 import io as io_
 from PIL import Image
-from vega_pack.nodes import send_image
-from vega_pack.pictures import graph_text, picture_file, sent
-from vega_pack.pictures.frames import LIMIT
-from vega_pack.pictures.graph_text import LEFT_OUT
+from vega_pack.api.host_client import HostClient
+from vega_pack.images import encode, frame_codec, graph_metadata, store, temp_files
+from vega_pack.images.frames import WRITE_BUFFER_LIMIT_BYTES
+from vega_pack.images.graph_metadata import LEFT_OUT
+from vega_pack.images.sink import image_sink
 
 from dev import comfyui, host
 
@@ -235,14 +237,14 @@ def test_for_any_other_program_history_names_files_in_temp_as_well(server, clien
 
 
 def test_the_files_end_with_those_in_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(sent, "SECONDS", 0)
+    monkeypatch.setattr(store, "MAX_AGE_SECONDS", 0)
     monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
 
     async def scene() -> tuple[int, int]:
-        loop, file = asyncio.get_running_loop(), picture_file.PictureFile("png", 1, 1, b"a")
-        entries = await asyncio.to_thread(send_image.for_a_while, loop, [file, file])
+        loop, file = asyncio.get_running_loop(), encode.EncodedImage("png", 1, 1, b"a")
+        entries = await asyncio.to_thread(temp_files.write_expiring, loop, [file, file])
         await asyncio.sleep(0.05)
-        send_image.delete([tmp_path / "temp" / entries[0]["filename"]])  # gone already, as where the folder is emptied
+        temp_files.delete([tmp_path / "temp" / entries[0]["filename"]])  # gone already, as where the folder is emptied
         return len(entries), len(list((tmp_path / "temp").iterdir()))
 
     assert asyncio.run(scene()) == (2, 0)
@@ -253,7 +255,7 @@ def test_a_disk_that_takes_no_file_fails_no_program(monkeypatch, tmp_path, caplo
     monkeypatch.setattr(folder_paths, "get_temp_directory", lambda: str(tmp_path / "temp"))
 
     async def scene() -> list:
-        return send_image.for_a_while(asyncio.get_running_loop(), [picture_file.PictureFile("png", 1, 1, b"a")])
+        return temp_files.write_expiring(asyncio.get_running_loop(), [encode.EncodedImage("png", 1, 1, b"a")])
 
     assert asyncio.run(scene()) == []
     assert "can't be written (File exists), so /history names only the pictures in memory" in caplog.text
@@ -268,7 +270,7 @@ def test_a_disk_that_ends_keeps_no_part_of_a_file(monkeypatch, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # bytes of any file
     try:
         with pytest.raises(OSError, match="too large"):
-            send_image.temporary(picture_file.PictureFile("png", 1, 1, bytes(5000)))
+            temp_files.write(encode.EncodedImage("png", 1, 1, bytes(5000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
@@ -440,7 +442,7 @@ def test_nor_one_in_nodes_that_were_not_run(sent_in, where):
     others = {"id": 9, "type": "Painter", "widgets_values": [sent_in[::-1], "text", "text" * 20, 1.5, None]}
     workflow = json.loads(json.dumps(DRAWN[where]).replace("PICTURE", sent_in))
     workflow["nodes"].append(others)
-    _, texts = graph_text.texts({}, {"workflow": workflow})
+    _, texts = graph_metadata.serialize({}, {"workflow": workflow})
     assert sent_in not in texts["workflow"]
     expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT))
     assert json.loads(texts["workflow"]) == expected
@@ -459,7 +461,7 @@ def test_nor_one_in_nodes_that_were_not_run(sent_in, where):
     ],
 )
 def test_whatever_stands_where_the_workflow_should_is_carried(odd):
-    prompt, texts = graph_text.texts({"1": odd, "2": {"inputs": odd}}, {"workflow": odd, "other": odd})
+    prompt, texts = graph_metadata.serialize({"1": odd, "2": {"inputs": odd}}, {"workflow": odd, "other": odd})
     assert json.loads(prompt) == {"1": odd, "2": {"inputs": odd}}
     assert [json.loads(text) for text in texts.values()] == [odd, odd]
 
@@ -480,7 +482,24 @@ def test_numbers_that_are_none_do_not_keep_a_browser_from_the_graph(browser, noi
 
 
 def test_what_json_cannot_hold_is_null():
-    assert graph_text.strict({"a": b"digest", "b": {1}, "c": (1, math.nan)}) == '{"a": null, "b": null, "c": [1, null]}'
+    value = {"a": b"digest", "b": {1}, "c": (1, math.nan)}
+    assert graph_metadata.strict_json(value) == '{"a": null, "b": null, "c": [1, null]}'
+
+
+def test_a_frame_is_unpacked_as_it_was_packed_and_other_events_are_none():
+    metadata, message = {"prompt_id": "größer", "value": None}, struct.pack(">I", 4)
+    message += frame_codec.pack({"prompt_id": "größer", "value": math.nan}, b"\xff\xd8")
+    assert frame_codec.unpack(message) == with_metadata(message) == (metadata, b"\xff\xd8")
+    assert frame_codec.unpack(struct.pack(">I", 1) + message[4:]) is None
+    assert frame_codec.unpack(b"") is None
+
+
+def test_the_apis_client_is_an_image_sink_and_a_websocket_is_none():
+    server = SimpleNamespace(sockets={"websocket": web.WebSocketResponse()}, sockets_metadata={})
+    client = HostClient(server)
+    assert image_sink(server, client.id) is client
+    assert image_sink(server, "websocket") is None
+    assert image_sink(server, "nobody") is None
 
 
 def test_a_workflow_too_long_for_a_jpeg_is_left_out_and_logged(server, client, noise):
@@ -519,14 +538,14 @@ def test_alpha_is_kept_or_refused(browser, noise):
 )
 def test_what_no_file_can_hold_is_refused(shape, format, message):
     with pytest.raises(ValueError, match=message):
-        picture_file.check(torch.zeros(shape), format)
+        encode.check(torch.zeros(shape), format)
 
 
 @pytest.mark.parametrize(("width", "format"), [(65500, "jpeg"), (16383, "webp"), (70_000, "png")])
 def test_the_longest_pictures_are_written(width, format):
     images = torch.zeros(1, 1, width, 3)
-    picture_file.check(images, format)
-    file = picture_file.encode(images[0], format, 95, {})
+    encode.check(images, format)
+    file = encode.encode(images[0], format, 95, {})
     assert Image.open(io.BytesIO(file.data)).size == (width, 1) == (file.width, file.height)
 
 
@@ -535,7 +554,7 @@ def test_values_that_are_no_numbers_are_refused(value):
     picture = torch.rand(70, 5, 3)
     picture[66, 4, 2] = value
     with pytest.raises(ValueError, match="images holds NaN or infinity"):
-        picture_file.pixels(picture)
+        encode.to_uint8(picture)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -547,7 +566,7 @@ def test_pixels_are_rounded_as_diffusers_does(dtype):
     turned = picture.permute(1, 0, 2)  # not contiguous
     for view in (picture, turned):
         expected = VaeImageProcessor.numpy_to_pil(view.float().clamp(0, 1).numpy())[0]
-        assert (picture_file.pixels(view) == np.asarray(expected)).all()
+        assert (encode.to_uint8(view) == np.asarray(expected)).all()
 
 
 def test_a_picture_is_fetched_by_the_id_in_history(client, noise):
@@ -576,13 +595,13 @@ def test_the_65th_picture_ends_the_first_and_an_unknown_id_was_never_there(clien
 
 
 def test_a_picture_ends_by_age(monkeypatch):
-    monkeypatch.setattr(sent, "SECONDS", 0)
+    monkeypatch.setattr(store, "MAX_AGE_SECONDS", 0)
 
     async def status() -> int:
-        store, app = sent.Sent(), web.Application()
-        app.router.add_get(sent.ROUTE + "{id}", store.answer)
+        image_store, app = store.ImageStore(), web.Application()
+        app.router.add_get(store.ROUTE + "{id}", image_store.respond)
         async with TestClient(TestServer(app)) as client:
-            entry = store.keep(picture_file.PictureFile("png", 1, 1, b""))
+            entry = image_store.put(encode.EncodedImage("png", 1, 1, b""))
             await asyncio.sleep(0.01)
             return (await client.get(entry["url"])).status
 
@@ -645,11 +664,11 @@ def test_a_client_that_does_not_read_stalls_nobody_and_is_left_out(server, clien
 
 @contextlib.contextmanager
 def held_up(server):
-    """While another client leaves more unread than frames.LIMIT, the host sends nobody anything; at the end it goes away."""
+    """While another client leaves more unread than the limit, the host sends nobody anything; at the end it goes away."""
     size = 2**24
     with server.connect() as slow:
         prompt = {"text": {"class_type": "PrimitiveString", "inputs": {"value": "x" * size}}}
-        for k in range(LIMIT // size + 1):
+        for k in range(WRITE_BUFFER_LIMIT_BYTES // size + 1):
             prompt[str(k)] = {"class_type": "PreviewAny", "inputs": {"source": ["text", 0]}}
         slow.queue(prompt)
         while server.get("/prompt").json()["exec_info"]["queue_remaining"]:

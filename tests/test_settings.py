@@ -6,6 +6,7 @@ import pytest
 from machine_lacks import lacks
 from vega_pack.contract.auth import KeyAuth
 from vega_pack.contract.settings import Settings
+from vega_pack.nodes import model_lists
 
 LINES = "# the third floor\n\na-first-key\n  ein-schlüssel  \n#a remark\nwith a space\n"
 KEYS = ["a-first-key", "ein-schlüssel", "with a space"]
@@ -69,3 +70,9 @@ def test_keys_stay_when_their_file_goes(keys_file):
     settings = Settings.from_environment()
     keys_file.unlink()
     assert settings.all_keys() == ["a-key"]
+
+
+def test_the_models_that_come_with_the_pack_are_the_default():
+    """Written twice, because the settings are read without ComfyUI."""
+    settings = Settings()
+    assert (settings.model, settings.lora) == (model_lists.EMBEDDED_MODEL, model_lists.EMBEDDED_LORA)

@@ -1,5 +1,9 @@
 """The short way for one prompt gives what the host's own gives, bit for bit, and steps aside for everything else."""
 
+import inspect
+import re
+
+import comfy.samplers
 import pytest
 import torch
 from vega_pack.vega import lcm, single_cond
@@ -90,3 +94,22 @@ def test_a_wrapper_around_the_model_goes_through_the_host(few_step, positive, mo
     drawn, asked = draw(model, positive, monkeypatch, short=True)
     assert asked == 3
     assert torch.equal(drawn, expected)
+
+
+def keys_read(function, name: str) -> set[str]:
+    """The keys that a function's source reads of a dict that it calls so."""
+    key = r"""["'](\w+)["']"""
+    read = re.findall(rf"\b{name}(?:\[|\.get\(){key}|{key} (?:not )?in {name}\b", inspect.getsource(function))
+    return {one or other for one, other in read}
+
+
+def test_no_key_of_the_host_is_unknown():
+    """Without this a key that a newer ComfyUI reads would be ignored."""
+    place, batch = comfy.samplers.get_area_and_mult, comfy.samplers._calc_cond_batch
+    keys = keys_read(place, "conds") | keys_read(batch, "x")
+    assert {"area", "mask", "model_conds", "default"} <= keys
+    # What the short way reads itself, and what counts with a mask only.
+    assert keys - {"model_conds", "uuid", "mask_strength"} <= single_cond.COND_KEYS
+    options = keys_read(batch, "model_options")
+    assert "model_function_wrapper" in options
+    assert options - {"transformer_options"} <= single_cond.MODEL_OPTION_KEYS

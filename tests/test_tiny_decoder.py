@@ -26,8 +26,8 @@ def latents():
 
 @pytest.mark.parametrize("side", [20, 64])
 def test_tiles_are_the_whole_picture(vae, latents, side):
-    whole = tiny_decoder.picture(vae, latents)
-    assert torch.equal(tiny_decoder.tiled(vae, latents, side), whole)
+    whole = tiny_decoder.decode_whole(vae, latents)
+    assert torch.equal(tiny_decoder.decode_tiled(vae, latents, side), whole)
 
 
 def test_a_tile_needs_all_of_its_context(vae):
@@ -40,26 +40,26 @@ def test_a_tile_needs_all_of_its_context(vae):
     samples[..., 22, :] = 1
     rows = decoder(samples).any(-1).flatten(0, 1).any(0).nonzero()
     reach = max(22 * 8 - rows.min().item(), rows.max().item() - (22 * 8 + 7))
-    assert 8 * (tiny_decoder.CONTEXT - 1) < reach <= 8 * tiny_decoder.CONTEXT
+    assert 8 * (tiny_decoder.CONTEXT_LATENTS - 1) < reach <= 8 * tiny_decoder.CONTEXT_LATENTS
 
 
 @pytest.mark.parametrize("free", [0.9, 1.1])
 def test_goes_to_tiles_where_memory_is_short(vae, latents, monkeypatch, free):
     """What the host says is free stands for a small GPU's memory."""
     sides = []
-    tiled = tiny_decoder.tiled
-    monkeypatch.setattr(tiny_decoder, "tiled", lambda vae, z, side: sides.append(side) or tiled(vae, z, side))
+    tiled = tiny_decoder.decode_tiled
+    monkeypatch.setattr(tiny_decoder, "decode_tiled", lambda vae, z, side: sides.append(side) or tiled(vae, z, side))
     needed = tiny_decoder.memory_needed([1, 42, 57], torch.float32)
     monkeypatch.setattr(vae.patcher, "get_free_memory", lambda device: free * needed, raising=False)
-    expected = torch.cat([tiny_decoder.picture(vae, one) for one in latents.split(1)])
+    expected = torch.cat([tiny_decoder.decode_whole(vae, one) for one in latents.split(1)])
     assert torch.allclose(tiny_decoder.decode(vae, latents), expected, atol=1e-6)
-    assert sides == ([] if free > 1 else [tiny_decoder.TILE])
+    assert sides == ([] if free > 1 else [tiny_decoder.TILE_LATENTS])
 
 
 @pytest.mark.parametrize("most", [2100, 1000])
 def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, most):
     """The error stands for the GPU's own; tests/gpu fills one. Tiles of 24 see up to 42 x 57 latents, of 12 42 x 50."""
-    picture, latents = tiny_decoder.picture, latents[:1]
+    picture, latents = tiny_decoder.decode_whole, latents[:1]
     expected = picture(vae, latents)
 
     def in_small_memory(vae, samples):
@@ -67,8 +67,8 @@ def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, m
             raise torch.OutOfMemoryError("CUDA out of memory")
         return picture(vae, samples)
 
-    monkeypatch.setattr(tiny_decoder, "TILE", 24)
-    monkeypatch.setattr(tiny_decoder, "picture", in_small_memory)
+    monkeypatch.setattr(tiny_decoder, "TILE_LATENTS", 24)
+    monkeypatch.setattr(tiny_decoder, "decode_whole", in_small_memory)
     if most == 2100:
         assert torch.equal(tiny_decoder.decode(vae, latents), expected)
     else:
@@ -79,7 +79,7 @@ def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, m
 def test_a_picture_takes_the_memory_that_is_asked_for(vae):
     samples = torch.randn(1, 4, 32, 48)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        tiny_decoder.picture(vae, samples)
+        tiny_decoder.decode_whole(vae, samples)
     now = most = 0
     for event in sorted(profiled.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from psnr import psnr
-from vega_pack.nodes import lcm_lora, loader
+from vega_pack.nodes import model_lists
 
 from dev import templates, thumbnails
 from dev.workflow_file import SLOT, TITLE, WIDGET
@@ -22,7 +22,7 @@ from vega_client.workflow.definitions import AUTOGROW, CONTROLS, MATCH, is_widge
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 NOTES = ("Note", "MarkdownNote")  # the frontend's own, never executed
-SHIPPED = {loader.EMBEDDED, lcm_lora.EMBEDDED}
+SHIPPED = {model_lists.EMBEDDED_MODEL, model_lists.EMBEDDED_LORA}
 LOADERS = {"VegaLoader": "model_name", "VegaLCMLora": "lora_name", "VegaLoraLoader": "lora_name"}
 LOADERS |= {"ControlNetLoader": "control_net_name"}
 FOLDERS = {"VegaLoader": "checkpoints", "VegaLCMLora": "loras", "VegaLoraLoader": "loras", "ControlNetLoader": "controlnet"}
@@ -478,7 +478,7 @@ def test_controlnet_follows_the_whole_of_an_own_picture(server, client, info):
     prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = 0.1  # for a processor
     edges = drawn_by(client, {k: prompt[k] for k in ancestors(prompt, only(prompt, "Canny"))}, "Canny")
     latent = {k: prompt[k] for k in ancestors(prompt, only(prompt, "EmptyLatentImage"))}
-    latent["nano"] = {"class_type": "VegaLoader", "inputs": {"model_name": loader.EMBEDDED, "vae": "tiny"}}
+    latent["nano"] = {"class_type": "VegaLoader", "inputs": {"model_name": model_lists.EMBEDDED_MODEL, "vae": "tiny"}}
     samples = {"samples": [only(prompt, "EmptyLatentImage"), 0], "vae": ["nano", 2]}
     latent["decode"] = {"class_type": "VegaTinyVAEDecode", "inputs": samples}
     assert drawn_by(client, latent, "VegaTinyVAEDecode").size == edges.size == (400, 264)

@@ -101,9 +101,9 @@ class GraphCache(torch.nn.Module):
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
-        elif self.patcher and (found := weight_fingerprint(patcher)) != self.weights:
+        elif self.patcher and (weights := weight_fingerprint(patcher)) != self.weights:
             self.clear()
-            self.weights = found
+            self.weights = weights
 
     def on_cleanup(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         self.patcher = None
@@ -184,7 +184,7 @@ def call_compiled(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tens
 
 def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     """Whether the loaded weights and layers are what every call of the run will use."""
-    model = patcher.model
+    model, unet = patcher.model, patcher.model.diffusion_model
     return not (
         patcher.is_dynamic()
         or model.model_lowvram
@@ -192,15 +192,15 @@ def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
         or patcher.weight_wrapper_patches
         or patcher.get_additional_models_with_key("multigpu")
         or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
-        or any(is_changed(module, within=module is not model.diffusion_model) for module in model.diffusion_model.modules())
+        or any(is_changed(module, is_submodule=module is not unet) for module in unet.modules())
     )
 
 
-def is_changed(module: torch.nn.Module, within: bool) -> bool:
-    """Whether somebody's function runs at each of its calls. Hooks count `within` the UNet: its own run at replays too."""
+def is_changed(module: torch.nn.Module, is_submodule: bool) -> bool:
+    """Whether another function runs at each of its calls. Hooks count in submodules; the UNet's own run at replays too."""
     # One that was put back (the host's bypass LoRA does) is the class's own again.
     own_forward = getattr(module.forward, "__func__", None) is type(module).forward
-    return within and bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
+    return is_submodule and bool(module._forward_hooks or module._forward_pre_hooks) or not own_forward
 
 
 def weight_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> tuple:

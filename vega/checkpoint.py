@@ -48,8 +48,8 @@ def from_folder(
     config_file = folder / "unet" / "config.json"
     config = weights.read_json(config_file)
     encoders = text_encoders.from_folder(folder)
-    path, found = weights.read_part(folder / "unet", "diffusion_pytorch_model")
-    model = unet.load(path, config_file, config, found)
+    path, state_dict = weights.read_part(folder / "unet", "diffusion_pytorch_model")
+    model = unet.load(path, config_file, config, state_dict)
     check_widths(config_file, model.model.model_config.unet_config, encoders)
     progress.update(1)
     clip = text_encoders.load(encoders, embedding_directory)

@@ -27,51 +27,51 @@ PUBLISHED = {
 }
 LCM = "lcm|latent consistency"
 # Names that say nothing: files that their publishers all call the same, and folders of a base, of steps, of a hub's cache.
-UNNAMED = re.compile(
+MEANINGLESS_NAME = re.compile(
     r"(pytorch lora weights|adapter model|model|lora|weights|sdxl|sd ?v?1[ .]?5|\d+ ?steps?|fp16|fp32|\(\d+\)|snapshots"
     r"|[0-9a-f]{40}| )+"
 )
-MODELS = ("loras", "lora", "models")  # folders of everybody's files
+MODEL_FOLDERS = ("loras", "lora", "models")  # folders of everybody's files
 # Where a file's metadata has its own name; what else is there may tell of its base, its pictures or others' work.
-TITLES = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
+TITLE_KEYS = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
 
 
-def told(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
+def identify(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
     """(what the file's name or its metadata say that it is, how to draw with it, what said so); None if nothing does.
 
-    A file whose name says LCM is an LCM-LoRA whatever else it says, but for DMD2's, which are drawn with that sampler, and
+    A file whose name says LCM is an LCM-LoRA whatever else it says, except DMD2's, which are drawn with that sampler, and
     PCM's LCM-like ones.
     """
-    name = named(path)
-    if found := called(name):
-        if not says_lcm(name) or found[0] in (DMD2, PUBLISHED["pcm.*lcm ?like|phased consistency.*lcm ?like"][0]):
-            return *found, f"its name, {name!r}"
+    name = file_title(path)
+    if published := match_published(name):
+        if not says_lcm(name) or published[0] in (DMD2, PUBLISHED["pcm.*lcm ?like|phased consistency.*lcm ?like"][0]):
+            return *published, f"its name, {name!r}"
         return None
     for key, value in metadata.items():
-        if key in TITLES and not says_lcm(f"{name} {value}") and (found := called(value)):
-            return *found, f"{key} in its metadata, {value[:80]!r}"
+        if key in TITLE_KEYS and not says_lcm(f"{name} {value}") and (published := match_published(value)):
+            return *published, f"{key} in its metadata, {value[:80]!r}"
     return None
 
 
-def named(path: Path) -> str:
+def file_title(path: Path) -> str:
     """The file's name without its ending, or that of the folder it lies in, where the file's says nothing."""
     folders = [folder.name for folder in path.parents]
-    home = next((k for k, name in enumerate(folders) if name.lower() in MODELS), 1)
+    home = next((k for k, name in enumerate(folders) if name.lower() in MODEL_FOLDERS), 1)
     for name in (path.stem, *folders[:home]):
-        if not UNNAMED.fullmatch(words(name).strip()):
+        if not MEANINGLESS_NAME.fullmatch(words(name).strip()):
             return name
     return path.stem
 
 
-def called(text: str) -> tuple[str, str] | None:
-    return next((found for pattern, found in PUBLISHED.items() if is_in(pattern, text)), None)
+def match_published(text: str) -> tuple[str, str] | None:
+    return next((published for pattern, published in PUBLISHED.items() if has_word(pattern, text)), None)
 
 
 def says_lcm(text: str) -> bool:
-    return is_in(LCM, text)
+    return has_word(LCM, text)
 
 
-def is_in(pattern: str, text: str) -> bool:
+def has_word(pattern: str, text: str) -> bool:
     """Whether a text has a word of the pattern."""
     return bool(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)))
 

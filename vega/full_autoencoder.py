@@ -17,42 +17,42 @@ REQUIRED = {
     "norm_num_groups": (32,),
 }
 ATTENTION = {".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out."}
-LEFTOVERS = ("loss.", "model_ema.")  # of its training
+TRAINING_PREFIXES = ("loss.", "model_ema.")  # left in some files
 
 
 def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE:
     """VAE from a diffusers folder's vae/; ValueError where the host's is not the same, or its latents another family's."""
-    path, found = weights.read_part(folder, "diffusion_pytorch_model")
+    path, state_dict = weights.read_part(folder, "diffusion_pytorch_model")
     weights.require(folder / "config.json", config, REQUIRED)
     if config.get("scaling_factor", scale_factor) != scale_factor:
         raise ValueError(
             f"{folder / 'config.json'}: scaling_factor = {config['scaling_factor']!r}, but the UNet's latents need "
             f"{scale_factor}: this autoencoder belongs to another model."
         )
-    return load(path, found)
+    return load(path, state_dict)
 
 
-def load(path: Path, found: dict[str, torch.Tensor]) -> comfy.sd.VAE:
+def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     """VAE from weights under diffusers' names, or in Stability's layout as single files hold them."""
     try:
-        if any(name.startswith("decoder.up_blocks.") for name in found):
-            found = comfy.diffusers_convert.convert_vae_state_dict(found)
+        if any(name.startswith("decoder.up_blocks.") for name in state_dict):
+            state_dict = comfy.diffusers_convert.convert_vae_state_dict(state_dict)
         else:
-            found = dict(stabilitys(*item) for item in found.items() if not item[0].startswith(LEFTOVERS))
-        vae = comfy.sd.VAE(sd=dict(found))
+            state_dict = dict(ldm_item(*item) for item in state_dict.items() if not item[0].startswith(TRAINING_PREFIXES))
+        vae = comfy.sd.VAE(sd=dict(state_dict))
         vae.throw_exception_if_invalid()
     except (RuntimeError, LookupError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(
             f"{path} does not fit an AutoencoderKL ({reason}): use the autoencoder that the model was published with."
         ) from error
-    weights.check(path, found, vae.first_stage_model.state_dict())
+    weights.check(path, state_dict, vae.first_stage_model.state_dict())
     if (vae.latent_channels, vae.downscale_ratio) != (4, 8):
         raise ValueError(f"{path} holds an autoencoder of another family: {vae.latent_channels} channels instead of 4.")
     return vae
 
 
-def stabilitys(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+def ldm_item(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
     """A weight of Stability's layout, in which some converters left diffusers' newer attention: its names, and no 1 x 1
     convolutions (github.com/huggingface/diffusers/issues/8320).
     """

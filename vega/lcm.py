@@ -12,6 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
 from . import progress, sd15_blocks, single_cond
+from .latent_formats import LATENT_FORMAT_KEY, PIXELS_PER_LATENT
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
 TIMESTEP_STRIDE = 1000 // ORIGINAL_STEPS
@@ -19,7 +20,6 @@ SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
 CLIP_CHUNK_TOKENS = 77  # tokens of a prompt that CLIP reads at once
 MAX_TOKEN_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
-LATENT_FORMAT_KEY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
 
 
 class LCMSampling(host_lcm.ModelSamplingDiscreteDistilled, host_lcm.LCM):
@@ -203,7 +203,7 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
 
 
 def token_spread(context: torch.Tensor) -> float:
-    """The norm of the largest token of [B, tokens, features] by that of the smallest, but for empty and first ones.
+    """The norm of the largest token of [B, tokens, features] by that of the smallest, without empty and first ones.
 
     CLIP's tokens are all about as large, and an emphasis multiplies them (comfy/sd1_clip.py); the first of each chunk it
     leaves alone, and a trained CLIP makes that one large itself.
@@ -228,7 +228,8 @@ def check_latent(model: comfy.model_patcher.ModelPatcher, samples: torch.Tensor,
     height, width = samples.shape[-2:]
     if min(height, width) < least:
         raise ValueError(
-            f"latent_image is {width * 8} x {height * 8} pixels; this model needs at least {least * 8} on each side."
+            f"latent_image is {width * PIXELS_PER_LATENT} x {height * PIXELS_PER_LATENT} pixels; this model needs at least "
+            f"{least * PIXELS_PER_LATENT} on each side."
         )
     if not samples.isfinite().all():
         raise ValueError("latent_image contains NaN or infinite values: look at the node that made it.")

@@ -62,11 +62,11 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     sd15_blocks.check_patches(model)
     if has_few_step(model):
         raise ValueError("A few-step LoRA is on this model already, from Load LoRA (Vega): apply one of the two.")
-    adapter = matched(path, tensors, metadata, targets, config)
+    adapter = match_modules(path, tensors, metadata, targets, config)
     weights.check_end(path)
 
     patched = model.clone()
-    applied = patched.add_patches(patches(path, adapter, targets, model), strength)
+    applied = patched.add_patches(make_patches(path, adapter, targets, model), strength)
     if len(applied) != len(targets):
         raise ValueError(f"{path}: the host took {len(applied)} of {len(targets)} modules.")
     patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
@@ -76,7 +76,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         len(applied),
         len(targets),
         summary(adapter),
-        base(len(targets), config["model_channels"]),
+        base_name(len(targets), config["model_channels"]),
     )
     return patched
 
@@ -91,11 +91,11 @@ def has_few_step(model: comfy.model_patcher.ModelPatcher) -> bool:
 def lcm_targets(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
     """Each module that an LCM-LoRA for this model adapts, in kohya's spelling -> the UNet's weight; none of other models."""
     state_dict = model.model.diffusion_model.state_dict()
-    names = unet.diffusers_names(model.model.model_config.unet_config, state_dict)
+    names = unet.diffusers_to_native(model.model.model_config.unet_config, state_dict)
     return {kohya: key for name, key in names.items() if ADAPTED.search(kohya := lora_keys.kohya(name))}
 
 
-def patches(
+def make_patches(
     path: Path,
     adapter: dict[str, dict[str, torch.Tensor]],
     targets: dict[str, str],
@@ -129,11 +129,11 @@ def summary(adapter: dict[str, dict[str, torch.Tensor]]) -> str:
     """What a file holds, in words: "rank 64, alpha 8, float16"."""
     alphas = {alpha_of(sides) for sides in adapter.values() if "alpha" in sides}
     dtypes = sorted({str(sides["down"].dtype).removeprefix("torch.") for sides in adapter.values()})
-    rank = span({sides["down"].shape[0] for sides in adapter.values()})
-    return f"rank {rank}, alpha {span(alphas) if alphas else 'not in the file, so the rank'}, {' and '.join(dtypes)}"
+    rank = format_range({sides["down"].shape[0] for sides in adapter.values()})
+    return f"rank {rank}, alpha {format_range(alphas) if alphas else 'not in the file, so the rank'}, {' and '.join(dtypes)}"
 
 
-def matched(
+def match_modules(
     path: Path,
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
@@ -149,7 +149,7 @@ def matched(
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
     levels = sd15_blocks.levels_kept(config)
     remedy = USE_OURS if levels else USE_LOADER
-    for_text = [key for key in tensors if lora_keys.is_text_encoders(key)]
+    for_text = [key for key in tensors if lora_keys.is_text_encoder_key(key)]
     if len(for_text) == len(tensors):
         raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {remedy}")
     of_pictures = any(key in metadata for key in STYLE_METADATA)
@@ -159,14 +159,14 @@ def matched(
             f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {remedy}"
         )
     adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
-    found = adapter.keys()
-    residual = any(module.endswith(RESIDUAL) for module in found)
-    other = few_step_adapters.told(path, metadata)
+    modules = adapter.keys()
+    residual = any(module.endswith(RESIDUAL) for module in modules)
+    other = few_step_adapters.identify(path, metadata)
     if other and (residual or other[0] == few_step_adapters.FLASH):
-        called, recipe, said = other
-        rename = "" if called == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
+        name, recipe, source = other
+        rename = "" if name == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
         raise ValueError(
-            f"{path} is {called} by {said}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
+            f"{path} is {name} by {source}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
             f"it {recipe}.{rename}"
         )
     if not residual:
@@ -174,24 +174,24 @@ def matched(
             f"{path} adapts attention alone, so it is no LCM-LoRA: most LoRAs for a style or a subject do so, and so does "
             f"Flash Diffusion's. {remedy}"
         )
-    if found == targets.keys():
+    if modules == targets.keys():
         return adapter
-    if len(found) == SD15 and levels:
+    if len(modules) == SD15 and levels:
         sources = {module: sd15_blocks.in_sd15(module, levels) for module in targets}
-        if all(source in found for source in sources.values()):
+        if all(source in modules for source in sources.values()):
             return {module: adapter[source] for module, source in sources.items()}
-    strangers, missing = sorted(found - targets.keys()), sorted(targets.keys() - found)
-    ours = f"the model is {base(len(targets), channels)}, which has {len(targets)}"
+    strangers, missing = sorted(modules - targets.keys()), sorted(targets.keys() - modules)
+    ours = f"the model is {base_name(len(targets), channels)}, which has {len(targets)}"
     where = "the embedded LCM-LoRA" if is_nano(len(targets), channels) else BASES.get(len(targets), (0, "its own"))[1]
-    if len(found) in BASES and len(found) != len(targets):
+    if len(modules) in BASES and len(modules) != len(targets):
         raise ValueError(
-            f"{path}: this LCM-LoRA has {len(found)} modules and matches {BASES[len(found)][0]}; {ours}: use {where}."
+            f"{path}: this LCM-LoRA has {len(modules)} modules and matches {BASES[len(modules)][0]}; {ours}: use {where}."
         )
     parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
     parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []
     advice = f"use {where}" if strangers else f"If it should be whole, download it again; else use {where}"
     raise ValueError(
-        f"{path}: this LoRA has {len(found)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
+        f"{path}: this LoRA has {len(modules)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
         f"{advice[0].upper()}{advice[1:]}."
     )
 
@@ -200,15 +200,15 @@ def is_nano(modules: int, channels: int) -> bool:
     return (modules, channels) == NANO
 
 
-def base(modules: int, channels: int) -> str:
-    """What a model with so many modules and channels is called."""
+def base_name(modules: int, channels: int) -> str:
+    """What a model of this number of modules and channels is called."""
     if is_nano(modules, channels):
         return "vega-nano"
     name = BASES[modules][0] if modules in BASES else "another one"
     return name if channels == CHANNELS else f"{name} with {channels} channels"
 
 
-def fits(down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> bool:
+def shapes_fit(down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> bool:
     """Whether up @ down, flattened, is an update of the weight."""
     up, down = up.flatten(1), down.flatten(1)
     return (up.shape[0], up.shape[1], down.shape[1]) == (weight.shape[0], down.shape[0], weight.flatten(1).shape[1])
@@ -222,14 +222,14 @@ def check_shapes(path: Path, module: str, down, up, weight, config: dict) -> Non
         raise ValueError(
             f"{path}: the two matrices of {module} have ranks {len(down)} and {up.flatten(1).shape[1]}. Download it again."
         )
-    if not fits(down, up, weight):
+    if not shapes_fit(down, up, weight):
         raise ValueError(
             f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "
             f"({config['model_channels']} channels): the file was made for another base."
         )
 
 
-def span(values: set) -> str:
+def format_range(values: set) -> str:
     """One number, or the least and the most."""
     least, most = min(values), max(values)
     return f"{least:g}" if least == most else f"{least:g} to {most:g}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from . import unet_layout
+from . import unet_keys
 
 # Some end like others: the longer of those first.
 ENDINGS = {
@@ -30,7 +30,7 @@ NATIVE = re.compile(r"^(input_blocks|middle_block|output_blocks|time_embed|label
 TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
 
 
-def is_text_encoders(key: str) -> bool:
+def is_text_encoder_key(key: str) -> bool:
     return bool(TEXT_ENCODER.match(key))
 
 
@@ -46,30 +46,30 @@ def grouped(
 
     Stability's names become diffusers' by what their blocks hold, so a file of a part of the modules is for by_module().
     """
-    found = parts(path, tensors)
-    native = [module for module in found if NATIVE.match(module)]
-    names = unet_layout.diffusers_names([f"{module}.weight" for module in native])
+    modules = split_sides(path, tensors)
+    native = [module for module in modules if NATIVE.match(module)]
+    names = unet_keys.stability_to_diffusers([f"{module}.weight" for module in native])
     renamed = {module: names[f"{module}.weight"].removesuffix(".weight") for module in native}
-    return with_alphas({renamed.get(module, module): sides for module, sides in found.items()}, alphas_of)
+    return with_alphas({renamed.get(module, module): sides for module, sides in modules.items()}, alphas_of)
 
 
 def by_module(
     path: Path, tensors: dict[str, torch.Tensor], alphas_of: Callable[[dict[str, int]], dict[str, float]]
 ) -> dict[str, dict[str, torch.Tensor]]:
     """As grouped(), of a file of any of the modules, each under its name in the file, diffusers' or Stability's."""
-    return with_alphas(parts(path, tensors), alphas_of)
+    return with_alphas(split_sides(path, tensors), alphas_of)
 
 
-def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def split_sides(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
     """Each UNet module of a LoRA file, without its key style's prefix -> its "down", "up" and perhaps "alpha".
 
     kohya's keys with diffusers' or Stability's names; PEFT's with and without its prefixes; diffusers' older
     `.processor.to_q_lora.down` and `.lora.down`; the host's own `diffusion_model.`; layers that PEFT had wrapped already
     (`.base_layer`). ValueError for any other key.
     """
-    found = {}
+    modules = {}
     for key, tensor in tensors.items():
-        if is_text_encoders(key):
+        if is_text_encoder_key(key):
             continue
         ending = next((e for e in ENDINGS if key.endswith(e)), None)
         if ending is None:
@@ -88,8 +88,8 @@ def parts(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, t
             )
             if module.endswith(".to_out"):
                 module += ".0"
-        found.setdefault(module, {})[ENDINGS[ending]] = tensor
-    return found
+        modules.setdefault(module, {})[ENDINGS[ending]] = tensor
+    return modules
 
 
 def with_alphas(

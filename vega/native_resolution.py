@@ -5,18 +5,18 @@ from pathlib import Path
 from threading import Lock
 
 from . import weights
+from .latent_formats import PIXELS_PER_LATENT
 
-PIXELS_PER_LATENT = 8
-SDXL, SD15 = 1024, 512
-READING = Lock()  # a pickle may be held whole while it is read: one at a time
-SECOND_ENCODER = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
+SDXL_PIXELS, SD15_PIXELS = 1024, 512
+READ_LOCK = Lock()  # a pickle may be held whole while it is read: one at a time
+SECOND_ENCODER_PREFIX = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
 
 
 def pixels(path: Path) -> int:
     """Pixels of a side, of a diffusers folder or a checkpoint file; ValueError where the file can't be read."""
-    last = modified_ns(path)
-    with READING:
-        return read(path, last)
+    modified = modified_ns(path)
+    with READ_LOCK:
+        return read(path, modified)
 
 
 def modified_ns(path: Path) -> int:
@@ -38,6 +38,6 @@ def read(path: Path, modified_ns: int) -> int:
         config = weights.read_json(config_file(path))
         size = config.get("sample_size")
         if not isinstance(size, int):
-            return SDXL if config.get("addition_embed_type") else SD15
+            return SDXL_PIXELS if config.get("addition_embed_type") else SD15_PIXELS
         return PIXELS_PER_LATENT * size
-    return SDXL if any(key.startswith(SECOND_ENCODER) for key in weights.read(path)[0]) else SD15
+    return SDXL_PIXELS if any(key.startswith(SECOND_ENCODER_PREFIX) for key in weights.read(path)[0]) else SD15_PIXELS

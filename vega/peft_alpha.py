@@ -33,11 +33,11 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int], part: str 
         return {}
     where = "its metadata"
     try:
-        config = own = in_metadata(metadata, part)
-        found = alphas(config, ranks) | each(metadata, ranks)
-        if not found:
-            where, config = f"{PEFT_CONFIG} beside it", {} if is_anothers(path) else beside(path)
-            found = alphas(config, ranks)
+        config = own = config_in_metadata(metadata, part)
+        stated = alphas(config, ranks) | per_module_alphas(metadata, ranks)
+        if not stated:
+            where, config = f"{PEFT_CONFIG} beside it", {} if belongs_to_other_file(path) else config_beside(path)
+            stated = alphas(config, ranks)
         differs = contradiction(config, ranks)
     except (TypeError, AttributeError, ValueError, OverflowError, RecursionError, re.error) as error:
         raise ValueError(f"{path}: its adapter configuration can't be read ({error}). Download the file again.") from error
@@ -46,8 +46,8 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int], part: str 
         if differs and others:
             logging.info("%s is another file's than %s: it states %s", PEFT_CONFIG, path.name, differs)
             return {}
-        matters = any(alpha != ranks[module] for module, alpha in found.items())
-        if matters and (other := next((other for other in others if may_be_of(config, other)), None)):
+        matters = any(alpha != ranks[module] for module, alpha in stated.items())
+        if matters and (other := next((other for other in others if may_describe(config, other)), None)):
             raise ValueError(
                 f"{path}: {PEFT_CONFIG} beside it states an alpha, and may be this file's or {other.name}'s. "
                 "Put the file and its configuration into a folder of their own."
@@ -56,18 +56,18 @@ def read(path: Path, metadata: dict[str, str], ranks: dict[str, int], part: str 
         raise ValueError(
             f"{path}: {where} does not describe it: it states {differs}. Put the file's own there, or move it away."
         )
-    refuse_variants(path, own | config)
-    return found
+    check_variant(path, own | config)
+    return stated
 
 
-def each(metadata: dict[str, str], ranks: dict[str, int]) -> dict[str, float]:
+def per_module_alphas(metadata: dict[str, str], ranks: dict[str, int]) -> dict[str, float]:
     """The alphas that the metadata states module by module, as diffusers passes them on (network_alphas)."""
     stated = json.loads(metadata.get("network_alphas") or "{}").items()
     own = {key.removesuffix(".alpha").removeprefix("unet.").replace(".", "_"): float(alpha) for key, alpha in stated}
     return {module: own[flat] for module in ranks if (flat := module.replace(".", "_")) in own}
 
 
-def in_metadata(metadata: dict[str, str], part: str = "unet.") -> dict:
+def config_in_metadata(metadata: dict[str, str], part: str = "unet.") -> dict:
     """The configuration that a safetensors file's metadata states, under PEFT's names; {} if it states none."""
     config = {}
     for key, value in metadata.items():
@@ -99,12 +99,12 @@ def in_metadata(metadata: dict[str, str], part: str = "unet.") -> dict:
     return config
 
 
-def is_anothers(path: Path) -> bool:
+def belongs_to_other_file(path: Path) -> bool:
     """Whether PEFT's own file lies beside, whose configuration adapter_config.json then is."""
     return path.stem != PEFT_STEM and any(path.with_name(PEFT_STEM + ending).is_file() for ending in FILES)
 
 
-def beside(path: Path) -> dict:
+def config_beside(path: Path) -> dict:
     """PEFT's configuration in the file's folder; {} if there is none, or none that states an alpha."""
     file = path.with_name(PEFT_CONFIG)
     config = weights.read_json(file) if file.is_file() else {}
@@ -117,21 +117,21 @@ def alphas(config: dict, ranks: dict[str, int]) -> dict[str, float]:
     With use_rslora alpha is divided by the root of the rank, not the rank (Kalajdzievski 2023, arXiv 2312.03732), for which
     it is made larger here.
     """
-    patterns = patterned(config, "alpha_pattern", float)
+    patterns = compile_patterns(config, "alpha_pattern", float)
     general = None if config.get("lora_alpha") is None else float(config["lora_alpha"])
-    found = {}
+    stated = {}
     for module, rank in ranks.items():
-        alpha = matching(patterns, module, general)
+        alpha = first_match(patterns, module, general)
         if alpha is not None:
-            found[module] = alpha * rank**0.5 if config.get("use_rslora") else alpha
-    return found
+            stated[module] = alpha * rank**0.5 if config.get("use_rslora") else alpha
+    return stated
 
 
 def contradiction(config: dict, ranks: dict[str, int]) -> str | None:
     """What a configuration states about an adapter that is not so of one with these modules; None if nothing is."""
-    patterns, general = patterned(config, "rank_pattern", int), config.get("r")
+    patterns, general = compile_patterns(config, "rank_pattern", int), config.get("r")
     for module, rank in ranks.items():
-        stated = matching(patterns, module, general)
+        stated = first_match(patterns, module, general)
         if stated is not None and stated != rank:
             return f"rank {stated}, and {module} has rank {rank}"
     targets = config.get("target_modules")
@@ -143,18 +143,18 @@ def contradiction(config: dict, ranks: dict[str, int]) -> str | None:
     return None
 
 
-def may_be_of(config: dict, other: Path) -> bool:
+def may_describe(config: dict, other: Path) -> bool:
     """Whether a configuration could be this LoRA file's, which then has no alphas itself."""
     try:
         tensors, metadata = weights.read(other)
         without = {}
         lora_keys.grouped(other, tensors, lambda ranks: without.update(ranks) or {})
-        return bool(without) and not in_metadata(metadata) and not contradiction(config, without)
+        return bool(without) and not config_in_metadata(metadata) and not contradiction(config, without)
     except (ValueError, TypeError, AttributeError):
         return False
 
 
-def refuse_variants(path: Path, config: dict) -> None:
+def check_variant(path: Path, config: dict) -> None:
     """ValueError where the matrices are no plain LoRA's, although they look like one's."""
     kind = config.get("peft_type") or "LORA"
     start = str(config.get("init_lora_weights"))
@@ -167,7 +167,7 @@ def refuse_variants(path: Path, config: dict) -> None:
         )
 
 
-def patterned(config: dict, option: str, kind: type) -> dict[re.Pattern, float | int]:
+def compile_patterns(config: dict, option: str, kind: type) -> dict[re.Pattern, float | int]:
     """A configuration's values for modules by PEFT's patterns of their names."""
     stated = (config.get(option) or {}).items()
     # Modules of kohya's keys have underscores for the dots.
@@ -175,5 +175,5 @@ def patterned(config: dict, option: str, kind: type) -> dict[re.Pattern, float |
     return {re.compile(rf"(.*[._])?({pattern})$"): value for pattern, value in patterns.items()}
 
 
-def matching(patterns: dict[re.Pattern, float | int], module: str, general):
+def first_match(patterns: dict[re.Pattern, float | int], module: str, general):
     return next((value for pattern, value in patterns.items() if pattern.match(module)), general)

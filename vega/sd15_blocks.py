@@ -59,7 +59,7 @@ def small_config(unet_config: dict, levels: int) -> dict:
 
 
 def in_sd15(module: str, levels: int) -> str:
-    """The module of SD 1.5 that one of a UNet with so many levels was; both are diffusers' names, with underscores."""
+    """The module of SD 1.5 that one of a UNet of `levels` levels was; both are diffusers' names, with underscores."""
     module = re.sub(r"^(up_blocks_\d+_(?:resnets|attentions))_1_", r"\1_2_", module)
     return re.sub(r"^up_blocks_(\d+)", lambda match: f"up_blocks_{int(match[1]) + LEVELS - levels}", module)
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import comfy.supported_models
 import torch
 
-from . import foreign, prediction, text_encoders, unet_layout, weights
+from . import prediction, text_encoders, unet_keys, unsupported, weights
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 TEXT = ("conditioner.embedders.", "cond_stage_model.")
 # Since transformers 5 a CLIPTextModel is saved without text_model., which the host adds in SD 1.5's layout alone.
-UNPREFIXED = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
+WITHOUT_TEXT_MODEL = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
 
 
 class Parts(NamedTuple):
@@ -26,49 +26,50 @@ class Parts(NamedTuple):
 
 def read(path: Path) -> Parts:
     """Every part of a checkpoint file; ValueError saying what else the file is."""
-    found, metadata = weights.read(path)
-    prediction.check_file(path, found.keys(), metadata)
-    foreign.refuse(path, found)
-    unet, vae = within(found, UNET), within(found, VAE)
+    state_dict, metadata = weights.read(path)
+    prediction.check_file(path, state_dict.keys(), metadata)
+    unsupported.check(path, state_dict)
+    unet, vae = strip_prefix(state_dict, UNET), strip_prefix(state_dict, VAE)
     if not unet:
-        raise ValueError(f"{path} is not a checkpoint: it is {foreign.what(found)}.")
-    names = unet_layout.diffusers_names(list(unet))
+        raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe(state_dict)}.")
+    # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.
+    names = unet_keys.stability_to_diffusers(list(unet))
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights of the UNet twice. Download it again.")
     unet = {names[key]: tensor for key, tensor in unet.items()}
     try:
-        config = unet_layout.config(unet)
+        config = unet_keys.infer_config(unet)
     except (KeyError, IndexError) as error:
-        other = foreign.other_model(unet)
+        other = unsupported.other_model(unet)
         raise ValueError(
             f"{path} holds no whole UNet of the SDXL or SD 1.5 family"
             + (f": it is {other}." if other else f" ({error} is missing or of another shape).")
             + ("" if other else " If it should, download it again.")
         ) from error
-    return Parts(config, unet, {key: tensor for key, tensor in found.items() if key.startswith(TEXT)}, vae)
+    return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT)}, vae)
 
 
-def within(found: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def strip_prefix(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """The tensors under the prefix, without it."""
-    return {key[len(prefix) :]: tensor for key, tensor in found.items() if key.startswith(prefix)}
+    return {key[len(prefix) :]: tensor for key, tensor in state_dict.items() if key.startswith(prefix)}
 
 
 def encoders(path: Path, parts: Parts) -> dict[str, text_encoders.Encoder]:
     """The host's name of each text encoder (clip_l, and in the SDXL family clip_g) -> the encoder."""
     xl = parts.config["addition_embed_type"] is not None
     family = comfy.supported_models.SDXL if xl else comfy.supported_models.SD15
-    text = {UNPREFIXED.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
+    text = {WITHOUT_TEXT_MODEL.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
     try:
         renamed = family({}).process_clip_state_dict(text)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"{path}: its text encoders can't be read ({error}). Download it again.") from error
     result = {}
     for name in ("clip_l", "clip_g") if xl else ("clip_l",):
-        encoder = within(renamed, f"{name}.transformer.")
+        encoder = strip_prefix(renamed, f"{name}.transformer.")
         if name == "clip_l":  # some files hold a projection, which is never used
             encoder = {key: tensor for key, tensor in encoder.items() if "text_projection" not in key}
         try:
-            config = text_encoders.config(encoder, text_encoders.ACTIVATION[name])
+            config = text_encoders.infer_config(encoder, text_encoders.ACTIVATION[name])
         except (KeyError, IndexError) as error:
             raise ValueError(
                 f"{path} lacks the text encoder {name} or a part of it ({error}): Load Vega needs the whole model. "

@@ -36,39 +36,39 @@ def apply(
     made_for: one of MADE_FOR, for a file that both read differently; other models take their own only.
     """
     tensors, metadata = weights.read(path)
-    for_text = {text_name(key): tensor for key, tensor in tensors.items() if lora_keys.is_text_encoders(key)}
+    for_text = {text_name(key): tensor for key, tensor in tensors.items() if lora_keys.is_text_encoder_key(key)}
     adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    said = []
+    report = []
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
         few_step = not for_text and is_few_step(path, metadata, adapter)
         if few_step and lcm.has_lcm_sampling(model):
             raise ValueError(f"{path} is a few-step LoRA by its name, and the model has one already: apply one of the two.")
         check_matrices(path, adapter)
-        targets, note = placed(path, adapter, model, made_for)
+        targets, note = place_modules(path, adapter, model, made_for)
         kept = {module: sides for module, sides in adapter.items() if module in targets}
-        patches = lora.patches(path, kept, targets, model, lora.FEW_STEP if few_step else sd15_blocks.OURS)
+        patches = lora.make_patches(path, kept, targets, model, lora.FEW_STEP if few_step else sd15_blocks.OURS)
         if len(patches) != len(kept):
             raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
         model.add_patches(patches, strength_model)
-        said.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+        report.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
-        clip, count = with_text(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
-        said.append(f"{count} modules of text encoders")
+        clip, count = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
+        report.append(f"{count} modules of text encoders")
     elif for_text and clip is None:
-        said.append("its modules of text encoders not: no clip is connected")
+        report.append("its modules of text encoders not: no clip is connected")
     weights.check_end(path)
-    sentence = f"{path.name}: {'; '.join(said) or 'nothing at strength 0'}"
+    sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
     return model, clip, sentence
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:
     """Whether a file is a few-step LoRA by its name, and adapts residual blocks, as those do and hardly a style does."""
-    named = few_step_adapters.told(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.named(path))
+    named = few_step_adapters.identify(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.file_title(path))
     return bool(named) and any(module.endswith(RESIDUAL) for module in adapter)
 
 
@@ -79,31 +79,33 @@ def check_matrices(path: Path, adapter: dict[str, dict[str, torch.Tensor]]) -> N
             raise ValueError(f"{path}: {module} has not two matrices. Download the file again.")
 
 
-def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, made_for: str) -> tuple[dict[str, str], str]:
+def place_modules(
+    path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, made_for: str
+) -> tuple[dict[str, str], str]:
     """The UNet's weight for each module of the file that is for one, and a note on what is left out."""
     config = model.model.model_config.unet_config
     state_dict = model.model.diffusion_model.state_dict()
-    own = unet.diffusers_names(config, state_dict)
+    own = unet.diffusers_to_native(config, state_dict)
     if not own:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
-    as_own = spelled(own)
-    if other := relative(adapter, config):
-        raise ValueError(f"{path} was made for {other}, by its modules; the model is {base(model)}, with other blocks.")
+    as_own = by_module_name(own)
+    if other := other_sd15_derivative(adapter, config):
+        raise ValueError(f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks.")
     if not sd15_blocks.levels_kept(config):
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
             raise ValueError(
                 f"{path} was made for another base: {len(strangers)} of its {len(adapter)} modules are not in the model, "
-                f"which is {base(model)}: {weights.listing(strangers)}."
+                f"which is {base_name(model)}: {weights.listing(strangers)}."
             )
         return as_own, ""
-    as_sd15 = from_sd15(config, own)
+    as_sd15 = sd15_modules(config, own)
     possible = {
-        SD15: can_be(adapter, as_sd15, state_dict),
-        THIS_MODEL: can_be(adapter, as_own, state_dict),
+        SD15: shapes_match(adapter, as_sd15, state_dict),
+        THIS_MODEL: shapes_match(adapter, as_own, state_dict),
     }
     if made_for == AUTO:
-        made_for = whose(path, adapter, as_own, as_sd15, possible, model)
+        made_for = infer_made_for(path, adapter, as_own, as_sd15, possible, model)
     elif not possible[made_for]:
         raise ValueError(f"{path} was not made for {made_for}, by its modules and their shapes: set made_for to auto.")
     if made_for == THIS_MODEL:
@@ -111,63 +113,64 @@ def placed(path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, m
     targets = {module: key for module, key in as_sd15.items() if key}
     left_out = sum(module not in targets for module in adapter)
     if left_out == len(adapter):
-        raise ValueError(f"{path} adapts only blocks of Stable Diffusion 1.5 that {base(model)} leaves out.")
-    return targets, f", made for Stable Diffusion 1.5; the other {left_out} are for blocks that {base(model)} leaves out"
+        raise ValueError(f"{path} adapts only blocks of Stable Diffusion 1.5 that {base_name(model)} leaves out.")
+    note = f", made for Stable Diffusion 1.5; the other {left_out} are for blocks that {base_name(model)} leaves out"
+    return targets, note
 
 
-def base(model: comfy.model_patcher.ModelPatcher) -> str:
+def base_name(model: comfy.model_patcher.ModelPatcher) -> str:
     config, modules = model.model.model_config.unet_config, len(lora.lcm_targets(model))
     if sd15_blocks.levels_kept(config) and modules not in lora.BASES:
         return "this model"
-    return lora.base(modules, config["model_channels"])
+    return lora.base_name(modules, config["model_channels"])
 
 
-def relative(adapter: dict[str, dict[str, torch.Tensor]], config: dict) -> str | None:
+def other_sd15_derivative(adapter: dict[str, dict[str, torch.Tensor]], config: dict) -> str | None:
     """The other model made from Stable Diffusion 1.5 of whose attention the file has every module of its kinds, if any."""
     if config.get("adm_in_channels") is not None or list(config["channel_mult"]) not in sd15_blocks.MULTIPLES:
         return None
-    attention = {module for module in adapter if kind(module).startswith(ATTENTION)}
-    kinds = {kind(module) for module in attention}
+    attention = {module for module in adapter if module_kind(module).startswith(ATTENTION)}
+    kinds = {module_kind(module) for module in attention}
     for called, levels in (("small-sd", sd15_blocks.LEVELS), ("tiny-sd", sd15_blocks.LEVELS - 1)):
         small = sd15_blocks.small_config(config, levels)
         has_middle = bool(sd15_blocks.numbers(small)["middle"])
-        names = spelled(comfy.utils.unet_to_diffusers(small))
+        names = by_module_name(comfy.utils.unet_to_diffusers(small))
         names = {module: key for module, key in names.items() if has_middle or not key.startswith("middle_block")}
-        every = {key for module, key in names.items() if kind(module) in kinds}
+        every = {key for module, key in names.items() if module_kind(module) in kinds}
         if attention and attention <= names.keys() and {names[module] for module in attention} == every:
             return None if sd15_blocks.levels_kept(config) == levels else called
     return None
 
 
-def spelled(names: dict[str, str]) -> dict[str, str]:
+def by_module_name(names: dict[str, str]) -> dict[str, str]:
     """Each module, under diffusers' and under Stability's name in kohya's spelling -> its weight, of a map of weights."""
     weight_of = {name: key for name, key in names.items() if name.endswith(".weight")}
     return {lora_keys.kohya(spelling): key for name, key in weight_of.items() for spelling in (name, key)}
 
 
-def from_sd15(config: dict, own: dict[str, str]) -> dict[str, str | None]:
+def sd15_modules(config: dict, own: dict[str, str]) -> dict[str, str | None]:
     """Each module of the Stable Diffusion 1.5 a model was made from, in both spellings -> the model's weight or None."""
     levels = sd15_blocks.levels_kept(config)
     weight_of = {
         sd15_blocks.in_sd15(lora_keys.kohya(name), levels): key for name, key in own.items() if name.endswith(".weight")
     }
-    found = {}
+    modules = {}
     for name, native in comfy.utils.unet_to_diffusers(sd15_blocks.sd15_config(config)).items():
         if name.endswith(".weight"):
             module = lora_keys.kohya(name)
-            found |= {spelling: weight_of.get(module) for spelling in (module, lora_keys.kohya(native))}
-    return found
+            modules |= {spelling: weight_of.get(module) for spelling in (module, lora_keys.kohya(native))}
+    return modules
 
 
-def can_be(adapter: dict, names: dict[str, str | None], state_dict: dict[str, torch.Tensor]) -> bool:
+def shapes_match(adapter: dict, names: dict[str, str | None], state_dict: dict[str, torch.Tensor]) -> bool:
     """Whether every module of the file has a place by these names, in the shape of that place."""
     if not adapter.keys() <= names.keys():
         return False
     sided = [(sides["down"], sides["up"], names[module]) for module, sides in adapter.items()]
-    return all(key is None or lora.fits(down, up, state_dict[key]) for down, up, key in sided)
+    return all(key is None or lora.shapes_fit(down, up, state_dict[key]) for down, up, key in sided)
 
 
-def whose(
+def infer_made_for(
     path: Path,
     adapter: dict,
     as_own: dict[str, str],
@@ -178,25 +181,25 @@ def whose(
     """Which of the two a file was made for; ValueError where that can't be told, and matters."""
     if not any(possible.values()):
         raise ValueError(
-            f"{path} was made for another base: its {len(adapter)} modules fit neither {base(model)} nor Stable Diffusion "
-            "1.5, which that was made from."
+            f"{path} was made for another base: its {len(adapter)} modules fit neither {base_name(model)} nor Stable "
+            "Diffusion 1.5, which that was made from."
         )
     if not all(possible.values()):
         return next(name for name, can in possible.items() if can)
     if all(as_own[module] == as_sd15[module] for module in adapter):
         return THIS_MODEL
     # A trainer adapts a kind of module in every block: one made for this model has them all, one for SD 1.5 has more.
-    kinds = {kind(module) for module in adapter}
+    kinds = {module_kind(module) for module in adapter}
     weights_adapted = {as_own[module] for module in adapter}
-    if {key for module, key in as_own.items() if kind(module) in kinds} == weights_adapted:
+    if {key for module, key in as_own.items() if module_kind(module) in kinds} == weights_adapted:
         return THIS_MODEL
     raise ValueError(
-        f"{path}: it can't be told whether it was made for Stable Diffusion 1.5 or for {base(model)}, made from that: "
+        f"{path}: it can't be told whether it was made for Stable Diffusion 1.5 or for {base_name(model)}, made from that: "
         "set made_for to the one that it was made for."
     )
 
 
-def kind(module: str) -> str:
+def module_kind(module: str) -> str:
     """What a module is in its block: its name without the block's."""
     return re.sub(r".*(?:block|blocks|attentions|resnets|samplers)_\d+_", "", module)
 
@@ -219,7 +222,7 @@ def text_alphas(path: Path, metadata: dict[str, str], for_text: dict[str, torch.
     return {f"{module}.alpha": torch.tensor(alpha) for module, alpha in alphas.items()}
 
 
-def with_text(
+def patch_text_encoders(
     path: Path, for_text: dict[str, torch.Tensor], clip: comfy.sd.CLIP, strength: float
 ) -> tuple[comfy.sd.CLIP, int]:
     """A clone of the text encoders with the LoRA on them, and on how many modules; ValueError unless it is on all."""
@@ -229,7 +232,7 @@ def with_text(
         loaded = comfy.lora.load_lora(for_text, key_map, log_missing=False)
     weight_of = clip.cond_stage_model.state_dict()
     pairs = {key: patch for key, patch in loaded.items() if isinstance(patch, comfy.weight_adapter.LoRAAdapter)}
-    fitting = [key for key, patch in pairs.items() if lora.fits(patch.weights[1], patch.weights[0], weight_of[key])]
+    fitting = [key for key, patch in pairs.items() if lora.shapes_fit(patch.weights[1], patch.weights[0], weight_of[key])]
     taken = set().union(*(patch.loaded_keys for patch in pairs.values()))
     left = sorted(for_text.keys() - taken) or sorted(loaded.keys() - fitting)
     if left:

@@ -23,15 +23,15 @@ REQUIRED = {
 }
 # CLIP-L's activation and CLIP-G's; a first encoder with CLIP-H's is Stable Diffusion 2, whose prompts are padded otherwise.
 ACTIVATION = {"clip_l": "quick_gelu", "clip_g": "gelu"}
-# What is used: CLIPTextConfig's default, and the most that it may be; far above every CLIP.
-USED = {
+# Of each option that the host reads: CLIPTextConfig's default, and the most that it may be; far above every CLIP.
+DEFAULT_AND_MAX = {
     "hidden_size": (512, 4096),
     "intermediate_size": (2048, 16384),
     "max_position_embeddings": (77, 77),
     "num_attention_heads": (8, 128),
     "num_hidden_layers": (12, 64),
 }
-HEAD_CHANNELS = 64  # of every published CLIP text encoder; it cannot be seen in the weights
+CHANNELS_PER_HEAD = 64  # of every published CLIP text encoder; it cannot be seen in the weights
 
 
 class Encoder(NamedTuple):
@@ -40,12 +40,12 @@ class Encoder(NamedTuple):
     path: Path
     config_source: Path
     config: dict
-    found: dict[str, torch.Tensor]
+    state_dict: dict[str, torch.Tensor]
 
     @property
     def width(self) -> int:
         """Features of a token, by its weights; 0 where they have no token embedding."""
-        return next((v.shape[-1] for k, v in self.found.items() if k.endswith("token_embedding.weight") and v.ndim), 0)
+        return next((v.shape[-1] for k, v in self.state_dict.items() if k.endswith("token_embedding.weight") and v.ndim), 0)
 
 
 def from_folder(folder: Path) -> dict[str, Encoder]:
@@ -54,8 +54,8 @@ def from_folder(folder: Path) -> dict[str, Encoder]:
     for name, part in (("clip_l", folder / "text_encoder"), ("clip_g", folder / "text_encoder_2")):
         if part.is_dir():
             config_file = part / "config.json"
-            path, found = weights.read_part(part, "model")
-            encoders[name] = Encoder(path, config_file, weights.read_json(config_file), found)
+            path, state_dict = weights.read_part(part, "model")
+            encoders[name] = Encoder(path, config_file, weights.read_json(config_file), state_dict)
     return encoders
 
 
@@ -73,12 +73,13 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
     needed = classes[1](device="meta", dtype=torch.float32, model_options=eager).state_dict()
     state_dict, stored_dtype = {}, torch.float16
     for name, encoder in encoders.items():
-        hidden = options[f"{name}_model_config"]["hidden_size"]
-        found = normalised(encoder.found, projected=name == "clip_g", hidden=hidden)
+        hidden_size = options[f"{name}_model_config"]["hidden_size"]
+        normalized = normalize_keys(encoder.state_dict, projected=name == "clip_g", hidden_size=hidden_size)
         prefix = f"{name}.transformer."
-        weights.check(encoder.path, found, {k.removeprefix(prefix): v for k, v in needed.items() if k.startswith(prefix)})
-        state_dict.update({prefix + k: v for k, v in found.items()})
-        stored_dtype = torch.promote_types(stored_dtype, found["text_projection.weight"].dtype)
+        of_encoder = {k.removeprefix(prefix): v for k, v in needed.items() if k.startswith(prefix)}
+        weights.check(encoder.path, normalized, of_encoder)
+        state_dict.update({prefix + k: v for k, v in normalized.items()})
+        stored_dtype = torch.promote_types(stored_dtype, normalized["text_projection.weight"].dtype)
     device = comfy.model_management.text_encoder_device()
     dtype = comfy.model_management.text_encoder_dtype(device)
     if comfy.model_management.is_device_cpu(device) and dtype == torch.float16:
@@ -111,27 +112,27 @@ def compute_in(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
     clip.patcher.set_model_compute_dtype(dtype)
 
 
-def normalised(found: dict[str, torch.Tensor], projected: bool, hidden: int) -> dict[str, torch.Tensor]:
+def normalize_keys(state_dict: dict[str, torch.Tensor], projected: bool, hidden_size: int) -> dict[str, torch.Tensor]:
     """Names with the text_model. prefix that transformers 5 dropped, and a projection where the file has none."""
-    found = {k: v for k, v in found.items() if not k.endswith(("position_ids", "logit_scale"))}
-    renamed = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v for k, v in found.items()}
+    used = {k: v for k, v in state_dict.items() if not k.endswith(("position_ids", "logit_scale"))}
+    renamed = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v for k, v in used.items()}
     if not projected and "text_projection.weight" not in renamed:
         # The first encoder's pooled output is never used; the host's class has the layer all the same.
         dtype = next(iter(renamed.values())).dtype
-        renamed["text_projection.weight"] = torch.eye(hidden, dtype=dtype)
+        renamed["text_projection.weight"] = torch.eye(hidden_size, dtype=dtype)
     return renamed
 
 
-def config(found: dict[str, torch.Tensor], activation: str) -> dict:
+def infer_config(state_dict: dict[str, torch.Tensor], activation: str) -> dict:
     """The config.json of the CLIPTextModel that has these weights; KeyError where they are not one's."""
-    hidden = found["text_model.embeddings.token_embedding.weight"].shape[1]
-    layers = {match[1] for name in found if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
+    hidden_size = state_dict["text_model.embeddings.token_embedding.weight"].shape[1]
+    layers = {match[1] for name in state_dict if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
     return {
         "hidden_act": activation,
-        "hidden_size": hidden,
-        "intermediate_size": found["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "max_position_embeddings": found["text_model.embeddings.position_embedding.weight"].shape[0],
-        "num_attention_heads": max(1, hidden // HEAD_CHANNELS),
+        "hidden_size": hidden_size,
+        "intermediate_size": state_dict["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "max_position_embeddings": state_dict["text_model.embeddings.position_embedding.weight"].shape[0],
+        "num_attention_heads": max(1, hidden_size // CHANNELS_PER_HEAD),
         "num_hidden_layers": len(layers),
     }
 
@@ -139,13 +140,13 @@ def config(found: dict[str, torch.Tensor], activation: str) -> dict:
 def host_config(config: dict, path: Path, activation: str) -> dict:
     """config.json of a CLIPTextModel -> what the host's CLIPTextModel reads; ValueError on what it can't be."""
     weights.require(path, config, {**REQUIRED, "hidden_act": (activation,)})
-    found = {}
-    for option, (default, most) in USED.items():
-        found[option] = value = config.get(option, default)
+    values = {}
+    for option, (default, most) in DEFAULT_AND_MAX.items():
+        values[option] = value = config.get(option, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ValueError(f"{path}: {option} = {value!r} is not supported (only 1 to {most}).")
-    if found["num_hidden_layers"] < 3:
-        raise ValueError(f"{path}: {found['num_hidden_layers']} layers; the host needs at least 3.")
-    if found["hidden_size"] % found["num_attention_heads"]:
-        raise ValueError(f"{path}: num_attention_heads {found['num_attention_heads']} does not divide hidden_size.")
-    return {**found, "hidden_act": activation}
+    if values["num_hidden_layers"] < 3:
+        raise ValueError(f"{path}: {values['num_hidden_layers']} layers; the host needs at least 3.")
+    if values["hidden_size"] % values["num_attention_heads"]:
+        raise ValueError(f"{path}: num_attention_heads {values['num_attention_heads']} does not divide hidden_size.")
+    return {**values, "hidden_act": activation}

@@ -9,6 +9,7 @@ import comfy.taesd.taesd
 import torch
 
 from . import tiny_decoder, weights
+from .latent_formats import FAMILIES, PIXELS_PER_LATENT, taesd_name
 
 REQUIRED = {
     "act_fn": ("relu",),
@@ -20,8 +21,6 @@ REQUIRED = {
     "num_encoder_blocks": ([1, 3, 3, 3],),
     "upsampling_scaling_factor": (2,),
 }
-# Both have the same layers and shapes, so only the name of the file tells them apart.
-MADE_FOR = {"taesd": "SD 1.5", "taesdxl": "SDXL"}
 
 
 class MissingEncoder(torch.nn.Module):
@@ -37,12 +36,12 @@ class MissingEncoder(torch.nn.Module):
 
 def from_folder(folder: Path, config: dict, latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
     """VAE from a diffusers folder's vae/ that holds an AutoencoderTiny."""
-    path, found = weights.read_part(folder, "diffusion_pytorch_model")
+    path, state_dict = weights.read_part(folder, "diffusion_pytorch_model")
     weights.require(folder / "config.json", config, REQUIRED)
     scaling_factor = config.get("scaling_factor", 1.0)
     if not isinstance(scaling_factor, (int, float)) or not 0 < scaling_factor < float("inf"):
         raise ValueError(f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number.")
-    return load(path, host_names(found, "decoder"), latent_format.scale_factor / scaling_factor)
+    return load(path, host_names(state_dict, "decoder"), latent_format.scale_factor / scaling_factor)
 
 
 def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
@@ -50,26 +49,27 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
 
     ValueError naming the file to download, if what is there is for another family's latents.
     """
-    name = latent_format.taesd_decoder_name.removesuffix("_decoder")
+    name = taesd_name(latent_format)
     by_stem = {}
     for file, path in files.items():
         whole_folder = Path(file).stem == "diffusion_pytorch_model"
         by_stem.setdefault(Path(file).parent.name if whole_folder else Path(file).stem, []).append(path)
     decoders, encoders, both = (by_stem.get(stem, []) for stem in (f"{name}_decoder", f"{name}_encoder", name))
     if decoders or both:
-        path, found = first_whole(decoders + both)
-        found = host_names(found, "decoder")
+        path, state_dict = first_whole(decoders + both)
+        state_dict = host_names(state_dict, "decoder")
         if path in both:
-            return load(path, found, latent_format.scale_factor)
+            return load(path, state_dict, latent_format.scale_factor)
         if encoders:
             encoder, part = first_whole(encoders)
             part = host_names(part, "encoder")
             weights.check(encoder, part, {k: v for k, v in layers().items() if k.startswith("taesd_encoder.")})
-            found |= part
-        return load(path, found, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
+            state_dict |= part
+        return load(path, state_dict, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
+    titles = {family.taesd: family.title for family in FAMILIES.values()}
     there = "".join(
-        f" ({other}, which is there, is for {MADE_FOR[other]}, and this model is of the {MADE_FOR[name]} family)"
-        for other in MADE_FOR
+        f" ({other}, which is there, is for {titles[other]}, and this model is of the {titles[name]} family)"
+        for other in titles
         if other != name and {other, f"{other}_decoder"} & by_stem.keys()
     )
     raise ValueError(
@@ -89,25 +89,27 @@ def first_whole(paths: list[Path]) -> tuple[Path, dict[str, torch.Tensor]]:
     raise refusals[0]
 
 
-def load(path: Path, found: dict[str, torch.Tensor], vae_scale: float, encoder: str = "") -> comfy.sd.VAE:
+def load(path: Path, state_dict: dict[str, torch.Tensor], vae_scale: float, missing_encoder: str = "") -> comfy.sd.VAE:
     """VAE from the host's names; vae_scale takes the host's latents to the autoencoder's.
 
-    Where `encoder` names what is missing for it, the decoder alone is enough.
+    missing_encoder says what encoding would need, where the decoder alone is enough.
     """
-    state_dict = found | {"vae_scale": torch.tensor(vae_scale), "vae_shift": torch.tensor(0.0)}
+    full = state_dict | {"vae_scale": torch.tensor(vae_scale), "vae_shift": torch.tensor(0.0)}
     needed = layers()
-    decodes_only = encoder and not any(k.startswith("taesd_encoder.") for k in found)
+    decodes_only = missing_encoder and not any(k.startswith("taesd_encoder.") for k in state_dict)
     if decodes_only:
-        state_dict |= {k: torch.zeros(v.shape) for k, v in needed.items() if k.startswith("taesd_encoder.")}
-    weights.check(path, state_dict, needed)
+        full |= {k: torch.zeros(v.shape) for k, v in needed.items() if k.startswith("taesd_encoder.")}
+    weights.check(path, full, needed)
     half = comfy.model_management.should_use_fp16(comfy.model_management.vae_device())
-    vae = comfy.sd.VAE(sd=state_dict, dtype=torch.float16 if half else torch.float32)
+    vae = comfy.sd.VAE(sd=full, dtype=torch.float16 if half else torch.float32)
     if decodes_only:
-        vae.first_stage_model.taesd_encoder = MissingEncoder(encoder)
+        vae.first_stage_model.taesd_encoder = MissingEncoder(missing_encoder)
     vae.first_stage_model.to(memory_format=torch.channels_last)
     # The host reserves AutoencoderKL's 4 to 8 GiB. Going in there are as many and as large tensors as coming out.
     vae.memory_used_decode = lambda shape, dtype: tiny_decoder.memory_needed([1, *shape[2:]], dtype)
-    vae.memory_used_encode = lambda shape, dtype: tiny_decoder.memory_needed([1, *(n // 8 for n in shape[2:])], dtype)
+    vae.memory_used_encode = lambda shape, dtype: tiny_decoder.memory_needed(
+        [1, *(side // PIXELS_PER_LATENT for side in shape[2:])], dtype
+    )
     return vae
 
 
@@ -117,10 +119,10 @@ def layers() -> dict[str, torch.Tensor]:
         return comfy.taesd.taesd.TAESD().state_dict()
 
 
-def host_names(found: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+def host_names(state_dict: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
     """TAESD weights under the host's names, from diffusers', the host's, or those of a file of one `side` alone."""
     renamed = {}
-    for name, tensor in found.items():
+    for name, tensor in state_dict.items():
         module, _, rest = name.partition(".")
         if module.isdigit():
             name = f"taesd_{side}.{name}"

@@ -3,27 +3,22 @@
 import itertools
 import math
 
-import comfy.latent_formats
 import comfy.model_management
 import comfy.sd
 import comfy.taesd.taesd
 import torch
 
-# The host's class of latents -> TAESD's factor for them, and what they are called. Nothing else tells two TAESDs apart.
-FAMILIES = {
-    "SD15": (comfy.latent_formats.SD15().scale_factor, "SD 1.5"),
-    "SDXL": (comfy.latent_formats.SDXL().scale_factor, "SDXL"),
-}
+from .latent_formats import FAMILIES, PIXELS_PER_LATENT
 
-TILE = 128  # latents on a side: 1024 pixels
-CONTEXT = 19  # latents around a pixel that it depends on, by the sizes of the decoder's kernels
+TILE_LATENTS = 128  # on a side: 1024 pixels
+CONTEXT_LATENTS = 19  # around a pixel that it depends on, by the sizes of the decoder's kernels
 
 
 def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] pictures in 0..1, fp32 on the host's intermediate device.
 
-    drawn_as is the host's class of latents, where the latents say so (lcm.LATENT_FORMAT_KEY). Raises ValueError for a VAE
-    that is not tiny or another family's, and for latents or pictures that are not numbers.
+    drawn_as is the host's class of latents, where the latents say so (LATENT_FORMAT_KEY). ValueError for a VAE that is not
+    tiny or another family's, and for latents or pictures that are not numbers.
     """
     if not isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD):
         raise ValueError(
@@ -31,63 +26,68 @@ def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None
             "or set vae to `tiny` in Load Vega."
         )
     scale = vae.first_stage_model.vae_scale.item()
-    made_for = next((name for name, (factor, _) in FAMILIES.items() if abs(scale - factor) < 1e-3), None)
+    made_for = next((name for name, family in FAMILIES.items() if abs(scale - family.scale_factor) < 1e-3), None)
     if made_for and drawn_as in FAMILIES and made_for != drawn_as:
         raise ValueError(
-            f"This VAE decodes {FAMILIES[made_for][1]} latents, and these were drawn by a model of the "
-            f"{FAMILIES[drawn_as][1]} family: take the VAE from the Load Vega that the model came from."
+            f"This VAE decodes {FAMILIES[made_for].title} latents, and these were drawn by a model of the "
+            f"{FAMILIES[drawn_as].title} family: take the VAE from the Load Vega that the model came from."
         )
     if samples.is_nested or samples.ndim != 4 or samples.shape[1] != vae.latent_channels:
         raise ValueError(f"samples has the shape {list(samples.shape)}; this VAE needs {vae.latent_channels} channels.")
     if not samples.isfinite().all():
         raise ValueError("samples contains NaN or infinite values: look at the node that made them.")
     with comfy.model_management.cuda_device_context(vae.device):
-        return decoded(vae, samples)
+        return decode_within_memory(vae, samples)
 
 
-def decoded(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+def decode_within_memory(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+    """The pictures, as many at once as the memory has room for; in tiles where there is none for a single one."""
     """The pictures, whole where the memory suffices beside the models that are loaded, else in tiles; see decode."""
     height, width = samples.shape[-2:]
     # Room for one tile is all that other models may have to go for.
-    least = memory_needed([1, *(min(side, TILE + 2 * CONTEXT) for side in (height, width))], vae.vae_dtype)
+    least = memory_needed([1, *(min(side, TILE_LATENTS + 2 * CONTEXT_LATENTS) for side in (height, width))], vae.vae_dtype)
     comfy.model_management.load_models_gpu([vae.patcher], memory_required=least)
     at_once = int(vae.patcher.get_free_memory(vae.device) / memory_needed([1, height, width], vae.vae_dtype))
     if at_once:
         try:
-            parts = [picture(vae, part).to(comfy.model_management.intermediate_device()) for part in samples.split(at_once)]
+            device = comfy.model_management.intermediate_device()
+            parts = [decode_whole(vae, part).to(device) for part in samples.split(at_once)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         except Exception as error:
             comfy.model_management.raise_non_oom(error)
-    for side in (TILE, TILE // 2):
+    for side in (TILE_LATENTS, TILE_LATENTS // 2):
         try:
-            return tiled(vae, samples, side)
+            return decode_tiled(vae, samples, side)
         except Exception as error:
             comfy.model_management.raise_non_oom(error)
             comfy.model_management.soft_empty_cache()
+    pixels = PIXELS_PER_LATENT * side
     raise RuntimeError(
-        f"There is not even memory for {8 * side} x {8 * side} pixels at once: close other programs that use the GPU, "
+        f"There is not even memory for {pixels} x {pixels} pixels at once: close other programs that use the GPU, "
         "or start ComfyUI with --cpu-vae."
     )
 
 
-def tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.Tensor:
+def decode_tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.Tensor:
     """The pictures in tiles of side x side latents, each decoded with all that it can see: equal to the whole."""
     batch, _, height, width = samples.shape
     device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    out = torch.empty(batch, 8 * height, 8 * width, 3, device=device, dtype=dtype)
+    pixels = PIXELS_PER_LATENT
+    out = torch.empty(batch, pixels * height, pixels * width, 3, device=device, dtype=dtype)
     for item, y, x in itertools.product(range(batch), range(0, height, side), range(0, width, side)):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        top, left = max(0, y - CONTEXT), max(0, x - CONTEXT)
-        seen = samples[item : item + 1, :, top : y + side + CONTEXT, left : x + side + CONTEXT]
-        tile = picture(vae, seen)[0, 8 * (y - top) :, 8 * (x - left) :][: 8 * side, : 8 * side]
-        out[item, 8 * y : 8 * (y + side), 8 * x : 8 * (x + side)] = tile
+        top, left = max(0, y - CONTEXT_LATENTS), max(0, x - CONTEXT_LATENTS)
+        bottom, right = y + side + CONTEXT_LATENTS, x + side + CONTEXT_LATENTS
+        decoded = decode_whole(vae, samples[item : item + 1, :, top:bottom, left:right])
+        tile = decoded[0, pixels * (y - top) :, pixels * (x - left) :][: pixels * side, : pixels * side]
+        out[item, pixels * y : pixels * (y + side), pixels * x : pixels * (x + side)] = tile
     return out
 
 
-def picture(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+def decode_whole(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] in 0..1 on the VAE's device, in the host's dtype of pictures."""
     model = vae.first_stage_model
-    # Channels last is the layout that the fast convolutions work in, and the one that pictures have in the host.
+    # Channels last is the layout that the fast convolutions work in, and that of the host's images.
     z = samples.to(vae.device, vae.vae_dtype, memory_format=torch.channels_last)
     raw = model.taesd_decoder((z - model.vae_shift) * model.vae_scale).movedim(1, -1)
     if not raw.sum(dtype=torch.float32).isfinite():  # one pass; isfinite().all() takes many times as long

@@ -61,7 +61,7 @@ DEFAULTS = {
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
 }
 # The most that each number may be; far above every model of these families, far below what would fill the memory.
-MOST = {
+MAX_VALUES = {
     "attention_head_dim": 512,
     "block_out_channels": 8192,
     "cross_attention_dim": 8192,
@@ -72,9 +72,9 @@ MOST = {
     "transformer_layers_per_block": 64,
 }
 DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
-MOST_LEVELS = 8
+MAX_LEVELS = 8
 REFINER = "the SDXL refiner's, which only refines another model's pictures and is not supported: load the base model"
-MOST_TRANSFORMER_LAYERS = 512
+MAX_TRANSFORMER_LAYERS = 512
 # What a refused option is known as, for who chose the wrong file.
 KNOWN_AS = {
     ("in_channels", 9): "an inpaint UNet",
@@ -104,34 +104,36 @@ class SDShaped(comfy.supported_models.SD15):
         return super().get_model(state_dict, prefix, device)
 
 
-def load(path: Path, config_source: Path, config: dict, found: dict[str, torch.Tensor]) -> comfy.model_patcher.ModelPatcher:
-    """MODEL from a UNet2DConditionModel's config and its weights under diffusers' names, which `found` loses.
+def load(
+    path: Path, config_source: Path, config: dict, state_dict: dict[str, torch.Tensor]
+) -> comfy.model_patcher.ModelPatcher:
+    """MODEL from a UNet2DConditionModel's config and its weights under diffusers' names, which `state_dict` loses.
 
     path and config_source are the files that errors name. ValueError where the host could not draw it exactly.
     """
     unet_config = host_config(config, config_source)
     native = UNetModel(**unet_config, device="meta", operations=weights.EagerOps).state_dict()
-    names = diffusers_names(unet_config, native)
-    weights.check(path, found, {name: native[key] for name, key in names.items()})
+    names = diffusers_to_native(unet_config, native)
+    weights.check(path, state_dict, {name: native[key] for name, key in names.items()})
     family = SDXLShaped if unet_config["adm_in_channels"] else SDShaped
     model_config = family(unet_config)
     load_device = comfy.model_management.get_torch_device()
     dtypes = model_config.supported_inference_dtypes
     dtype = comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(found),
+        model_params=comfy.utils.calculate_parameters(state_dict),
         supported_dtypes=dtypes,
-        weight_dtype=comfy.utils.weight_dtype(found),
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
     )
     manual_cast = comfy.model_management.unet_manual_cast(dtype, load_device, dtypes)
     model_config.set_inference_dtype(dtype, manual_cast)
     offload_device = comfy.model_management.unet_offload_device()
     model = model_config.get_model({}, device=offload_device)
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=load_device, offload_device=offload_device)
-    model.load_model_weights({names[name]: weights.cast(found.pop(name), dtype) for name in list(found)})
+    model.load_model_weights({names[name]: weights.cast(state_dict.pop(name), dtype) for name in list(state_dict)})
     return patcher
 
 
-def diffusers_names(config: dict, native: dict[str, torch.Tensor]) -> dict[str, str]:
+def diffusers_to_native(config: dict, native: dict[str, torch.Tensor]) -> dict[str, str]:
     """diffusers' name of each weight in the UNet's state dict -> the host's name, for the host's UNet config."""
     renamed = comfy.utils.unet_to_diffusers(config)
     # The host lists SDXL's add_embedding under a second name, that of an option which REQUIRED rules out.
@@ -142,13 +144,13 @@ def host_config(config: dict, path: Path) -> dict:
     """config.json of a UNet2DConditionModel -> the arguments of the host's UNetModel."""
     config = DEFAULTS | {o: value for o, value in config.items() if value is not None or o == "mid_block_type"}
     weights.require(path, config, REQUIRED, KNOWN_AS)
-    for option, most in MOST.items():
+    for option, most in MAX_VALUES.items():
         least = int(option not in DEPTHS)  # a level without attention may well have none
-        if option in config and not are_counts(config[option], least, most):
+        if option in config and not is_int_or_nested(config[option], least, most):
             raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {least} to {most}).")
     channels, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
-    if not isinstance(channels, list) or any(isinstance(c, list) for c in channels) or len(channels) > MOST_LEVELS:
-        raise ValueError(f"{path}: block_out_channels = {channels!r} is not a list of up to {MOST_LEVELS} numbers.")
+    if not isinstance(channels, list) or any(isinstance(c, list) for c in channels) or len(channels) > MAX_LEVELS:
+        raise ValueError(f"{path}: block_out_channels = {channels!r} is not a list of up to {MAX_LEVELS} numbers.")
     levels = len(channels)
     for option, types, allowed in (("down_block_types", down, DOWN), ("up_block_types", up, UP)):
         if not isinstance(types, list) or len(types) != levels:
@@ -191,8 +193,8 @@ def host_config(config: dict, path: Path) -> dict:
     }[config["mid_block_type"]]
     if not isinstance(middle, int) or middle == 0:
         raise ValueError(f"{path}: transformer_layers_per_block gives {depths[-1]!r} to the middle block.")
-    if sum(depth_in + depth_out) > MOST_TRANSFORMER_LAYERS:
-        raise ValueError(f"{path}: {sum(depth_in + depth_out)} transformer layers; at most {MOST_TRANSFORMER_LAYERS}.")
+    if sum(depth_in + depth_out) > MAX_TRANSFORMER_LAYERS:
+        raise ValueError(f"{path}: {sum(depth_in + depth_out)} transformer layers; at most {MAX_TRANSFORMER_LAYERS}.")
 
     # diffusers calls the number of heads "attention_head_dim" (huggingface/diffusers#2011).
     heads = per_level("num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim")
@@ -242,8 +244,8 @@ def host_config(config: dict, path: Path) -> dict:
     }
 
 
-def are_counts(value, least: int, most: int, nesting: int = 2) -> bool:
+def is_int_or_nested(value, least: int, most: int, nesting: int = 2) -> bool:
     """Whether this is a whole number from `least` to `most`, or a list, perhaps of lists, of such."""
     if isinstance(value, list):
-        return nesting > 0 and 0 < len(value) <= 32 and all(are_counts(v, least, most, nesting - 1) for v in value)
+        return nesting > 0 and 0 < len(value) <= 32 and all(is_int_or_nested(v, least, most, nesting - 1) for v in value)
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most

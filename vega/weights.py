@@ -12,7 +12,7 @@ import comfy.ops
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import foreign, written
+from . import file_integrity, unsupported
 
 SAFETENSORS = (".safetensors", ".sft")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,27 +50,27 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     is_safetensors = path.suffix.lower() in SAFETENSORS
     try:
-        other = written.stands_for(path)
-        too_many = is_safetensors and not other and written.names_too_many(path)
+        other = file_integrity.other_kind(path)
+        too_many = is_safetensors and not other and file_integrity.has_too_many_tensors(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}).") from error
     if other:
         kind = "a safetensors file" if is_safetensors else "a file of weights at all,"
         raise ValueError(f"{path} is not {kind} but {other}.")
     if too_many:
-        raise ValueError(written.too_many(path))
-    found, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
-    if len(found) > written.MOST_TENSORS:
-        raise ValueError(written.too_many(path))
-    return unwrapped(path, found), metadata
+        raise ValueError(file_integrity.too_many_tensors(path))
+    state_dict, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
+    if len(state_dict) > file_integrity.MAX_TENSORS:
+        raise ValueError(file_integrity.too_many_tensors(path))
+    return unwrapped(path, state_dict), metadata
 
 
-def unwrapped(path: Path, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def unwrapped(path: Path, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the names that they have in the model itself."""
-    names = {name: WRAPPERS.sub("", name) for name in found}
+    names = {name: WRAPPERS.sub("", name) for name in state_dict}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights twice, with and without `_orig_mod.` or `module.`. Save it again.")
-    return {names[name]: tensor for name, tensor in found.items()}
+    return {names[name]: tensor for name, tensor in state_dict.items()}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -78,7 +78,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        if start(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
+        if first_bytes(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
             raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
@@ -88,13 +88,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     is_zip = zipfile.is_zipfile(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if start(path, 2) == b"PK" and not is_zip:
+        if first_bytes(path, 2) == b"PK" and not is_zip:
             raise ValueError(incomplete(path)) from error
-        if start(path, 9)[8:] == b"{":
+        if first_bytes(path, 9)[8:] == b"{":
             raise ValueError(f"{path} is a safetensors file under another name: name it .safetensors.") from error
-        if start(path, 1) != b"\x80" and not is_zip:
+        if first_bytes(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
@@ -102,27 +102,26 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     except Exception as error:  # torch's reader raises whatever a broken file makes it stumble over
         raise ValueError(incomplete(path)) from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    tensors = {k: v for k, v in found.items() if isinstance(v, torch.Tensor)} if isinstance(found, dict) else {}
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
     if not tensors:
         raise ValueError(f"{path} holds something else than named weights. Use the model's safetensors files.")
-    if not is_zip and written.ends_in_zeros(path):  # torch's old format, which ends with some tensor's data
+    if not is_zip and file_integrity.ends_in_zeros(path):  # torch's old format, which ends with some tensor's data
         for name, tensor in tensors.items():
-            end = tensor.flatten()[-written.RUN // tensor.element_size() :]
-            if len(end) and not written.may_be_zeros(name, tensor.ndim) and not end.any():
-                raise ValueError(written.never_written(path, f"zeros in {name}"))
+            end = tensor.flatten()[-file_integrity.ZERO_RUN_BYTES // tensor.element_size() :]
+            if len(end) and not file_integrity.may_be_zeros(name, tensor.ndim) and not end.any():
+                raise ValueError(file_integrity.truncated(path, f"zeros in {name}"))
     return tensors
 
 
 def incomplete(path: Path) -> str:
-    if written.ends_in_zeros(path):
-        return written.never_written(path, "zeros")
+    if file_integrity.ends_in_zeros(path):
+        return file_integrity.truncated(path, "zeros")
     return f"{path} can't be read: it is incomplete. Download or copy it again."
 
 
-def start(path: Path, length: int) -> bytes:
-    """The first bytes."""
+def first_bytes(path: Path, length: int) -> bytes:
     with path.open("rb") as file:
         return file.read(length)
 
@@ -138,17 +137,17 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
         path = folder / form.format(stem if form in FORMS else PICKLE_STEM.get(stem, stem))
         if path.is_file():
             try:
-                found = read_files(path)
+                state_dict = read_files(path)
             except ValueError as error:
-                if (share := there(path)) == 1:
+                if (share := share_present(path)) == 1:
                     raise  # it is damaged: another form may hold other weights
                 refusals.append((share, error))
                 continue
-            foreign.refuse(path, found)
+            unsupported.check(path, state_dict)
             check_end(path)
             for _, error in refusals:
                 logging.warning("%s is taken instead: %s", path, error)
-            return path, found
+            return path, state_dict
     if refusals:
         raise max(refusals, key=lambda refusal: refusal[0])[1]
     names = " or ".join(form.format(stem) for form in FORMS)
@@ -166,12 +165,12 @@ def read_files(path: Path) -> dict[str, torch.Tensor]:
     if missing:
         more = f" (and {len(missing) - 1} more: {listing([m.name for m in missing[1:]])})" if missing[1:] else ""
         raise ValueError(f"{missing[0]}, which {path.name} names, is missing{more}: download the rest of the model.")
-    found = {}
+    state_dict = {}
     for file in files:
-        found.update(read(file)[0])
-        if len(found) > written.MOST_TENSORS:
-            raise ValueError(written.too_many(path))
-    return found
+        state_dict.update(read(file)[0])
+        if len(state_dict) > file_integrity.MAX_TENSORS:
+            raise ValueError(file_integrity.too_many_tensors(path))
+    return state_dict
 
 
 def shards(index: Path) -> list[Path]:
@@ -179,16 +178,16 @@ def shards(index: Path) -> list[Path]:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} has no weight_map. Download it again.")
-    if len(names) > written.MOST_TENSORS:
-        raise ValueError(written.too_many(index))
+    if len(names) > file_integrity.MAX_TENSORS:
+        raise ValueError(file_integrity.too_many_tensors(index))
     return [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
 
 
-def there(path: Path) -> float:
+def share_present(path: Path) -> float:
     """The share of a form's own files that are really there, for one that could not be read whole."""
     try:
         files = shards(path) if path.suffix == ".json" else [path]
-        return sum(file.is_file() and not written.stands_for(file) for file in files) / len(files)
+        return sum(file.is_file() and not file_integrity.other_kind(file) for file in files) / len(files)
     except (ValueError, OSError):
         return 0.0
 
@@ -197,7 +196,7 @@ def check_end(path: Path) -> None:
     """ValueError where a file, or one of the shards that an index names, was never written to its end."""
     for file in shards(path) if path.suffix == ".json" else [path]:
         if file.suffix.lower() in SAFETENSORS:
-            written.check_end(file)
+            file_integrity.check_complete(file)
 
 
 def read_json(path: Path) -> dict:
@@ -206,15 +205,15 @@ def read_json(path: Path) -> dict:
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}). Download the model again.") from error
-    if other := written.stand_in(text):
+    if other := file_integrity.kind_of_bytes(text):
         raise ValueError(f"{path} is not JSON but {other}.")
     try:
-        found = json.loads(text.decode("utf-8-sig"))
+        value = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}). Download it again.") from error
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object. Download it again.")
-    return found
+    return value
 
 
 def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -246,27 +245,29 @@ def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict
             )
 
 
-def check(path: Path, found: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:
-    """ValueError, listing the first five of each, unless `found` has exactly the names and shapes of `needed`, as floats,
+def check(path: Path, tensors: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:
+    """ValueError, listing the first five of each, unless `tensors` has exactly the names and shapes of `needed`, as floats,
     written to the end of its file.
     """
-    missing = sorted(needed.keys() - found.keys())
-    unexpected = sorted(found.keys() - needed.keys())
-    common = sorted(needed.keys() & found.keys())
+    missing = sorted(needed.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - needed.keys())
+    common = sorted(needed.keys() & tensors.keys())
     wrong = [
-        f"{k} {list(found[k].shape)} instead of {list(needed[k].shape)}" for k in common if found[k].shape != needed[k].shape
+        f"{k} {list(tensors[k].shape)} instead of {list(needed[k].shape)}"
+        for k in common
+        if tensors[k].shape != needed[k].shape
     ]
     problems = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
-    parts = [f"{len(names)} weights {what}: {listing(names)}" for what, names in problems if names]
+    parts = [f"{len(names)} weights {problem}: {listing(names)}" for problem, names in problems if names]
     if parts:
-        foreign.refuse(path, found)
+        unsupported.check(path, tensors)
         advice = (
             "The file is of another model than the rest, or another tool changed it: take the model as it was published"
             if unexpected or wrong
             else "Download the model again"
         )
         raise ValueError(f"{path} does not fit its model; {'; '.join(parts)}. {advice}.")
-    other = [f"{k} {str(found[k].dtype).removeprefix('torch.')}" for k in common if found[k].dtype not in DTYPES]
+    other = [f"{k} {str(tensors[k].dtype).removeprefix('torch.')}" for k in common if tensors[k].dtype not in DTYPES]
     if other:
         raise ValueError(
             f"{path} has {len(other)} weights that are neither fp32 nor fp16 nor bf16: {listing(other)}. "

@@ -32,7 +32,7 @@ def test_a_picture_takes_the_memory_that_is_asked_for(nano):
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    tiny_decoder.picture(vae, samples)
+    tiny_decoder.decode_whole(vae, samples)
     taken = torch.cuda.max_memory_allocated() - before
     assert taken <= tiny_decoder.memory_needed([1, 128, 128], torch.float16) <= 2 * taken
 

@@ -1,4 +1,4 @@
-"""What a file's own bytes tell before a library reads them: that it stands for another one, or was never written whole."""
+"""What a file's own bytes tell before a library reads them: that it holds something else, or was never written whole."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 # What a file starts with that is something else than its name says, what it is, and what to do.
-STAND_INS = {
+SIGNATURES = {
     b"version https://git-lfs": (
         "a Git LFS pointer to one: run `git lfs pull` where it was cloned, or download the file itself"
     ),
@@ -16,52 +16,53 @@ STAND_INS = {
     b"<!doctype html": "a web page: download the file itself, where needed logged in to the site",
     b"<html": "a web page: download the file itself, where needed logged in to the site",
 }
-START = 64  # bytes, in which a file says what it is
-RUN = 64  # bytes: so many zeros in a row are in no trained matrix
-MOST_TENSORS = 20_000  # SDXL's checkpoints have some 2,600, twice that with an averaged copy, and the largest LoRAs 10,000
-MOST_HEADER = 100_000_000  # bytes of a safetensors file's header: the library itself reads no more
+SIGNATURE_BYTES = 64  # at the start of a file, in which it says what it is
+ZERO_RUN_BYTES = 64  # no trained matrix has as many zeros in a row
+MAX_TENSORS = 20_000  # SDXL's checkpoints have some 2,600, twice that with an averaged copy, and the largest LoRAs 10,000
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file's header: the library itself reads no more
 # Of a header without escapes: its strings, which may hold braces, and the braces that begin its objects.
-PARTS = re.compile(rb'"[^"]*(?:"|\Z)|\{')
+STRING_OR_OBJECT = re.compile(rb'"[^"]*(?:"|\Z)|\{')
 # The second matrix of a LoRA, which starts out as zeros, whole.
-SECOND_MATRIX = re.compile(r"lora_up|lora_B|lora\.up\.")
+LORA_UP = re.compile(r"lora_up|lora_B|lora\.up\.")
 
 
-def stands_for(path: Path) -> str | None:
+def other_kind(path: Path) -> str | None:
     """What the file is in place of weights or JSON, and what to do; None where nothing is seen."""
     with path.open("rb") as file:
-        return stand_in(file.read(START))
+        return kind_of_bytes(file.read(SIGNATURE_BYTES))
 
 
-def stand_in(start: bytes) -> str | None:
-    """As stands_for(), by the file's first bytes."""
-    start = start[:START].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
-    return next((what for sign, what in STAND_INS.items() if start.startswith(sign.lower())), None)
+def kind_of_bytes(start: bytes) -> str | None:
+    """As other_kind(), by the file's first bytes."""
+    start = start[:SIGNATURE_BYTES].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
+    return next((kind for sign, kind in SIGNATURES.items() if start.startswith(sign.lower())), None)
 
 
-def names_too_many(path: Path) -> bool:
+def has_too_many_tensors(path: Path) -> bool:
     """Whether a safetensors file's header names more tensors than any model has, told before the library parses it.
 
     That would take seconds, in which no other thread of Python runs.
     """
     with path.open("rb") as file:
-        length = int.from_bytes(between(file, 0, 8), "little")
-        header = between(file, 8, 8 + length) if length <= MOST_HEADER else b""
-    most = MOST_TENSORS + 2  # objects: one for each tensor, the header itself and its metadata
+        length = int.from_bytes(read_range(file, 0, 8), "little")
+        header = read_range(file, 8, 8 + length) if length <= MAX_HEADER_BYTES else b""
+    most = MAX_TENSORS + 2  # objects: one for each tensor, the header itself and its metadata
     if not header.lstrip().startswith(b"{") or header.count(b"{") <= most:
         return False
-    parts = PARTS.finditer(header.replace(rb"\\", b"").replace(rb"\"", b""))
+    parts = STRING_OR_OBJECT.finditer(header.replace(rb"\\", b"").replace(rb"\"", b""))
     objects = (part for part in parts if part[0] == b"{")
     return next(islice(objects, most, None), None) is not None
 
 
-def too_many(path: Path) -> str:
+def too_many_tensors(path: Path) -> str:
+    """The message about a file of more than MAX_TENSORS."""
     return (
-        f"{path} has more than {MOST_TENSORS} tensors, and no model or LoRA of the SDXL and SD 1.5 families has so many: "
+        f"{path} has more than {MAX_TENSORS} tensors, and no model or LoRA of the SDXL and SD 1.5 families has so many: "
         "it is of another kind of model, or damaged. Choose another file."
     )
 
 
-def check_end(path: Path) -> None:
+def check_complete(path: Path) -> None:
     """ValueError for a safetensors file whose end is zeros where weights should be.
 
     A download that makes room first and breaks off leaves the right size, the right header and zeros from some point on.
@@ -70,25 +71,26 @@ def check_end(path: Path) -> None:
     """
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        if any(between(file, max(0, size - RUN), size)):
+        if any(read_range(file, max(0, size - ZERO_RUN_BYTES), size)):
             return
-        for name, shape, begin, end in backwards(file):  # without masks and counters, which are zeros by right
-            last = between(file, max(begin, end - RUN), end)
+        for name, shape, begin, end in floats_from_end(file):  # without masks and counters, which are zeros by right
+            last = read_range(file, max(begin, end - ZERO_RUN_BYTES), end)
             if any(last):
                 return
-            if (len(last) < RUN or may_be_zeros(name, len(shape))) and not any(between(file, begin, end)):
+            if (len(last) < ZERO_RUN_BYTES or may_be_zeros(name, len(shape))) and not any(read_range(file, begin, end)):
                 continue
-            if SECOND_MATRIX.search(name) and any(between(file, end - (end - begin) // shape[0], end)):
+            if LORA_UP.search(name) and any(read_range(file, end - (end - begin) // shape[0], end)):
                 return  # a LoRA padded to a larger rank
-            raise ValueError(never_written(path, f"zeros in {name}"))
+            raise ValueError(truncated(path, f"zeros in {name}"))
 
 
 def may_be_zeros(name: str, dimensions: int) -> bool:
     """Whether a tensor of that name may be nothing but zeros in a whole file."""
-    return bool(SECOND_MATRIX.search(name)) or (dimensions < 2 and not name.endswith("weight"))
+    return bool(LORA_UP.search(name)) or (dimensions < 2 and not name.endswith("weight"))
 
 
-def never_written(path: Path, seen: str) -> str:
+def truncated(path: Path, seen: str) -> str:
+    """The message about a file whose end is missing, with what shows it."""
     return (
         f"{path} is incomplete: the end of the file was never written ({seen}). A download or copy broke off: "
         "download it again."
@@ -98,13 +100,13 @@ def never_written(path: Path, seen: str) -> str:
 def ends_in_zeros(path: Path) -> bool:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        return size >= RUN and not any(between(file, size - RUN, size))
+        return size >= ZERO_RUN_BYTES and not any(read_range(file, size - ZERO_RUN_BYTES, size))
 
 
-def backwards(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
+def floats_from_end(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
     """(name, shape, first byte, byte after the last) of each floating tensor of a safetensors file, the last first."""
-    length = int.from_bytes(between(file, 0, 8), "little")
-    header = json.loads(between(file, 8, 8 + length))
+    length = int.from_bytes(read_range(file, 0, 8), "little")
+    header = json.loads(read_range(file, 8, 8 + length))
     header.pop("__metadata__", None)
     tensors = []
     for name, entry in header.items():
@@ -114,6 +116,6 @@ def backwards(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
     return sorted(tensors, key=lambda tensor: tensor[2], reverse=True)
 
 
-def between(file: BinaryIO, begin: int, end: int) -> bytes:
+def read_range(file: BinaryIO, begin: int, end: int) -> bytes:
     file.seek(begin)
     return file.read(end - begin)

@@ -1,6 +1,7 @@
 """What a UNet's weights tell about it: diffusers' names for those of a single file, and the config.json that it lacks."""
 
 import re
+from collections.abc import Iterable
 
 import torch
 
@@ -23,11 +24,11 @@ OUTSIDE_BLOCKS = {
 }
 MODULE = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(.+)")
 SIDES = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
-HEAD_CHANNELS = 64  # of every SDXL-shaped UNet; it cannot be seen in the weights
+CHANNELS_PER_HEAD = 64  # of every SDXL-shaped UNet; it cannot be seen in the weights
 HEADS = 8  # of every UNet of Stable Diffusion 1's shape
 
 
-def diffusers_names(keys: list[str]) -> dict[str, str]:
+def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
     """Name of each UNet weight in a single file (Stability's layout) -> diffusers' name.
 
     Blocks are told apart by what they hold, not by their numbers: a UNet with one residual block a level, converted by
@@ -46,31 +47,31 @@ def diffusers_names(keys: list[str]) -> dict[str, str]:
         elif match and match[1] == "middle_block":
             part, rest = int(match[2]), key.removeprefix(f"middle_block.{match[2]}.")
             place = "attentions.0" if part == 1 else f"resnets.{part // 2}"
-            names[key] = f"mid_block.{place}.{inside(rest)}"
+            names[key] = f"mid_block.{place}.{resnet_key(rest)}"
         else:
             names[key] = key
     for side in SIDES:
         level = resnet = 0
         for _, parts in sorted((number, parts) for (of, number), parts in blocks.items() if of == side):
-            held = {part: kind(rest for _, rest in weights) for part, weights in parts.items()}
+            kinds = {part: part_kind(rest for _, rest in weights) for part, weights in parts.items()}
             place = f"{SIDES[side]}.{level}"
             for part, weights in parts.items():
                 for key, rest in weights:
                     names[key] = {
-                        "resnet": f"{place}.resnets.{resnet}.{inside(rest)}",
+                        "resnet": f"{place}.resnets.{resnet}.{resnet_key(rest)}",
                         "attention": f"{place}.attentions.{resnet}.{rest}",
                         "downsampler": f"{place}.downsamplers.0.conv.{rest.removeprefix('op.')}",
                         "upsampler": f"{place}.upsamplers.0.{rest}",
-                    }[held[part]]
-            resnet += "resnet" in held.values()
-            if {"downsampler", "upsampler"} & set(held.values()):
+                    }[kinds[part]]
+            resnet += "resnet" in kinds.values()
+            if {"downsampler", "upsampler"} & set(kinds.values()):
                 level, resnet = level + 1, 0
     return names
 
 
-def kind(weights) -> str:
-    """What part of a block these weights, named from within it, make up."""
-    first = {name.split(".")[0] for name in weights}
+def part_kind(names: Iterable[str]) -> str:
+    """Which part of a block has weights of these names."""
+    first = {name.split(".")[0] for name in names}
     if "op" in first:
         return "downsampler"
     if "conv" in first:
@@ -78,18 +79,18 @@ def kind(weights) -> str:
     return "resnet" if first & {"in_layers", "out_layers", "emb_layers", "skip_connection"} else "attention"
 
 
-def inside(rest: str) -> str:
+def resnet_key(rest: str) -> str:
     """diffusers' name of a weight within a residual block; that of an attention is the same in both."""
     module, _, leaf = rest.rpartition(".")
     return f"{RESNET.get(module, module)}.{leaf}"
 
 
-def config(found: dict[str, torch.Tensor]) -> dict:
+def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:
     """The config.json of the UNet2DConditionModel that has these weights; KeyError where they are not one's.
 
     Its heads are its family's, 64 channels each in SDXL's and eight in Stable Diffusion 1's.
     """
-    shapes = {name: list(tensor.shape) for name, tensor in found.items()}
+    shapes = {name: list(tensor.shape) for name, tensor in state_dict.items()}
     xl = "add_embedding.linear_1.weight" in shapes
 
     def count(prefix: str) -> int:
@@ -117,7 +118,7 @@ def config(found: dict[str, torch.Tensor]) -> dict:
         "reverse_transformer_layers_per_block": [d or 1 for d in up],
         "cross_attention_dim": shapes[f"{attention}transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
-        "attention_head_dim": [max(1, c // HEAD_CHANNELS) for c in channels] if xl else HEADS,
+        "attention_head_dim": [max(1, c // CHANNELS_PER_HEAD) for c in channels] if xl else HEADS,
         "addition_embed_type": "text_time" if xl else None,
         "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1] if xl else None,
     }

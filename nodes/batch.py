@@ -1,25 +1,25 @@
-"""Draw Together (Vega): several requests of the HTTP API in one prompt."""
+"""Batch Requests (Vega): several requests of the HTTP API in one prompt."""
 
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 
-MOST = 4
+MAX_BATCH = 4
 
 
-class VegaTogether(io.ComfyNode):
+class VegaBatch(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         prompts = [
             io.Conditioning.Input(f"positive_{k}", optional=k > 1, tooltip=f"The prompt of picture {k}.")
-            for k in range(1, MOST + 1)
+            for k in range(1, MAX_BATCH + 1)
         ]
         return io.Schema(
-            node_id="VegaTogether",
-            display_name="Draw Together (Vega)",
+            node_id="VegaTogether",  # the name that it had when ids were given out
+            display_name="Batch Requests (Vega)",
             category="Vega",
             description="What the HTTP API makes of requests that wait together: each picture is what it would be alone.",
-            search_aliases=["batch prompts", "batch seeds"],
+            search_aliases=["batch prompts", "batch seeds", "draw together"],
             inputs=[
                 io.Latent.Input("latent_image", tooltip="An empty latent for each prompt."),
                 io.String.Input("seeds", tooltip="A seed for each prompt, separated by commas; the sampler's own is 0."),
@@ -40,14 +40,14 @@ class VegaTogether(io.ComfyNode):
         samples = latent_image["samples"]
         if not len(seeds) == len(prompts) == len(samples):
             raise ValueError(f"There are {len(prompts)} prompts, {len(seeds)} seeds and {len(samples)} latents.")
-        if comfy.model_management.get_torch_device().type != "cpu" and (batch := batched(prompts)):
+        if comfy.model_management.get_torch_device().type != "cpu" and (batch := concat_conditioning(prompts)):
             return io.NodeOutput([batch], [{**latent_image, "batch_index": seeds}])
         latents = [{**latent_image, "samples": samples[k : k + 1], "batch_index": [seed]} for k, seed in enumerate(seeds)]
         return io.NodeOutput(prompts, latents)
 
 
-def batched(prompts: list[list]) -> list | None:
-    """One CONDITIONING with a row for each prompt; None where they are not of one length, or not one entry each."""
+def concat_conditioning(prompts: list[list]) -> list | None:
+    """CONDITIONING of [N, tokens, features] of N prompts; None where they are not of one length, or not one entry each."""
     if any(len(prompt) != 1 for prompt in prompts) or len({prompt[0][0].shape for prompt in prompts}) > 1:
         return None
     contexts, options = zip(*(prompt[0] for prompt in prompts), strict=True)

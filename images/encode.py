@@ -1,4 +1,4 @@
-"""Pictures as JPEG, WebP and PNG files in memory, with the workflow in core's metadata."""
+"""Images as JPEG, WebP and PNG files in memory, with the workflow in core's metadata."""
 
 import io
 import logging
@@ -9,18 +9,18 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import graph_text
+from . import graph_metadata
 
-OPTIONS = {"jpeg": {"subsampling": 0}, "webp": {"method": 0}, "png": {"compress_level": 1}}
-# The longest side of each format, in pixels: libjpeg's own limit, and the 14 bits of WebP.
-LONGEST = {"jpeg": 65500, "webp": 16383}
-EXIF_BYTES = 65533  # a JPEG segment has 16 bits for its length
-ROWS = 32  # so many rows at a time stay in the processor's cache
+SAVE_OPTIONS = {"jpeg": {"subsampling": 0}, "webp": {"method": 0}, "png": {"compress_level": 1}}
+# The longest side of each format: libjpeg's own limit, and the 14 bits of WebP.
+MAX_SIDE_PIXELS = {"jpeg": 65500, "webp": 16383}
+MAX_EXIF_BYTES = 65533  # a JPEG segment has 16 bits for its length
+BLOCK_ROWS = 32  # that stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class PictureFile:
-    """A whole file: its format (jpeg, webp or png), its size in pixels and its bytes."""
+class EncodedImage:
+    """A whole file in memory: its format (jpeg, webp or png), its size in pixels and its bytes."""
 
     format: str
     width: int
@@ -37,36 +37,37 @@ def check(images, format: str) -> None:
         raise ValueError("images has an alpha channel, which JPEG can't hold: choose png or webp, or split the alpha off.")
     if 0 in (height, width):
         raise ValueError(f"images is empty: {width}x{height} pixels.")
-    if max(height, width) > LONGEST.get(format, math.inf):
+    if max(height, width) > MAX_SIDE_PIXELS.get(format, math.inf):
         raise ValueError(
-            f"images is {width}x{height}, and a {format} side has at most {LONGEST[format]} pixels: choose png, or scale it."
+            f"images is {width}x{height}, and a {format} side has at most {MAX_SIDE_PIXELS[format]} pixels: "
+            "choose png, or scale it."
         )
 
 
-def pixels(picture) -> np.ndarray:
+def to_uint8(image) -> np.ndarray:
     """Float [H, W, C] in 0..1 -> uint8, rounded as diffusers does; ValueError where a value is NaN or infinite."""
-    source = picture.cpu().float().contiguous().numpy()
+    source = image.cpu().float().contiguous().numpy()
     levels = np.empty(source.shape, np.uint8)
-    scratch = np.empty((ROWS, *source.shape[1:]), np.float32)
-    for top in range(0, len(source), ROWS):
-        rows = source[top : top + ROWS]
+    scratch = np.empty((BLOCK_ROWS, *source.shape[1:]), np.float32)
+    for top in range(0, len(source), BLOCK_ROWS):
+        rows = source[top : top + BLOCK_ROWS]
         block = np.multiply(rows, np.float32(255), out=scratch[: len(rows)])
         low, high = block.min(), block.max()  # NaN where any value is
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("images holds NaN or infinity, so there is no picture: often a VAE overflowed in fp16.")
         if low < 0 or high > 255:
             np.clip(block, 0, 255, out=block)
-        levels[top : top + ROWS] = np.rint(block, out=block)
+        levels[top : top + BLOCK_ROWS] = np.rint(block, out=block)
     return levels
 
 
-def metadata(format: str, prompt: dict | None, extra_pnginfo: dict | None) -> dict:
-    """What Pillow's save is given so that a picture carries its graph as core's own pictures of the format do.
+def save_kwargs(format: str, prompt: dict | None, extra_pnginfo: dict | None) -> dict:
+    """The arguments of Pillow's save with which a file carries its graph as core's own files of the format do.
 
     JPEG takes core's WebP tags; what does not fit into a JPEG's 64 KiB is left out and logged. Unlike core's, the JSON
-    is strict, and the pictures that came inside the graph are left out.
+    is strict, and the images that came inside the graph are left out.
     """
-    prompt, texts = graph_text.texts(prompt, extra_pnginfo)
+    prompt, texts = graph_metadata.serialize(prompt, extra_pnginfo)
     if format == "png":
         info = PngInfo()
         if prompt is not None:
@@ -82,15 +83,15 @@ def metadata(format: str, prompt: dict | None, extra_pnginfo: dict | None) -> di
     exif = Image.Exif()
     for tag, text in tags.items():
         exif[tag] = text
-        if format == "jpeg" and len(exif.tobytes()) > EXIF_BYTES:
+        if format == "jpeg" and len(exif.tobytes()) > MAX_EXIF_BYTES:
             del exif[tag]
             logging.warning("Send Image (Vega): the %s is too long for a JPEG and was left out.", text.partition(":")[0])
     return {"exif": exif.tobytes()}
 
 
-def encode(picture, format: str, quality: int, carried: dict) -> PictureFile:
+def encode(image, format: str, quality: int, save_kwargs: dict) -> EncodedImage:
     """Float [H, W, 3 or 4] in 0..1 -> a file; quality (1 to 100) counts for JPEG and WebP."""
-    image = Image.fromarray(pixels(picture))
+    picture = Image.fromarray(to_uint8(image))
     buffer = io.BytesIO()
-    image.save(buffer, format=format, quality=quality, **OPTIONS[format], **carried)
-    return PictureFile(format, image.width, image.height, buffer.getvalue())
+    picture.save(buffer, format=format, quality=quality, **SAVE_OPTIONS[format], **save_kwargs)
+    return EncodedImage(format, picture.width, picture.height, buffer.getvalue())

@@ -1,11 +1,11 @@
-"""What weights are instead of a plain model of the SDXL or SD 1.5 family, told from their names, in words for an error."""
+"""Weights that are no plain model of the SDXL or SD 1.5 family, identified by their names, in words for an error."""
 
 import re
 from pathlib import Path
 
 import torch
 
-PLAIN = (".weight", ".bias")
+PLAIN_ENDINGS = (".weight", ".bias")
 # Who quantised: endings of the names that only their files have.
 QUANTISED = {
     "bitsandbytes": re.compile(r"\.(nested_)?(absmax|quant_map)$|\.quant_state\.bitsandbytes__\w+$|\.(SCB|weight_format)$"),
@@ -21,7 +21,7 @@ LORA = re.compile(r"^lora_(unet|te\d?)_|[._]lora[._](A|B|down|up|embedding|magni
 WRAPPED = re.compile(r"\.base_layer\.|\.modules_to_save\.|\.original_module\.|^base_model\.model\.")
 ADAPTER = re.compile(f"{LORA.pattern}|{WRAPPED.pattern}")
 ALPHA = re.compile(r"\.(alpha|dora_scale)$")
-GUIDANCE = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
+GUIDANCE_KEYS = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
 # Models of other families, under whatever prefix.
 OTHER_MODELS = (
     (re.compile(r"(^|\.)joint_blocks\."), "a Stable Diffusion 3 model"),
@@ -58,44 +58,45 @@ KINDS = (
 )
 
 
-def refuse(path: Path, found: dict[str, torch.Tensor]) -> None:
+def check(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
     """ValueError where these are the weights of a model, but not such as can be loaded as they are."""
-    if by := quantised(found):
+    if by := quantisation(state_dict):
         raise ValueError(
             f"{path} is quantised ({by}). Only weights in fp32, fp16 or bf16 are supported: take the model in one of these."
         )
-    if any(name.endswith(GUIDANCE) for name in found):
+    if any(name.endswith(GUIDANCE_KEYS) for name in state_dict):
         raise ValueError(
             f"{path} is a full LCM, not a base: its UNet takes the guidance as an input (time_embedding.cond_proj), which "
             "is not supported. Use the model that it was distilled from, with an LCM-LoRA."
         )
-    adapters = [name for name in found if ADAPTER.search(name)]
-    if adapters and not all(LORA.search(name) or ALPHA.search(name) for name in found):  # a LoRA alone is another mistake
+    adapters = [name for name in state_dict if ADAPTER.search(name)]
+    is_lora = all(LORA.search(name) or ALPHA.search(name) for name in state_dict)  # alone, which is another mistake
+    if adapters and not is_lora:
         raise ValueError(
             f"{path} was saved with an adapter in it that is not merged ({adapters[0]}). Merge it or unload it before "
             "saving (PEFT: merge_and_unload; diffusers: fuse_lora, then unload_lora_weights), or use the model without it."
         )
 
 
-def quantised(found: dict[str, torch.Tensor]) -> str | None:
+def quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
     """How the weights are quantised, with a name that shows it; None where they are not."""
-    odd = [name for name in found if not name.endswith(PLAIN)]
+    odd = [name for name in state_dict if not name.endswith(PLAIN_ENDINGS)]
     for tool, names in QUANTISED.items():
         if name := next((name for name in odd if names.search(name)), None):
             return f"{tool}: {name}"
-    integers = (name for name, t in found.items() if t.ndim > 1 and t.dtype in (torch.int8, torch.uint8))
+    integers = (name for name, t in state_dict.items() if t.ndim > 1 and t.dtype in (torch.int8, torch.uint8))
     name = next(integers, None)
-    return name and f"{name} is {str(found[name].dtype).removeprefix('torch.')}"
+    return name and f"{name} is {str(state_dict[name].dtype).removeprefix('torch.')}"
 
 
-def what(found: dict[str, torch.Tensor]) -> str:
+def describe(state_dict: dict[str, torch.Tensor]) -> str:
     """What a file without a UNet's checkpoint names is, as far as can be told."""
-    if not found:
+    if not state_dict:
         return "empty"
-    kind = next((words for names, words in KINDS if any(names.search(name) for name in found)), None)
-    return kind or f"something with keys like {next(iter(found))!r}"
+    kind = next((words for names, words in KINDS if any(names.search(name) for name in state_dict)), None)
+    return kind or f"something with keys like {next(iter(state_dict))!r}"
 
 
-def other_model(found: dict[str, torch.Tensor]) -> str | None:
+def other_model(state_dict: dict[str, torch.Tensor]) -> str | None:
     """The family that these weights of a diffusion model are of, if it is known and another one."""
-    return next((model for names, model in OTHER_MODELS if any(names.search(name) for name in found)), None)
+    return next((model for names, model in OTHER_MODELS if any(names.search(name) for name in state_dict)), None)
