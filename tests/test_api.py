@@ -445,6 +445,7 @@ def test_the_queue_tells_nobody_how_to_get_a_requests_events(server):
     assert not re.search(r"\b[0-9a-f]{32}\b", told)
 
 
+@pytest.mark.server
 def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
     with comfyui.serve(tmp_path, VEGA_API_MODEL="broken.safetensors") as server:
         response = post(server, prompt=PROMPT)
@@ -459,6 +460,7 @@ def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
         assert re.search(rf"{answer['id']}.*broken\.safetensors", log)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_wrong_settings_are_told(tmp_path):
     with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden", VEGA_API_KEYS_FILE="gone") as server:

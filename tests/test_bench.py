@@ -183,6 +183,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason():
     assert (variants.OURS, Case(128, 8, 1)) in jobs
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_property):
     found = host_costs.prompt(models, prompts.fresh())
@@ -190,6 +191,7 @@ def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_p
     assert found["prompt_ms"] <= host_costs.BARS["prompt_ms"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_the_decode_tail_takes_at_most_a_quarter_of_core_s(record_property):
     found = host_costs.decode_tail()
@@ -197,6 +199,7 @@ def test_the_decode_tail_takes_at_most_a_quarter_of_core_s(record_property):
     assert found["decode_tail_ratio"] <= host_costs.BARS["decode_tail_ratio"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_importing_the_pack_takes_at_most_60_ms(record_property):
     found = host_costs.pack_import()
@@ -204,6 +207,7 @@ def test_importing_the_pack_takes_at_most_60_ms(record_property):
     assert found["import_ms"] <= host_costs.BARS["import_ms"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_a_reduced_run_measures_everything(tmp_path):
     sizes = (128,)

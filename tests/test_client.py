@@ -275,6 +275,7 @@ def test_connections_that_break_lose_nothing(server):
             assert same(*client.queue(workflow), image)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path, caplog):
     with contextlib.ExitStack() as stack:

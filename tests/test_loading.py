@@ -13,6 +13,7 @@ from vega_pack.vega import checkpoint
 
 from dev import diffusers_folders as folders
 
+pytestmark = pytest.mark.model
 PROMPTS = [
     "",
     "a red sunset over snowy mountains with a lake",

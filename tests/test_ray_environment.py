@@ -88,6 +88,7 @@ def test_a_token_file_that_is_none_or_others_read_is_refused(tmp_path, token_fil
             of_own_ray({"RAY_AUTH_TOKEN_PATH": str(token_file)})
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from lora_files import ALPHA, RANK, check_merge, kohya, matrices, peft, refused, weights_of, written
+from model_files import refused as model_refused
+from model_files import single, tiny_files
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_bases import refused as model_refused
-from test_bases import single, tiny_files
-from test_lora import ALPHA, RANK, check_merge, kohya, matrices, peft, refused, weights_of, written
 from vega_pack.vega import checkpoint, lora, unet
 
+pytestmark = pytest.mark.model
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 TARGETS += ["conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"]
 CONFIG = {"lora_alpha": ALPHA, "r": RANK, "target_modules": TARGETS, "peft_type": "LORA"}

@@ -675,6 +675,7 @@ def test_a_host_that_is_held_up_finishes_the_prompt_without_sending(server, clie
     assert "the server's messages are held up" in server.log.read_text(encoding="utf-8")
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_disable_metadata_is_honoured(tmp_path):
     with comfyui.serve(tmp_path, "--disable-metadata") as server, server.connect() as client:

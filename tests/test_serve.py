@@ -30,6 +30,7 @@ from PIL import Image
 from dev import comfyui, host, serve_api
 from vega_client import AsyncClient
 
+pytestmark = pytest.mark.server
 ROOT = Path(__file__).resolve().parents[1]
 
 KEY = {"x-api-key": "a-key"}
