@@ -137,7 +137,8 @@ def test_partly_loaded_weights_are_not_recorded(few_step, positive, recorder):
         fast.model.model_lowvram = False
 
 
-def test_a_recording_that_fails_draws_all_the_same_and_is_told_once(few_step, positive, recorder, caplog):
+def test_a_failed_recording_draws_eagerly(few_step, positive, recorder, caplog):
+    """Where a recording fails the picture is drawn all the same, and one warning says so."""
     recorder.broken = RuntimeError("operation not permitted when stream is capturing\nand more")
     fast = graphed(few_step, recorder)
     with caplog.at_level(logging.WARNING):
@@ -160,13 +161,17 @@ def test_without_memory_for_a_graph_the_next_one_is_tried(few_step, positive, re
     assert recorder.recorded == 1
 
 
-def test_the_functions_of_torch_that_end_a_failed_recording_are_there():
-    """torch.cuda.CUDAGraph.capture_end leaves the allocator recording where it fails; cuda_graph.end_recording ends that."""
+def test_torch_can_end_a_failed_recording():
+    """The private functions of torch that end a failed recording are there.
+
+    torch.cuda.CUDAGraph.capture_end leaves the allocator recording where it fails; cuda_graph.end_recording ends that.
+    """
     assert callable(torch._C._cuda_endAllocateToPool)
     assert callable(torch._C._cuda_releasePool)
 
 
-def test_an_error_of_the_inputs_is_the_hosts_own_and_accelerates_on(few_step, positive, recorder):
+def test_an_error_of_the_inputs_disables_nothing(few_step, positive, recorder):
+    """An error of the inputs is the host's own, and later calls are accelerated."""
     fast = graphed(few_step, recorder)
     draw(fast, positive)
     unet = fast.model.diffusion_model
@@ -222,8 +227,11 @@ def graphs_compiled():
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def test_compile_draws_the_same_and_compiles_once_for_every_seed_prompt_and_strength(nano, positive):
-    """With dynamo alone; what inductor makes of it is in the soak test and in tests/gpu."""
+def test_compile_compiles_once_and_draws_the_same(nano, positive):
+    """One compilation draws the same for every seed, prompt and strength.
+
+    With dynamo alone; what inductor makes of it is in the soak test and in tests/gpu.
+    """
     model, clip, _ = nano
     other = clip.encode_from_tokens_scheduled(clip.tokenize("sea"))
     with torch.compiler.set_stance("default", force_backend="eager"):

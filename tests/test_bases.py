@@ -123,7 +123,8 @@ def test_leftovers_of_other_tools_do_no_harm(tmp_path):
         assert torch.equal(before[1].encode("a lake"), after[1].encode("a lake"))
 
 
-def test_a_first_encoder_saved_by_transformers_5_in_a_single_file(tmp_path):
+def test_a_first_encoder_saved_by_transformers_5(tmp_path):
+    """A first encoder without its text_model prefix, as transformers 5 saves it, loads from a single file."""
     xl, _ = single(tmp_path, "Segmind-Vega")
     before = checkpoint.load(xl, "tiny", [], tiny_files(tmp_path))
     prefix = "conditioner.embedders.0.transformer."

@@ -56,7 +56,9 @@ def test_the_picture_follows_the_typing(page, server):
     assert (seen["time"], seen["terrain"], seen["object"]) == ("day", "sea", "boat")
 
 
-def test_typing_draws_nothing_in_the_other_modes_and_in_others_graphs(page, server):
+def test_typing_draws_only_in_live_mode_and_our_graphs(page, server):
+    """Typing draws nothing in the other modes, nor in graphs without our sampler."""
+
     def typed():
         before = server.get("/history").json().keys()
         browser.center(page, "CLIPTextEncode")
@@ -134,8 +136,11 @@ def test_refresh_shows_a_new_file(page, place):
     page.wait_for_function(f"{values}.includes('new.safetensors')")
 
 
-def test_what_is_painted_in_the_mask_editor_changes_and_nothing_else(page, server):
-    """An own picture, wider than high, put into the inpaint template as its note tells and painted at its right edge."""
+def test_only_what_the_mask_editor_paints_changes(page, server):
+    """What is painted in the mask editor changes, and nothing else.
+
+    An own picture, wider than high, put into the inpaint template as its note tells and painted at its right edge.
+    """
     y, x = np.mgrid[:200, :420]
     before = np.stack([60 + x / 4, 100 + y / 2, 200 - x / 5], axis=-1).astype(np.uint8)
     Image.fromarray(before).save(server.base / "input" / "painted.png")

@@ -35,7 +35,8 @@ def calm(page):
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
-def test_a_sent_picture_is_shown_and_dropped_again_it_is_the_graph(page, format):
+def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
+    """A sent picture is shown on its node, and dropped on the canvas it is the graph again."""
     browser.load(page, TEMPLATES["vega_send_image_api"])
     page.evaluate(f"{widget('VegaSendImage', 'format')}.value = '{format}'")
     browser.run(page)
@@ -49,7 +50,8 @@ def test_a_sent_picture_is_shown_and_dropped_again_it_is_the_graph(page, format)
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_picture_that_comes_while_another_tab_is_open_stays_with_its_own(page, server, other):
+def test_a_picture_stays_with_its_own_tab(page, server, other):
+    """A picture that comes while another tab is open is shown in its own alone."""
     browser.load(page, TEMPLATES[OTHERS[other]])
     browser.load(page, TEMPLATES["vega_live_drawing"])
     add_oracle(page)
@@ -93,8 +95,11 @@ def test_a_picture_inside_a_subgraph_stays_there(page):
     page.evaluate("window.app.canvas.setGraph(window.app.graph)")
 
 
-def test_a_picture_that_comes_while_a_workflow_opens_does_not_come_to_it(page, server):
-    """The graph is there before its workflow counts as the open one: the result comes at each moment of that."""
+def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
+    """A picture that comes while a workflow opens does not come to that one.
+
+    The graph is there before its workflow counts as the open one: the result comes at each moment of that.
+    """
     browser.load(page, TEMPLATES["vega_live_drawing"])
     set_slow(page, seed=6)
     ended = queue(page)
@@ -117,7 +122,8 @@ def test_a_picture_that_comes_while_a_workflow_opens_does_not_come_to_it(page, s
     assert page.evaluate("'7' in window.app.nodeOutputs") is False
 
 
-def test_a_file_brings_back_the_graph_without_the_picture_that_was_sent_in(page, server):
+def test_a_file_brings_no_received_picture_back(page, server):
+    """A file brings back the graph without the picture that Receive Image had."""
     browser.load(page, TEMPLATES["vega_img2img"])
     page.evaluate(
         f"""() => {{
@@ -139,7 +145,8 @@ def test_a_file_brings_back_the_graph_without_the_picture_that_was_sent_in(page,
     assert browser.outlined(page) == []
 
 
-def test_the_job_and_the_assets_show_a_sent_picture_as_they_show_preview_images(page, server):
+def test_jobs_and_assets_show_a_sent_picture(page, server):
+    """The queue and the assets show a sent picture as they show Preview Image's."""
     workflow = TEMPLATES["vega_live_drawing"]
     seen = {}
     for kind in ("VegaSendImage", "PreviewImage"):

@@ -50,8 +50,11 @@ def test_a_model_that_is_not_there_is_outlined_and_offered(page):
     page.keyboard.press("Escape")
 
 
-def test_a_folder_that_is_not_there_is_outlined_when_run_is_pressed(page):
-    """As the note says: ComfyUI's page looks only for files when a graph is opened."""
+def test_a_missing_folder_is_outlined_when_run(page):
+    """A folder that is not there is outlined when Run is pressed.
+
+    As the note says: ComfyUI's page looks only for files when a graph is opened.
+    """
     browser.load(page, TEMPLATES["vega_small_sd_tiny_sd"])
     page.get_by_test_id("queue-button").click()
     page.wait_for_function(f"{node('VegaLoader')}.has_errors")

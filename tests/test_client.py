@@ -303,7 +303,8 @@ def test_no_server_is_one_sentence(monkeypatch):
         client.queue({"1": {"class_type": "PreviewImage", "inputs": {}}})
 
 
-def test_a_program_ends_that_forgets_to_close_or_has_a_wrong_address(server):
+def test_a_program_that_forgets_to_close_ends(server):
+    """A program ends that forgets to close its client, or that has a wrong address."""
     for call, code in ((f"Client({server.url!r}).generate('snow')", 0), ("Client('127.0.0.1:8188')", 1)):
         program = f"from vega_client import Client; {call}"
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -321,8 +322,11 @@ def test_it_installs_by_itself(tmp_path):
     assert str(tmp_path) in ran.stdout
 
 
-def test_a_picture_that_is_in_memory_and_in_a_folder_is_fetched_once():
-    """Send Image tells both to clients that it doesn't know, as where this one's websocket has just broken."""
+def test_a_picture_in_memory_and_folder_is_fetched_once():
+    """A picture that is in memory and in a folder is fetched once.
+
+    Send Image tells both to clients that it doesn't know, as where this one's websocket has just broken.
+    """
     file = {"filename": "vega_a.png", "subfolder": "", "type": "temp"}
     assert files({"7": {"sent": [{"url": "/vega/sent/a"}], "images": [file]}}) == ["/vega/sent/a"]
     view = "/view?filename=vega_a.png&subfolder=&type=temp"

@@ -116,7 +116,8 @@ EXPORT = r".* give the file that its File > Export \(API\) writes"
         (DRAWN, r"Node 1 \(Receive Image \(Vega\)\) .*a.safetensors"),
     ],
 )
-def test_what_only_a_packs_code_in_the_browser_understands_is_refused(saved, message):
+def test_values_of_a_packs_own_widgets_are_refused(saved, message):
+    """What only a pack's code in the browser understands is refused with the way out."""
     known = golden("object_info") | INFO | PACKS
     with pytest.raises(ValueError, match=message + EXPORT) as refusal:
         to_api(saved, known)

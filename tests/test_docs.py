@@ -93,7 +93,8 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
     assert done.stdout.split() == [*names, painters.name, app.name], done.stderr
 
 
-def test_the_documented_cluster_asks_for_a_token_that_every_machine_has():
+def test_the_documented_cluster_asks_for_a_token():
+    """The documented cluster asks for Ray's token, and puts it on every machine."""
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
     started = [
         command

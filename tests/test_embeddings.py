@@ -131,7 +131,8 @@ def test_what_the_host_uses_is_taken_and_nothing_else(clip, folder, name, caplog
 @pytest.mark.parametrize(
     ("family", "expected"), [("Segmind-Vega", {"clip_l": 64, "clip_g": 64}), ("small-sd", {"clip_l": 64})]
 )
-def test_a_models_widths_are_those_of_the_encoders_that_are_loaded(tmp_path, family, expected):
+def test_widths_are_those_of_the_loaded_encoders(tmp_path, family, expected):
+    """The widths that a model's files tell are those of the encoders that are loaded."""
     folders.write(tmp_path / "folder", family)
     single_files.write(tmp_path / "file.safetensors", family)
     file = tmp_path / "file.safetensors"

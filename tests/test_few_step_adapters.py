@@ -106,7 +106,8 @@ def test_metadata_tells_where_the_name_does_not(vega, tmp_path, key, value, call
 
 @pytest.mark.model
 @torch.inference_mode()
-def test_the_same_file_is_refused_by_its_name_and_taken_as_an_lcm_lora(vega, tmp_path):
+def test_the_name_decides_between_lightning_and_lcm(vega, tmp_path):
+    """The same file is refused under a Lightning name, and taken under one that says LCM."""
     tensors = kohya(matrices(vega[0]))[0]
     named = written(tmp_path / "sdxl_lightning_4step_lora.safetensors", tensors)
     with pytest.raises(ValueError, match="is SDXL-Lightning by its name.*KSampler set to euler, sgm_uniform"):

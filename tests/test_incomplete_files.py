@@ -29,7 +29,8 @@ def test_a_file_whose_end_was_never_written_is_refused(folder, part, share):
     refused(folder, str(folder / part), "the end of the file was never written", "download it again")
 
 
-def test_single_files_shards_pickles_and_tiny_autoencoders_whose_end_was_never_written(folder, single, tmp_path):
+def test_other_files_whose_end_was_never_written(folder, single, tmp_path):
+    """Single files, shards, pickles and tiny autoencoders are refused whose end was never written."""
     file, approx = single
     tensors, original = load_file(file), file.read_bytes()
     never_written(file, 0.7)
@@ -111,7 +112,8 @@ def test_what_stands_for_a_file_is_named(folder, single, tmp_path):
 # Forms beside each other
 
 
-def test_of_the_forms_beside_each_other_the_first_complete_one_is_taken(folder, caplog):
+def test_the_first_complete_form_is_taken(folder, caplog):
+    """Of the forms beside each other the first complete one is taken."""
     unet = folders.modules("tiny-sd")["unet"]
     halves = checkpoint.load(folder, "tiny", [])[0].model.diffusion_model.half().state_dict()
     (folder / UNET).unlink()

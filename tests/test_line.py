@@ -114,7 +114,9 @@ EIGHT = list("abcdefgh")
 TOGETHER = [1, 1, 4, 2]  # the first two go to the host at once
 
 
-def test_a_prompt_that_fails_costs_the_others_a_retry_and_nothing_after():
+def test_a_prompt_that_fails_costs_the_others_a_retry():
+    """A prompt that fails costs those drawn with it a retry, and later ones nothing."""
+
     async def scene():
         host = Scene()
         for _ in range(3):
@@ -131,7 +133,9 @@ def test_a_prompt_that_fails_costs_the_others_a_retry_and_nothing_after():
     asyncio.run(scene())
 
 
-def test_what_fails_together_again_and_again_is_drawn_apart_for_a_while(monkeypatch):
+def test_what_fails_together_is_drawn_apart(monkeypatch):
+    """What fails together again and again is drawn one by one for a while."""
+
     def too_large(prompts: list[str]) -> str:
         return "failed" if len(prompts) > 1 else "drawn"
 
@@ -150,7 +154,9 @@ def test_what_fails_together_again_and_again_is_drawn_apart_for_a_while(monkeypa
     assert asyncio.run(scene()) == TOGETHER
 
 
-def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
+def test_who_leaves_before_a_failure_shows_nothing():
+    """A request that leaves before the failure says nothing about its kind."""
+
     async def scene():
         host = Scene()
         for _ in range(apart.SHOWN + 1):
@@ -175,7 +181,9 @@ def test_who_leaves_before_the_failure_has_shown_nothing_of_a_kind():
 
 
 @pytest.mark.parametrize("fate", ["interrupted", "cleared"])
-def test_an_interrupt_costs_one_of_those_drawn_together_an_attempt(fate, caplog):
+def test_an_interrupt_costs_one_attempt(fate, caplog):
+    """An interrupt costs one of those drawn together an attempt."""
+
     async def scene():
         host, left = Scene(), [ATTEMPTS]
 

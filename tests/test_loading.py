@@ -110,7 +110,8 @@ def test_text_model_prefix_of_older_transformers_is_understood(tmp_path):
         ("attention_head_dim", [1, 3, 5]),
     ],
 )
-def test_unet_options_that_the_host_cannot_draw_are_refused_by_name(tmp_path, option, value):
+def test_unet_options_the_host_lacks_are_refused(tmp_path, option, value):
+    """UNet options that the host cannot draw are refused by name."""
     folders.write(tmp_path / "model", "tiny-sd")
     config_file = tmp_path / "model" / "unet" / "config.json"
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {option: value}))
@@ -148,8 +149,11 @@ def test_other_parts_that_the_host_cannot_be_are_refused_by_name(tmp_path, file,
 
 
 @torch.inference_mode()
-def test_loading_is_the_same_where_the_host_makes_its_layers_without_weights(tmp_path, monkeypatch):
-    """comfy.memory_management.aimdo_enabled: dynamic VRAM, the host's default on NVIDIA GPUs."""
+def test_loads_the_same_into_layers_without_weights(tmp_path, monkeypatch):
+    """Loading is the same where the host makes its layers without weights.
+
+    comfy.memory_management.aimdo_enabled: dynamic VRAM, the host's default on NVIDIA GPUs.
+    """
     folders.write(tmp_path / "model", "SDXL")
     plain = checkpoint.load(tmp_path / "model", "tiny", [])
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)

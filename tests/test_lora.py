@@ -89,7 +89,8 @@ def test_what_the_file_holds_is_logged(vega, tmp_path, caplog, dtype):
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("family", "style"), loads.every(STYLES, ("kohya",), families=("small-sd", "tiny-sd")))
-def test_the_lora_of_sd_15_is_mapped_onto_what_was_distilled_from_it(bases, tmp_path, caplog, family, style):
+def test_the_lora_of_sd_15_is_mapped(bases, tmp_path, caplog, family, style):
+    """The LCM-LoRA of SD 1.5 is mapped onto the models that were distilled from it."""
     reference, model = bases(family)
     modules = {"small-sd": 178, "tiny-sd": 147}[family]
     source = matrices(folders.unet("SD 1.5"))

@@ -113,7 +113,8 @@ def test_files_that_are_no_lora_are_refused(vega, tmp_path):
 
 
 @torch.inference_mode()
-def test_a_second_lcm_lora_is_refused_and_strength_zero_changes_nothing(vega, tmp_path):
+def test_a_second_lcm_lora_is_refused(vega, tmp_path):
+    """A second LCM-LoRA is refused, and strength 0 gives the model that came in."""
     path = written(tmp_path / "lora.safetensors", kohya(matrices(vega[0]))[0])
     once = lora.apply(vega[1], path, 1.0)
     with pytest.raises(ValueError, match="already samples as an LCM"):

@@ -81,7 +81,8 @@ def test_noisy_captions_are_mostly_right():
     assert both == pytest.approx(wrong[:, 0].float().mean().item() * wrong[:, 1].float().mean().item(), abs=0.01)
 
 
-def test_every_token_of_a_caption_is_known_or_meant_to_be_unknown(tokenizers):
+def test_every_token_of_a_caption_is_known(tokenizers):
+    """Every token of a caption is known, or is meant to be unknown."""
     known = set(text_encoders.known_tokens(tokenizers[0]).tolist())
     strangers = {i for word in captions.UNKNOWN for i in tokenizers[0](word).input_ids}
     rng = random.Random(3)

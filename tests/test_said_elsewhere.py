@@ -90,7 +90,8 @@ def test_a_configuration_in_a_folder_of_many_files(nano, tmp_path):
     twin.unlink()
 
 
-def test_a_configuration_beside_a_single_file_that_contradicts_it_is_refused(nano, tmp_path):
+def test_a_contradicting_adapter_config_is_refused(nano, tmp_path):
+    """A configuration beside a single file that contradicts it is refused."""
     path = alone(tmp_path, peft(matrices(nano[0]), metadata=False)[0])
     for change, words in (
         ({"r": 8}, "it states rank 8"),
@@ -149,7 +150,8 @@ def test_the_configuration_of_pefts_own_file_is_no_other_files(nano, tmp_path, c
 
 
 @torch.inference_mode()
-def test_alphas_in_the_metadata_of_single_modules_and_of_convolutions(nano, tmp_path):
+def test_alphas_of_modules_in_the_metadata(nano, tmp_path):
+    """The metadata's alphas of single modules, and of convolutions, are theirs alone."""
     reference, model = nano
     pairs = matrices(reference)
     tensors = {k: v for k, v in kohya(pairs)[0].items() if not k.endswith(".alpha")}

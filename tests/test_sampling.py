@@ -20,7 +20,8 @@ SCALE = 0.13025
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
-def test_cores_lcm_sampler_gives_the_same_picture_from_the_same_noise(few_step, positive, steps):
+def test_cores_lcm_sampler_gives_the_same(few_step, positive, steps):
+    """Core's LCM sampler gives the same latents from the same noise."""
     shape = (2, 4, 16, 24)
     streams = lcm.generators(5, [0, 1])
     start = lcm.noise(shape, streams)
@@ -73,7 +74,8 @@ def test_a_picture_of_a_batch_is_the_picture_drawn_alone(few_step, positive):
         assert torch.allclose(draw(few_step, positive, one, seed=10), together[k : k + 1], atol=1e-4)
 
 
-def test_the_latent_that_came_in_is_untouched_and_its_keys_are_kept(few_step, positive):
+def test_the_latent_is_untouched_and_its_keys_kept(few_step, positive):
+    """The latent that came in is untouched, and its keys are in what goes out."""
     latent = empty(2, batch_index=[4, 7], remark="kept")
     before = latent["samples"].clone()
     out = lcm.sample(few_step, 0, 2, positive, latent, 1.0, disable_progress=True)

@@ -44,7 +44,8 @@ def test_an_adapter_that_was_not_merged_is_named_in_every_part(folder, part, tar
     refused(folder, str(file), "saved with an adapter in it that is not merged", "merge_and_unload")
 
 
-def test_an_adapter_in_a_single_file_and_in_an_older_diffusers_unet(folder, single):
+def test_an_adapter_in_other_files_is_named(folder, single):
+    """An adapter is named in a single file, and in the UNet of an older diffusers."""
     modules = folders.modules("tiny-sd")
     base = single_files.tensors(modules)
     peft_library.inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), modules["unet"], "default")
@@ -94,7 +95,8 @@ def test_what_a_wrapper_added_to_the_names_is_taken_off(tiny_sd, folder, single)
 
 
 @torch.inference_mode()
-def test_what_a_wrapper_added_to_the_names_in_a_lora_is_taken_off(tmp_path):
+def test_what_a_wrapper_added_in_a_lora_is_taken_off(tmp_path):
+    """What a wrapper added to the names in a LoRA is taken off."""
     reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet")
     model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
     pairs = lora_files.matrices(reference)
@@ -226,7 +228,8 @@ def test_the_refiner_is_named(tmp_path):
     refused(tmp_path / "refiner.safetensors", "the SDXL refiner's")
 
 
-def test_downloading_again_is_advised_where_weights_are_missing_alone(folder):
+def test_only_missing_weights_advise_a_download(folder):
+    """Downloading again is advised where weights are missing, and nowhere else."""
     original = load_file(folder / UNET)
     saved({k: v for k, v in original.items() if k != "conv_in.bias"}, folder / UNET)
     refused(folder, "1 weights missing: conv_in.bias", "Download the model again")

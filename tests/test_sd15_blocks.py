@@ -88,7 +88,8 @@ def test_a_t2i_adapter_steers_each_level_that_is_left(small, family, caplog):
     assert "could not be applied" not in caplog.text
 
 
-def test_sd_15_itself_and_a_controlnet_of_the_models_own_are_as_they_were(small):
+def test_sd_15_and_own_controlnets_are_as_they_were(small):
+    """SD 1.5 itself, and a ControlNet of the model's own blocks, are as in diffusers."""
     modules, model, _ = small["SD 1.5"]
     got, (x, t, context), given = step(model, sd15_controlnet())
     expected = modules["unet"](
@@ -120,7 +121,7 @@ ATTENTION += [("output", n) for n in range(3, 12)]
 
 
 @each_small
-def test_attention_replacements_for_sd_15_reach_the_blocks_that_are_left(small, family):
+def test_attention_replacements_reach_their_blocks(small, family):
     """Each block gets the replacement that was made for the block of SD 1.5 that it was."""
     _, model, _ = small[family]
     patched, seen = model.clone(), {}

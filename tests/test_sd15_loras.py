@@ -125,8 +125,11 @@ def test_a_text_encoders_lora_that_diffusers_saved_has_its_alpha(small, tmp_path
     assert (plain - expected).abs().max() > 1e-2
 
 
-def test_peft_keys_of_a_style_are_applied_whole_where_the_hosts_loader_drops_attention(tmp_path):
-    """As peft and diffusers write them; the host's Load LoRA takes those of attention for others'."""
+def test_peft_keys_of_a_style_are_applied_whole(tmp_path):
+    """Every module of a style in PEFT's keys is applied.
+
+    As peft and diffusers write them; the host's Load LoRA takes those of attention for others'.
+    """
     with torch.inference_mode(False):
         reference = folders.unet("Segmind-Vega")
         reference.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))

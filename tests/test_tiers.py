@@ -27,3 +27,9 @@ def test_fixtures_that_need_a_tier_exist():
     """A fixture that is renamed must not put its tests among the unit tests."""
     fixtures = {node.name for _, node in functions() if any("fixture" in ast.unparse(d) for d in node.decorator_list)}
     assert set(tiers.OF_FIXTURES) <= fixtures
+
+
+def test_names_are_short():
+    """At most 60 characters, so that -k and a line of the report have room for them; the claim is in the docstring."""
+    names = {(path.name, node.name) for path, node in functions() if node.name.startswith("test_")}
+    assert {(file, name) for file, name in names if len(name) > MAX_NAME} == set()

@@ -94,7 +94,8 @@ CORNERS = [  # width, height, what is painted: at an edge or a corner, where cut
 
 
 @pytest.mark.parametrize(("width", "height", "hole"), CORNERS)
-def test_inpainting_an_own_picture_changes_what_is_painted_and_nothing_else(server, client, info, width, height, hole):
+def test_inpainting_changes_only_what_is_painted(server, client, info, width, height, hole):
+    """Inpainting an own picture changes what is painted, and nothing else."""
     before = landscape(width, height)
     file, masked = placed(server, "own.png", before, hole)
     prompt = with_own_picture("vega_inpaint", file, info)

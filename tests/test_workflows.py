@@ -99,7 +99,8 @@ def test_a_note_says_what_to_do(path):
 
 
 @every
-def test_a_few_step_model_is_accelerated_right_before_its_sampler(path):
+def test_a_few_step_model_is_accelerated(path):
+    """A few-step model is accelerated, right before its sampler."""
     workflow = read(path)
     types = {node["id"]: node["type"] for node in workflow["nodes"]}
     samplers = [node for node in workflow["nodes"] if node["type"] == "VegaLCMSampler"]
