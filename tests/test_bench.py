@@ -66,12 +66,6 @@ def test_the_cases_differ_from_the_main_one_in_one_respect():
     assert {case.steps for case in others} | {4} == set(machine.STEPS)
 
 
-def test_every_prompt_and_every_seed_is_new():
-    fresh = prompts.fresh()
-    texts, seeds = zip(*(next(fresh) for _ in range(100)), strict=True)
-    assert len(set(texts)) == len(set(seeds)) == 100
-
-
 def test_a_summary_is_in_milliseconds():
     found = rounds.summary([0.1 * n for n in range(1, 22)])
     assert (found["n"], found["min_ms"]) == (21, pytest.approx(100))

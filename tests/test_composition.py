@@ -69,7 +69,8 @@ def test_a_core_lora_with_text_encoder_keys_reaches_both(nano, few_step, positiv
     assert (changed[0][0] - positive[0][0]).abs().max() > 1e-2
     again = clip.encode_from_tokens_scheduled(clip.tokenize("night, desert, full moon"))
     assert torch.equal(again[0][0], positive[0][0])
-    assert draw(styled, changed, empty()).isfinite().all()
+    assert not torch.allclose(draw(styled, positive, empty()), draw(few_step, positive, empty()), atol=1e-3)
+    assert not torch.allclose(draw(styled, changed, empty()), draw(styled, positive, empty()), atol=1e-3)
 
 
 def test_an_attention_patch_reaches_every_block_it_is_for(few_step, positive):
@@ -196,7 +197,7 @@ def test_latents_of_one_family_are_not_decoded_as_the_others(nano, few_step, pos
     with pytest.raises(ValueError, match=r"decodes SD 1\.5 latents, .* SDXL family"):
         VegaTinyVAEDecode.execute(latent, other)
     assert VegaTinyVAEDecode.execute(latent, nano[2])[0].shape == (1, 128, 128, 3)
-    assert VegaTinyVAEDecode.execute(empty(), other)[0].isfinite().all()  # a latent of unknown origin
+    assert VegaTinyVAEDecode.execute(empty(), other)[0].shape == (1, 128, 128, 3)  # a latent of unknown origin
 
 
 def test_the_model_that_came_in_is_unchanged(nano, few_step):
