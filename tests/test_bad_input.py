@@ -4,7 +4,6 @@ import contextlib
 import io
 import shutil
 import threading
-import time
 
 import graphs
 import lora_files
@@ -274,7 +273,6 @@ def test_two_clients_at_once(server):
     threads = [threading.Thread(target=draw, args=(seed,)) for seed in (1001, 1002)]
     for thread in threads:
         thread.start()
-        time.sleep(0.05)
     for thread in threads:
         thread.join(timeout=300)
     assert {seed: name.split("_")[0] for seed, name in results.items()} == {1001: "client1001", 1002: "client1002"}

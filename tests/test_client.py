@@ -311,6 +311,7 @@ def test_a_program_that_forgets_to_close_ends(server):
         assert done.returncode == code, done.stderr
 
 
+@pytest.mark.server
 def test_it_installs_by_itself(tmp_path):
     """From the repository, with nothing of the pack beside it."""
     shutil.copytree(ROOT / "vega_client", tmp_path / "source")  # it is built within

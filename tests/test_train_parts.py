@@ -110,6 +110,7 @@ def test_trajectory_takes_ddim_steps_of_diffusers():
             torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.model
 def test_trajectories_end_where_guided_pipeline_does(tmp_path):
     """What the LCM-LoRA must learn is what vega-nano draws with guidance, DDIM and ten steps, from the same noise."""
     pipe = StableDiffusionXLPipeline.from_pretrained(NANO, add_watermarker=False, torch_dtype=torch.float32)
@@ -154,6 +155,7 @@ def test_trajectories_end_where_guided_pipeline_does(tmp_path):
         cache.sample(np.random.default_rng(0), 1000)
 
 
+@pytest.mark.model
 def test_other_bases_work_is_not_resumed(tmp_path, tokenizers):
     ids = text_encoding.tokenize(tokenizers, ["night, desert, full moon"] * 24)
 
@@ -224,6 +226,7 @@ def test_classifier_takes_any_size():
         assert features.shape == (2, classifier.FEATURES)
 
 
+@pytest.mark.model
 def test_teacher_and_pruned_unet_compute_the_same():
     torch.manual_seed(0)
     small = build()
