@@ -3,10 +3,12 @@
 import datetime
 import os
 import platform
+import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+import tiers
 import torch
 
 from dev import host
@@ -62,6 +64,47 @@ def page(server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def place(server):
+    """Puts files into the server's models and takes them away again."""
+    placed = set()
+
+    def place(name: str, content: bytes = b"") -> None:
+        file = server.base / "models" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        placed.add(file)
+
+    yield place
+    for file in placed:
+        file.unlink()
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory):
+    """The smallest family, as a folder and as a single file, with a tiny autoencoder beside it."""
+    import model_files
+
+    from dev import diffusers_folders, single_files
+
+    path = tmp_path_factory.mktemp("models")
+    diffusers_folders.write(path / "folder", "tiny-sd")
+    single_files.write(path / "single.safetensors", "tiny-sd")
+    return path, model_files.tiny_files(path)
+
+
+@pytest.fixture
+def folder(tiny_sd, tmp_path):
+    """A copy of tiny-sd's folder, for the test to change."""
+    return Path(shutil.copytree(tiny_sd[0] / "folder", tmp_path / "folder"))
+
+
+@pytest.fixture
+def single(tiny_sd, tmp_path):
+    """(a copy of tiny-sd's single file, the files of models/vae_approx)."""
+    return Path(shutil.copy(tiny_sd[0] / "single.safetensors", tmp_path / "single.safetensors")), tiny_sd[1]
+
+
+@pytest.fixture(scope="module")
 def inference():
     """As in the host, which draws without gradients."""
     with torch.inference_mode():
@@ -84,23 +127,20 @@ def positive(nano):
     return nano[1].encode_from_tokens_scheduled(nano[1].tokenize("night, desert, full moon"))
 
 
-def tier(item: pytest.Item) -> str | None:
-    """The marker of what a test needs; soak tests and those that a file marks itself have their own."""
-    if any(item.get_closest_marker(name) for name in ("soak", "server", "training")):
-        return None
-    if item.path.parent.name == "gpu":
-        return "gpu"
-    if "page" in item.fixturenames:
-        return "browser"
-    return "server" if "server" in item.fixturenames else "unit"
+def pytest_configure(config):
+    """Full-size runs take hours: they are started only where -m names them."""
+    asked = config.option.markexpr
+    if "soak" not in asked:
+        config.option.markexpr = f"({asked}) and not soak" if asked else "not soak"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """The longest files first: the workers of `make test` take whole files, and should end together."""
     for item in items:
-        if name := tier(item):
+        for name in tiers.of(item):
             item.add_marker(name)
+    config.stash[tiers.COLLECTED] = list(items)
     longest = ("train", "serve", "fuzz", "nano", "api", "client")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 

@@ -1,4 +1,4 @@
-"""What we draw can be read: letters of 11 pixels at least, in a contrast of 4.5 at least (WCAG 2.2, 1.4.3)."""
+"""What we draw can be read: by its contrast (WCAG 2.2, 1.4.3) and, in the shipped grids, by the size of its letters."""
 
 import json
 from pathlib import Path

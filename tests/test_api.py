@@ -122,7 +122,8 @@ def test_each_scheduler_draws_with_the_highest_seed(server, scheduler):
     assert post(server, BASE, **request, seed=2**64 - 2).status_code == 200
 
 
-def test_image_to_image_keeps_more_of_the_image_with_less_denoise(server):
+def test_less_denoise_keeps_more_of_the_image(server):
+    """The less denoise, the closer the picture is to the image."""
     source = opened(post(server, prompt=PROMPT, seed=1, format="png"))
     head = "data:image/png;base64,"
 
@@ -199,7 +200,8 @@ EMPHASES = {
 }
 
 
-def test_a_prompt_that_the_host_can_not_draw_is_refused_before_it_waits(server):
+def test_a_prompt_that_cannot_be_drawn_is_refused(server):
+    """A prompt that the host can't draw is refused before it waits in the queue."""
     with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, img_width=512, img_height=512):
         wait_for(lambda: queue(server)[0])
         answers = [(post(server, prompt=text), post(server, BASE, prompt="a", negative_prompt=text)) for text in EMPHASES]
@@ -247,7 +249,8 @@ def test_a_body_that_is_no_object_is_refused(server, body):
     assert response.json()["error"].startswith(("The body", "prompt"))
 
 
-def test_images_that_would_fill_the_memory_or_are_cut_short_are_refused(server):
+def test_too_large_and_cut_images_are_refused(server):
+    """Images that would fill the memory, or that are cut short, are refused."""
     bomb = in_base64(Image.new("1", (12_000, 10_000)))
     assert len(bomb) < 2**16
     response = post(server, prompt="a", image=bomb)
@@ -319,7 +322,8 @@ def test_without_keys_names_of_proxies_are_known_by_their_kind():
     assert KeyAuth([]).rejection({**here, **dict.fromkeys(browsers.split(), "1")}, "127.0.0.1") is None
 
 
-def test_a_body_that_is_too_large_is_refused_also_when_it_is_packed(guarded):
+def test_a_too_large_body_is_refused(guarded):
+    """A body above the limit is 413, whether it is compressed or not."""
     headers = {"x-api-key": KEYS[0]}
     url = f"{guarded.url}/v1/{RT}"
     large = json.dumps({"prompt": "a", "image": "A" * 2**21}).encode()
@@ -358,8 +362,11 @@ def test_concurrent_clients_get_their_own_pictures(server):
     assert len(set(alone)) == 8
 
 
-def test_a_client_that_goes_away_while_drawing_is_drawn_no_further(server):
-    """PromptQueue.interrupt_if_running; before ComfyUI had it (0.24.1), what the host's own /interrupt does."""
+def test_a_client_that_leaves_is_drawn_no_further(server):
+    """A picture whose client has gone away is interrupted.
+
+    PromptQueue.interrupt_if_running; before ComfyUI had it (0.24.1), what the host's own /interrupt does.
+    """
     before = server.log.read_text(encoding="utf-8").count("Processing interrupted")
     with send_and_leave(server, prompt=PROMPT, num_inference_steps=100, samples=4):
         wait_for(lambda: queue(server)[0])
@@ -367,7 +374,8 @@ def test_a_client_that_goes_away_while_drawing_is_drawn_no_further(server):
     assert server.log.read_text(encoding="utf-8").count("Processing interrupted") == before + 1
 
 
-def test_a_client_that_goes_away_in_the_line_is_not_drawn_and_the_one_before_is(server):
+def test_a_client_that_leaves_the_line_is_not_drawn(server):
+    """A waiting request whose client has gone away is not drawn, and the one before it is."""
     with in_a_thread(long, server, seed=1) as first:
         wait_for(lambda: queue(server)[0])
         with send_and_leave(server, prompt="nobody waits for this", num_inference_steps=100):
@@ -377,7 +385,8 @@ def test_a_client_that_goes_away_in_the_line_is_not_drawn_and_the_one_before_is(
         assert first.result().status_code == 200
 
 
-def test_requests_that_wait_together_are_one_prompt_and_a_client_that_leaves_takes_only_its_own(server):
+def test_waiting_requests_are_one_prompt(server):
+    """Requests that wait together are one prompt, and a client that leaves takes only its own out of it."""
     alone = [post(server, prompt=f"{PROMPT}, {k} stars", seed=2**64 - k).content for k in range(1, 4)]
 
     def prompts():
@@ -445,6 +454,7 @@ def test_the_queue_tells_nobody_how_to_get_a_requests_events(server):
     assert not re.search(r"\b[0-9a-f]{32}\b", told)
 
 
+@pytest.mark.server
 def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
     with comfyui.serve(tmp_path, VEGA_API_MODEL="broken.safetensors") as server:
         response = post(server, prompt=PROMPT)
@@ -459,6 +469,7 @@ def test_a_failure_is_explained_in_the_log_under_its_id(tmp_path):
         assert re.search(rf"{answer['id']}.*broken\.safetensors", log)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_wrong_settings_are_told(tmp_path):
     with comfyui.serve(tmp_path, VEGA_API_WAITING="many", VEGA_API_KEYS="hidden", VEGA_API_KEYS_FILE="gone") as server:
@@ -518,7 +529,8 @@ def test_wrong_keys_at_speed_fill_nothing_and_keep_nobody_out(guarded):
     assert "15-39" not in guarded.log.read_text(encoding="utf-8")
 
 
-def test_a_client_that_reads_slowly_holds_nobody_up_and_gets_its_picture_whole(server):
+def test_a_slow_reader_holds_nobody_up(server):
+    """A client that reads slowly delays no other, and gets its whole picture."""
     body = dict(prompt=PROMPT, seed=3, num_inference_steps=2, guidance_scale=1, samples=4, format="png", img_width=256)
     expected = post(server, BASE, **body).content
     with socket.socket() as slow:
@@ -548,7 +560,8 @@ def limited(server, name: str, soft: int):
         process.rlimit(resource, before)
 
 
-def test_a_full_disk_is_nothing_to_the_api_and_an_error_to_who_saves(server, client):
+def test_a_full_disk_fails_only_who_saves(server, client):
+    """On a full disk the API draws on, and a graph that saves gets an error."""
     expected = post(server, prompt=PROMPT, seed=6).content
     with limited(server, "RLIMIT_FSIZE", 0):  # no file can grow
         assert post(server, prompt=PROMPT, seed=6).content == expected
@@ -605,7 +618,8 @@ def test_v2_holds_no_more_than_the_line_and_no_larger_body(guarded):
     assert requests.post(url, data=b" " * (2**20 + 1), headers=mine).status_code == 413
 
 
-def test_the_prompt_of_a_picture_that_fails_while_it_is_drawn_is_in_no_log(server):
+def test_the_prompt_of_a_failed_picture_is_in_no_log(server):
+    """The prompt of a picture that fails while it is drawn gets into no log."""
     room = psutil.Process(server.process.pid).memory_info().vms + 2**29
     with limited(server, "RLIMIT_AS", room):
         large = dict(num_inference_steps=1, img_width=2048, img_height=2048)

@@ -161,7 +161,8 @@ def test_a_body_too_large_by_its_own_word_is_refused_at_once(server):
     assert "larger than 32 MiB" in checked(*parts(answer))
 
 
-def test_an_answer_to_head_or_options_has_the_id_and_nothing_else(server):
+def test_head_and_options_have_the_id_alone(server):
+    """An answer to HEAD or OPTIONS has the request's id and no body."""
     for method, path, status in (("HEAD", RT, 405), ("HEAD", "openapi.json", 200), ("OPTIONS", RT, 200)):
         found, headers, body = sent(
             server, request(CLOSE, "X-Request-Id: mine", method=method, path=f"/v1/{path}", body=b"")
@@ -169,7 +170,8 @@ def test_an_answer_to_head_or_options_has_the_id_and_nothing_else(server):
         assert (found, headers["x-request-id"], body) == (status, "mine", b"")
 
 
-def test_one_id_goes_from_the_request_through_the_answer_and_the_log(server):
+def test_one_id_from_request_to_log(server):
+    """The id of a request is in its answer and in the log."""
     good = post(server, headers={"X-Request-Id": "mine:1"}, **FIELDS)
     bad = post(server, headers={"X-Request-Id": "mine:2"}, prompt="")
     assert (good.headers["X-Request-Id"], bad.headers["X-Request-Id"], bad.json()["id"]) == ("mine:1", "mine:2", "mine:2")
@@ -184,8 +186,11 @@ def test_one_id_goes_from_the_request_through_the_answer_and_the_log(server):
     assert unreadable[1]["x-request-id"] == "mine:3"
 
 
-def test_events_call_a_request_that_has_no_id_by_the_one_that_it_is_given(server, client):
-    """The host's websocket of `client` has no secret: its id, which nobody can guess, is one."""
+def test_events_have_the_id_that_was_given(server, client):
+    """Events name a request that came without an id by the one that it was given.
+
+    The host's websocket of `client` has no secret: its id, which nobody can guess, is one.
+    """
     answer = post(server, headers={"X-Client-Id": client.id}, **FIELDS | {"seed": 21})  # one that no other has drawn
     told = set()
     while not told:
@@ -241,13 +246,15 @@ def test_a_kept_connection_goes_on_or_is_closed_as_it_says(server):
         assert "cut short" in checked(status, headers, body)
 
 
-def test_who_is_refused_before_a_broken_body_is_read_is_told_that_the_connection_ends(server):
+def test_a_refusal_before_a_broken_body_ends_the_connection(server):
+    """Who is refused before a broken body is read is told that the connection ends."""
     status, headers, body = sent(server, request(GZIP, path="/v1/x", body=b"nothing packed"))
     assert (status, headers["connection"]) == (404, "close")
     checked(status, headers, body)
 
 
-def test_requests_that_come_together_or_in_pieces_are_each_read_right(server):
+def test_pipelined_and_split_requests_are_read_right(server):
+    """Requests that come together or in pieces are each answered."""
     expected = post(server, **FIELDS).content
     look = request(method="GET", path="/queue", body=b"")
     packed, brotli = request(GZIP, body=PACKED), request(CLOSE, "Content-Encoding: br")
@@ -335,14 +342,16 @@ def made_by(app: web.Application) -> type:
     return asyncio.run(go())
 
 
-def test_aiohttp_has_the_private_names_that_connections_are_made_with():
+def test_aiohttp_has_the_private_names():
+    """The private names of aiohttp that connections are made with are there."""
     assert [name for owner, names in connection.PRIVATE_NAMES.items() for name in names if not hasattr(owner, name)] == []
     app = web.Application()
     connection.install(app)
     assert made_by(app) is connection.Server
 
 
-def test_in_an_aiohttp_of_another_version_connections_stay_the_hosts(monkeypatch, caplog):
+def test_another_aiohttp_keeps_the_hosts_connections(monkeypatch, caplog):
+    """With an aiohttp of another version connections stay the host's."""
     monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
     app = web.Application()
     connection.install(app)

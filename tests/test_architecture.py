@@ -142,6 +142,7 @@ def test_the_door_imports_nothing_until_it_is_opened():
     assert "NODE_CLASS_MAPPINGS" not in (ROOT / "__init__.py").read_text(encoding="utf-8")
 
 
+@pytest.mark.model
 def test_a_picture_needs_no_diffusers():
     """diffusers takes seconds to import; a fresh process loads, adapts, samples and decodes without it."""
     code = """

@@ -182,7 +182,8 @@ def test_the_oldest_results_go_when_there_are_too_many(monkeypatch):
     assert (submitted[1].error, list(store.images), store.bytes) == ("failed: no", submitted[2].image_names, 2)
 
 
-def test_the_oldest_results_go_when_they_are_too_large_but_never_the_last(monkeypatch):
+def test_the_oldest_results_go_when_too_large(monkeypatch):
+    """The oldest results go when all are too large together, but the last one stays."""
     monkeypatch.setattr(async_requests, "MAX_RESULTS_MIB", 2**-18)  # 4 bytes
     store, submitted = kept(b"abc", b"d", b"efgh")
     assert (list(store.requests), store.bytes) == ([submitted[2].id], 4)

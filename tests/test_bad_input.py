@@ -4,11 +4,10 @@ import contextlib
 import io
 import shutil
 import threading
-import time
 
 import graphs
+import lora_files
 import pytest
-import test_lora
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -109,7 +108,7 @@ def test_second_lcm_lora(client):
 
 def test_lora_for_another_model(server, client):
     path = server.base / "models" / "loras" / "other.safetensors"
-    tensors, _ = test_lora.kohya(test_lora.matrices(folders.unet("SDXL")))
+    tensors, _ = lora_files.kohya(lora_files.matrices(folders.unet("SDXL")))
     save_file(tensors, path)
     graph = graphs.text_to_image(VegaLCMLora__lora_name="other.safetensors")
     refused(client, graph, graphs.LORA, str(path), "788 modules and matches SDXL", "the model is vega-nano")
@@ -274,7 +273,6 @@ def test_two_clients_at_once(server):
     threads = [threading.Thread(target=draw, args=(seed,)) for seed in (1001, 1002)]
     for thread in threads:
         thread.start()
-        time.sleep(0.05)
     for thread in threads:
         thread.join(timeout=300)
     assert {seed: name.split("_")[0] for seed, name in results.items()} == {1001: "client1001", 1002: "client1002"}

@@ -14,7 +14,8 @@ from bench.machine import Case
 RATES = roofline.Rates(flop_per_second=1e9, bytes_per_second=1e8)
 
 
-def test_a_product_counts_its_flop_its_inputs_once_and_its_output():
+def test_a_product_counts_flop_and_bytes():
+    """A product counts its FLOP, each of its inputs once, and its output."""
     layer = torch.nn.Linear(8, 16, bias=False, device="meta")
     (product,) = roofline.counted(layer, torch.empty(4, 8, device="meta"))
     assert product == roofline.Operation(flop=2 * 4 * 8 * 16, moved=4 * (4 * 8 + 8 * 16 + 4 * 16))
@@ -30,7 +31,9 @@ def test_views_are_free_and_an_expanded_tensor_is_what_it_stores():
     ]
 
 
-def test_attention_counts_as_one_operation_that_never_writes_its_scores():
+def test_attention_is_one_operation():
+    """Attention counts as one operation, which never writes its scores."""
+
     class Attention(torch.nn.Module):
         def forward(self, q, k, v):
             return torch.nn.functional.scaled_dot_product_attention(q, k, v)
@@ -41,7 +44,8 @@ def test_attention_counts_as_one_operation_that_never_writes_its_scores():
     assert operations[0].moved < 5 * 4 * 2 * 256 * 64
 
 
-def test_the_slower_of_computing_and_moving_counts_for_each_operation():
+def test_the_slower_of_computing_and_moving_counts():
+    """Each operation takes the longer of its time to compute and its time to move."""
     computing, moving = roofline.Operation(flop=10**9, moved=1), roofline.Operation(flop=1, moved=10**8)
     assert roofline.seconds([computing, moving], RATES) == pytest.approx(2.0)
 
@@ -60,12 +64,6 @@ def test_the_cases_differ_from_the_main_one_in_one_respect():
     main, *others = machine.cases((128, 192))
     assert {sum(a != b for a, b in zip(main, case, strict=True)) for case in others} == {1}
     assert {case.steps for case in others} | {4} == set(machine.STEPS)
-
-
-def test_every_prompt_and_every_seed_is_new():
-    prompts = rounds.unique_prompts()
-    texts, seeds = zip(*(next(prompts) for _ in range(100)), strict=True)
-    assert len(set(texts)) == len(set(seeds)) == 100
 
 
 def test_a_summary_is_in_milliseconds():
@@ -124,7 +122,8 @@ def run_of(parts, sizes, ours_ms):
     return found | {"rates": RATES._asdict(), "roofline": [dict(case=case, ms=10.0, flop=1, bytes=1)]}
 
 
-def test_a_run_replaces_an_earlier_one_of_the_same_parts_and_sizes_only(tmp_path):
+def test_a_run_replaces_an_earlier_one(tmp_path):
+    """A run replaces an earlier one of the same parts and sizes, and no other."""
     for parts, sizes, ms in ((["ours"], [128], 20.0), (["ours"], [256], 25.0), (["ours"], [128], 30.0)):
         data, text, picture = results.write(run_of(parts, sizes, ms), tmp_path)
     runs = json.loads(data.read_text())["runs"]
@@ -133,7 +132,8 @@ def test_a_run_replaces_an_earlier_one_of_the_same_parts_and_sizes_only(tmp_path
     assert Image.open(picture).width > 1000
 
 
-def test_the_report_has_the_ratio_to_the_others_to_the_roofline_and_what_was_left_out():
+def test_the_report_has_ratios_and_what_was_left_out():
+    """The report has the ratios to the others and to the roofline, and what was left out."""
     run = run_of(["ours", "core"], [128], 20.0)
     assert report.ratios(run).rows == [[variants.CORE, "3.00"]]
     assert report.loading(run).rows == [["the first picture", "1.00", "2.00"]]
@@ -183,6 +183,7 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason():
     assert (variants.OURS, Case(128, 8, 1)) in jobs
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_property):
     found = stages.prompt_cost(models, rounds.unique_prompts())
@@ -190,6 +191,7 @@ def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_p
     assert found["prompt_ms"] <= host_costs.BARS["prompt_ms"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_the_decode_tail_takes_at_most_a_quarter_of_core_s(record_property):
     found = host_costs.decode_tail()
@@ -197,6 +199,7 @@ def test_the_decode_tail_takes_at_most_a_quarter_of_core_s(record_property):
     assert found["decode_tail_ratio"] <= host_costs.BARS["decode_tail_ratio"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_importing_the_pack_takes_at_most_60_ms(record_property):
     found = host_costs.pack_import()
@@ -204,6 +207,7 @@ def test_importing_the_pack_takes_at_most_60_ms(record_property):
     assert found["import_ms"] <= host_costs.BARS["import_ms"]
 
 
+@pytest.mark.model
 @pytest.mark.soak
 def test_a_reduced_run_measures_everything(tmp_path):
     sizes = (128,)

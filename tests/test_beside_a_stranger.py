@@ -218,6 +218,7 @@ def test_a_stranger_costs_nobody_a_picture(server, record_property):
     check(server, 20, RARE, record_property)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_500_requests_beside_a_stranger(tmp_path, record_property):
     with comfyui.serve(tmp_path) as server:

@@ -274,6 +274,7 @@ def test_connections_that_break_lose_nothing(server):
             assert same(*client.queue(workflow), image)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_a_server_that_dies_and_comes_back_draws_it_after_all(tmp_path, caplog):
     with contextlib.ExitStack() as stack:
@@ -301,15 +302,19 @@ def test_no_server_is_one_sentence(monkeypatch):
         client.queue({"1": {"class_type": "PreviewImage", "inputs": {}}})
 
 
-def test_a_program_ends_that_forgets_to_close_or_has_a_wrong_address(server):
+def test_a_program_that_forgets_to_close_ends(server):
+    """A program ends that forgets to close its client, or that has a wrong address."""
     for call, code in ((f"Client({server.url!r}).generate('snow')", 0), ("Client('127.0.0.1:8188')", 1)):
         program = f"from vega_client import Client; {call}"
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=600)
         assert done.returncode == code, done.stderr
 
 
-def test_a_picture_that_is_in_memory_and_in_a_folder_is_fetched_once():
-    """Send Image tells both to clients that it doesn't know, as where this one's websocket has just broken."""
+def test_a_picture_in_memory_and_folder_is_fetched_once():
+    """A picture that is in memory and in a folder is fetched once.
+
+    Send Image tells both to clients that it doesn't know, as where this one's websocket has just broken.
+    """
     file = {"filename": "vega_a.png", "subfolder": "", "type": "temp"}
     assert image_paths({"7": {"sent": [{"url": "/vega/sent/a"}], "images": [file]}}) == ["/vega/sent/a"]
     view = "/view?filename=vega_a.png&subfolder=&type=temp"

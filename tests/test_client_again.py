@@ -50,7 +50,8 @@ def expected(server) -> Image.Image:
         b"",
     ],
 )
-def test_an_answer_that_is_not_the_apis_is_asked_for_again_under_one_id(server, expected, answer):
+def test_a_foreign_answer_is_asked_for_again(server, expected, answer):
+    """An answer that is not the API's is asked for again, under one id."""
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [answer, answer]
         image = client.generate(PROMPT, seed=3, format="png")
@@ -86,7 +87,8 @@ def test_a_page_of_something_else_is_told_at_once(server):
     assert refused.value.status in (404, 405)
 
 
-def test_a_server_without_a_model_is_asked_for_a_minute_and_then_told(server, monkeypatch):
+def test_a_server_without_a_model_is_told(server, monkeypatch):
+    """A server without a model is asked for a minute, and then the error tells it."""
     assert retry.FIRST_RESPONSE_SECONDS == 60
     monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 0.5)
     answer = in_json("503 Service Unavailable", error="No model is available; the server's log says why.", id="made-here")
@@ -146,13 +148,17 @@ def test_a_closed_client_says_so(server):
         client.generate(PROMPT)
 
 
-def test_a_callback_that_uses_its_own_client_is_an_error_and_no_standstill(server):
+def test_a_callback_may_not_use_its_own_client(server):
+    """A callback that uses its own client is an error and no deadlock."""
     with Client(server.url) as client, pytest.raises(RuntimeError, match="callback"):
         client.generate(PROMPT, on_progress=lambda *_: client.generate(PROMPT))
 
 
-def test_pictures_that_the_server_keeps_no_more_are_drawn_again_or_told(server):
-    """More than it keeps at a time are never all there."""
+def test_forgotten_pictures_are_drawn_again_or_told(server):
+    """Pictures that the server keeps no more are drawn again, or an error tells it.
+
+    More than it keeps at a time are never all there.
+    """
     graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 70, "color": 0}}}
     graph["2"] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": "png", "quality": 95}}
     with Client(server.url) as client:

@@ -50,7 +50,9 @@ def test_https_where_there_is_none_is_told_at_once(server, more):
     assert not client.client.transport.policy.has_warned
 
 
-def test_a_connection_that_breaks_in_its_handshake_is_tried_again():
+def test_a_broken_handshake_is_tried_again():
+    """A connection that breaks in its handshake is tried again."""
+
     def of(error: Exception) -> Exception:
         told = retry.httpx.ConnectError(str(error))
         told.__cause__ = error

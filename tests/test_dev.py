@@ -38,6 +38,7 @@ def test_a_proxy_is_not_asked_for_the_local_server(server, monkeypatch):
         assert client.run(graphs.text_to_image(VegaLCMSampler__steps=1))
 
 
+@pytest.mark.server
 def test_sigterm_stops_the_server_too():
     process = subprocess.Popen([sys.executable, "-u", "-m", "dev.run"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     address = process.stdout.readline().split()[3]

@@ -104,7 +104,8 @@ def test_the_documented_cluster_draws_with_the_files_that_the_docs_save():
             assert f"`{name}={variables[name]}`" in DOCS
 
 
-def test_the_documented_cluster_asks_for_a_token_that_every_machine_has():
+def test_the_documented_cluster_asks_for_a_token():
+    """The documented cluster asks for Ray's token, and puts it on every machine."""
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "machines.yaml").read_text(encoding="utf-8"))
     started = [
         command

@@ -113,6 +113,7 @@ def as_the_host_has_it(clip, name: str, caplog) -> bool:
     return bool(found.isfinite().all() and moved[:WIDTH].any() and moved[WIDTH:].any() and not warned)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", [*USED, *UNUSABLE])
 def test_what_the_host_uses_is_taken_and_nothing_else(clip, folder, name, caplog):
     plain = name.replace(" ", "_")
@@ -126,10 +127,12 @@ def test_what_the_host_uses_is_taken_and_nothing_else(clip, folder, name, caplog
         assert "vectors of 8 values for clip_l, and this model takes 64" in why
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("family", "expected"), [("Segmind-Vega", {"clip_l": 64, "clip_g": 64}), ("small-sd", {"clip_l": 64})]
 )
-def test_a_models_widths_are_those_of_the_encoders_that_are_loaded(tmp_path, family, expected):
+def test_widths_are_those_of_the_loaded_encoders(tmp_path, family, expected):
+    """The widths that a model's files tell are those of the encoders that are loaded."""
     folders.write(tmp_path / "folder", family)
     single_files.write(tmp_path / "file.safetensors", family)
     file = tmp_path / "file.safetensors"

@@ -8,6 +8,7 @@ import torch
 from diffusers import LCMScheduler, StableDiffusionXLPipeline
 from vega_pack.vega import checkpoint, lcm, lora, text_encoders, tiny_decoder
 
+pytestmark = pytest.mark.model
 NANO = Path(checkpoint.NANO)
 SCALE = 0.13025
 PROMPT = "a red sunset over snowy mountains with a lake"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_lora import kohya, matrices, written
+from lora_files import kohya, matrices, written
 from vega_pack.vega import checkpoint, few_step_adapters, lcm, lora
 
 from dev import diffusers_folders as folders
@@ -83,6 +83,7 @@ def vega(tmp_path_factory):
         return modules["unet"], checkpoint.load(folder, "tiny", [])[0]
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("key", "value", "called"),
     [
@@ -103,8 +104,10 @@ def test_metadata_tells_where_the_name_does_not(vega, tmp_path, key, value, call
     assert "\n" not in message
 
 
+@pytest.mark.model
 @torch.inference_mode()
-def test_the_same_file_is_refused_by_its_name_and_taken_as_an_lcm_lora(vega, tmp_path):
+def test_the_name_decides_between_lightning_and_lcm(vega, tmp_path):
+    """The same file is refused under a Lightning name, and taken under one that says LCM."""
     tensors = kohya(matrices(vega[0]))[0]
     named = written(tmp_path / "sdxl_lightning_4step_lora.safetensors", tensors)
     with pytest.raises(ValueError, match="is SDXL-Lightning by its name.*KSampler set to euler, sgm_uniform"):
@@ -113,6 +116,7 @@ def test_the_same_file_is_refused_by_its_name_and_taken_as_an_lcm_lora(vega, tmp
     assert lcm.has_lcm_sampling(lora.apply(vega[1], renamed, 1.0))
 
 
+@pytest.mark.model
 @torch.inference_mode()
 def test_flash_diffusions_attention_alone_is_not_called_a_style(vega, tmp_path):
     attention = {name: sides for name, sides in matrices(vega[0]).items() if "attn" in name}
@@ -127,6 +131,7 @@ def test_flash_diffusions_attention_alone_is_not_called_a_style(vega, tmp_path):
     assert "looks like" not in str(error.value)
 
 
+@pytest.mark.model
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["porsche_911_turbo", "lightning_bolts", "hyper_detailed_eyes"])
 def test_a_style_with_such_a_word_is_told_by_its_modules(vega, tmp_path, name):

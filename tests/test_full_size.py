@@ -14,7 +14,7 @@ from bench import weights
 from dev import diffusers_folders as folders
 from dev import host, single_files
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.model, pytest.mark.soak]
 RUNS = 5
 
 

@@ -17,6 +17,7 @@ from vega_pack.vega import checkpoint, lora
 from dev import diffusers_folders as folders
 from dev import single_files
 
+pytestmark = pytest.mark.model
 MOST_MEMORY = 2 * 1024**3
 FUZZ = dict(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 FUZZ["phases"] = [Phase.generate]  # without shrinking, whose memory would be taken for ours

@@ -29,8 +29,8 @@ def test_this_one_and_newer_ones_are_not(version, monkeypatch):
     host_version.check()
 
 
-def test_the_log_of_an_older_comfyui_gets_one_line_and_no_traceback(monkeypatch, caplog):
-    """Through the host's own loader."""
+def test_an_older_comfyui_logs_one_line(monkeypatch, caplog):
+    """The log of an older ComfyUI gets one line and no traceback. Through the host's own loader."""
     monkeypatch.setattr(comfyui_version, "__version__", "0.24.0")
     with caplog.at_level(logging.INFO):
         assert not asyncio.run(host_nodes.load_custom_node(str(ROOT)))

@@ -61,7 +61,8 @@ def test_it_is_looked_up_once_and_only_when_it_is_read():
     assert len(asked) == 1
 
 
-def test_what_cannot_be_looked_up_is_an_error_each_time_and_never_an_empty_list():
+def test_a_failed_look_up_is_never_an_empty_list():
+    """What can't be looked up is an error each time, and never an empty list."""
     lazy = LazyList.of(lambda: [name / 0 for name in (1, 2)])
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):

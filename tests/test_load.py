@@ -19,6 +19,7 @@ def test_every_client_gets_its_own_picture(server):
     assert len(set(drawn.values())) == len(requests)
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_sixty_four_clients_and_two_thousand_requests(record_property):
     found = load.measure(clients=64, count=2000)

@@ -13,6 +13,7 @@ from vega_pack.vega import checkpoint
 
 from dev import diffusers_folders as folders
 
+pytestmark = pytest.mark.model
 PROMPTS = [
     "",
     "a red sunset over snowy mountains with a lake",
@@ -85,13 +86,12 @@ def test_tiny_autoencoder(pair):
 
 
 @torch.inference_mode()
-def test_text_model_prefix_of_older_transformers_is_understood(tmp_path):
-    folders.write(tmp_path / "model", "tiny-sd")
-    path = tmp_path / "model" / "text_encoder" / "model.safetensors"
-    _, new, _ = checkpoint.load(tmp_path / "model", "tiny", [])
+def test_text_model_prefix_of_older_transformers_is_understood(folder):
+    path = folder / "text_encoder" / "model.safetensors"
+    _, new, _ = checkpoint.load(folder, "tiny", [])
     old = {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in load_file(path).items()}
     save_file(old | {"text_model.embeddings.position_ids": torch.arange(77)[None]}, path)
-    _, again, _ = checkpoint.load(tmp_path / "model", "tiny", [])
+    _, again, _ = checkpoint.load(folder, "tiny", [])
     assert torch.equal(new.encode("a prompt"), again.encode("a prompt"))
 
 
@@ -109,21 +109,20 @@ def test_text_model_prefix_of_older_transformers_is_understood(tmp_path):
         ("attention_head_dim", [1, 3, 5]),
     ],
 )
-def test_unet_options_that_the_host_cannot_draw_are_refused_by_name(tmp_path, option, value):
-    folders.write(tmp_path / "model", "tiny-sd")
-    config_file = tmp_path / "model" / "unet" / "config.json"
+def test_unet_options_the_host_lacks_are_refused(folder, option, value):
+    """UNet options that the host cannot draw are refused by name."""
+    config_file = folder / "unet" / "config.json"
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {option: value}))
     with pytest.raises(ValueError, match=option) as error:
-        checkpoint.load(tmp_path / "model", "tiny", [])
+        checkpoint.load(folder, "tiny", [])
     assert str(config_file) in str(error.value)
 
 
 @pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
-def test_a_folder_that_lacks_a_part_is_refused(tmp_path, part):
-    folders.write(tmp_path / "model", "tiny-sd")
-    (tmp_path / "model" / part / "config.json").unlink()
+def test_a_folder_that_lacks_a_part_is_refused(folder, part):
+    (folder / part / "config.json").unlink()
     with pytest.raises(ValueError, match=f"{part}/config.json is missing"):
-        checkpoint.load(tmp_path / "model", "tiny", [])
+        checkpoint.load(folder, "tiny", [])
 
 
 @pytest.mark.parametrize(
@@ -136,19 +135,21 @@ def test_a_folder_that_lacks_a_part_is_refused(tmp_path, part):
         ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
     ],
 )
-def test_other_parts_that_the_host_cannot_be_are_refused_by_name(tmp_path, file, option, value):
-    folders.write(tmp_path / "model", "tiny-sd")
-    path = tmp_path / "model" / file
+def test_other_parts_that_the_host_cannot_be_are_refused_by_name(folder, file, option, value):
+    path = folder / file
     path.parent.mkdir(exist_ok=True)
     config = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(config | {option: value}))
     with pytest.raises(ValueError, match=f"{file}: ({option} = )?.*{value}"):
-        checkpoint.load(tmp_path / "model", "tiny", [])
+        checkpoint.load(folder, "tiny", [])
 
 
 @torch.inference_mode()
-def test_loading_is_the_same_where_the_host_makes_its_layers_without_weights(tmp_path, monkeypatch):
-    """comfy.memory_management.aimdo_enabled: dynamic VRAM, the host's default on NVIDIA GPUs."""
+def test_loads_the_same_into_layers_without_weights(tmp_path, monkeypatch):
+    """Loading is the same where the host makes its layers without weights.
+
+    comfy.memory_management.aimdo_enabled: dynamic VRAM, the host's default on NVIDIA GPUs.
+    """
     folders.write(tmp_path / "model", "SDXL")
     plain = checkpoint.load(tmp_path / "model", "tiny", [])
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)

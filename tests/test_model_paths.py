@@ -53,7 +53,8 @@ def saved(tmp_path_factory):
     return folder
 
 
-def test_everything_elsewhere_is_listed_after_a_refresh_and_draws(server, client, elsewhere, saved):
+def test_everything_elsewhere_is_listed_and_draws(server, client, elsewhere, saved):
+    """Models in the places of extra_model_paths.yaml are listed after a refresh, and draw."""
     expected = drawn(client)
     (elsewhere / "my checkpoints" / "sub").mkdir()
     shutil.copy(saved / "with.safetensors", elsewhere / "my checkpoints" / "sub" / "nano.safetensors")
@@ -134,7 +135,8 @@ def listed(node, widget):
     return json.loads(json.dumps(node.GET_NODE_INFO_V1()))["input"]["required"][widget][1]["options"]
 
 
-def test_names_are_the_paths_below_the_model_folders_the_first_of_which_wins(bases, tmp_path, looks):
+def test_names_are_paths_below_the_model_folders(bases, tmp_path, looks):
+    """Names are the paths below the model folders, of which the first one wins."""
     first, second = bases
     here, shelf = tmp_path / "here", tmp_path / "shelf"
     folders = [first / "nano", first / "nano" / "refiner", first / "a b" / "c.d" / "e", second / "nano", second / "other"]
@@ -213,7 +215,8 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
 
 
 @pytest.mark.skipif(not opened.CAN_TELL, reason="only Linux tells who opens a folder")
-def test_the_server_opens_no_model_folder_for_a_prompt_or_a_request(server, client, elsewhere):
+def test_the_server_opens_no_model_folder(server, client, elsewhere):
+    """The server opens no model folder for a prompt or a request."""
     shutil.copytree(checkpoint.NANO, elsewhere / "my diffusers" / "deep" / "nano", dirs_exist_ok=True)
     with opened.watched(elsewhere / "my diffusers", elsewhere / "my diffusers" / "deep") as was_opened:
         assert "deep/nano/" in options(server, "VegaLoader", "model_name")

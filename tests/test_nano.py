@@ -11,6 +11,7 @@ from train.nano import classifier, metrics
 from train.nano.evaluation import PipelineSampler, SamplingConfig, held_out_prompts, real
 from train.nano.scenes import labels
 
+pytestmark = pytest.mark.model
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 PROMPTS = 40
 FEW = 16  # prompts, where the margin is wide

@@ -13,7 +13,7 @@ from train.nano import evaluation, scenes
 from train.nano.evaluation import SamplingConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.model, pytest.mark.soak]
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,8 @@ def test_one_seed_is_one_and_so_is_one_prompt(path):
 
 
 @every
-def test_what_runs_as_it_is_needs_no_download_and_what_needs_one_says_so(path, info):
+def test_what_needs_a_download_says_so(path, info):
+    """A template that runs as it is needs no download, and one that needs a download says so."""
     needed, said = downloaded(path, info), texts(path)
     if re.search(r"runs as it is|comes with the pack|(no|without a) download", said):
         assert not needed
@@ -142,7 +143,8 @@ def test_the_checks_of_numbers_find_some():
         assert re.search(form, said), form
 
 
-def test_picture_to_picture_explains_its_own_denoise_and_the_fewest_of_steps():
+def test_picture_to_picture_explains_its_denoise():
+    """The note of picture to picture explains its own denoise and the fewest steps."""
     path = ROOT / "workflows" / "vega_img2img.json"
     (explained,) = re.findall(r"\*\*denoise\*\* .*", note(path))
     assert {f"{denoise:g} keeps" in explained for denoise in given(path, "denoise")} == {True}

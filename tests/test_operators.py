@@ -76,7 +76,8 @@ def test_somebodys_picture_makes_it_ready_as_well(server):
     assert requests.get(f"{server.url}/readyz").status_code == 200
 
 
-def test_a_first_picture_that_fails_is_told_and_tried_again_later(caplog):
+def test_a_failed_first_picture_is_tried_again(caplog):
+    """A first picture that fails is told, and tried again later."""
     outcomes = [PromptError("no such model", "load"), RuntimeError("no memory"), None]
 
     async def warm_up():
@@ -159,7 +160,8 @@ def test_each_request_is_counted_once(keyed):
     assert counted[("vega_latency_seconds_count", rt)] == 3
 
 
-def test_a_latency_names_a_request_where_the_reader_understands_it(keyed):
+def test_a_latency_names_a_request(keyed):
+    """A latency has the id of a request as its exemplar, where the reader understands it."""
     headers = {**KEY, "X-Request-Id": "exemplary-1"}
     assert post(keyed, RT, headers, prompt=PROMPT, num_inference_steps=1).status_code == 200
     told = requests.get(f"{keyed.url}/metrics", headers={"Accept": f"{OPEN_METRICS};q=0.9,text/plain;q=0.5"})
@@ -180,8 +182,11 @@ def unfinished(server) -> socket.socket:
     return connection
 
 
-def test_sigterm_finishes_what_has_begun_and_the_client_goes_to_who_comes_after(keyed, server):
-    """The last test here: it ends the server."""
+def test_sigterm_finishes_what_has_begun(keyed, server):
+    """SIGTERM lets what has begun end, and the client goes to the server that comes after.
+
+    The last test here: it ends the server.
+    """
     network, http = relay.Relay(keyed.port), requests.Session()
     with concurrent.futures.ThreadPoolExecutor() as pool, http, unfinished(keyed):
         assert http.get(f"{keyed.url}/healthz").status_code == 200  # and the connection stays open

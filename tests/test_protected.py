@@ -80,15 +80,19 @@ def test_without_keys_a_request_without_one_host_is_refused(open_server, sent, p
             assert connection.recv(2**12).split()[1] in (b"400", b"401")
 
 
-def test_without_keys_another_address_is_served_nothing_but_what_was_sent(elsewhere_url, sent):
-    """Whatever it says it is; a sent picture's id protects it there, as the host's /view stands open."""
+def test_another_address_is_served_only_what_was_sent(elsewhere_url, sent):
+    """Without keys another address is served nothing but pictures that were sent.
+
+    Whatever it says it is; a sent picture's id protects it there, as the host's /view stands open.
+    """
     for headers in ({}, {"Host": "localhost"}, {"Host": "127.0.0.1", "x-api-key": "a"}):
         assert statuses(elsewhere_url, sent, **headers) == (401, 401, 200)
     assert requests.get(f"{elsewhere_url}/vega/sent/never").status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/readyz", "/metrics", "/v1/models"])
-def test_without_keys_operators_at_another_address_are_told_that_it_runs_and_no_more(open_server, elsewhere_url, path):
+def test_another_address_is_told_only_that_it_runs(open_server, elsewhere_url, path):
+    """Without keys operators at another address are told that it runs, and no more."""
     for url, headers in ((elsewhere_url, {"Host": "localhost"}), (open_server.url, {"Host": "evil.example"})):
         assert requests.get(f"{url}/healthz", headers=headers).json() == {"status": "ok"}
         answer = requests.get(url + path, headers=headers)
@@ -108,7 +112,8 @@ def given_up(server) -> int:
     return server.log.read_text(encoding="utf-8").count(" is given up: Somebody interrupted ComfyUI")
 
 
-def test_what_others_go_on_interrupting_is_503_with_when_to_ask_again_and_the_client_does(open_server):
+def test_what_is_always_interrupted_is_503(open_server):
+    """What others go on interrupting is 503 with Retry-After, and the client asks again."""
     fields = {"num_inference_steps": 40, "format": "png"}
     with Client(open_server.url) as client, concurrent.futures.ThreadPoolExecutor() as pool:
         refused = pool.submit(post, open_server, BASE, prompt=PROMPT, seed=1, **fields)
@@ -148,7 +153,8 @@ ID, SECRET = "0123456789abcdef" * 2, "fedcba9876543210" * 2
         (f"clientId={ID}", {"X-Client-Id": ID, "X-Client-Secret": SECRET}, False),  # a stranger's, in the place of one's own
     ],
 )
-def test_progress_and_previews_reach_only_the_websocket_with_the_same_secret(open_server, query, headers, hears):
+def test_progress_reaches_only_the_same_secret(open_server, query, headers, hears):
+    """Progress and previews reach only the websocket with the same secret."""
     direct = socket.create_connection(("127.0.0.1", open_server.port), timeout=60)
     connection = websocket.create_connection(f"ws://127.0.0.1:{open_server.port}/ws?{query}", socket=direct)
     flags = {"supports_preview_metadata": True}
@@ -186,7 +192,8 @@ def test_a_client_id_that_can_be_guessed_is_refused(open_server, headers):
     ],
 )
 @pytest.mark.parametrize("form", ["embedding:{}", "a\tembedding: {} b", "((sea (embedding:{}:1.2)):0.9)", "(a)embedding:{}"])
-def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_server, name, form):
+def test_a_refused_embedding_is_in_no_log(open_server, name, form):
+    """An embedding that is not allowed or damaged is 400, and in no log."""
     for fields in ({"prompt": form.format(name)}, {"prompt": "embedding:dunes", "negative_prompt": form.format(name)}):
         path = BASE if len(fields) > 1 else RT
         answer = post(open_server, path, **fields)
@@ -197,7 +204,8 @@ def test_an_embedding_that_is_not_allowed_or_damaged_is_400_and_in_no_log(open_s
     assert "zebra" not in open_server.get("/internal/logs/raw").text
 
 
-def test_what_is_allowed_and_what_is_only_text_is_drawn_and_in_no_log(open_server):
+def test_an_allowed_embedding_is_in_no_log(open_server):
+    """An embedding that is allowed, and what is only text, is drawn and in no log."""
     for prompt in (
         "embedding:dunes, zebra",
         "(embedding:dunes:1.2) zebra",

@@ -64,14 +64,16 @@ def test_another_mode_than_token_is_refused(mode):
         "RAY_TMPDIR_OF_TOMORROW",
     ],
 )
-def test_what_might_open_ray_is_refused_by_name_also_what_nobody_knows_yet(name):
+def test_what_might_open_ray_is_refused(name):
+    """What might open Ray is refused by name, also a variable that nobody knows yet."""
     with pytest.raises(ValueError, match=f"^{name}: .*unset"):
         private_ray({"PATH": "/bin", "RAY_TMPDIR": "/tmp", name: "1"})
 
 
 @pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
 @pytest.mark.parametrize("token", ["short", "a" * 64, TOKEN[:-1], f"{TOKEN[:16]} {TOKEN[:16]}", f"{TOKEN}ä"])
-def test_a_token_that_can_be_guessed_or_that_no_header_takes_is_refused_and_not_shown(variable, token, token_file):
+def test_a_weak_token_is_refused_and_not_shown(variable, token, token_file):
+    """A token that can be guessed, or that no header takes, is refused and not shown."""
     token_file.write_text(token, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{variable}") as refused:
         private_ray({variable: token if variable == "RAY_AUTH_TOKEN" else str(token_file)})
@@ -88,6 +90,7 @@ def test_a_token_file_that_is_none_or_others_read_is_refused(tmp_path, token_fil
             private_ray({"RAY_AUTH_TOKEN_PATH": str(token_file)})
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

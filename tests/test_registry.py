@@ -60,7 +60,8 @@ def picture(field: str) -> Image.Image:
     return Image.open(ROOT / name)
 
 
-def test_the_project_is_named_and_numbered_as_the_registry_wants_it():
+def test_the_project_is_named_as_the_registry_wants_it():
+    """The project has the name, version and addresses that the registry wants."""
     assert re.fullmatch(r"[a-z]+([-_.]?[a-z0-9]+)*", PROJECT["name"])
     assert len(PROJECT["name"]) < 100
     assert "comfyui" not in PROJECT["name"]
@@ -129,7 +130,8 @@ def test_what_only_developers_need_is_not_installed():
     assert "vega/nano/reader.safetensors" not in packed()
 
 
-def test_what_the_nodes_and_the_api_need_is_installed_and_no_more():
+def test_only_what_nodes_and_api_need_is_installed():
+    """What the nodes and the API need is installed, and no more."""
     files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
     folders = {"api", "contract", "docs", "locales", "images", "nodes", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
@@ -162,7 +164,8 @@ def suspect(tree: ast.Module) -> list[str]:
     return found
 
 
-def test_what_is_installed_starts_no_process_and_opens_no_connection():
+def test_installed_code_has_nothing_suspect():
+    """What is installed starts no process and opens no connection."""
     assert {name: found for name, tree in sources().items() if (found := suspect(tree))} == {}
 
 

@@ -29,7 +29,9 @@ async def read(body: ReplayableBody) -> list:
     return found
 
 
-def test_the_fifth_large_body_is_not_read_before_one_of_the_others_is_there():
+def test_the_fifth_large_body_waits():
+    """The fifth large body is not read before one of the others has ended."""
+
     async def run():
         bodies = BodyLimits(1)
         senders = [Sender(LARGE, LARGE) for _ in range(MAX_LARGE_BODIES + 1)]
@@ -50,7 +52,9 @@ def test_the_fifth_large_body_is_not_read_before_one_of_the_others_is_there():
     asyncio.run(run())
 
 
-def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
+def test_a_body_that_stands_still_gives_its_turn_back():
+    """A body that stands still is 408, and the next one has its turn."""
+
     async def run():
         bodies = BodyLimits(1, timeout_s=0.1)
         for messages, part in (((), 64), ((LARGE,), 512)):
@@ -63,7 +67,9 @@ def test_a_body_that_stands_still_is_refused_and_gives_its_turn_back():
     asyncio.run(run())
 
 
-def test_a_whole_body_is_read_again_from_its_beginning_and_waits_for_nobody():
+def test_a_whole_body_is_read_again():
+    """A whole body is read again from its beginning, and waits for nobody."""
+
     async def run():
         body = Sender(LARGE, END).body(BodyLimits(1, timeout_s=0.1))
         assert await read(body) == await read(body) == [LARGE, END]

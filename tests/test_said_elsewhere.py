@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from lora_files import ALPHA, RANK, check_merge, kohya, matrices, peft, refused, weights_of, written
+from model_files import refused as model_refused
+from model_files import single, tiny_files
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from test_bases import refused as model_refused
-from test_bases import single, tiny_files
-from test_lora import ALPHA, RANK, check_merge, kohya, matrices, peft, refused, weights_of, written
 from vega_pack.vega import checkpoint, lora, unet
 
+pytestmark = pytest.mark.model
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2"]
 TARGETS += ["conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"]
 CONFIG = {"lora_alpha": ALPHA, "r": RANK, "target_modules": TARGETS, "peft_type": "LORA"}
@@ -89,7 +90,8 @@ def test_a_configuration_in_a_folder_of_many_files(nano, tmp_path):
     twin.unlink()
 
 
-def test_a_configuration_beside_a_single_file_that_contradicts_it_is_refused(nano, tmp_path):
+def test_a_contradicting_adapter_config_is_refused(nano, tmp_path):
+    """A configuration beside a single file that contradicts it is refused."""
     path = alone(tmp_path, peft(matrices(nano[0]), metadata=False)[0])
     for change, words in (
         ({"r": 8}, "it states rank 8"),
@@ -148,7 +150,8 @@ def test_the_configuration_of_pefts_own_file_is_no_other_files(nano, tmp_path, c
 
 
 @torch.inference_mode()
-def test_alphas_in_the_metadata_of_single_modules_and_of_convolutions(nano, tmp_path):
+def test_alphas_of_modules_in_the_metadata(nano, tmp_path):
+    """The metadata's alphas of single modules, and of convolutions, are theirs alone."""
     reference, model = nano
     pairs = matrices(reference)
     tensors = {k: v for k, v in kohya(pairs)[0].items() if not k.endswith(".alpha")}

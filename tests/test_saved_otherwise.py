@@ -1,46 +1,22 @@
-"""Weights saved otherwise than plain: with an adapter, in a wrapper, quantised, in part; and files that are not whole."""
+"""Weights saved otherwise than plain: with an adapter, in a wrapper, quantised; and models of other kinds."""
 
 import json
 import shutil
-from pathlib import Path
 
+import lora_files
 import peft as peft_library
 import pytest
-import test_lora
 import torch
 from diffusers import UNet2DConditionModel
+from model_files import TEXT, UNET, VAE, refused, saved
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
-from test_bases import approx_files, refused, tiny_files
+from safetensors.torch import load_file
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders as folders
 from dev import single_files
 
-UNET = "unet/diffusion_pytorch_model.safetensors"
-TEXT = "text_encoder/model.safetensors"
-VAE = "vae/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def written_once(tmp_path_factory):
-    """The smallest family, as a folder and as a single file, with a tiny autoencoder beside it."""
-    path = tmp_path_factory.mktemp("models")
-    folders.write(path / "folder", "tiny-sd")
-    single_files.write(path / "single.safetensors", "tiny-sd")
-    return path, tiny_files(path)
-
-
-@pytest.fixture
-def folder(written_once, tmp_path):
-    """A copy of the folder, for the test to change."""
-    return Path(shutil.copytree(written_once[0] / "folder", tmp_path / "folder"))
-
-
-@pytest.fixture
-def single(written_once, tmp_path):
-    """(a copy of the single file, the files of models/vae_approx)."""
-    return Path(shutil.copy(written_once[0] / "single.safetensors", tmp_path / "single.safetensors")), written_once[1]
+pytestmark = pytest.mark.model
 
 
 def state(loaded):
@@ -51,10 +27,6 @@ def state(loaded):
 
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(state(one), state(other), strict=True))
-
-
-def saved(tensors, path, **options):
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, path, **options)
 
 
 # Adapters
@@ -72,7 +44,8 @@ def test_an_adapter_that_was_not_merged_is_named_in_every_part(folder, part, tar
     refused(folder, str(file), "saved with an adapter in it that is not merged", "merge_and_unload")
 
 
-def test_an_adapter_in_a_single_file_and_in_an_older_diffusers_unet(folder, single):
+def test_an_adapter_in_other_files_is_named(folder, single):
+    """An adapter is named in a single file, and in the UNet of an older diffusers."""
     modules = folders.modules("tiny-sd")
     base = single_files.tensors(modules)
     peft_library.inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), modules["unet"], "default")
@@ -102,8 +75,8 @@ def wrapped(modules):
     return {part: module.state_dict() for part, module in modules.items()}
 
 
-def test_what_a_wrapper_added_to_the_names_is_taken_off(written_once, folder, single):
-    plain = checkpoint.load(written_once[0] / "folder", "tiny", [])
+def test_what_a_wrapper_added_to_the_names_is_taken_off(tiny_sd, folder, single):
+    plain = checkpoint.load(tiny_sd[0] / "folder", "tiny", [])
     parts = wrapped(folders.modules("tiny-sd"))
     assert "module._orig_mod.down_blocks.0._orig_mod.resnets.0.conv1.weight" in parts["unet"]
     for part, found in parts.items():
@@ -122,13 +95,14 @@ def test_what_a_wrapper_added_to_the_names_is_taken_off(written_once, folder, si
 
 
 @torch.inference_mode()
-def test_what_a_wrapper_added_to_the_names_in_a_lora_is_taken_off(tmp_path):
+def test_what_a_wrapper_added_in_a_lora_is_taken_off(tmp_path):
+    """What a wrapper added to the names in a LoRA is taken off."""
     reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet")
     model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
-    pairs = test_lora.matrices(reference)
-    tensors, metadata = test_lora.peft(pairs)
-    kohya, _ = test_lora.kohya(pairs)
-    plain = test_lora.weights_of(lora.apply(model, test_lora.written(tmp_path / "plain.safetensors", kohya), 1.0))
+    pairs = lora_files.matrices(reference)
+    tensors, metadata = lora_files.peft(pairs)
+    kohya, _ = lora_files.kohya(pairs)
+    plain = lora_files.weights_of(lora.apply(model, lora_files.written(tmp_path / "plain.safetensors", kohya), 1.0))
     for found, meta in (
         ({k.replace("unet.", "unet._orig_mod."): v for k, v in tensors.items()}, metadata),
         ({f"module.{k.replace('attentions.0.', 'attentions.0._orig_mod.')}": v for k, v in tensors.items()}, metadata),
@@ -137,8 +111,8 @@ def test_what_a_wrapper_added_to_the_names_in_a_lora_is_taken_off(tmp_path):
         ({k.replace("attentions_0_", "attentions_0__orig_mod_"): v for k, v in kohya.items()}, None),
         ({k.replace("lora_unet_", "lora_unet_module_"): v for k, v in kohya.items()}, None),
     ):
-        patched = lora.apply(model, test_lora.written(tmp_path / "wrapped.safetensors", found, meta), 1.0)
-        after = test_lora.weights_of(patched)
+        patched = lora.apply(model, lora_files.written(tmp_path / "wrapped.safetensors", found, meta), 1.0)
+        after = lora_files.weights_of(patched)
         assert after.keys() == plain.keys()
         assert all(torch.equal(after[k], plain[k]) for k in plain)
 
@@ -254,7 +228,8 @@ def test_the_refiner_is_named(tmp_path):
     refused(tmp_path / "refiner.safetensors", "the SDXL refiner's")
 
 
-def test_downloading_again_is_advised_where_weights_are_missing_alone(folder):
+def test_only_missing_weights_advise_a_download(folder):
+    """Downloading again is advised where weights are missing, and nowhere else."""
     original = load_file(folder / UNET)
     saved({k: v for k, v in original.items() if k != "conv_in.bias"}, folder / UNET)
     refused(folder, "1 weights missing: conv_in.bias", "Download the model again")
@@ -262,148 +237,3 @@ def test_downloading_again_is_advised_where_weights_are_missing_alone(folder):
     with pytest.raises(ValueError, match="1 weights unexpected: stranger.weight") as error:
         checkpoint.load(folder, "tiny", [])
     assert "Download" not in str(error.value)
-
-
-# Files that are not whole
-
-
-def never_written(path, share):
-    """The file as a download leaves it that made room for all of it and broke off: zeros from some point on."""
-    whole = path.read_bytes()
-    begin = int(len(whole) * share)
-    path.write_bytes(whole[:begin] + bytes(len(whole) - begin))
-
-
-@pytest.mark.parametrize("part", [UNET, TEXT, VAE])
-@pytest.mark.parametrize("share", [0.4, 0.99, 0.9998])
-def test_a_file_whose_end_was_never_written_is_refused(folder, part, share):
-    never_written(folder / part, share)
-    refused(folder, str(folder / part), "the end of the file was never written", "download it again")
-
-
-def test_single_files_shards_pickles_and_tiny_autoencoders_whose_end_was_never_written(folder, single, tmp_path):
-    file, approx = single
-    tensors, original = load_file(file), file.read_bytes()
-    never_written(file, 0.7)
-    refused(file, str(file), "never written", approx=approx)
-    file.write_bytes(original)
-    for new in (True, False):
-        pickled = file.with_suffix(".ckpt")
-        for share in (0.3, 0.9999):
-            torch.save(tensors, pickled, _use_new_zipfile_serialization=new)
-            never_written(pickled, share)
-            refused(pickled, str(pickled), "never written", approx=approx)
-    for names in (["taesd.safetensors"], ["taesd_decoder.safetensors"], ["taesd.pth"]):
-        files, _ = approx_files(tmp_path, names)
-        never_written(files[names[0]], 0.6)
-        refused(file, str(files[names[0]]), "never written", approx=files)
-    folders.modules("tiny-sd")["unet"].save_pretrained(folder / "unet", max_shard_size="2MB")
-    (folder / UNET).unlink()
-    shard = sorted((folder / "unet").glob("*-of-*"))[0]
-    never_written(shard, 0.8)
-    refused(folder, str(shard), "never written")
-
-
-def test_zeros_that_were_written_are_no_missing_end(folder, tmp_path):
-    """Biases at the end, and the second matrices of a LoRA that was never trained."""
-    tensors = load_file(folder / UNET)
-    for name in ("time_embedding.linear_1.bias", "time_embedding.linear_2.bias"):  # fp16 comes last in the file
-        tensors[name] = torch.zeros(256, dtype=torch.float16)
-    saved(tensors, folder / UNET)
-    assert not any((folder / UNET).read_bytes()[-1024:])
-    assert checkpoint.load(folder, "tiny", [])
-
-    model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
-    pairs = test_lora.matrices(UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet"))
-    fresh = {name: (down, torch.zeros_like(up)) for name, (down, up) in pairs.items()}
-    for tensors, metadata in (test_lora.kohya(fresh), test_lora.peft(fresh), test_lora.legacy(fresh)):
-        path = test_lora.written(tmp_path / "fresh.safetensors", tensors, metadata)
-        with torch.inference_mode():
-            assert lora.apply(model, path, 1.0)
-    for share in (0.2, 0.9, 0.9995):
-        path = test_lora.written(tmp_path / "cut.safetensors", *test_lora.peft(pairs))
-        never_written(path, share)
-        test_lora.refused(model, path, "never written")
-
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935\nsize 3293395670\n"
-
-
-def test_what_stands_for_a_file_is_named(folder, single, tmp_path):
-    file, approx = single
-    for content, words in (
-        (POINTER, "a Git LFS pointer"),
-        ("<!DOCTYPE html><html>Sign in</html>", "a web page"),
-        ("GGUF\3\0\0\0", "GGUF, which is quantised"),
-    ):
-        for path in (file, file.with_suffix(".ckpt"), folder / UNET, folder / TEXT, folder / VAE):
-            original = path.read_bytes() if path.exists() else b""
-            path.write_text(content)
-            refused(folder if path.is_relative_to(folder) else path, str(path), words, approx=approx)
-            path.write_bytes(original)
-    original = file.read_bytes()
-    file.with_suffix(".ckpt").write_bytes(original)
-    refused(file.with_suffix(".ckpt"), "is a safetensors file under another name", approx=approx)
-    tensors = {k: v.clone() for k, v in load_file(file).items()}  # not mapped, as the file is written anew
-    torch.save(tensors, file)
-    refused(file, "is a PyTorch pickle under another name", approx=approx)
-    file.write_bytes(original)
-    pointer = tmp_path / "taesd_decoder.safetensors"
-    pointer.write_text(POINTER)
-    refused(file, str(pointer), "a Git LFS pointer", approx={pointer.name: pointer})
-    assert checkpoint.load(file, "tiny", [], {pointer.name: pointer, **approx})
-    (folder / "unet" / "config.json").write_text(POINTER)
-    refused(folder, str(folder / "unet" / "config.json"), "a Git LFS pointer", "git lfs pull")
-    model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
-    path = tmp_path / "lora.safetensors"
-    path.write_text(POINTER)
-    test_lora.refused(model, path, "a Git LFS pointer")
-
-
-# Forms beside each other
-
-
-def test_of_the_forms_beside_each_other_the_first_complete_one_is_taken(folder, caplog):
-    unet = folders.modules("tiny-sd")["unet"]
-    halves = checkpoint.load(folder, "tiny", [])[0].model.diffusion_model.half().state_dict()
-    (folder / UNET).unlink()
-    unet.save_pretrained(folder / "unet", max_shard_size="2MB")
-    shards = sorted((folder / "unet").glob("*-of-*.safetensors"))
-    unet.half().save_pretrained(folder / "unet", variant="fp16")
-    index = next((folder / "unet").glob("*.index.json"))
-    variant = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
-
-    def is_the_variant():
-        found = checkpoint.load(folder, "tiny", [])[0].model.diffusion_model.half().state_dict()
-        return all(torch.equal(found[k], halves[k]) for k in halves)
-
-    for shard in shards:
-        shard.write_text(POINTER)
-    assert is_the_variant()
-    for shard in shards:
-        shard.unlink()
-    caplog.clear()
-    assert is_the_variant()
-    assert f"{variant} is taken instead: {shards[0]}" in caplog.text
-
-    variant.write_text(POINTER)  # neither is there: the index comes first
-    refused(folder, str(shards[0]), index.name, "is missing (and ")
-    torch.save({k: v.clone() for k, v in unet.state_dict().items()}, folder / "unet" / "diffusion_pytorch_model.bin")
-    assert is_the_variant()
-    (folder / "unet" / "diffusion_pytorch_model.bin").unlink()
-
-    unet.float().save_pretrained(folder / "unet", variant="fp16", max_shard_size="2MB")
-    variant.unlink(missing_ok=True)
-    shards = sorted((folder / "unet").glob("*fp16*-of-*"))
-    shards[1].unlink()  # all but one of this form's files, none of the other's
-    refused(folder, str(shards[1]), "is missing: download the rest")
-
-
-def test_a_damaged_form_does_not_give_way_to_another(folder):
-    """The other may hold other weights, and nobody would be told."""
-    whole = folder / UNET
-    shutil.copy(whole, whole.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    never_written(whole, 0.5)
-    refused(folder, str(whole), "the end of the file was never written")
-    whole.write_bytes(whole.read_bytes()[:10000])
-    refused(folder, str(whole), "it is incomplete")

@@ -5,6 +5,7 @@ import pytest
 from bench import scale
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_pictures_a_second_grow_with_the_processes(record_property):
     one, two = found = scale.run()

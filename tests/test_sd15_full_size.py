@@ -13,7 +13,7 @@ from vega_pack.vega import unet
 from bench import weights
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.soak, pytest.mark.usefixtures("inference")]
+pytestmark = [pytest.mark.model, pytest.mark.soak, pytest.mark.usefixtures("inference")]
 KEPT = {"small-sd": [0, 1, 3, 4, 6, 7, 9, 10], "tiny-sd": [0, 1, 3, 4, 6, 7]}
 SIZE = 384, 256  # pixels, not square
 

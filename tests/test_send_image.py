@@ -122,7 +122,8 @@ def test_a_plain_client_gets_every_picture_in_order(client, noise, format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_client_with_metadata_frames_gets_every_picture_in_order(browser, noise, format):
+def test_metadata_frames_bring_every_picture_in_order(browser, noise, format):
+    """A client with metadata frames gets every picture, in order."""
     prompt_id, frames = run(browser, graph(format))
     assert len(frames) == 2
     for i, (frame, array) in enumerate(zip(frames, noise.values(), strict=True)):
@@ -151,7 +152,8 @@ def check_picture(file: bytes, format: str, array: np.ndarray) -> None:
     assert (drawn == opened(expected.getvalue())).all()
 
 
-def test_webp_to_a_plain_client_is_refused_before_anything_is_sent(client, noise):
+def test_webp_to_a_plain_client_is_refused(client, noise):
+    """WebP to a client without metadata frames is refused before anything is sent."""
     prompt_id = client.queue(graph("webp"))
     kinds = []
     with pytest.raises(
@@ -183,7 +185,8 @@ def test_the_hosts_example_client_receives_every_picture(server, noise, monkeypa
     assert [(opened(file) == array).all() for file, array in zip(received[SEND], noise.values(), strict=True)] == [True] * 2
 
 
-def test_the_whole_text_to_image_graph_sends_what_save_image_saves_and_again_when_all_is_cached(client):
+def test_the_graph_sends_what_save_image_saves(client):
+    """The text-to-image graph sends the picture that Save Image saves, again when all is cached."""
     prompt = graphs.text_to_image()
     prompt[SEND] = {"class_type": "VegaSendImage", "inputs": {"images": ["6", 0], "format": "png", "quality": 95}}
     prompt_id, (frame,) = run(client, prompt)
@@ -216,7 +219,8 @@ def files(server) -> set:
     return {p for name in ("output", "temp", "input") for p in (server.base / name).rglob("*")}
 
 
-def test_for_a_client_that_takes_metadata_frames_nothing_touches_the_disk(server, browser, noise):
+def test_metadata_frames_touch_no_disk(server, browser, noise):
+    """For a client that takes metadata frames nothing touches the disk."""
     before = files(server)
     prompt_id, frames = run(browser, graph())
     assert (len(frames), set(browser.outputs(prompt_id)[SEND])) == (2, {"sent"})
@@ -224,8 +228,11 @@ def test_for_a_client_that_takes_metadata_frames_nothing_touches_the_disk(server
 
 
 @pytest.mark.parametrize("connected", [True, False])
-def test_for_any_other_program_history_names_files_in_temp_as_well(server, client, noise, connected):
-    """Most clients look there alone; whether one takes the frames, too, isn't known."""
+def test_history_names_files_for_other_programs(server, client, noise, connected):
+    """For any other program /history names files in temp as well.
+
+    Most clients look there alone; whether one takes the frames, too, isn't known.
+    """
     before, body = files(server), {"prompt": graph("png")}
     prompt_id = run(client, body["prompt"])[0] if connected else server.post("/prompt", body).json()["prompt_id"]
     output = finished(server, prompt_id)["outputs"][SEND]
@@ -467,7 +474,8 @@ def test_whatever_stands_where_the_workflow_should_is_carried(odd):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_numbers_that_are_none_do_not_keep_a_browser_from_the_graph(browser, noise, format):
+def test_nan_does_not_keep_a_browser_from_the_graph(browser, noise, format):
+    """NaN and infinity in a workflow don't keep a browser from reading the graph of a picture."""
     prompt = graph(format)
     numbers = [math.nan, math.inf, -math.inf, 1e300, 0.1, 3]
     prompt["1"]["is_changed"] = [math.nan]  # as the host writes it for nodes that say so
@@ -580,7 +588,8 @@ def test_a_picture_is_fetched_by_the_id_in_history(client, noise):
         assert entry["url"].endswith(entry["id"])
 
 
-def test_the_65th_picture_ends_the_first_and_an_unknown_id_was_never_there(client):
+def test_the_65th_picture_ends_the_first(client):
+    """The 65th picture ends the first (410), and an unknown id is 404."""
     prompt = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 65, "color": 0}}}
     prompt[SEND] = {"class_type": "VegaSendImage", "inputs": {"images": ["1", 0], "format": "jpeg", "quality": 95}}
     prompt_id, frames = run(client, prompt)
@@ -644,8 +653,11 @@ def test_an_interrupt_while_encoding_sends_nothing(server, client):
     assert "preview" not in seen
 
 
-def test_a_client_that_does_not_read_stalls_nobody_and_is_left_out(server, client, noise):
-    """Two prompts make 100 MiB of pictures; what waits for the silent client stays near 32 MiB, and is whole."""
+def test_a_client_that_does_not_read_is_left_out(server, client, noise):
+    """A client that does not read stalls nobody, and is left out.
+
+    Two prompts make 100 MiB of pictures; what waits for the silent client stays near 32 MiB, and is whole.
+    """
     client.socket.settimeout(60)
     with server.connect() as silent:
         prompt = many(server, 24, "jpeg")
@@ -677,7 +689,8 @@ def held_up(server):
         slow.socket.shutdown()
 
 
-def test_pictures_come_after_the_messages_that_the_host_still_holds(server, client, noise):
+def test_pictures_come_after_the_hosts_messages(server, client, noise):
+    """Pictures come after the messages that the host still holds."""
     with held_up(server):
         prompt_id = client.queue(graph())
         time.sleep(1)  # by now the pictures are there, and wait
@@ -685,7 +698,8 @@ def test_pictures_come_after_the_messages_that_the_host_still_holds(server, clie
 
 
 @pytest.mark.soak
-def test_a_host_that_is_held_up_finishes_the_prompt_without_sending(server, client, noise):
+def test_a_held_up_host_finishes_without_sending(server, client, noise):
+    """A host that is held up finishes the prompt without sending."""
     with held_up(server):
         prompt_id = client.queue(graph())
         (entry, _) = finished(server, prompt_id)["outputs"][SEND]["sent"]
@@ -694,6 +708,7 @@ def test_a_host_that_is_held_up_finishes_the_prompt_without_sending(server, clie
     assert "the server's messages are held up" in server.log.read_text(encoding="utf-8")
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_disable_metadata_is_honoured(tmp_path):
     with comfyui.serve(tmp_path, "--disable-metadata") as server, server.connect() as client:

@@ -30,6 +30,7 @@ from PIL import Image
 from dev import comfyui, host, serve_api
 from vega_client import AsyncClient
 
+pytestmark = pytest.mark.server
 ROOT = Path(__file__).resolve().parents[1]
 
 KEY = {"x-api-key": "a-key"}
@@ -122,7 +123,8 @@ def test_the_contract_is_one_servers(served, server):
     assert post(served, headers={**KEY, "X-Forwarded-For": "10.0.0.1"}, prompt=PROMPT).status_code == 200
 
 
-def test_bodies_origins_and_lost_clients_are_treated_as_by_one_server(served):
+def test_bodies_origins_and_lost_clients(served):
+    """Bodies, origins and lost clients are treated as by one server."""
     large = in_base64(Image.effect_noise((1200, 1200), 100))
     assert post(served, headers=KEY, prompt=PROMPT, image=large).status_code == 413
     for origin, status in (("https://example.com", 403), (served.url, 200)):
@@ -146,7 +148,9 @@ def test_comfyui_cannot_import_the_packs_rooms(served, operators_path, tmp_path)
     assert environment["PYTHONPATH"] == str(operators_path)
 
 
-def test_a_host_killed_under_load_loses_nothing_and_is_not_ready_meanwhile(served, server):
+def test_a_host_killed_under_load_loses_nothing(served, server):
+    """A host that is killed under load loses no picture, and is not ready meanwhile."""
+
     def kill():
         (process,) = hosts(served)
         process.kill()
@@ -194,7 +198,8 @@ JSON = {"Content-Type": "application/json", **KEY}
         ("PROPFIND", "/v1/models", {}, b"", 405),
     ],
 )
-def test_every_error_made_here_is_the_documented_json_with_the_requests_id(served, method, path, headers, body, status):
+def test_every_error_is_the_documented_json(served, method, path, headers, body, status):
+    """Every error that is made here is the documented JSON with the request's id."""
     for given in ("of.the-client:1", "not one\xff", None):
         named = {**headers, **({"X-Request-Id": given.encode("latin-1")} if given else {})}
         answer = requests.request(method, served.url + path, headers=named, data=body)
@@ -359,8 +364,11 @@ def ray_token(serving) -> str:
     return raylet.environ()["RAY_AUTH_TOKEN"]
 
 
-def test_without_rays_token_nobody_submits_a_job_or_reads_a_table(served, tmp_path):
-    """At loopback, where its ports are open to whoever is at this machine, also a page in a browser."""
+def test_without_its_token_ray_is_closed(served, tmp_path):
+    """Without Ray's token nobody submits a job or reads a table.
+
+    At loopback, where its ports are open to whoever is at this machine, also a page in a browser.
+    """
     token = ("authorization", f"Bearer {ray_token(served)}")
     ports = {port: name for name, _, port in listening(served) if port not in (served.port, served.metrics)}
     for method, owner in (
@@ -399,7 +407,8 @@ for namespace in (None, b"serve", b"fun", b"session", b"cluster", b"dashboard", 
 """
 
 
-def test_keys_are_in_no_process_but_the_first_and_in_no_table_of_ray(served):
+def test_keys_are_in_the_first_process_alone(served):
+    """Keys are in no process but the first, and in no table of Ray."""
     first, *others = processes(served)
     key = "ein-schlüssel"
     assert key in first.environ()["VEGA_API_KEYS"]  # so it would be seen
@@ -443,7 +452,8 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
         (["--liste=0.0.0.0"], "--liste is no option for ComfyUI here"),
     ],
 )
-def test_options_that_cannot_be_together_or_would_open_comfyui_are_refused(options, said):
+def test_options_that_contradict_or_open_are_refused(options, said):
+    """Options that contradict each other, or that would open ComfyUI, are refused."""
     command = [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode
@@ -527,7 +537,8 @@ def test_a_restart_with_a_broken_file_of_keys_keeps_what_runs(tmp_path):
 
 
 @pytest.mark.soak
-def test_numbers_that_cannot_be_and_a_port_that_is_taken_are_told_before_ray_starts(server):
+def test_wrong_numbers_and_a_taken_port_are_told(server):
+    """Wrong numbers and a port that is taken are told before Ray starts."""
     for options, said in (
         (["--replicas", "0"], "'0' is no number from 1 to 1000"),
         (["--replicas", "3", "--most", "2"], "--most 2 is fewer than --replicas 3"),
@@ -605,7 +616,8 @@ async def drawn_while(serving, seeds: range, happens) -> list[bytes]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", KILLS)
-def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, kind):
+def test_no_killed_process_costs_a_picture(pair, server, kind):
+    """Whichever process is killed, the client gets all of its pictures."""
     seeds = range(1000, 1030)
     before = [counted(pair.url, "vega_requests_total", **code) for code in ({}, {"code": "200"})]
     drawn = asyncio.run(drawn_while(pair, seeds, KILLS[kind]))
@@ -619,8 +631,11 @@ def test_no_process_can_be_killed_that_costs_the_client_a_picture(pair, server, 
 
 
 @pytest.mark.soak
-def test_before_it_has_served_the_death_of_ray_ends_all_with_a_sentence(tmp_path):
-    """By way of ray._private.worker._global_node, its dead_processes and kill_all_processes."""
+def test_the_death_of_ray_while_starting_ends_all(tmp_path):
+    """Before it has served, the death of Ray ends all with a sentence.
+
+    By way of ray._private.worker._global_node, its dead_processes and kill_all_processes.
+    """
     command = [sys.executable, "-m", "serve", *serve_api.command(tmp_path)[3:]]
     command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -654,7 +669,8 @@ def test_a_host_that_hangs_is_replaced_and_loses_nothing(pair, server):
 
 
 @pytest.mark.soak
-def test_a_rolling_restart_replaces_every_process_and_loses_nothing(pair, server):
+def test_a_rolling_restart_loses_nothing(pair, server):
+    """A rolling restart replaces every process, and loses no picture."""
     before = {process.pid for process in hosts(pair)}
     under_load(pair, server, range(300, 330), lambda: pair.process.send_signal(signal.SIGHUP))
     wait_for(lambda: len(hosts(pair)) == 2 and not before & {process.pid for process in hosts(pair)}, seconds=180)

@@ -157,8 +157,11 @@ def test_pictures_sent_to_the_client_leave_nothing_behind(server):
 
 
 @pytest.mark.soak
-def test_a_thousand_prompts_take_as_long_at_the_end_as_at_the_start(tmp_path, record_property):
-    """With the host's cache of one prompt: its default keeps the results of all of them, as long as there is memory."""
+def test_a_thousand_prompts_keep_their_pace(tmp_path, record_property):
+    """A thousand prompts take as long at the end as at the start.
+
+    With the host's cache of one prompt: its default keeps the results of all of them, as long as there is memory.
+    """
     with comfyui.serve(tmp_path, "--cache-classic") as server:
         sent_pictures(server, 100)
         times, memory = sent_pictures(server, 1000)

@@ -10,6 +10,7 @@ from vega_pack.vega import lcm, single_cond
 
 import nodes as host_nodes
 
+pytestmark = pytest.mark.model
 SHORT = single_cond.calc_cond_batch
 
 

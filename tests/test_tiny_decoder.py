@@ -10,7 +10,7 @@ from diffusers import AutoencoderTiny
 from torch.profiler import ProfilerActivity, profile
 from vega_pack.vega import checkpoint, tiny_decoder
 
-pytestmark = pytest.mark.usefixtures("inference")
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
 
 
 @pytest.fixture(scope="module")

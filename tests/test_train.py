@@ -119,7 +119,8 @@ def test_finished_stages_are_not_run_again(chain):
 
 
 @pytest.mark.soak
-def test_weights_of_another_route_are_not_taken_for_the_asked_one(chain, capsys):
+def test_weights_of_another_route_are_refused(chain, capsys):
+    """Weights of another route are not taken for those that are asked for."""
     arguments = command(chain[0])[3:]
     with pytest.raises(SystemExit, match=r"unet is not \S+student"):
         main([*arguments, "--route=block-removal"])

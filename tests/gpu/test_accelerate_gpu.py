@@ -69,7 +69,8 @@ def test_sizes_and_batches_in_turns(few_step, positive):
     assert_accelerated(fast, len(SHAPES))
 
 
-def test_prompts_of_one_length_share_a_graph_and_longer_ones_have_their_own(nano, few_step):
+def test_a_graph_for_each_prompt_length(nano, few_step):
+    """Prompts of one length share a graph, and longer ones have their own."""
     fast = accelerate.apply(few_step, "auto")
     for text in ("night", "sea, dawn", "night, " * 60, "desert, " * 60, "sunset"):
         prompt = encoded(nano, text)
@@ -251,7 +252,8 @@ def test_a_thousand_pictures_leak_nothing(few_step, positive):
     assert_accelerated(fast, len(SHAPES))
 
 
-def test_compile_compiles_once_for_every_seed_prompt_and_strength(nano, positive):
+def test_compile_compiles_once(nano, positive):
+    """One compilation serves every seed, prompt and strength."""
     other = encoded(nano, "sea")
     compiled = torch._dynamo.utils.counters["stats"]
     before = compiled["unique_graphs"]
