@@ -12,7 +12,7 @@ from pathlib import Path
 from comfy.sd1_clip import expand_directory_list, load_embed
 
 from ..nodes import model_lists
-from ..vega import encoder_widths, written
+from ..vega import file_integrity, hidden_sizes
 
 # As the host's tokenizer finds them in a part of one emphasis (comfy/sd1_clip.py, _try_get_embedding).
 EMBEDDING_PATTERN = re.compile(r"(?:^|(?<=\s))embedding:\s*([^\s<\[]*)")
@@ -45,10 +45,11 @@ async def file_error(names: Collection[str], model: str) -> str | None:
 
 
 def find_file_error(names: Collection[str], model: str) -> str | None:
-    widths = encoder_widths.of(model_lists.model_path(model))
+    widths = hidden_sizes.of_text_encoders(model_lists.model_path(model))
     for name in names:
         if has_too_many_tensors(name):
-            return f"`embedding:{name}` names a file of more than {written.MOST_TENSORS} tensors, which is no embedding"
+            most = file_integrity.MAX_TENSORS
+            return f"`embedding:{name}` names a file of more than {most} tensors, which is no embedding"
         for encoder, width in widths.items():
             vectors = load_vectors(name, encoder)
             if vectors is None:
@@ -63,7 +64,7 @@ def has_too_many_tensors(name: str) -> bool:
     """Whether a file that the host may take for the name has a header that takes seconds to parse."""
     folders = expand_directory_list(model_lists.embedding_folders())
     files = (Path(folder, file) for folder in folders for file in (name, f"{name}.safetensors"))
-    return any(file.is_file() and written.names_too_many(file) for file in files)
+    return any(file.is_file() and file_integrity.has_too_many_tensors(file) for file in files)
 
 
 def load_vectors(name: str, encoder: str):

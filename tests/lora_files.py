@@ -115,7 +115,7 @@ def weights_of(model):
 def check_merge(model, patched, reference, pairs, scale):
     """The patched weights are the merge by hand, in float64; every other weight is untouched."""
     before, after = weights_of(model), weights_of(patched)
-    names = unet.diffusers_names(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
+    names = unet.diffusers_to_native(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
     modules = dict(reference.named_modules())
     for name, (down, up) in pairs.items():
         weight = modules[name].weight.double()

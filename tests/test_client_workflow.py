@@ -26,10 +26,10 @@ from saved_workflows import (
     template,
     templates,
 )
-from vega_pack.vega_client.workflow import is_api, prompt, texts, to_api
-from vega_pack.vega_client.workflow.definitions import AUTOGROW, CHOICE
 
 from dev import comfyui
+from vega_client.workflow import is_api, prompt, texts, to_api
+from vega_client.workflow.definitions import AUTOGROW, CHOICE
 
 ROOT = Path(__file__).resolve().parents[1]
 # The nodes whose titles the frontend has in its own English texts, where the server says something else.

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from saved_workflows import DRAWN, HANDMADE, SINGLE, golden, node, showing, subgraph, workflow
-from vega_pack.vega_client.workflow import is_api, to_api
+
+from vega_client.workflow import is_api, to_api
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -225,6 +225,6 @@ def test_a_style_put_on_with_our_node_goes_through(small, tmp_path):
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     pictures = [lcm.sample(m, 0, 2, positive, latent, 1.0, disable_progress=True)["samples"] for m in (one, other)]
     assert torch.allclose(*pictures, atol=1e-4)
-    weight = unet.diffusers_names(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
+    weight = unet.diffusers_to_native(model.model.model_config.unet_config, model.model.diffusion_model.state_dict())
     key = weight["mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"]
     assert not torch.equal(weights_of(one)[key], weights_of(lora.apply(model, lcm_lora, 1.0))[key])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from psnr import psnr
-from vega_pack.nodes import loader
+from vega_pack.nodes import model_lists
 from workflow_files import NOTES, read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +178,7 @@ def test_controlnet_follows_the_whole_of_an_own_picture(server, client, info):
     prompt[only(prompt, "ImageScaleToTotalPixels")]["inputs"]["megapixels"] = 0.1  # for a processor
     edges = drawn_by(client, {k: prompt[k] for k in ancestors(prompt, only(prompt, "Canny"))}, "Canny")
     latent = {k: prompt[k] for k in ancestors(prompt, only(prompt, "EmptyLatentImage"))}
-    latent["nano"] = {"class_type": "VegaLoader", "inputs": {"model_name": loader.EMBEDDED, "vae": "tiny"}}
+    latent["nano"] = {"class_type": "VegaLoader", "inputs": {"model_name": model_lists.EMBEDDED_MODEL, "vae": "tiny"}}
     samples = {"samples": [only(prompt, "EmptyLatentImage"), 0], "vae": ["nano", 2]}
     latent["decode"] = {"class_type": "VegaTinyVAEDecode", "inputs": samples}
     assert drawn_by(client, latent, "VegaTinyVAEDecode").size == edges.size == (400, 264)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from psnr import psnr
-from vega_pack.vega_client.workflow import to_api
 from workflow_files import NOTES, WORKFLOWS, every, needed, read, ready, specs, widgets
 
 from dev import templates, thumbnails
+from vega_client.workflow import to_api
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"VegaLoader": "checkpoints", "VegaLCMLora": "loras", "VegaLoraLoader": "loras", "ControlNetLoader": "controlnet"}

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from vega_pack.nodes import lcm_lora, loader
+from vega_pack.nodes import model_lists
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 NOTES = ("Note", "MarkdownNote")  # the frontend's own, never executed
-SHIPPED = {loader.EMBEDDED, lcm_lora.EMBEDDED}
+SHIPPED = {model_lists.EMBEDDED_MODEL, model_lists.EMBEDDED_LORA}
 LOADERS = {"VegaLoader": "model_name", "VegaLCMLora": "lora_name", "VegaLoraLoader": "lora_name"}
 LOADERS |= {"ControlNetLoader": "control_net_name"}
 
