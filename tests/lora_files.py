@@ -1,5 +1,6 @@
 """LoRA files with random weights in every key style, and what the merge of one must be."""
 
+import functools
 import json
 import re
 
@@ -28,6 +29,12 @@ def matrices(reference, dtype=torch.float32) -> dict[str, tuple[torch.Tensor, to
             up = torch.randn(out, RANK, *[1] * (len(rest) - 1), generator=generator) * 0.05
             pairs[name] = down.to(dtype), up.to(dtype)
     return pairs
+
+
+@functools.cache
+def matrices_of(family: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Those for a family's UNet, made once: for the tests to read, not to change."""
+    return matrices(folders.unet(family))
 
 
 def kohya(pairs, native=None):

@@ -108,7 +108,7 @@ def test_second_lcm_lora(client):
 
 def test_lora_for_another_model(server, client):
     path = server.base / "models" / "loras" / "other.safetensors"
-    tensors, _ = lora_files.kohya(lora_files.matrices(folders.unet("SDXL")))
+    tensors, _ = lora_files.kohya(lora_files.matrices_of("SDXL"))
     save_file(tensors, path)
     graph = graphs.text_to_image(VegaLCMLora__lora_name="other.safetensors")
     refused(client, graph, graphs.LORA, str(path), "788 modules and matches SDXL", "the model is vega-nano")

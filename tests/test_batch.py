@@ -27,14 +27,18 @@ def test_a_conditioning_without_pooled_output_is_concatenated():
     assert options == {"pooled_output": None}
 
 
-def test_prompts_of_other_lengths_or_of_several_entries_are_no_batch(prompts):
+def test_prompts_of_other_shapes_are_no_batch(prompts):
+    """Prompts of other lengths, or of several entries, are not batched."""
+
     first, second, _ = prompts
     long = [[torch.cat([first[0][0]] * 2, dim=1), first[0][1]]]
     assert concat_conditioning([first, long]) is None
     assert concat_conditioning([first, [*second, *second]]) is None
 
 
-def test_each_picture_of_a_batch_is_what_its_seed_and_prompt_draw_alone(few_step, prompts):
+def test_each_picture_of_a_batch_is_as_drawn_alone(few_step, prompts):
+    """Each picture of a batch is what its seed and prompt draw alone."""
+
     seeds, latent = [5, 2**64 - 1, 0], torch.zeros(3, 4, 8, 8)
     batch = {"samples": latent, "batch_index": seeds}
     drawn = lcm.sample(few_step, 0, 2, concat_conditioning(prompts), batch, 1.0, disable_progress=True)["samples"]

@@ -93,7 +93,9 @@ def test_the_documented_cluster_is_one_that_ray_takes(tmp_path):
     assert done.stdout.split() == [*names, replicas.name, app.name], done.stderr
 
 
-def test_the_documented_cluster_draws_with_the_files_that_the_docs_save():
+def test_the_documented_cluster_names_the_docs_files():
+    """The documented cluster draws with the files that the documents tell people to save."""
+
     config = yaml.safe_load((ROOT / "docs" / "cluster" / "serve.yaml").read_text(encoding="utf-8"))
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Files to download")[2].partition("\n## ")[0]
     for application in config["applications"]:

@@ -6,7 +6,7 @@ import json
 import loads
 import pytest
 import torch
-from lora_files import STYLES, check_merge, kohya, made_from, matrices, peft, written
+from lora_files import STYLES, check_merge, kohya, made_from, matrices, matrices_of, peft, written
 from vega_pack.vega import checkpoint, lcm, lora
 
 from dev import diffusers_folders as folders
@@ -93,7 +93,7 @@ def test_the_lora_of_sd_15_is_mapped(bases, tmp_path, caplog, family, style):
     """The LCM-LoRA of SD 1.5 is mapped onto the models that were distilled from it."""
     reference, model = bases(family)
     modules = {"small-sd": 178, "tiny-sd": 147}[family]
-    source = matrices(folders.unet("SD 1.5"))
+    source = matrices_of("SD 1.5")
     write, scale = STYLES[style]
     with caplog.at_level("INFO"):
         patched = lora.apply(model, written(tmp_path / "lora.safetensors", *write(source, "SD 1.5")), 1.0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from lora_files import RANK, kohya, matrices, peft, refused, written
+from lora_files import RANK, kohya, matrices, matrices_of, peft, refused, written
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders as folders
@@ -53,7 +53,7 @@ def test_a_lora_for_another_base_is_refused_naming_both(vega, tmp_path, made_for
 def test_vegas_own_lora_is_refused_on_the_embedded_model(tmp_path):
     with torch.inference_mode():
         model, _, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
-    path = written(tmp_path / "lora.safetensors", kohya(matrices(folders.unet("Segmind-Vega")))[0])
+    path = written(tmp_path / "lora.safetensors", kohya(matrices_of("Segmind-Vega"))[0])
     refused(model, path, "matches Segmind-Vega; the model is vega-nano, which has 182: use the embedded LCM-LoRA")
 
 

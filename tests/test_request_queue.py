@@ -114,7 +114,9 @@ EIGHT = list("abcdefgh")
 BATCH_SIZES = [1, 1, 4, 2]  # the first two are dispatched at once
 
 
-def test_a_picture_that_fails_costs_its_batch_a_retry_and_nothing_after():
+def test_a_failed_picture_costs_its_batch_a_retry():
+    """A picture that fails costs its batch a retry, and later batches nothing."""
+
     async def scene():
         worker = ScriptedWorker()
         for _ in range(3):
@@ -150,7 +152,9 @@ def test_batches_that_keep_failing_are_unbatched_for_a_while(monkeypatch):
     assert asyncio.run(scene()) == BATCH_SIZES
 
 
-def test_a_cancelled_job_in_a_failed_batch_leaves_its_key_batchable():
+def test_a_cancelled_job_leaves_its_key_batchable():
+    """A job that was cancelled in a failed batch leaves its key batchable."""
+
     async def scene():
         worker = ScriptedWorker()
         for _ in range(unbatchable.MAX_FAILURES + 1):

@@ -12,7 +12,7 @@ import comfy.t2i_adapter.adapter
 import pytest
 import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple
-from lora_files import kohya, matrices, written
+from lora_files import kohya, matrices_of, written
 from sd15 import KEPT, each_small, randomized, replacement, sd15_controlnet
 from vega_pack.vega import accelerate, checkpoint, lcm, lora, unet
 
@@ -159,7 +159,7 @@ def test_one_attention_replacement_is_by_sd_15s_number_too(small):
 def test_what_other_nodes_put_on_by_number_is_refused(small, tmp_path, family):
     """The host's Load LoRA, its bypass loader and LoRA hooks read SD 1.5's numbers as the model's own."""
     _, model, clip = small[family]
-    tensors = kohya(matrices(folders.unet("SD 1.5")))[0]
+    tensors = kohya(matrices_of("SD 1.5"))[0]
     style = {key: tensor for key, tensor in tensors.items() if "attn" in key}
     lcm_lora = written(tmp_path / "lcm.safetensors", tensors)
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
@@ -188,7 +188,7 @@ def test_what_other_nodes_put_on_by_number_is_refused(small, tmp_path, family):
 def test_the_hosts_sampler_refuses_it_as_well(small):
     """Nothing of ours is between the host's Load LoRA and its KSampler, but the model that Load Vega gave."""
     _, model, clip = small["tiny-sd"]
-    style = {k: v for k, v in kohya(matrices(folders.unet("SD 1.5")))[0].items() if "attn" in k}
+    style = {k: v for k, v in kohya(matrices_of("SD 1.5"))[0].items() if "attn" in k}
     styled, _ = comfy.sd.load_lora_for_models(model, None, style, 1.0, 0.0)
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     empty = torch.zeros(1, 4, 8, 8)

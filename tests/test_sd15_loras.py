@@ -3,7 +3,19 @@
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from lora_files import ALPHA, RANK, check_merge, kohya, made_from, matrices, native_names, peft, weights_of, written
+from lora_files import (
+    ALPHA,
+    RANK,
+    check_merge,
+    kohya,
+    made_from,
+    matrices,
+    matrices_of,
+    native_names,
+    peft,
+    weights_of,
+    written,
+)
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from sd15 import KEPT, attention, each_small, randomized
@@ -46,7 +58,7 @@ STYLES = {
 @pytest.mark.parametrize("convolutions", [False, True])
 def test_a_lora_of_sd_15_is_mapped(small, tmp_path, family, style, convolutions):
     modules, model, _ = small[family]
-    pairs = matrices(folders.unet("SD 1.5"))
+    pairs = matrices_of("SD 1.5")
     pairs = pairs if convolutions else attention(pairs)
     write, scale = STYLES[style]
     path = written(tmp_path / "watercolour.safetensors", write(pairs))
@@ -86,7 +98,7 @@ def test_one_that_fits_both_is_asked_about(small, tmp_path):
 
 def test_its_text_keys_reach_the_text_encoder(small, tmp_path):
     modules, model, clip = small["small-sd"]
-    pairs = attention(matrices(folders.unet("SD 1.5")))
+    pairs = attention(matrices_of("SD 1.5"))
     path = written(tmp_path / "style.safetensors", kohya(pairs)[0] | text_keys())
     _, styled, sentence = style_lora.apply(model, clip, path, 1.0, 0.5)
     assert "1 modules of text encoders" in sentence
@@ -149,7 +161,7 @@ def test_peft_keys_of_a_style_are_applied_whole(tmp_path):
 
 
 def test_a_style_of_another_base_is_refused(small, tmp_path):
-    sdxl = written(tmp_path / "sdxl.safetensors", kohya(attention(matrices(folders.unet("SDXL"))))[0])
+    sdxl = written(tmp_path / "sdxl.safetensors", kohya(attention(matrices_of("SDXL")))[0])
     for family, words in (
         ("small-sd", "fit neither small-sd"),
         ("SD 1.5", "are not in the model, which is Stable"),
@@ -166,7 +178,7 @@ def test_a_style_of_another_base_is_refused(small, tmp_path):
 @pytest.mark.parametrize("model_family", ["tiny-sd", "SD 1.5"])
 def test_a_lora_made_for_a_relative_is_refused(small, tmp_path, model_family):
     """small-sd's attentions.1 was SD 1.5's attentions.2: by SD 1.5's names half of it would be in other blocks."""
-    path = written(tmp_path / "own.safetensors", kohya(attention(matrices(folders.unet("small-sd"))))[0])
+    path = written(tmp_path / "own.safetensors", kohya(attention(matrices_of("small-sd")))[0])
     with pytest.raises(ValueError, match="was made for small-sd, by its modules"):
         style_lora.apply(small[model_family][1], None, path, 1.0, 1.0)
 
@@ -175,7 +187,7 @@ def test_a_lora_made_for_a_relative_is_refused(small, tmp_path, model_family):
     "damage", ["one matrix", "flat", "text: one matrix", "text: other width", "text: two alphas", "text: diff"]
 )
 def test_a_damaged_style_is_refused_in_a_sentence(small, tmp_path, damage):
-    tensors = kohya(attention(matrices(folders.unet("SD 1.5"))))[0] | text_keys()
+    tensors = kohya(attention(matrices_of("SD 1.5")))[0] | text_keys()
     key = next(k for k in tensors if k.endswith("lora_up.weight"))
     text = "lora_te_text_model_encoder_layers_0_mlp_fc1"
     if damage == "one matrix":
@@ -199,7 +211,7 @@ def test_a_damaged_style_is_refused_in_a_sentence(small, tmp_path, damage):
 
 def test_a_second_few_step_lora_is_refused(small, tmp_path):
     _, model, _ = small["small-sd"]
-    tensors = kohya(matrices(folders.unet("SD 1.5")))[0]
+    tensors = kohya(matrices_of("SD 1.5"))[0]
     lcm_lora = written(tmp_path / "lcm-lora-sdv1-5.safetensors", tensors)
     few_step = lora.apply(model, lcm_lora, 1.0)
     with pytest.raises(ValueError, match="is a few-step LoRA by its name, and the model has one already"):
@@ -215,7 +227,7 @@ def test_a_second_few_step_lora_is_refused(small, tmp_path):
 
 def test_a_style_put_on_with_our_node_goes_through(small, tmp_path):
     _, model, clip = small["small-sd"]
-    tensors = kohya(matrices(folders.unet("SD 1.5")))[0]
+    tensors = kohya(matrices_of("SD 1.5"))[0]
     lcm_lora = written(tmp_path / "lcm.safetensors", tensors)
     style = written(tmp_path / "style.safetensors", {k: v for k, v in tensors.items() if "attn" in k})
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))

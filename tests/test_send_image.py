@@ -494,7 +494,9 @@ def test_what_json_cannot_hold_is_null():
     assert graph_metadata.strict_json(value) == '{"a": null, "b": null, "c": [1, null]}'
 
 
-def test_a_frame_is_unpacked_as_it_was_packed_and_other_events_are_none():
+def test_a_frame_is_unpacked_as_packed():
+    """A frame is unpacked as it was packed; other events are None."""
+
     metadata, message = {"prompt_id": "größer", "value": None}, struct.pack(">I", 4)
     message += frame_codec.pack({"prompt_id": "größer", "value": math.nan}, b"\xff\xd8")
     assert frame_codec.unpack(message) == with_metadata(message) == (metadata, b"\xff\xd8")
@@ -502,7 +504,9 @@ def test_a_frame_is_unpacked_as_it_was_packed_and_other_events_are_none():
     assert frame_codec.unpack(b"") is None
 
 
-def test_the_apis_client_is_an_image_sink_and_a_websocket_is_none():
+def test_the_apis_client_is_an_image_sink():
+    """The API's client is an image sink, and a websocket is none."""
+
     server = SimpleNamespace(sockets={"websocket": web.WebSocketResponse()}, sockets_metadata={})
     client = HostClient(server)
     assert image_sink(server, client.id) is client

@@ -156,6 +156,7 @@ def test_pictures_sent_to_the_client_leave_nothing_behind(server):
     assert memory[-1] - memory[65] < 32  # by then 64 pictures are kept, as ever after
 
 
+@pytest.mark.server
 @pytest.mark.soak
 def test_a_thousand_prompts_keep_their_pace(tmp_path, record_property):
     """A thousand prompts take as long at the end as at the start.

@@ -10,6 +10,7 @@ from psnr import psnr
 from workflow_files import NOTES, WORKFLOWS, every, needed, read, ready, specs, widgets
 
 from dev import templates, thumbnails
+from vega_client import Client
 from vega_client.workflow import to_api
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,7 +137,7 @@ def test_a_thumbnail_lies_beside_it(path):
     """The frontend asks for a .jpg of the same name (workflowTemplatesStore.ts)."""
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         assert thumbnail.format == "JPEG"
-        assert 256 <= max(thumbnail.size) <= thumbnails.SIDE
+        assert 256 <= max(thumbnail.size) <= thumbnails.MAX_SIDE_PIXELS
 
 
 @every
@@ -149,8 +150,9 @@ def test_the_template_browser_offers_it_with_a_thumbnail(path, server):
 
 
 @ready
-def test_the_thumbnail_is_what_the_workflow_draws(path, client):
-    drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
+def test_the_thumbnail_is_what_the_workflow_draws(path, server):
+    with Client(server.url) as client:
+        drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         size = min(drawn.size, thumbnail.size)  # small ones are shown enlarged, large ones made smaller
         one = np.asarray(drawn.resize(size, Image.Resampling.LANCZOS), dtype=float)
