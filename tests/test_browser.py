@@ -82,8 +82,9 @@ WRONG = [
     ("VegaLoader", "vae", "full", ("only a tiny autoencoder", "set vae to `tiny`")),
     ("VegaLoader", "model_name", "gone.safetensors", ("no model 'gone.safetensors'", "press R and choose another")),
     ("VegaLCMLora", "lora_name", "gone.safetensors", ("no LoRA 'gone.safetensors'", "press R and choose another")),
+    ("VegaLCMSampler", "denoise", 0.05, ("at most 2 steps", "lower steps to 2, or raise denoise to 0.08")),
 ]
-SHOWN_NAMES = {"VegaLoader": "Load Vega", "VegaLCMLora": "Apply LCM-LoRA (Vega)"}
+SHOWN_NAMES = {"VegaLoader": "Load Vega", "VegaLCMLora": "Apply LCM-LoRA (Vega)", "VegaLCMSampler": "KSampler (Vega LCM)"}
 
 
 @pytest.mark.parametrize(("kind", "name", "value", "said"), WRONG)
@@ -96,8 +97,17 @@ def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name,
     browser.load(page, TEMPLATES["vega_txt2img"])
     page.evaluate(f"{widget(kind, name)}.value = {json.dumps(value)}")
     page.get_by_test_id("queue-button").click()
+    toast = page.locator(".vega-error")
+    toast.wait_for()
+    assert toast.get_attribute("role") == "alert"
+    for words in (SHOWN_NAMES[kind], *said):
+        assert words in toast.inner_text()
+    toast.get_by_role("button", name="Show the node").click()
+    assert page.evaluate("[...window.app.canvas.selectedItems].map(item => item.type)") == [kind]
+    toast.get_by_role("button", name="Close").click()
+    toast.wait_for(state="detached")
     page.get_by_test_id("error-overlay-see-errors").click()
-    if value.startswith("gone"):  # what is refused before anything runs is one click further away
+    if str(value).startswith("gone"):  # what is refused before anything runs is one click further away
         page.get_by_label(f"Info for {SHOWN_NAMES[kind]}").click()
     for words in said:
         page.get_by_text(words).first.wait_for()

@@ -1,5 +1,7 @@
 """The grid, the noise and the consistency function against diffusers' LCMScheduler."""
 
+import re
+
 import pytest
 import torch
 from diffusers import LCMScheduler
@@ -26,6 +28,19 @@ def test_timesteps_are_the_schedulers_or_refused_where_it_raises(percent):
 def test_steps_that_no_grid_has_are_refused(steps):
     with pytest.raises(ValueError, match="at least 1 and at most 50"):
         lcm.timesteps(steps, 1.0)
+
+
+@pytest.mark.parametrize("percent", range(2, 101))
+def test_refused_steps_come_with_numbers_that_work(percent):
+    """Both numbers of the sentence are accepted, and a hundredth less of denoise is not."""
+    for steps in range(int(50 * (percent / 100)) + 1, 51):
+        with pytest.raises(ValueError, match="lower steps to") as refused:
+            lcm.timesteps(steps, percent / 100)
+        fewer, more = re.fullmatch(r".*lower steps to (\d+), or raise denoise to ([\d.]+)\.", str(refused.value)).groups()
+        lcm.timesteps(int(fewer), percent / 100)
+        lcm.timesteps(steps, float(more))
+        with pytest.raises(ValueError, match="at most|leaves no step"):
+            lcm.timesteps(steps, float(more) - 0.01)
 
 
 @pytest.mark.parametrize("denoise", [-0.1, 1.1, float("nan")])

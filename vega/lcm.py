@@ -48,6 +48,17 @@ def has_lcm_sampling(model: comfy.model_patcher.ModelPatcher) -> bool:
     return isinstance(model.get_model_object("model_sampling"), host_lcm.LCM)
 
 
+def remedy(steps: int, available: int) -> str:
+    """What to set instead, with the numbers."""
+    if steps < 1:
+        return "raise steps to 1"
+    if steps > ORIGINAL_STEPS:
+        return f"lower steps to {available}"
+    # In hundredths, as the widget has them; int(50 * 0.58) is 28.
+    enough = next(k / 100 for k in range(1, 101) if int(ORIGINAL_STEPS * (k / 100)) >= steps)
+    return f"lower steps to {available}, or raise denoise to {enough:g}"
+
+
 def timesteps(steps: int, denoise: float) -> list[int]:
     """The descending timesteps of LCMScheduler.set_timesteps(steps, strength=denoise); ValueError where it raises."""
     if not 0 < denoise <= 1:
@@ -56,7 +67,10 @@ def timesteps(steps: int, denoise: float) -> list[int]:
     if available < 1:
         raise ValueError(f"denoise {denoise:g} leaves no step to do: use at least {1 / ORIGINAL_STEPS:g}, or 0 for none.")
     if not 1 <= steps <= available:
-        raise ValueError(f"steps is {steps}; with denoise {denoise:g} an LCM has at least 1 and at most {available} steps.")
+        raise ValueError(
+            f"steps is {steps}; with denoise {denoise:g} an LCM has at least 1 and at most {available} steps: "
+            f"{remedy(steps, available)}."
+        )
     # In floating point, as numpy.linspace there: exact integers differ at some steps (33 at denoise 0.9).
     stride = available / steps
     return [(available - int(i * stride)) * TIMESTEP_STRIDE - 1 for i in range(steps)]

@@ -3,19 +3,11 @@
 // there later. So while another tab is open, the picture is said to belong to no node at all.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { nodeAt } from "./execution_id.js";
 
 const queuedFrom = new Map(); // prompt id -> workflow
 const asking = new Set(); // workflows whose prompt is on its way: its result may come before its id
 const opened = () => app.extensionManager?.workflow?.activeWorkflow;
-
-function nodeAt(executionId) {
-  let [node, graph] = [null, app.graph];
-  for (const id of String(executionId).split(":")) {
-    node = graph?.getNodeById(id);
-    graph = node?.subgraph;
-  }
-  return node;
-}
 
 function isForTheOpenGraph({ node, display_node, prompt_id }) {
   if (opened()?.changeTracker?.constructor.isLoadingGraph) return false; // the new graph is there, its workflow not yet
