@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import threading
-import time
 
 import graphs
 from api_calls import BASE, PROMPT, RT, long, post, queue, send_and_leave, wait_for
@@ -50,15 +49,20 @@ def test_a_client_that_leaves_the_line_is_not_drawn(server):
         assert first.result().status_code == 200
 
 
+def executed_prompts(server) -> int:
+    """How many prompts the host has executed: it logs each after the answer, but before it takes the next."""
+    wait_for(lambda: queue(server) == [[], []])
+    with send_and_leave(server, prompt=PROMPT, num_inference_steps=100):
+        wait_for(lambda: queue(server)[0])
+        count = server.log.read_text(encoding="utf-8").count("Prompt executed")
+    wait_for(lambda: queue(server) == [[], []])
+    return count
+
+
 def test_waiting_requests_are_one_prompt(server):
     """Requests that wait together are one prompt, and a client that leaves takes only its own out of it."""
     alone = [post(server, prompt=f"{PROMPT}, {k} stars", seed=2**64 - k).content for k in range(1, 4)]
-
-    def prompts():
-        return server.log.read_text(encoding="utf-8").count("Prompt executed")
-
-    time.sleep(0.5)  # the host writes its line after the answer
-    before = prompts()
+    before = executed_prompts(server) + 1  # and the one that counting took
     with in_a_thread(long, server, seed=8) as first, concurrent.futures.ThreadPoolExecutor(3) as pool:
         wait_for(lambda: queue(server)[0])
         with in_a_thread(long, server, seed=9, num_inference_steps=3):  # the other prompt that the host takes
@@ -67,8 +71,7 @@ def test_waiting_requests_are_one_prompt(server):
                 together = [pool.submit(post, server, prompt=f"{PROMPT}, {k} stars", seed=2**64 - k) for k in range(1, 4)]
                 wait_for(first.done)
             assert [answer.result().content for answer in together] == alone
-    time.sleep(0.5)
-    assert prompts() == before + 3
+    assert executed_prompts(server) == before + 3
 
 
 def test_what_somebody_else_interrupts_or_clears_is_drawn_again(server):
