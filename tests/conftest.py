@@ -189,7 +189,7 @@ def pytest_collection_modifyitems(config, items):
         for name in tiers.of(item):
             item.add_marker(name)
     config.stash[tiers.COLLECTED] = list(items)
-    longest = ("train", "serve", "fuzz", "nano", "api", "client")
+    longest = ("train", "serve", "fuzz", "nano", "api")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 
 
