@@ -57,7 +57,7 @@ def queue(server) -> list[list]:
     return [found["queue_running"], found["queue_pending"]]
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came true"

@@ -1,15 +1,18 @@
 """Fixtures that several files share, and the order and report of the tests."""
 
 import datetime
+import json
 import os
 import platform
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiers
 import torch
+from PIL import Image
 
 from dev import host
 
@@ -50,6 +53,51 @@ def server(tmp_path_factory, elsewhere):
 def client(server):
     with server.connect() as connected:
         yield connected
+
+
+@pytest.fixture
+def python_client(server):
+    """vega_client's Client of the server."""
+    from vega_client import Client
+
+    with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def noise(server):
+    """Two different pictures in the server's input folder: name -> uint8 [H, W, 3]."""
+    arrays = {f"noise_{k}.png": np.random.default_rng(k).integers(0, 256, (48, 64, 3), np.uint8) for k in range(2)}
+    for name, array in arrays.items():
+        Image.fromarray(array).save(server.base / "input" / name)
+    return arrays
+
+
+@pytest.fixture
+def metadata_client(server):
+    """A client that has announced what the browser announces."""
+    with server.connect() as connected:
+        connected.socket.send(json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}}))
+        while json.loads(connected.socket.recv())["type"] != "feature_flags":
+            pass
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def operators_path(tmp_path_factory) -> Path:
+    """A folder that the operator has put on PYTHONPATH."""
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, operators_path):
+    """The API by Ray Serve with one replica and two keys; tests/test_serve.py shares one start of Ray."""
+    from dev import serve_api
+
+    settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
+    settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
+    with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +189,7 @@ def pytest_collection_modifyitems(config, items):
         for name in tiers.of(item):
             item.add_marker(name)
     config.stash[tiers.COLLECTED] = list(items)
-    longest = ("train", "serve", "fuzz", "nano", "api_concurrency", "api_pictures", "client")
+    longest = ("train", "serve", "fuzz", "nano", "api_concurrency", "api_pictures")
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
 
 

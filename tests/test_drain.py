@@ -1,6 +1,7 @@
 """What SIGTERM does in the pack's hands, beside what another pack made of it before. No server: the signals are real."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -25,6 +26,17 @@ async def moment(until) -> None:
         await asyncio.sleep(0.01)
 
 
+@contextlib.asynccontextmanager
+async def terminated_during_a_request():
+    """A Drain that has got SIGTERM while one request is active; the request is finished on the way out."""
+    drain = Drain()
+    drain.install()
+    with drain.active_request():
+        os.kill(os.getpid(), signal.SIGTERM)
+        await moment(lambda: drain.is_draining)
+        yield drain
+
+
 def test_without_work_the_handler_that_was_there_has_it_at_once(others):
     async def scene():
         drain = Drain()
@@ -40,11 +52,7 @@ def test_without_work_the_handler_that_was_there_has_it_at_once(others):
 
 def test_work_is_finished_first_and_nothing_new_begun(others):
     async def scene():
-        drain = Drain()
-        drain.install()
-        with drain.active_request():
-            os.kill(os.getpid(), signal.SIGTERM)
-            await moment(lambda: drain.is_draining)
+        async with terminated_during_a_request() as drain:
             with pytest.raises(ServerStopping), drain.active_request():
                 pass
             assert drain.active_requests == 1
@@ -57,11 +65,7 @@ def test_work_is_finished_first_and_nothing_new_begun(others):
 
 def test_a_second_signal_does_not_wait(others):
     async def scene():
-        drain = Drain()
-        drain.install()
-        with drain.active_request():
-            os.kill(os.getpid(), signal.SIGTERM)
-            await moment(lambda: drain.is_draining)
+        async with terminated_during_a_request():
             os.kill(os.getpid(), signal.SIGTERM)
             assert others
 
@@ -72,10 +76,7 @@ def test_what_is_never_finished_is_given_up(others, monkeypatch, caplog):
     monkeypatch.setattr("vega_pack.api.drain.DRAIN_TIMEOUT_S", 0)
 
     async def scene():
-        drain = Drain()
-        drain.install()
-        with drain.active_request():
-            os.kill(os.getpid(), signal.SIGTERM)
+        async with terminated_during_a_request():
             await moment(lambda: others)
 
     asyncio.run(scene())
