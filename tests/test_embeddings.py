@@ -139,8 +139,8 @@ def test_widths_are_those_of_the_loaded_encoders(tmp_path, family, expected):
     loaded = {tmp_path / "folder": text_encoders.from_folder(tmp_path / "folder")}
     loaded[file] = single_file.encoders(file, single_file.read(file))
     for path, encoders in loaded.items():
-        assert hidden_sizes.of(path) == expected == {name: encoder.width for name, encoder in encoders.items()}
-    assert hidden_sizes.of(checkpoint.NANO) == {"clip_l": WIDTH, "clip_g": WIDTH}
+        assert hidden_sizes.of_text_encoders(path) == expected == {name: encoder.width for name, encoder in encoders.items()}
+    assert hidden_sizes.of_text_encoders(checkpoint.NANO) == {"clip_l": WIDTH, "clip_g": WIDTH}
 
 
 def test_files_on_a_drive_that_hangs_hold_up_nothing_else(monkeypatch):
