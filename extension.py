@@ -13,6 +13,7 @@ from .api.server_log import redact_requests
 from .api.subscriber import remember_secret
 from .contract.auth import is_loopback, keyless_rejection
 from .images import frames, store
+from .nodes import example_pictures, template_links
 from .nodes.accelerate import VegaAccelerate
 from .nodes.batch import VegaBatch
 from .nodes.lcm_lora import VegaLCMLora
@@ -39,6 +40,8 @@ class VegaExtension(ComfyExtension):
         PromptServer.instance.app.middlewares.insert(0, api_middleware)
         connection.install(PromptServer.instance.app)
         redact_requests()
+        example_pictures.place()
+        template_links.add_routes(PromptServer.instance.routes)
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 

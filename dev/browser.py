@@ -31,16 +31,21 @@ def opened(server, profile: Path, chromium: str):
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         page.set_default_timeout(180_000)
         page.goto(server.url)
-        page.wait_for_function(READY)
-        page.evaluate(
-            """ends => {
-                window.ended = []
-                for (const end of ends) window.app.api.addEventListener(end, () => window.ended.push(end))
-            }""",
-            ENDS,
-        )
+        wait_until_ready(page)
         yield page
         context.close()
+
+
+def wait_until_ready(page: Page) -> None:
+    """After the page was loaded, or loaded anew; window.ended is then how each prompt ended."""
+    page.wait_for_function(READY)
+    page.evaluate(
+        """ends => {
+            window.ended = []
+            for (const end of ends) window.app.api.addEventListener(end, () => window.ended.push(end))
+        }""",
+        ENDS,
+    )
 
 
 def complain(page: Page, url: str, message) -> None:

@@ -14,6 +14,7 @@ from vega_client import Client
 
 from . import browser, comfyui, thumbnails
 from .host import ROOT
+from .templates import TEMPLATES
 
 DOCS, WORKFLOWS = ROOT / "web" / "docs", ROOT / "workflows"
 # Node: the template that shows it, and which of its nodes; None is all.
@@ -21,9 +22,9 @@ NODES_SHOWN = {
     "VegaLoader": ("vega_txt2img", None),
     "VegaLoraLoader": ("vega_style_lora", ("VegaLoader", "VegaLoraLoader", "VegaLCMLora")),
     "VegaAccelerate": ("vega_txt2img", ("VegaLCMLora", "VegaAccelerate", "VegaLCMSampler")),
-    "VegaTinyVAEDecode": ("vega_txt2img", ("VegaLCMSampler", "VegaTinyVAEDecode", "SaveImage")),
+    "VegaTinyVAEDecode": ("vega_txt2img", ("VegaLCMSampler", "VegaTinyVAEDecode")),
     "VegaSendImage": ("vega_send_image_api", ("VegaSendImage",)),
-    "VegaReceiveImage": ("vega_img2img", ("VegaReceiveImage", "ImageScaleToTotalPixels", "PreviewImage", "VAEEncode")),
+    "VegaReceiveImage": ("vega_img2img", ("ImageScaleToTotalPixels", "VAEEncode")),
 }
 # Files that a shown template names and that need only be there: ComfyUI outlines a node whose file is missing.
 MODELS = ("checkpoints/sd_xl_base_1.0.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
@@ -31,11 +32,13 @@ PAGE_SIZE = {"width": 1600, "height": 900}
 AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units
 SIDE_PIXELS, GAP_PIXELS, LETTER_PIXELS = 384, 12, 26
 SETTINGS = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
+# Looks into the subgraph.
+OPEN = "window.app.canvas.setGraph(window.app.graph.nodes.find(n => n.subgraph).subgraph)"
 FOCUS = "window.app.extensionManager.toggleFocusMode()"
 # Moves the canvas so that the nodes fill its upper left, and tells how much of it they take.
 FRAME = """([kinds, size, around, above]) => {
     const canvas = window.app.canvas
-    const nodes = window.app.graph.nodes.filter(n => n.type !== 'MarkdownNote' && (!kinds || kinds.includes(n.type)))
+    const nodes = canvas.graph.nodes.filter(n => n.type !== 'MarkdownNote' && (!kinds || kinds.includes(n.type)))
     const edge = (pick, of) => pick(...nodes.map(of))
     const left = edge(Math.min, n => n.pos[0]) - around, top = edge(Math.min, n => n.pos[1]) - above
     const width = edge(Math.max, n => n.pos[0] + n.size[0]) + around - left
@@ -50,10 +53,12 @@ FRAME = """([kinds, size, around, above]) => {
 def screenshots(page: browser.Page) -> None:
     page.set_viewport_size(PAGE_SIZE)
     for name, (template, kinds) in NODES_SHOWN.items():
-        saved = (WORKFLOWS / f"{template}.json").read_text(encoding="utf-8")
+        saved = (WORKFLOWS / f"{TEMPLATES[template].title}.json").read_text(encoding="utf-8")
         browser.load(page, json.loads(saved))
         if "(embedded)" in saved:  # others lack their models here
             browser.run(page)
+        if kinds:
+            page.evaluate(OPEN)
         page.evaluate(FOCUS)  # no menus over the canvas
         width, height = page.evaluate(FRAME, [kinds, PAGE_SIZE, AROUND, ABOVE])
         page.wait_for_timeout(2000)

@@ -1,11 +1,12 @@
 """Draws each template's thumbnail through the real server: with the template itself, or vega-nano in its models' place."""
 
+import json
+
 from PIL import Image, ImageDraw, ImageFont
 
 from vega_client import Client
 
 from . import comfyui, demo, host, templates
-from .workflow_file import Graph
 
 MAX_SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
 MAX_SIDE_PIXELS = 512  # and more than this it doesn't show
@@ -22,10 +23,11 @@ PAPER, INK = "#101418", "white"
 
 def main() -> None:
     with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
-        for name, graph in templates.graphs(server.get("/object_info").json()).items():
+        for name, template in templates.TEMPLATES.items():
+            prompt = json.loads((templates.WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
             text = NANO_PROMPTS.get(name)
-            picture = labelled(client, graph, text) if text else enlarged(draw(client, graph.prompt()))
-            thumbnail = host.ROOT / "workflows" / f"{name}.jpg"
+            picture = labelled(client, name, text) if text else enlarged(draw(client, prompt))
+            thumbnail = templates.WORKFLOWS / f"{template.title}.jpg"
             picture.save(thumbnail, quality=92)
             print(thumbnail)
 
@@ -40,11 +42,11 @@ def enlarged(picture: Image.Image) -> Image.Image:
     return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.LANCZOS)
 
 
-def labelled(client: Client, graph: Graph, text: str) -> Image.Image:
+def labelled(client: Client, name: str, text: str) -> Image.Image:
     """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
     (picture,) = client.queue(demo.WORKFLOW, {"CLIPTextEncode.text": text})
     picture = picture.resize((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.LANCZOS)
-    title = templates.notes()[graph.name].partition("\n")[0].removeprefix("## ")
+    title = templates.notes()[name].partition("\n")[0].removeprefix("## ")
     lines = [(title, TITLE_PIXELS), ("models to download", SMALL_PIXELS), ("this picture: vega-nano", SMALL_PIXELS)]
     brush = ImageDraw.Draw(picture)
     top = MAX_SIDE_PIXELS - sum(size + MARGIN_PIXELS // 2 for _, size in lines) - MARGIN_PIXELS

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vega_client import Client
 
-WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
+WORKFLOW = Path(__file__).resolve().parents[1] / "workflows" / "01 Text to picture.json"
 
 with Client(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8188") as client:
     prompt = "a pink dawn over pine trees with a calm lake"

@@ -15,7 +15,10 @@ from train.nano.scenes import VALUES
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO = ROOT / "vega" / "nano"
-TEMPLATES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "workflows").glob("*.json")}
+# Graphs that earlier versions of this pack came with, and that people have saved: they must go on as they were.
+SAVED = {
+    path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "tests" / "saved_graphs").glob("*.json")
+}
 
 
 @functools.cache

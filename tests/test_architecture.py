@@ -15,7 +15,7 @@ LIBRARIES = {"cuda", "torch", "safetensors", "tqdm", "yaml"}  # cuda: torch's ow
 # What each part may import besides the standard library and, relatively, itself.
 ALLOWED = {
     "vega": {"comfy", "comfy_extras"} | LIBRARIES,
-    "nodes": {"comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
+    "nodes": {"aiohttp", "comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
     | {"images", "vega"},
     "images": {"comfy", "comfy_api", "folder_paths", "protocol", "server", "aiohttp", "numpy", "torch", "PIL"},
     "api": {"comfy", "execution", "protocol", "server", "aiohttp", "pydantic", "contract", "images", "nodes", "vega"},

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dev import comfyui
+from dev.templates import TEMPLATES
 from vega_client import AsyncClient, Client
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def made(seed: int, source=random.Random) -> Request:
     name = chance.choice(SHIPPED)
     twin = json.loads((ROOT / "workflows" / "api" / f"vega_{name}.json").read_text(encoding="utf-8"))
     samplers = [id for id, node in twin.items() if node["class_type"] in ("VegaLCMSampler", "KSampler")]
-    workflow = twin if kind == 4 else ROOT / "workflows" / f"vega_{name}.json"
+    workflow = twin if kind == 4 else ROOT / "workflows" / f"{TEMPLATES[f'vega_{name}'].title}.json"
     return Request("queue", (workflow, {f"{id}.seed": seed for id in samplers}), {}, leaves)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from api_calls import wait_for
-from page_graphs import TEMPLATES, read, refresh
+from page_graphs import SAVED, read, refresh
 from PIL import Image
 from safetensors.torch import save
 
@@ -31,7 +31,7 @@ def calm(page):
 
 
 def test_the_picture_follows_the_typing(page, server):
-    template, typed = TEMPLATES["vega_live_drawing"], "noon, the sea with a boat"
+    template, typed = SAVED["vega_live_drawing"], "noon, the sea with a boat"
     (sender,) = (str(one["id"]) for one in template["nodes"] if one["type"] == "VegaSendImage")
     browser.load(page, template)
     page.get_by_test_id("queue-mode-menu-trigger").click()
@@ -68,7 +68,7 @@ def test_typing_draws_only_in_live_mode_and_our_graphs(page, server):
         page.wait_for_timeout(1500)
         return server.get("/history").json().keys() - before or server.get("/queue").json()["queue_running"]
 
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     assert not typed()
     page.evaluate(f"window.app.graph.remove({node('VegaLCMSampler')})")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
@@ -94,7 +94,7 @@ def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name,
     place("loras/style.safetensors", save(weights))
     place("checkpoints/broken.safetensors", b"no model")
     place("diffusers/half/model_index.json", b"{}")
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     page.evaluate(f"{widget(kind, name)}.value = {json.dumps(value)}")
     page.get_by_test_id("queue-button").click()
     toast = page.locator(".vega-error")
@@ -116,7 +116,7 @@ def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name,
 
 
 def test_interrupt_stops_within_a_step(page, server):
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     page.evaluate(f"{widget('VegaLCMSampler', 'steps')}.value = 50")
     page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 987654")
     page.evaluate(
@@ -138,7 +138,7 @@ def test_interrupt_stops_within_a_step(page, server):
 
 
 def test_refresh_shows_a_new_file(page, place):
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     values = f"{widget('VegaLoader', 'model_name')}.options.values"
     assert "new.safetensors" not in page.evaluate(values)
     place("checkpoints/new.safetensors")
@@ -154,7 +154,7 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
     y, x = np.mgrid[:200, :420]
     before = np.stack([60 + x / 4, 100 + y / 2, 200 - x / 5], axis=-1).astype(np.uint8)
     Image.fromarray(before).save(server.base / "input" / "painted.png")
-    browser.load(page, TEMPLATES["vega_inpaint"])
+    browser.load(page, SAVED["vega_inpaint"])
     refresh(page)
     page.evaluate(
         """async () => {
@@ -197,7 +197,7 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
 
 
 def test_the_help_page_is_shown_with_its_picture(page):
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node('VegaLoader')}.pos)")
     page.mouse.click(x + 60, y - 8)
     page.get_by_test_id("info-button").click()
@@ -233,7 +233,7 @@ def test_a_letter_is_drawn_within_twice_the_models_own_time(page, server, client
         began = {kind: time.perf_counter() for kind, _ in client.events(client.queue(prompt))}
         return began["executed"] - began["execution_start"]
 
-    browser.load(page, TEMPLATES["vega_live_drawing"])
+    browser.load(page, SAVED["vega_live_drawing"])
     browser.run(page)
     page.wait_for_function(f"!!{node('VegaSendImage')}.imgs")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")

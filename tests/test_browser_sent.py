@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from page_graphs import (
     OTHERS,
-    TEMPLATES,
+    SAVED,
     add_oracle,
     drop,
     fetched,
@@ -37,7 +37,7 @@ def calm(page):
 @pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
 def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
     """A sent picture is shown on its node, and dropped on the canvas it is the graph again."""
-    browser.load(page, TEMPLATES["vega_send_image_api"])
+    browser.load(page, SAVED["vega_send_image_api"])
     page.evaluate(f"{widget('VegaSendImage', 'format')}.value = '{format}'")
     browser.run(page)
     picture = browser.shown(page, "VegaSendImage")
@@ -52,14 +52,14 @@ def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_picture_stays_with_its_own_tab(page, server, other):
     """A picture that comes while another tab is open is shown in its own alone."""
-    browser.load(page, TEMPLATES[OTHERS[other]])
-    browser.load(page, TEMPLATES["vega_live_drawing"])
+    browser.load(page, SAVED[OTHERS[other]])
+    browser.load(page, SAVED["vega_live_drawing"])
     add_oracle(page)
     set_slow(page, seed=len(other))
     page.evaluate(f"{widget('VegaSendImage', 'format')}.value = 'png'")
     ended = queue(page)
     open_tab(page, -2)
-    page.wait_for_function(f"window.app.graph.nodes.length === {len(TEMPLATES[OTHERS[other]]['nodes'])}")
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(SAVED[OTHERS[other]]['nodes'])}")
     before = state(page)
     wait_for_the_end(page, ended)
     assert state(page) == before
@@ -75,7 +75,7 @@ def test_a_picture_stays_with_its_own_tab(page, server, other):
 
 @pytest.mark.soak
 def test_a_picture_inside_a_subgraph_stays_there(page):
-    browser.load(page, TEMPLATES["vega_live_drawing"])
+    browser.load(page, SAVED["vega_live_drawing"])
     page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{node('VegaTinyVAEDecode')}, {node('VegaSendImage')}]))")
     nested = page.evaluate("window.app.graph.serialize()")
     browser.load(page, nested)
@@ -100,7 +100,7 @@ def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
 
     The graph is there before its workflow counts as the open one: the result comes at each moment of that.
     """
-    browser.load(page, TEMPLATES["vega_live_drawing"])
+    browser.load(page, SAVED["vega_live_drawing"])
     set_slow(page, seed=6)
     ended = queue(page)
     ((_, prompt_id, *_),) = server.get("/queue").json()["queue_running"]
@@ -115,7 +115,7 @@ def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
                 await new Promise(resolve => setTimeout(resolve))
             }
         }""",
-        [TEMPLATES["vega_live_drawing"], prompt_id],
+        [SAVED["vega_live_drawing"], prompt_id],
     )
     assert page.evaluate("'7' in window.app.nodeOutputs") is False
     wait_for_the_end(page, ended)
@@ -124,7 +124,7 @@ def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
 
 def test_a_file_brings_no_received_picture_back(page, server):
     """A file brings back the graph without the picture that Receive Image had."""
-    browser.load(page, TEMPLATES["vega_img2img"])
+    browser.load(page, SAVED["vega_img2img"])
     page.evaluate(
         f"""() => {{
             const send = window.LiteGraph.createNode('VegaSendImage')
@@ -147,7 +147,7 @@ def test_a_file_brings_no_received_picture_back(page, server):
 
 def test_jobs_and_assets_show_a_sent_picture(page, server):
     """The queue and the assets show a sent picture as they show Preview Image's."""
-    workflow = TEMPLATES["vega_live_drawing"]
+    workflow = SAVED["vega_live_drawing"]
     seen = {}
     for kind in ("VegaSendImage", "PreviewImage"):
         browser.load(page, workflow)
@@ -175,7 +175,7 @@ def test_jobs_and_assets_show_a_sent_picture(page, server):
 
 
 def test_a_saved_picture_dropped_again_is_the_graph(page):
-    browser.load(page, TEMPLATES["vega_txt2img"])
+    browser.load(page, SAVED["vega_txt2img"])
     page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 31")
     browser.run(page)
     browser.shown(page, "SaveImage")

@@ -178,7 +178,7 @@ def test_a_server_of_something_else_is_told_by_queue():
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        workflow = Path(__file__).resolve().parents[1] / "workflows" / "vega_txt2img.json"
+        workflow = Path(__file__).resolve().parents[1] / "workflows" / "01 Text to picture.json"
         address = f"http://127.0.0.1:{other.server_port}"
         with Client(address) as client, pytest.raises(RequestError, match="is not what a ComfyUI answers"):
             client.queue(workflow)

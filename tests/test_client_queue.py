@@ -23,7 +23,7 @@ def test_queue_draws_a_workflow_with_other_values(server, python_client, tmp_pat
 
 
 def test_queue_takes_the_browsers_own_format(python_client):
-    path = ROOT / "workflows" / "vega_txt2img.json"
+    path = ROOT / "workflows" / "01 Text to picture.json"
     steps = []
     (image,) = python_client.queue(path, {"VegaLCMSampler.seed": 9}, on_progress=lambda *step: steps.append(step))
     (expected,) = python_client.queue(ROOT / "workflows" / "api" / "vega_txt2img.json", {"VegaLCMSampler.seed": 9})
@@ -122,10 +122,11 @@ def changes(prompt: dict) -> dict:
 
 def test_what_a_packs_code_in_the_browser_saved_is_refused(python_client):
     """Nothing of it is drawn: the server knows nothing of the value."""
-    saved = json.loads((ROOT / "workflows" / "vega_txt2img.json").read_text(encoding="utf-8"))
-    (sampler,) = [node for node in saved["nodes"] if node["type"] == "VegaLCMSampler"]
+    saved = json.loads((ROOT / "workflows" / "01 Text to picture.json").read_text(encoding="utf-8"))
+    inside = saved["definitions"]["subgraphs"][0]["nodes"]
+    (sampler,) = [node for node in inside if node["type"] == "VegaLCMSampler"]
     sampler["widgets_values"].append({"on": True, "lora": "a.safetensors"})
-    with pytest.raises(ValueError, match=rf"Node {sampler['id']} .*a\.safetensors.*File > Export \(API\)"):
+    with pytest.raises(ValueError, match=rf"Node 101:{sampler['id']} .*a\.safetensors.*File > Export \(API\)"):
         python_client.queue(saved)
 
 

@@ -31,8 +31,8 @@ def block(language: str) -> str:
 def test_the_python_example(server, tmp_path):
     printed = run(tmp_path, sys.executable, str(ROOT / "docs" / "draw.py"), server.url)
     assert "step 4 of 4" in printed
-    for name in ("dawn.png", "night.png", "workflow.png"):
-        assert Image.open(tmp_path / name).size == (128, 128)
+    for name, side in (("dawn.png", 128), ("night.png", 128), ("workflow.png", 192)):
+        assert Image.open(tmp_path / name).size == (side, side)
 
 
 def test_the_javascript_example(server, tmp_path):
@@ -48,7 +48,7 @@ def test_the_curl_call_in_the_docs(server, tmp_path):
 
 
 def test_the_python_in_the_docs(server, tmp_path):
-    shutil.copy(ROOT / "workflows" / "vega_txt2img.json", tmp_path / "workflow.json")
+    shutil.copy(ROOT / "workflows" / "01 Text to picture.json", tmp_path / "workflow.json")
     code = block("python").replace("http://127.0.0.1:8188", server.url).replace("KSampler.seed", "VegaLCMSampler.seed")
     run(tmp_path, sys.executable, "-c", code)
 

@@ -1,38 +1,33 @@
 """What a template's texts say is so in its graph."""
 
-import json
 import re
 from pathlib import Path
 
 import pytest
+import workflow_files
 from diffusers import LCMScheduler
+from workflow_files import WORKFLOWS, every, levels, nodes, read, subgraphs
+from workflow_files import for_programs as prompt
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-NOTE = "MarkdownNote"
 COMES_WITH_US = {"vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"}
 HOSTS_OWN = {"Run", "Run (On Change)", "File, Export (API)", "R"}  # buttons, menus and keys of ComfyUI's page
-every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
 def graph(path: Path) -> list[dict]:
-    return [n for n in json.loads(path.read_text(encoding="utf-8"))["nodes"] if n["type"] != NOTE]
-
-
-def prompt(path: Path) -> dict:
-    return json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
+    return list(nodes(read(path)))
 
 
 def note(path: Path) -> str:
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    (text,) = [n["widgets_values"][0] for n in workflow["nodes"] if n["type"] == NOTE]
-    return text
+    return workflow_files.note(read(path))
 
 
 def texts(path: Path) -> str:
-    """All that the template says: its note, the titles of its groups and nodes, and the labels that it draws."""
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    titles = [one["title"] for one in [*workflow["groups"], *graph(path)] if one.get("title")]
+    """All that the template says: its note, the titles of subgraphs, groups and nodes, and the labels that it draws."""
+    workflow = read(path)
+    named = [group for level in levels(workflow) for group in level["groups"]]
+    titles = [one["title"] for one in [*named, *graph(path)] if one.get("title")]
+    titles += [subgraph["name"] for subgraph in subgraphs(workflow)]
     labels = [n["inputs"]["value"] for n in prompt(path).values() if n["class_type"] == "PrimitiveString"]
     return "\n".join([note(path), *titles, *labels])
 
@@ -100,19 +95,20 @@ def test_what_needs_a_download_says_so(path, info):
 @every
 def test_every_name_in_a_note_is_there(path, info):
     """Bold: nodes, inputs, choices, folders, templates, and what the page itself has. Italic: inputs."""
-    nodes, said = graph(path), note(path)
-    shown = {n.get("title") or info[n["type"]]["display_name"] for n in nodes}
+    inside, said = graph(path), note(path)
+    shown = {n.get("title") or info[n["type"]]["display_name"] for n in inside}
     shown |= {re.sub(r" \(.*\)$", "", name) for name in shown}  # said without what stands behind it
-    inputs = {entry["name"].replace("_", " ") for n in nodes for entry in n["inputs"]}
+    faces = {entry["name"].replace("_", " ") for one in subgraphs(read(path)) for entry in one["inputs"]}
+    inputs = faces | {entry["name"].replace("_", " ") for n in inside for entry in n["inputs"]}
     if "seed" in inputs:
         inputs.add("control after generate")  # the page's own, below every seed
-    choices = {str(value) for n in nodes for value in n["widgets_values"]}
-    for n in nodes:
+    choices = {str(value) for n in inside for value in n["widgets_values"]}
+    for n in inside:
         for kind, *rest in info[n["type"]]["input"]["required"].values():
             choices |= set(rest[0].get("options", ())) if kind == "COMBO" else set(kind) if isinstance(kind, list) else set()
     added = set(re.findall(r"add \*\*(.+?)\*\*", said))
     assert added <= {definition["display_name"] for definition in info.values()}
-    folders = {f"models/{model['directory']}" for n in nodes for model in n["properties"].get("models", ())}
+    folders = {f"models/{model['directory']}" for n in inside for model in n["properties"].get("models", ())}
     there = shown | inputs | choices | folders | added | HOSTS_OWN | {other.stem for other in WORKFLOWS}
     bold = {name for name in re.findall(r"\*\*(.+?)\*\*", said) if not name.endswith(":")}
     assert bold <= there
@@ -145,7 +141,7 @@ def test_the_checks_of_numbers_find_some():
 
 def test_picture_to_picture_explains_its_denoise():
     """The note of picture to picture explains its own denoise and the fewest steps."""
-    path = ROOT / "workflows" / "vega_img2img.json"
+    path = ROOT / "workflows" / "03 Picture to picture.json"
     (explained,) = re.findall(r"\*\*denoise\*\* .*", note(path))
     assert {f"{denoise:g} keeps" in explained for denoise in given(path, "denoise")} == {True}
     ((denoise, most),) = re.findall(r"([\d.]+) for at most (\d+)", note(path))

@@ -133,7 +133,7 @@ def test_what_only_developers_need_is_not_installed():
 def test_only_what_nodes_and_api_need_is_installed():
     """What the nodes and the API need is installed, and no more."""
     files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
-    folders = {"api", "contract", "docs", "locales", "images", "nodes", "vega", "web", "workflows"}
+    folders = {"api", "contract", "docs", "locales", "images", "input", "nodes", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
     assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md"}  # Receive Image's help page names it
 

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from psnr import psnr
-from workflow_files import NOTES, WORKFLOWS, every, needed, read, ready, specs, widgets
+from workflow_files import (
+    FIRST_NAMES,
+    WORKFLOWS,
+    every,
+    for_programs,
+    needed,
+    nodes,
+    note,
+    read,
+    ready,
+    subgraphs,
+    widgets,
+)
 
 from dev import templates, thumbnails
 from vega_client import Client
@@ -16,7 +28,6 @@ from vega_client.workflow import to_api
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"VegaLoader": "checkpoints", "VegaLCMLora": "loras", "VegaLoraLoader": "loras", "ControlNetLoader": "controlnet"}
 AFTER = ("fixed", "increment", "decrement", "randomize")
-GROWING, MATCHING = "COMFY_AUTOGROW_V3", "COMFY_MATCHTYPE_V3"
 
 
 def takes(kind: str, options: dict, value) -> bool:
@@ -43,21 +54,34 @@ def test_the_files_are_what_their_program_writes(info):
     assert sorted((ROOT / "workflows" / "api").iterdir()) == sorted(path for path in written if path.parent.name == "api")
 
 
+SENDERS = ("SaveImage", "VegaSendImage", "PreviewImage")
+
+
+def drawn_by(prompt: dict, source: list) -> tuple:
+    """What an output is made of, without the ids of nodes; a person's picture and mask count as themselves."""
+    node = prompt[source[0]]
+    if node["class_type"] in ("LoadImage", "VegaReceiveImage"):
+        return ("own", ("IMAGE", "MASK")[source[1]])
+    given = {k: drawn_by(prompt, v) if isinstance(v, list) else v for k, v in node["inputs"].items()}
+    return (node["class_type"], source[1], *sorted(given.items(), key=lambda item: item[0]))
+
+
 @every
 def test_the_twin_is_the_same_graph(path, info):
-    sent = {templates.FOR_PROGRAMS.get(path.stem, {}).get(id, id): node for id, node in to_api(read(path), info).items()}
-    assert {id: {"class_type": n["class_type"], "inputs": n["inputs"]} for id, n in sent.items()} == read(
-        path.parent / "api" / path.name
-    )
+    """What a program sends is made of the same as what the browser sends, except for where a person's picture is."""
+    found = []
+    for prompt in (to_api(read(path), info), for_programs(path)):
+        last = [n["inputs"]["images"] for n in prompt.values() if n["class_type"] in SENDERS[:2]]
+        found.append(sorted(repr(drawn_by(prompt, source)) for source in last))
+    assert found[0] == found[1]
+    assert found[0]
 
 
 @every
 def test_every_node_is_known_and_its_values_are_valid(path, info):
     workflow = read(path)
     assert workflow["version"] == 0.4
-    for node in workflow["nodes"]:
-        if node["type"] in NOTES:
-            continue
+    for node in nodes(workflow):
         values = iter(node["widgets_values"])
         for name, kind, options in widgets(info[node["type"]]):
             value = next(values)
@@ -65,35 +89,49 @@ def test_every_node_is_known_and_its_values_are_valid(path, info):
             assert takes(kind, options, value) or (node, value) in needed(workflow), where
             if options.get("control_after_generate"):
                 assert next(values) in AFTER  # the frontend's own widget
+            if options.get("image_upload"):
+                assert next(values) == "image"  # its button
         assert next(values, None) is None, f"{node['type']} saves more values than it has widgets"
         assert node["properties"]["Node name for S&R"] == node["type"]
 
 
 @every
-def test_links_fit_the_sockets(path, info):
+def test_every_input_is_connected(path, info):
+    """Each socket that must be connected is, in what the browser sends."""
+    for node in to_api(read(path), info).values():
+        definition = info[node["class_type"]]
+        given = {name.partition(".")[0] for name in node["inputs"]}
+        assert definition["input"].get("required", {}).keys() <= given, node["class_type"]
+
+
+@every
+def test_a_subgraph_shows_what_people_change(path):
+    """Prompt, model and seed are on the face of each; the first template's seed is another one after each run."""
     workflow = read(path)
-    nodes = {n["id"]: n for n in workflow["nodes"]}
-    ends = [(link[3], link[4]) for link in workflow["links"]]
-    assert len(ends) == len(set(ends))
-    for link, source, slot, target, target_slot, kind in workflow["links"]:
-        left, right = nodes[source]["outputs"][slot], nodes[target]["inputs"][target_slot]
-        assert link in left["links"]
-        assert right["link"] == link
-        assert info[nodes[source]["type"]]["output"][slot] in (kind, MATCHING)
-        assert left["type"] == right["type"] == kind
-    for node in nodes.values():
-        if node["type"] in NOTES:
-            continue
-        connected = {entry["name"] for entry in node["inputs"] if entry["link"]}
-        definition = info[node["type"]]
-        needs = {name for name, kind, _ in specs(definition) if name in definition["input"]["required"] and kind != GROWING}
-        assert needs - {name for name, *_ in widgets(definition)} <= connected, f"{node['type']} has an open input"
+    shown = [entry["name"] for subgraph in subgraphs(workflow) for entry in subgraph["inputs"]]
+    for name in ("prompt", "model", "seed", "lcm_lora"):
+        assert shown.count(name) == len(subgraphs(workflow))
+    after = {node["widgets_values"][1] for node in nodes(workflow) if node["type"] == "VegaLCMSampler"}
+    assert after == {"randomize" if FIRST_NAMES[path.stem].startswith("vega_txt2img") else "fixed"}
+
+
+@every
+def test_the_app_view_has_what_people_change_and_get(path):
+    """extra.linearData: what the frontend's App view shows (appModeStore.ts)."""
+    workflow = read(path)
+    top = {str(node["id"]): node for node in workflow["nodes"]}
+    linear = workflow["extra"]["linearData"]
+    shown = [name for _, name in linear["inputs"]]
+    assert {"prompt", "seed"} <= set(shown)
+    for id, name in linear["inputs"]:
+        assert name in [entry["name"] for entry in top[id]["inputs"]], "the node has such a widget"
+    assert {top[id]["type"] for id in linear["outputs"]} <= {"SaveImage", "VegaSendImage"}
+    assert linear["outputs"]
 
 
 @every
 def test_a_note_says_what_to_do(path):
-    (note,) = [node for node in read(path)["nodes"] if node["type"] in NOTES]
-    text = note["widgets_values"][0]
+    text = note(read(path))
     assert text.startswith("## ")
     assert 40 < len(text.split()) < 250
     assert "{" not in text
@@ -102,33 +140,31 @@ def test_a_note_says_what_to_do(path):
 @every
 def test_a_few_step_model_is_accelerated(path):
     """A few-step model is accelerated, right before its sampler."""
-    workflow = read(path)
-    types = {node["id"]: node["type"] for node in workflow["nodes"]}
-    samplers = [node for node in workflow["nodes"] if node["type"] == "VegaLCMSampler"]
+    prompt = for_programs(path)
+    samplers = [node for node in prompt.values() if node["class_type"] == "VegaLCMSampler"]
     assert samplers
     for node in samplers:
-        (source,) = [link[1] for link in workflow["links"] if link[3:5] == [node["id"], 0]]
-        assert types[source] == "VegaAccelerate"
-    assert {tuple(node["widgets_values"]) for node in workflow["nodes"] if node["type"] == "VegaAccelerate"} == {("auto",)}
+        source = prompt[node["inputs"]["model"][0]]
+        assert (source["class_type"], source["inputs"]["mode"]) == ("VegaAccelerate", "auto")
 
 
 @every
 def test_models_that_are_not_shipped_say_where_they_are(path):
     """As ComfyUI's frontend wants it (missingModelScan.ts, missingModelDownload.ts). It knows no folders: the note does."""
     workflow = read(path)
-    (note,) = [node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES]
+    text = note(workflow)
     for node, name in needed(workflow):
         if name.endswith("/"):
-            assert f"https://huggingface.co/segmind/{name.strip('/')}/" in note
+            assert f"https://huggingface.co/segmind/{name.strip('/')}/" in text
             continue
         (model,) = node["properties"]["models"]
         assert model["name"] == name
         assert model["directory"] == FOLDERS[node["type"]]
         assert re.fullmatch(r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/main/[\w.-]+\.safetensors", model["url"])
-        assert f"[{name}]({model['url']})" in note
+        assert f"[{name}]({model['url']})" in text
         saved_as = model["url"].rpartition("/")[2]
-        assert name == saved_as or f"saved by browsers as {saved_as}" in note
-    offered = [node for node in workflow["nodes"] if node["properties"].get("models")]
+        assert name == saved_as or f"saved by browsers as {saved_as}" in text
+    offered = [node for node in nodes(workflow) if node["properties"].get("models")]
     assert offered == [node for node, name in needed(workflow) if not name.endswith("/")]
 
 
@@ -149,10 +185,17 @@ def test_the_template_browser_offers_it_with_a_thumbnail(path, server):
     assert server.get(f"/api/workflow_templates/{ROOT.name}/{path.stem}.jpg").content[:3] == b"\xff\xd8\xff"
 
 
+@every
+def test_a_template_is_still_found_by_its_first_name(path, server):
+    """People have linked to ?template=vega_txt2img: the frontend fetches the file of that name."""
+    served = server.get(f"/api/workflow_templates/{ROOT.name}/{FIRST_NAMES[path.stem]}.json")
+    assert served.json() == read(path)
+
+
 @ready
 def test_the_thumbnail_is_what_the_workflow_draws(path, server):
     with Client(server.url) as client:
-        drawn = thumbnails.draw(client, read(path.parent / "api" / path.name))
+        drawn = thumbnails.draw(client, for_programs(path))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         size = min(drawn.size, thumbnail.size)  # small ones are shown enlarged, large ones made smaller
         one = np.asarray(drawn.resize(size, Image.Resampling.LANCZOS), dtype=float)

@@ -1,0 +1,311 @@
+"""The file that ComfyUI's browser saves, schema 0.4, of a graph."""
+
+import uuid
+from collections import defaultdict
+from typing import NamedTuple
+
+import tomllib
+
+from .graph import AUTOGROW, SLOT, Graph, Node, Output, Subgraph
+from .host import ROOT, VERSION
+
+GAP = 90  # between two columns inside a subgraph; links turn there
+TOP_GAP = 50  # between two columns at the top
+TITLE = 30  # height that the browser draws
+MARGIN = 20  # of a group around its nodes
+NOTE = "MarkdownNote"  # the frontend's own, never sent to the server
+OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+INPUT_NODE, OUTPUT_NODE = -10, -20  # the frontend's ids of a subgraph's two edges
+# Title bar, as the browser's colour menu has it (LGraphCanvas.node_colors), and a body dark enough for the names in it.
+PROMPT_COLOR = {"color": "#232", "bgcolor": "#283828"}
+RESULT_COLOR = {"color": "#323", "bgcolor": "#382838"}
+MODEL_COLOR = {"color": "#223", "bgcolor": "#282838"}
+NOTE_COLOR = {"color": "#222", "bgcolor": "#000"}
+COLORS = {
+    **dict.fromkeys(("CLIPTextEncode",), PROMPT_COLOR),
+    **dict.fromkeys(("SaveImage", "VegaSendImage", "ImageCompare", "PreviewImage"), RESULT_COLOR),
+    **dict.fromkeys(("VegaLoader", "VegaLCMLora", "VegaLoraLoader", "VegaAccelerate", "ControlNetLoader"), MODEL_COLOR),
+}
+GROUP_COLOR = "#a1c2e3"  # light enough to be read as a title
+
+
+class Slot(NamedTuple):
+    """A socket of a subgraph's node."""
+
+    name: str
+    type: str
+    link: int | None  # at the top; None for a widget
+    inner: list[int]
+    is_widget: bool = False
+
+
+class Saved:
+    """Of one graph; saved() gives the file."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.order = graph.order()
+        self.links: dict[Subgraph | None, list] = defaultdict(list)  # level -> [id, source, slot, target, slot, type]
+        self.numbers: dict[tuple[int, str], int] = {}  # (node, input) -> the link that ends there, in its own level
+        self.leaving: dict[tuple[int, int], list[int]] = defaultdict(list)  # (node, slot) -> links in its own level
+        self.slots_in: dict[Subgraph, list[Slot]] = defaultdict(list)
+        self.slots_out: dict[Subgraph, list[Slot]] = defaultdict(list)
+        self.reroutes: dict[Subgraph | None, dict] = defaultdict(dict)
+        self.parents: dict[int, int] = {}  # link -> the last point that it is led through
+        self.edges = {level: columns(graph, level) for level in (None, *graph.subgraphs)}
+        self._count = 0
+        self.connect()
+
+    def link(self, level: Subgraph | None, source: int, slot: int, target: int, target_slot: int, kind: str) -> int:
+        self._count += 1
+        self.links[level].append([self._count, source, slot, target, target_slot, kind])
+        self.leaving[source, slot].append(self._count)
+        return self._count
+
+    def connect(self) -> None:
+        for subgraph in self.graph.subgraphs:
+            for name, inside in subgraph.face.items():
+                slot, numbers = len(self.slots_in[subgraph]), []
+                for node, widget in inside:
+                    kind = node.spec(widget).kind
+                    numbers.append(self.link(subgraph, INPUT_NODE, slot, node.id, slot_number(node, widget), kind))
+                    self.numbers[node.id, widget] = numbers[-1]
+                self.slots_in[subgraph].append(Slot(name, kind, None, numbers, True))
+        entered: dict[tuple, int] = {}
+        left: dict[tuple, int] = {}
+        for target in self.graph.nodes.values():
+            there = self.graph.inside.get(target.id)
+            for name, output in target.links():
+                here = self.graph.inside.get(output.node.id)
+                at = slot_number(target, name)
+                if here is there:
+                    number = self.link(here, output.node.id, output.slot, target.id, at, output.type)
+                    self.lead(here, number, output)
+                elif here is None:
+                    slot = entered.get((there, output.node.id, output.slot))
+                    if slot is None:
+                        slot = entered[there, output.node.id, output.slot] = len(self.slots_in[there])
+                        outer = self.link(None, output.node.id, output.slot, there.id, slot, output.type)
+                        self.slots_in[there].append(Slot(output.name.lower(), output.type, outer, []))
+                    number = self.link(there, INPUT_NODE, slot, target.id, at, output.type)
+                    self.slots_in[there][slot].inner.append(number)
+                    self.lead(there, number, output)
+                elif there is None:
+                    slot = left.get((here, output.node.id, output.slot))
+                    if slot is None:
+                        slot = left[here, output.node.id, output.slot] = len(self.slots_out[here])
+                        inner = self.link(here, output.node.id, output.slot, OUTPUT_NODE, slot, output.type)
+                        name_outside = output.name if slot == 0 else f"{output.name}_{slot}"
+                        self.slots_out[here].append(Slot(name_outside, output.type, None, [inner]))
+                    number = self.link(None, here.id, slot, target.id, at, output.type)
+                else:
+                    raise ValueError(f"{output.node.kind} and {target.kind} are in two subgraphs.")
+                self.numbers[target.id, name] = number
+
+    def lead(self, level: Subgraph | None, number: int, output: Output) -> None:
+        """Through the points of its route; links of one output share those that they have in common."""
+        parent, path = None, (output.node.id, output.slot)
+        for column, y in output.route:
+            path = (*path, column, y)
+            known = self.reroutes[level]
+            if path not in known:
+                id = sum(map(len, self.reroutes.values())) + 1
+                x = self.edges[level][column] - 2 * GAP // 3
+                known[path] = {"id": id, **({"parentId": parent} if parent else {}), "pos": [x, y], "linkIds": []}
+            known[path]["linkIds"].append(number)
+            parent = known[path]["id"]
+        if parent:
+            self.parents[number] = parent
+
+    def saved(self) -> dict:
+        graph = self.graph
+        top = [self.node(node, None) for node in graph.nodes.values() if node.id not in graph.inside]
+        top += [self.instance(subgraph) for subgraph in graph.subgraphs]
+        top += [self.note(k, *note) for k, note in enumerate(graph.notes)]
+        ids = [*graph.nodes, *(subgraph.id for subgraph in graph.subgraphs), *(note[0] for note in graph.notes)]
+        return {
+            "id": unique(graph.name),
+            "revision": 0,
+            "last_node_id": max(ids),
+            "last_link_id": self._count,
+            "nodes": sorted(top, key=lambda node: node["id"]),
+            "links": self.links[None],
+            "groups": self.groups(None),
+            **({"definitions": {"subgraphs": [self.definition(one) for one in graph.subgraphs]}} if graph.subgraphs else {}),
+            "config": {},
+            "extra": {"workflowRendererVersion": "LG", "linearData": self.app()},
+            "version": 0.4,
+        }
+
+    def app(self) -> dict:
+        """What the browser's App view shows: the faces of the subgraphs and own pictures, and the results."""
+        loaded = [node for node in self.graph.nodes.values() if node.kind == "LoadImage"]
+        inputs = [[str(node.id), "image"] for node in loaded]
+        inputs += [[str(subgraph.id), name] for subgraph in self.graph.subgraphs for name in subgraph.face]
+        results = [n for n in self.graph.nodes.values() if n.kind in ("SaveImage", "VegaSendImage")]
+        return {"inputs": inputs, "outputs": [str(node.id) for node in results]}
+
+    def node(self, node: Node, level: Subgraph | None) -> dict:
+        outputs = []
+        for slot, name in enumerate(node.definition["output_name"]):
+            leaving = self.leaving[node.id, slot]
+            outputs.append({"name": name, "type": Output(node, slot).type, "links": list(leaving) or None})
+        return {
+            "id": node.id,
+            "type": node.kind,
+            "pos": [self.edges[level][node.column], node.y],
+            "size": [node.width, node.height],
+            "flags": {},
+            "order": self.order[node.id],
+            "mode": 0,
+            "inputs": [{**entry, "link": self.numbers.get((node.id, entry["name"]))} for entry in inputs(node)],
+            "outputs": outputs,
+            **({"title": node.title} if node.title else {}),
+            "properties": properties(node),
+            "widgets_values": node.values(),
+            **COLORS.get(node.kind, {}),
+        }
+
+    def instance(self, subgraph: Subgraph) -> dict:
+        slots = self.slots_in[subgraph]
+        return {
+            "id": subgraph.id,
+            "type": unique(self.graph.name, subgraph.name),
+            "pos": [self.edges[None][subgraph.column], subgraph.y],
+            "size": [subgraph.width, subgraph.height],
+            "flags": {},
+            "order": len(self.order) + subgraph.id,
+            "mode": 0,
+            "inputs": [
+                {"name": s.name, "type": s.type, **({"widget": {"name": s.name}} if s.is_widget else {}), "link": s.link}
+                for s in sorted(slots, key=lambda s: s.is_widget)
+            ],
+            "outputs": [
+                {"name": s.name, "type": s.type, "links": list(self.leaving[subgraph.id, k]) or None}
+                for k, s in enumerate(self.slots_out[subgraph])
+            ],
+            "properties": {"cnr_id": OURS["name"], "ver": OURS["version"]},
+            "widgets_values": [],
+            **PROMPT_COLOR,
+        }
+
+    def definition(self, subgraph: Subgraph) -> dict:
+        nodes = [n for n in self.graph.nodes.values() if self.graph.inside.get(n.id) is subgraph]
+        edges = self.edges[subgraph]
+        top = min(node.y for node in nodes)
+        right = max(edges[node.column] + node.width for node in nodes)
+        slots = {"inputs": self.slots_in[subgraph], "outputs": self.slots_out[subgraph]}
+        links = []
+        for id, source, slot, target, target_slot, kind in self.links[subgraph]:
+            link = {"id": id, "origin_id": source, "origin_slot": slot, "target_id": target, "target_slot": target_slot}
+            parent = {"parentId": self.parents[id]} if id in self.parents else {}
+            links.append({**link, "type": kind, **parent})
+        return {
+            "id": unique(self.graph.name, subgraph.name),
+            "version": 1,
+            "state": {"lastGroupId": len(self.graph.groups), "lastNodeId": max(n.id for n in nodes)}
+            | {"lastLinkId": self._count, "lastRerouteId": sum(map(len, self.reroutes.values()))},
+            "revision": 0,
+            "config": {},
+            "name": subgraph.name,
+            "inputNode": {"id": INPUT_NODE, "bounding": [-240, top, 150, SLOT * (len(slots["inputs"]) + 2)]},
+            "outputNode": {"id": OUTPUT_NODE, "bounding": [right + 120, top, 130, SLOT * (len(slots["outputs"]) + 2)]},
+            **{
+                name: [
+                    {"id": unique(self.graph.name, subgraph.name, name, s.name), "name": s.name, "type": s.type}
+                    | {"linkIds": s.inner}
+                    for s in found
+                ]
+                for name, found in slots.items()
+            },
+            "widgets": [],
+            "nodes": [self.node(node, subgraph) for node in nodes],
+            "groups": self.groups(subgraph),
+            "links": links,
+            "reroutes": [*self.reroutes[subgraph].values()],
+            "extra": {"workflowRendererVersion": "LG"},
+        }
+
+    def groups(self, level: Subgraph | None) -> list[dict]:
+        here = [g for g in self.graph.groups if self.graph.inside.get(g[1][0].id) is level]
+        return [saved_group(k, *group, self.edges[level]) for k, group in enumerate(here, 1)]
+
+    def note(self, k: int, id: int, column: int, y: int, width: int, height: int, text: str) -> dict:
+        return {
+            "id": id,
+            "type": NOTE,
+            "pos": [self.edges[None][column], y],
+            "size": [width, height],
+            "flags": {},
+            "order": len(self.order) + k,
+            "mode": 0,
+            "inputs": [],
+            "outputs": [],
+            "title": "Read me",
+            "properties": {},
+            "widgets_values": [text],
+            **NOTE_COLOR,
+        }
+
+
+def unique(*names: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(names)))
+
+
+def columns(graph: Graph, level: Subgraph | None) -> dict[int, int]:
+    """The left edge of each column, as wide as its widest node; the first is column 1."""
+    boxes = [(n.column, n.width) for n in graph.nodes.values() if graph.inside.get(n.id) is level]
+    if level is None:
+        boxes += [(s.column, s.width) for s in graph.subgraphs]
+        boxes += [(column, width) for _, column, _, width, *_ in graph.notes]
+    widths: dict[int, int] = {}
+    for column, width in boxes:
+        widths[column] = max(widths.get(column, 0), width)
+    edges = {1: 0}
+    for column in range(1, max(widths)):
+        edges[column + 1] = edges[column] + widths.get(column, 0) + (GAP if level else TOP_GAP)
+    return edges
+
+
+def inputs(node: Node) -> list[dict]:
+    """Sockets first, then the widgets, as the frontend orders them."""
+    entries = []
+    for spec, name, _ in node.sockets():
+        growing = spec.kind == AUTOGROW
+        free = growing and name[-1] != "0" or spec.is_optional
+        entries.append(
+            {
+                **({"label": name.partition(".")[2]} if growing else {}),
+                "name": name,
+                **({"shape": 7} if free else {}),  # drawn as a ring: may be left open
+                "type": Output(node, 0).type if growing else spec.kind,
+            }
+        )
+    for spec in node.specs:
+        if spec.is_widget and not spec.options.get("socketless"):
+            optional = {"shape": 7} if spec.is_optional else {}
+            entries.append({"name": spec.name, **optional, "type": spec.kind, "widget": {"name": spec.name}})
+    return entries
+
+
+def slot_number(node: Node, name: str) -> int:
+    return [entry["name"] for entry in inputs(node)].index(name)
+
+
+def properties(node: Node) -> dict:
+    ours = node.kind.startswith("Vega")
+    found = {"cnr_id": OURS["name"] if ours else "comfy-core", "ver": OURS["version"] if ours else VERSION}
+    found["Node name for S&R"] = node.kind
+    models = [given for given in node.inputs.values() if hasattr(given, "url")]
+    if models:
+        found["models"] = [{"name": m.name, "url": m.url, "directory": m.directory} for m in models]
+    return found
+
+
+def saved_group(id: int, title: str, nodes: tuple[Node, ...], edges: dict[int, int]) -> dict:
+    left = min(edges[node.column] for node in nodes) - MARGIN
+    top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE
+    right = max(edges[node.column] + node.width for node in nodes) + MARGIN
+    bottom = max(node.y + node.height for node in nodes) + MARGIN
+    bounding = [left, top, right - left, bottom - top]
+    return {"id": id, "title": title, "bounding": bounding, "color": GROUP_COLOR, "font_size": 24, "flags": {}}

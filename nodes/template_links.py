@@ -1,0 +1,34 @@
+"""Links to the templates by the names that they had first, as in ?template=vega_txt2img&source=<folder of the pack>."""
+
+from pathlib import Path
+
+from aiohttp import web
+
+PACK = Path(__file__).resolve().parents[1]
+FIRST_NAMES = {
+    "vega_txt2img": "01 Text to picture",
+    "vega_txt2img_1024": "02 Text to picture - Vega RT, 1024 pixels",
+    "vega_img2img": "03 Picture to picture",
+    "vega_inpaint": "04 Inpaint - paint over a part, draw it anew",
+    "vega_live_drawing": "05 Live prompt - the picture follows the typing",
+    "vega_steps_compared": "06 1, 2, 4 and 8 steps compared",
+    "vega_plain_beside_rt": "07 With the LCM-LoRA and without",
+    "vega_realvisxl_lcm": "08 RealVisXL with LCM-LoRA",
+    "vega_small_sd_tiny_sd": "09 small-sd and tiny-sd",
+    "vega_style_lora": "10 A style LoRA in few steps",
+    "vega_controlnet": "11 ControlNet in few steps",
+    "vega_send_image_api": "12 For programs - Send Image",
+}
+
+
+def add_routes(routes: web.RouteTableDef) -> None:
+    """The frontend fetches a template from where the host serves the folder; these stand beside that, with exact paths."""
+    for name, title in FIRST_NAMES.items():
+        routes.get(f"/workflow_templates/{PACK.name}/{name}.json")(file_handler(PACK / "workflows" / f"{title}.json"))
+
+
+def file_handler(path: Path):
+    async def handle(_: web.Request) -> web.FileResponse:
+        return web.FileResponse(path)
+
+    return handle
