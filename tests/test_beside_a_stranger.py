@@ -60,9 +60,9 @@ def made(seed: int, source=random.Random) -> Request:
         return Request("generate", (prompt,), options | told, leaves)
     name = chance.choice(SHIPPED)
     twin = json.loads((ROOT / "workflows" / "api" / f"vega_{name}.json").read_text(encoding="utf-8"))
-    samplers = [id for id, node in twin.items() if node["class_type"] in ("VegaLCMSampler", "KSampler")]
+    samplers = {node["class_type"] for node in twin.values()} & {"VegaLCMSampler", "KSampler"}
     workflow = twin if kind == 4 else ROOT / "workflows" / f"{TEMPLATES[f'vega_{name}'].title}.json"
-    return Request("queue", (workflow, {f"{id}.seed": seed for id in samplers}), {}, leaves)
+    return Request("queue", (workflow, {f"{kind}.seed": seed for kind in sorted(samplers)}), {}, leaves)
 
 
 def pixels(drawn: Image.Image | list[Image.Image]) -> list[tuple]:
