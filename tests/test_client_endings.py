@@ -21,7 +21,7 @@ from vega_client import AsyncClient, Client
 
 def drawn_long(seed):
     graph = graphs.text_to_image(VegaLCMSampler__seed=seed, VegaLCMSampler__steps=50,
-                                 EmptyLatentImage__width=256, EmptyLatentImage__height=256)
+                                 EmptyLatentImage__width=384, EmptyLatentImage__height=384)
     graph[graphs.SAVE] = graphs.sending(graphs.DECODE, "png")
     return graph
 
