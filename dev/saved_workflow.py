@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tomllib
 
-from .graph import AUTOGROW, SLOT, Graph, Node, Output, Subgraph
+from .graph import AUTOGROW, SLOT, Graph, Model, Node, Output, Subgraph
 from .host import ROOT, VERSION
 
 GAP = 90  # between two columns inside a subgraph; links turn there
@@ -131,7 +131,7 @@ class Saved:
             "nodes": sorted(top, key=lambda node: node["id"]),
             "links": self.links[None],
             "groups": self.groups(None),
-            **({"definitions": {"subgraphs": [self.definition(one) for one in graph.subgraphs]}} if graph.subgraphs else {}),
+            "definitions": {"subgraphs": [self.definition(one) for one in graph.subgraphs]},
             "config": {},
             "extra": {"workflowRendererVersion": "LG", "linearData": self.app()},
             "version": 0.4,
@@ -296,7 +296,7 @@ def properties(node: Node) -> dict:
     ours = node.kind.startswith("Vega")
     found = {"cnr_id": OURS["name"] if ours else "comfy-core", "ver": OURS["version"] if ours else VERSION}
     found["Node name for S&R"] = node.kind
-    models = [given for given in node.inputs.values() if hasattr(given, "url")]
+    models = [given for given in node.inputs.values() if isinstance(given, Model)]
     if models:
         found["models"] = [{"name": m.name, "url": m.url, "directory": m.directory} for m in models]
     return found

@@ -49,6 +49,31 @@ def server(tmp_path_factory, elsewhere):
         yield running
 
 
+@pytest.fixture(scope="module")
+def vega(tmp_path_factory):
+    """(diffusers' UNet of Segmind-Vega with random weights, our MODEL)."""
+    from dev import diffusers_folders
+
+    folder = tmp_path_factory.mktemp("model") / "model"
+    modules = diffusers_folders.write(folder, "Segmind-Vega")
+    with torch.inference_mode():
+        return modules["unet"], checkpoint.load(folder, "tiny", [])[0]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """family -> (diffusers' modules, our MODEL, our CLIP): SD 1.5, and the families with blocks of it left out."""
+    from dev import diffusers_folders
+
+    found = {}
+    with torch.inference_mode():
+        for family in ("small-sd", "tiny-sd", "SD 1.5"):
+            folder = tmp_path_factory.mktemp("model") / "model"
+            modules = diffusers_folders.write(folder, family)
+            found[family] = modules, *checkpoint.load(folder, "tiny", [])[:2]
+    return found
+
+
 @pytest.fixture
 def client(server):
     with server.connect() as connected:

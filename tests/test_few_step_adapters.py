@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_files import kohya, matrices, written
-from vega_pack.vega import checkpoint, few_step_adapters, lcm, lora
-
-from dev import diffusers_folders as folders
+from vega_pack.vega import few_step_adapters, lcm, lora
 
 # Files as they are published or as people have them -> what they are, and what of the recipe its makers' own says.
 PUBLISHED = {
@@ -73,14 +71,6 @@ def test_other_names_tell_nothing(name):
     metadata["modelspec.author"] = "Hyper Team"
     metadata["title"] = "A Latent Consistency LoRA, a free alternative to Turbo and Lightning"
     assert few_step_adapters.identify(Path("loras", f"{name}.safetensors"), metadata) is None
-
-
-@pytest.fixture(scope="module")
-def vega(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "model"
-    modules = folders.write(folder, "Segmind-Vega")
-    with torch.inference_mode():
-        return modules["unet"], checkpoint.load(folder, "tiny", [])[0]
 
 
 @pytest.mark.model

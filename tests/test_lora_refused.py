@@ -11,15 +11,6 @@ from dev import diffusers_folders as folders
 pytestmark = pytest.mark.model
 
 
-@pytest.fixture(scope="module")
-def vega(tmp_path_factory):
-    """(diffusers' UNet of Segmind-Vega, our MODEL)."""
-    folder = tmp_path_factory.mktemp("model") / "model"
-    modules = folders.write(folder, "Segmind-Vega")
-    with torch.inference_mode():
-        return modules["unet"], checkpoint.load(folder, "tiny", [])[0]
-
-
 def test_a_broken_peft_configuration_is_refused(vega, tmp_path):
     tensors, _ = peft(matrices(vega[0]))
     for broken in ("{", "[]", '{"unet.lora_alpha": "much"}', '{"unet.alpha_pattern": {"(": 1}}'):

@@ -14,25 +14,11 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from lora_files import kohya, matrices_of, written
 from sd15 import KEPT, each_small, randomized, replacement, sd15_controlnet
-from vega_pack.vega import accelerate, checkpoint, lcm, lora, unet
-
-from dev import diffusers_folders as folders
+from vega_pack.vega import accelerate, lcm, lora, unet
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
 # The model's own output blocks and the SD 1.5 ones that they were.
 UP = {"small-sd": [0, 2, 3, 5, 6, 8, 9, 11], "tiny-sd": [3, 5, 6, 8, 9, 11]}
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """family -> (diffusers' modules, our MODEL, our CLIP)."""
-    found = {}
-    with torch.inference_mode():
-        for family in [*KEPT, "SD 1.5"]:
-            folder = tmp_path_factory.mktemp("model") / "model"
-            modules = folders.write(folder, family)
-            found[family] = modules, *checkpoint.load(folder, "tiny", [])[:2]
-    return found
 
 
 def sd15_adapter(width=64):

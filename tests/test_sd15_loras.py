@@ -18,25 +18,13 @@ from lora_files import (
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
-from sd15 import KEPT, attention, each_small, randomized
+from sd15 import attention, each_small, randomized
 from transformers import CLIPTextModel
 from vega_pack.vega import checkpoint, lcm, lora, style_lora, unet
 
 from dev import diffusers_folders as folders
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """family -> (diffusers' modules, our MODEL, our CLIP)."""
-    found = {}
-    with torch.inference_mode():
-        for family in [*KEPT, "SD 1.5"]:
-            folder = tmp_path_factory.mktemp("model") / "model"
-            modules = folders.write(folder, family)
-            found[family] = modules, *checkpoint.load(folder, "tiny", [])[:2]
-    return found
 
 
 def text_keys():
