@@ -3,7 +3,7 @@
 from comfy_api.v0_0_2 import io
 
 from ..vega import tiny_decoder
-from ..vega.latent_formats import LATENT_FORMAT_KEY
+from ..vega.latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY
 
 
 class VegaTinyVAEDecode(io.ComfyNode):
@@ -24,4 +24,5 @@ class VegaTinyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], samples.get(LATENT_FORMAT_KEY)))
+        drawn_as, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
+        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype))

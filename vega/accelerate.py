@@ -15,9 +15,10 @@ from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 
-from . import cuda_graph, sd15_blocks
+from . import cpu_calls, cuda_graph, sd15_blocks
+from .cpu_calls import CpuCalls
 
-MODES = ("auto", "cuda graph", "compile", "off")
+MODES = ("auto", "cuda graph", "compile", "bf16", "off")
 KEY = "vega_accelerate"
 # Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
 # model_base.py, ldm/modules). Any other key may be a patch.
@@ -44,12 +45,18 @@ def apply(
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
 
-    "auto" is "cuda graph" on an NVIDIA GPU and "off" elsewhere. What can't be replayed runs eagerly; no picture changes.
+    "auto" is "cuda graph" on an NVIDIA GPU, "cpu" on a processor (CpuCalls in fp32), and "off" elsewhere. What can't be
+    replayed runs eagerly; no picture changes, except in "bf16", which is "cpu" with products in bf16: ValueError where
+    the processor can't.
     """
     sd15_blocks.check_patches(model)
+    on_cpu = model.load_device.type == "cpu"
     if mode == "auto":
         on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
-        mode = "cuda graph" if on_nvidia else "off"
+        mode = "cuda graph" if on_nvidia else "cpu" if on_cpu else "off"
+    if mode == "bf16" and not (on_cpu and cpu_calls.supports_bf16()):
+        where = "this processor has no AVX512-BF16, AMX or Arm BF16" if on_cpu else f"the model is on {model.load_device}"
+        raise ValueError(f"mode bf16 is for processors with bf16 arithmetic, and {where}: set mode to auto.")
     if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
         return model
     patched = model.clone()
@@ -60,15 +67,22 @@ def apply(
         return patched
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
     cache = getattr(model.model, KEY, None)
-    if cache is None or (cache.compiles, cache.record) != (mode == "compile", record):
+    if cache is None or (cache.mode, cache.record) != (mode, record):
         if cache is not None:
             cache.clear()
-        cache = GraphCache(model.load_device, mode == "compile", record)
+        cache = GraphCache(model.load_device, mode, record)
         setattr(model.model, KEY, cache)
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, cache.on_cleanup)
     return patched
+
+
+def cpu_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
+    """The dtype of the products of a model that is accelerated on a processor, else None."""
+    for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(KEY, ()):
+        return wrapper.__self__.cpu and wrapper.__self__.cpu.dtype
+    return None
 
 
 class GraphCache(torch.nn.Module):
@@ -77,9 +91,10 @@ class GraphCache(torch.nn.Module):
     A child of the host's model, so that it learns when the host moves the weights, to make room or to patch them anew.
     """
 
-    def __init__(self, device: torch.device, compiles: bool, record: Callable):
+    def __init__(self, device: torch.device, mode: str, record: Callable):
         super().__init__()
-        self.device, self.compiles, self.record = device, compiles, record
+        self.device, self.mode, self.record = device, mode, record
+        self.cpu = CpuCalls(torch.bfloat16 if mode == "bf16" else torch.float32) if mode in ("cpu", "bf16") else None
         self.patcher = None  # whose run this is, if its calls can be replayed
         self.weights = None  # what the recorded calls read
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
@@ -92,6 +107,8 @@ class GraphCache(torch.nn.Module):
         return self
 
     def clear(self) -> None:
+        if self.cpu:
+            self.cpu.clear()
         if self.graphs:
             self.graphs.clear()
             cuda_graph.trim(self.device)
@@ -102,7 +119,7 @@ class GraphCache(torch.nn.Module):
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
         elif self.patcher and (weights := weight_fingerprint(patcher)) != self.weights:
-            self.clear()
+            self.cpu.weights_changed() if self.cpu else self.clear()
             self.weights = weights
 
     def on_cleanup(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
@@ -143,6 +160,9 @@ class GraphCache(torch.nn.Module):
 
     def replay(self, unet: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         """The UNet's output for (x, timesteps, context, y); a call is recorded the second time, after one warm-up."""
+        if self.cpu:
+            return self.cpu(self.patcher(), unet, *inputs)
+        compiles = self.mode == "compile"
         key = (
             attention.optimized_attention,  # other packs exchange it for their own
             *(tensor if tensor is None else (tensor.shape, tensor.stride(), tensor.dtype) for tensor in inputs),
@@ -150,13 +170,13 @@ class GraphCache(torch.nn.Module):
         if key in self.graphs:
             self.graphs.move_to_end(key)
             return self.graphs[key][0](*inputs)
-        run = functools.partial(self.compiled_call if self.compiles else call, unet)
+        run = functools.partial(self.compiled_call if compiles else call, unet)
         patcher, x = self.patcher(), inputs[0]
         memory = patcher.memory_required(x.shape)
         limit = MEMORY_FRACTION * comfy.model_management.get_total_memory(patcher.load_device)
-        if key not in self.seen or memory > limit or (self.compiles and x.device.type != "cuda"):
+        if key not in self.seen or memory > limit or (compiles and x.device.type != "cuda"):
             self.seen.add(key)
-            with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES) if self.compiles else nullcontext():
+            with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES) if compiles else nullcontext():
                 return run(*inputs)
         while memory + sum(size for _, size in self.graphs.values()) > limit:
             self.graphs.popitem(last=False)

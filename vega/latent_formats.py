@@ -6,6 +6,7 @@ import comfy.latent_formats
 
 PIXELS_PER_LATENT = 8  # on a side
 LATENT_FORMAT_KEY = "vega_latent_format"  # key of a latent: the host's class of latents that it was drawn as
+CPU_DTYPE_KEY = "vega_cpu_dtype"  # key of a latent: in what the tiny decoder multiplies on a processor, as Accelerate said
 
 
 class Family(NamedTuple):

@@ -11,8 +11,8 @@ import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
-from . import progress, sd15_blocks, single_cond
-from .latent_formats import LATENT_FORMAT_KEY, PIXELS_PER_LATENT
+from . import accelerate, progress, sd15_blocks, single_cond
+from .latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY, PIXELS_PER_LATENT
 
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
 TIMESTEP_STRIDE = 1000 // ORIGINAL_STEPS
@@ -189,6 +189,7 @@ def sample(
     out["samples"] = samples
     # For the tiny decoder, which would make a psychedelic picture of another family's latents.
     out[LATENT_FORMAT_KEY] = type(model.get_model_object("latent_format")).__name__
+    out[CPU_DTYPE_KEY] = accelerate.cpu_dtype(model)
     return out
 
 

@@ -8,17 +8,21 @@ import comfy.sd
 import comfy.taesd.taesd
 import torch
 
+from . import cpu_decoder
 from .latent_formats import FAMILIES, PIXELS_PER_LATENT
 
 TILE_LATENTS = 128  # on a side: 1024 pixels
 CONTEXT_LATENTS = 19  # around a pixel that it depends on, by the sizes of the decoder's kernels
 
 
-def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None) -> torch.Tensor:
+def decode(
+    vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None, cpu_dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] pictures in 0..1, fp32 on the host's intermediate device.
 
-    drawn_as is the host's class of latents, where the latents say so (LATENT_FORMAT_KEY). ValueError for a VAE that is not
-    tiny or another family's, and for latents or pictures that are not numbers.
+    drawn_as is the host's class of latents, where the latents say so (LATENT_FORMAT_KEY). On a processor cpu_dtype is that
+    of cpu_decoder's products, and None leaves the decoder to the host's layers. ValueError for a VAE that is not tiny or
+    another family's, and for latents or pictures that are not numbers.
     """
     if not isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD):
         raise ValueError(
@@ -36,12 +40,13 @@ def decode(vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None
         raise ValueError(f"samples has the shape {list(samples.shape)}; this VAE needs {vae.latent_channels} channels.")
     if not samples.isfinite().all():
         raise ValueError("samples contains NaN or infinite values: look at the node that made them.")
+    if vae.device.type != "cpu" or vae.vae_dtype != torch.float32:
+        cpu_dtype = None
     with comfy.model_management.cuda_device_context(vae.device):
-        return decode_within_memory(vae, samples)
+        return decode_within_memory(vae, samples, cpu_dtype)
 
 
-def decode_within_memory(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
-    """The pictures, as many at once as the memory has room for; in tiles where there is none for a single one."""
+def decode_within_memory(vae: comfy.sd.VAE, samples: torch.Tensor, cpu_dtype: torch.dtype | None = None) -> torch.Tensor:
     """The pictures, whole where the memory suffices beside the models that are loaded, else in tiles; see decode."""
     height, width = samples.shape[-2:]
     # Room for one tile is all that other models may have to go for.
@@ -51,13 +56,13 @@ def decode_within_memory(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tens
     if at_once:
         try:
             device = comfy.model_management.intermediate_device()
-            parts = [decode_whole(vae, part).to(device) for part in samples.split(at_once)]
+            parts = [decode_whole(vae, part, cpu_dtype).to(device) for part in samples.split(at_once)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         except Exception as error:
             comfy.model_management.raise_non_oom(error)
     for side in (TILE_LATENTS, TILE_LATENTS // 2):
         try:
-            return decode_tiled(vae, samples, side)
+            return decode_tiled(vae, samples, side, cpu_dtype)
         except Exception as error:
             comfy.model_management.raise_non_oom(error)
             comfy.model_management.soft_empty_cache()
@@ -68,7 +73,7 @@ def decode_within_memory(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tens
     )
 
 
-def decode_tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.Tensor:
+def decode_tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int, cpu_dtype: torch.dtype | None = None) -> torch.Tensor:
     """The pictures in tiles of side x side latents, each decoded with all that it can see: equal to the whole."""
     batch, _, height, width = samples.shape
     device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
@@ -78,18 +83,19 @@ def decode_tiled(vae: comfy.sd.VAE, samples: torch.Tensor, side: int) -> torch.T
         comfy.model_management.throw_exception_if_processing_interrupted()
         top, left = max(0, y - CONTEXT_LATENTS), max(0, x - CONTEXT_LATENTS)
         bottom, right = y + side + CONTEXT_LATENTS, x + side + CONTEXT_LATENTS
-        decoded = decode_whole(vae, samples[item : item + 1, :, top:bottom, left:right])
+        decoded = decode_whole(vae, samples[item : item + 1, :, top:bottom, left:right], cpu_dtype)
         tile = decoded[0, pixels * (y - top) :, pixels * (x - left) :][: pixels * side, : pixels * side]
         out[item, pixels * y : pixels * (y + side), pixels * x : pixels * (x + side)] = tile
     return out
 
 
-def decode_whole(vae: comfy.sd.VAE, samples: torch.Tensor) -> torch.Tensor:
+def decode_whole(vae: comfy.sd.VAE, samples: torch.Tensor, cpu_dtype: torch.dtype | None = None) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] in 0..1 on the VAE's device, in the host's dtype of pictures."""
     model = vae.first_stage_model
     # Channels last is the layout that the fast convolutions work in, and that of the host's images.
     z = samples.to(vae.device, vae.vae_dtype, memory_format=torch.channels_last)
-    raw = model.taesd_decoder((z - model.vae_shift) * model.vae_scale).movedim(1, -1)
+    z = (z - model.vae_shift) * model.vae_scale
+    raw = cpu_decoder.decode(model.taesd_decoder, z, cpu_dtype) if cpu_dtype else model.taesd_decoder(z).movedim(1, -1)
     if not raw.sum(dtype=torch.float32).isfinite():  # one pass; isfinite().all() takes many times as long
         raise ValueError("The tiny decoder gave NaN or infinite values: its weights are damaged, download them again.")
     return raw.to(comfy.model_management.intermediate_dtype()).clamp_(0, 1)

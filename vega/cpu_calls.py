@@ -1,0 +1,154 @@
+"""A UNet's calls on a processor: on packed weights, or as an OpenVINO graph where the UNet is small."""
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import torch
+from comfy.cli_args import args
+from comfy.ldm.modules import attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+from . import openvino_graph
+from .packed_layers import PackedLayers
+
+MAX_GRAPHS = 4  # with the weights of so many strengths of a LoRA, the last used
+# Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
+MAX_GRAPH_PARAMETERS = 50_000_000
+MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
+CPU = torch.device("cpu")
+
+
+def supports_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself (AVX512-BF16, AMX, or BF16 of Arm); emulated it is slow."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
+
+
+class CpuCalls:
+    """The calls of one UNet, with products in dtype: fp32 gives the host's output within rounding, bf16 one nearby."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.packed = PackedLayers(dtype)
+        self.graphs: OrderedDict[str, openvino_graph.Compiled] = OrderedDict()  # digest of the weights -> graph
+        self.digest = None  # of the weights that are loaded
+        self.thread = None  # that converts or compiles
+        self.failed = False
+
+    def clear(self) -> None:
+        """Gives all memory back."""
+        self.weights_changed()
+        self.graphs.clear()
+
+    def weights_changed(self) -> None:
+        self.packed.clear()
+        self.digest = None
+
+    def __call__(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, *inputs) -> torch.Tensor:
+        """The UNet's output for (x, timesteps, context, y), in x's dtype."""
+        if graph := self.graph(patcher, unet):
+            return graph(*inputs).to(inputs[0].dtype)
+        return self.call_packed(unet, *inputs)
+
+    def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
+        options = {}
+        chosen_by_user = args.use_split_cross_attention or args.use_quad_cross_attention
+        if attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split) and not chosen_by_user:
+            options = torch_attention()
+        if not self.packed.forwards and not has_memory(unet, self.dtype):
+            if self.dtype != torch.float32:
+                raise MemoryError("there is no memory for the UNet's weights in bf16")
+            return unet.forward(x, timesteps, context, y, transformer_options=options)
+        x_packed = x.to(self.dtype, memory_format=torch.channels_last)
+        context, y = context.to(self.dtype), y if y is None else y.to(self.dtype)
+        with self.packed.in_use(unet):
+            return unet.forward(x_packed, timesteps, context, y, transformer_options=options).to(x.dtype)
+
+    def graph(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
+        """The graph with the weights that are loaded, or None; then it is made beside the calls that follow.
+
+        Where its structure is on disk, the first one is waited for: it takes less than a second.
+        """
+        if self.failed or not can_be_graph(unet):
+            return None
+        self.digest = self.digest or weights_digest(unet)
+        if self.digest not in self.graphs and not (self.thread and self.thread.is_alive()):
+            unet_config = patcher.model.model_config.unet_config
+            file = openvino_graph.path(repr(sorted(unet_config.items(), key=str)))
+            weights = [weight.detach().clone() for weight in unet.parameters()]
+            if file.is_file() and not self.graphs:
+                self.make_graph(unet_config, file, self.digest, weights)
+            else:
+                made_of = (unet_config, file, self.digest, weights)
+                self.thread = threading.Thread(target=self.make_graph, args=made_of, daemon=True)
+                self.thread.start()
+        if self.digest in self.graphs:
+            self.graphs.move_to_end(self.digest)
+        return self.graphs.get(self.digest)
+
+    def make_graph(self, unet_config: dict, file: Path, digest: str, weights: list[torch.Tensor]) -> None:
+        """Converts the structure where it isn't on disk yet, and compiles it with the weights."""
+        try:
+            if not file.is_file():
+                convert(unet_config, file)
+            self.graphs[digest] = openvino_graph.Compiled(file, weights, self.dtype)
+        except Exception as error:  # another version of OpenVINO, a full disk
+            logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
+            self.failed = True
+        while len(self.graphs) > MAX_GRAPHS:
+            self.graphs.popitem(last=False)
+
+
+def can_be_graph(unet: UNetModel) -> bool:
+    """Whether OpenVINO is there, and the UNet small and in fp32."""
+    weights = list(unet.parameters())
+    return (
+        openvino_graph.openvino is not None
+        and sum(weight.numel() for weight in weights) <= MAX_GRAPH_PARAMETERS
+        and all(weight.dtype == torch.float32 for weight in weights)
+    )
+
+
+def convert(unet_config: dict, file: Path) -> None:
+    """Writes the graph of a UNet of this structure."""
+    unet = UNetModel(**unet_config, device="meta", operations=comfy.ops.disable_weight_init)
+    features = unet_config["context_dim"]
+    inputs = {
+        "x": (torch.zeros(1, 4, 16, 16), [-1, 4, -1, -1]),
+        "timesteps": (torch.ones(1), [-1]),
+        "context": (torch.zeros(1, 77, features), [-1, -1, features]),
+    }
+    if unet.num_classes is not None:
+        size = unet_config["adm_in_channels"]
+        inputs["y"] = torch.zeros(1, size), [-1, size]
+    openvino_graph.convert(file, unet, call, inputs)
+
+
+def call(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
+    """The host's UNet without anybody's options, with torch's own attention."""
+    return unet.forward(x, timesteps, context, y, transformer_options=torch_attention())
+
+
+def torch_attention() -> dict:
+    """The option for torch's attention instead of the host's for processors, which asks for the free memory each time."""
+    return {"optimized_attention_override": lambda _, *given, **more: attention.attention_pytorch(*given, **more)}
+
+
+def has_memory(unet: torch.nn.Module, dtype: torch.dtype) -> bool:
+    """Whether the packed weights fit beside all else that is in memory."""
+    packed = dtype.itemsize * sum(weight.numel() for weight in unet.parameters())
+    return comfy.model_management.get_free_memory(CPU) >= MEMORY_FACTOR * packed
+
+
+def weights_digest(unet: torch.nn.Module) -> str:
+    """What tells these weights from others, also when they lie elsewhere."""
+    digest = hashlib.blake2b(digest_size=16)
+    for weight in unet.parameters():
+        digest.update(weight.detach().contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,64 @@
+"""The tiny decoder (TAESD) on a processor: as an OpenVINO graph where that is installed, or in bf16."""
+
+import copy
+import logging
+import threading
+import weakref
+from pathlib import Path
+
+import torch
+
+from . import openvino_graph
+
+# decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
+CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def decode(decoder: torch.nn.Module, z: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[B, 4, h, w] scaled latents -> [B, 8h, 8w, 3] in fp32, with products in dtype (fp32: equal within rounding)."""
+    calls = CALLS.setdefault(decoder, {})
+    if dtype not in calls or calls[dtype].weights != weights_of(decoder):
+        calls[dtype] = CpuDecoder(decoder, dtype)
+    return calls[dtype](decoder, z)
+
+
+def weights_of(decoder: torch.nn.Module) -> list[int]:
+    return [weight.data_ptr() for weight in decoder.parameters()]
+
+
+class CpuDecoder:
+    """The calls of a decoder with the weights that it has now."""
+
+    def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
+        self.dtype, self.weights = dtype, weights_of(decoder)
+        self.graph = self.in_bf16 = None
+        if openvino_graph.openvino is None:
+            return
+        file = openvino_graph.path(repr(decoder))
+        if file.is_file():
+            self.make_graph(decoder, file)
+        else:  # its pictures are drawn meanwhile
+            threading.Thread(target=self.make_graph, args=(decoder, file), daemon=True).start()
+
+    def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:
+        try:
+            empty = copy.deepcopy(decoder).to("meta")
+            z = torch.zeros(1, decoder[1].in_channels, 8, 8)
+            openvino_graph.convert(file, empty, channels_last, {"z": (z, [-1, z.shape[1], -1, -1])})
+            weights = list(decoder.parameters())
+            self.graph = openvino_graph.Compiled(file, weights, self.dtype)
+        except Exception as error:  # another version of OpenVINO, a full disk
+            logging.warning("VAE Decode (Vega Tiny) decodes without OpenVINO: %s", " ".join(str(error).split()))
+
+    def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+        if self.graph:
+            return self.graph(z)
+        if self.dtype != torch.float32:
+            self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
+            decoder = self.in_bf16
+        return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
+
+
+def channels_last(decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
+    """[B, H, W, 3], as the host has its pictures."""
+    return decoder(z).movedim(1, -1)

@@ -1,0 +1,97 @@
+"""Modules as OpenVINO graphs (docs.openvino.ai) for processors. OpenVINO is optional: `pip install openvino`.
+
+A graph holds no weights: it is converted once for each structure of a module and kept on disk, and the weights of a model,
+with its LoRAs, are bound to it in a moment.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from comfyui_version import __version__
+
+try:
+    import openvino
+except ImportError:
+    openvino = None
+
+PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
+
+
+class Stateless(torch.nn.Module):
+    """A module with its weights as inputs, after its own and in the order of named_parameters()."""
+
+    def __init__(self, module: torch.nn.Module, call: Callable[..., torch.Tensor]):
+        super().__init__()
+        # Hidden from torch, which would record the weights as the module's own.
+        self.__dict__["module"], self.__dict__["call"] = module, call
+        self.__dict__["names"] = [name.rpartition(".") for name, _ in module.named_parameters()]
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        first_weight = len(inputs) - len(self.names)
+        for (parent, _, name), weight in zip(self.names, inputs[first_weight:], strict=True):
+            self.module.get_submodule(parent)._parameters[name] = weight
+        return self.call(self.module, *inputs[:first_weight])
+
+
+def path(structure: str) -> Path:
+    """The file of the graph of a structure: in $XDG_CACHE_HOME or ~/.cache, as the models of Hugging Face."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vega-rt" / "openvino"
+    versions = [__version__, *(importlib.metadata.version(name) for name in ("openvino", "torch"))]
+    return folder / f"{hashlib.sha256(repr((structure, versions)).encode()).hexdigest()[:32]}.xml"
+
+
+def convert(
+    file: Path, module: torch.nn.Module, call: Callable[..., torch.Tensor], inputs: dict[str, tuple[torch.Tensor, list[int]]]
+) -> None:
+    """Writes the graph of call(module, *inputs), where it isn't yet; inputs are examples and their sizes, -1 for any.
+
+    The module may be on the meta device. ~6 s on two cores for vega-nano's UNet. OSError where the file can't be written.
+    """
+    with converting:
+        if file.is_file():
+            return
+        weights = [torch.zeros(weight.shape) for weight in module.parameters()]
+        with torch.no_grad():
+            examples = tuple(example for example, _ in inputs.values())
+            graph = openvino.convert_model(Stateless(module.eval(), call), example_input=(*examples, *weights))
+        graph.reshape({port: size for port, (_, size) in zip(graph.inputs, inputs.values(), strict=False)})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{file.stem}-{os.getpid()}.xml")
+        openvino.save_model(graph, part, compress_to_fp16=False)
+        # What the graph refers to first: another process that sees the graph finds it whole.
+        part.with_suffix(".bin").replace(file.with_suffix(".bin"))
+        part.replace(file)
+
+
+class Compiled:
+    """A graph with weights bound to it, whose products are in dtype: fp32 gives the module's output within rounding."""
+
+    def __init__(self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype):
+        # Copies of its own, which the graph reads where they lie.
+        self.weights = [weight.detach().contiguous().clone() for weight in weights]
+        core = openvino.Core()
+        graph = core.read_model(file)
+        for parameter, weight in zip(graph.get_parameters()[-len(weights) :], self.weights, strict=True):
+            constant = openvino.op.Constant(openvino.Tensor(weight.numpy(), shared_memory=True))
+            parameter.output(0).replace(constant.output(0))
+            graph.remove_parameter(parameter)
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            # Else every process of a server binds its threads to the same first cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self.model = core.compile_model(graph, "CPU", options)
+
+    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
+        """The output in fp32. What a call needs beside the weights is given back at its end."""
+        request = self.model.create_infer_request()
+        request.infer([tensor.float().contiguous().numpy() for tensor in inputs if tensor is not None], share_inputs=True)
+        return torch.from_numpy(request.get_output_tensor(0).data.copy())

@@ -1,0 +1,81 @@
+"""Convolutions and linear layers on weights that lie as oneDNN's kernels read them, on a processor.
+
+torch reorders the weight of a convolution at every call; here that happens once. The operations are those that
+torch.compile uses (torch/_inductor/mkldnn_ir.py): private ones, guarded by tests/test_packed_layers.py.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import comfy.ops
+import torch
+
+NO_POST_OP = ("none", [], "")  # attr, scalars, algorithm: nothing is fused to the operation
+
+
+class PackedLayers:
+    """The packed weights of one UNet, each made when its layer is first used; dtype is that of the arithmetic."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+        self.forwards: list[tuple[torch.nn.Module, Callable]] = []
+
+    def clear(self) -> None:
+        self.forwards.clear()
+
+    @contextlib.contextmanager
+    def in_use(self, unet: torch.nn.Module) -> Iterator[None]:
+        """Within it the layers of the UNet compute with packed weights; what it was, it is again afterwards."""
+        if not self.forwards:
+            self.forwards = [(layer, packed(layer, self.dtype)) for layer in unet.modules() if can_pack(layer)]
+        # Past Module.__setattr__, which would take as long as a small layer.
+        for layer, forward in self.forwards:
+            layer.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            for layer, _ in self.forwards:
+                layer.__dict__.pop("forward", None)
+
+
+def can_pack(layer: torch.nn.Module) -> bool:
+    """Whether oneDNN's operation on a packed weight gives what the layer gives."""
+    if isinstance(layer, torch.nn.Conv2d):
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, torch.nn.Linear)
+
+
+def packed(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward of a layer with its weight packed at the first call."""
+    pack, compute = (pack_conv, conv) if isinstance(layer, torch.nn.Conv2d) else (pack_linear, linear)
+    weight = bias = None
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        nonlocal weight, bias
+        comfy.ops.run_every_op()  # as the host's layers do: it stops here when the user interrupts
+        if weight is None:
+            weight = pack(layer, layer.weight.detach().to(dtype))
+            bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+        return compute(layer, x, weight, bias)
+
+    return forward
+
+
+def pack_conv(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight, list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups
+    )
+
+
+def conv(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups, *NO_POST_OP
+    )
+
+
+def pack_linear(layer: torch.nn.Linear, weight: torch.Tensor) -> torch.Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight)
+
+
+def linear(layer: torch.nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *NO_POST_OP)
