@@ -43,6 +43,6 @@ def downloads_of(lora_name: str) -> list[str]:
 
 def downloads() -> dict[str, published_loras.Contents]:
     """The files in models/loras that have the name under which every LCM-LoRA is downloaded, and what each is."""
-    files = [name for name in model_lists.lora_names() if published_loras.DOWNLOAD.fullmatch(Path(name).name)]
-    paths = {name: folder_paths.get_full_path("loras", name) for name in files}  # None for a link that leads nowhere
+    files = [name for name in folder_paths.get_filename_list("loras") if published_loras.DOWNLOAD.search(name)]
+    paths = {Path(name).as_posix(): folder_paths.get_full_path("loras", name) for name in files}  # None for a dead link
     return {name: published_loras.identify(Path(found)) for name, found in paths.items() if found}

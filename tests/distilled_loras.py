@@ -18,6 +18,11 @@ EVERY = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.pr
 EVERY += ["conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj"]
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 ALPHA = 8
+# As Chrome, Firefox, Safari and macOS name the second one; and the first.
+NAMES = [f"pytorch_lora_weights{number}.safetensors" for number in ("", " (1)", "(1)", "-1", " 2")]
+RT, SSD = "Segmind-VegaRT.safetensors", "lcm-lora-ssd-1b.safetensors"
+SDXL, SD15 = "lcm-lora-sdxl.safetensors", "lcm-lora-sdv1-5.safetensors"
+SDXL_BYTES, TCD_SDXL_BYTES, SD15_BYTES = 393_855_224, 393_854_624, 134_621_556
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import os
 import distilled_loras
 import folder_paths
 import pytest
-from test_published_loras import NAMES, RT, SD15, SD15_BYTES, SDXL, SDXL_BYTES, SSD, TCD_SDXL_BYTES
+from distilled_loras import NAMES, RT, SD15, SD15_BYTES, SDXL, SDXL_BYTES, SSD, TCD_SDXL_BYTES
 from vega_pack.nodes import lcm_lora, lcm_lora_files, model_lists
 
 pytestmark = pytest.mark.model

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from . import few_step_adapters, lora, lora_keys
 
 # What browsers save: the first download, and Chrome's, Firefox's, Safari's and macOS's next one of the same name.
-DOWNLOAD = re.compile(r"pytorch_lora_weights( ?\(\d+\)|[- ]\d+)?\.safetensors")
+DOWNLOAD = re.compile(r"(?:^|[/\\])pytorch_lora_weights( ?\(\d+\)|[- ]\d+)?\.safetensors\Z")
 # The name that templates and the README give each -> how many modules it has, by which lora.BASES has its base.
 MODULES = {
     "lcm-lora-sdxl.safetensors": 788,
