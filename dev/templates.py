@@ -69,10 +69,8 @@ def files(g: Graph) -> str:
         for model in needed:
             if model.directory == directory:
                 downloaded = model.url.rpartition("/")[2]
-                # The one that can't be told from another by its contents.
-                advice = "rename it" if model == template_graphs.LCM_SD15 else "it is found under that name, too"
-                saved_as = "" if downloaded == model.name else f" (saved by browsers as {downloaded}: {advice})"
-                listed.append(f"- [{model.name}]({model.url}), {model.size}{saved_as}")
+                saved_as = f" (saved by browsers as {downloaded}, and found under that name, too)"
+                listed.append(f"- [{model.name}]({model.url}), {model.size}{saved_as if downloaded != model.name else ''}")
         lines.append("\n".join(listed))
     return "\n\n".join(lines)
 

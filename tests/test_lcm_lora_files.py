@@ -74,9 +74,13 @@ def test_the_certain_one_counts_before_a_doubtful_one(loras):
     )
 
 
-def test_sd15s_is_asked_for(loras):
+def test_what_may_be_sd15s_is_asked_for(loras):
     distilled_loras.at_published_size(loras / FIRST, "SD 1.5", SD15_BYTES)
-    refused(SD15, f"'{FIRST}' may be it, but TCD's LoRA", "If it is latent-consistency/lcm-lora-sdv1-5, choose it")
+    refused(
+        SD15,
+        f"'{FIRST}' may be it, but it is not the published file, and TCD's LoRA",
+        "If it is latent-consistency/lcm-lora-sdv1-5, choose it",
+    )
 
 
 def test_a_style_of_that_name_alone_is_not_taken(loras):

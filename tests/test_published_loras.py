@@ -1,5 +1,6 @@
 """Files called pytorch_lora_weights.safetensors: which published LCM-LoRA each is by its header, if it can be told."""
 
+import hashlib
 import json
 import os
 
@@ -49,12 +50,15 @@ def test_sdxls_is_told_from_tcds_by_its_size(tmp_path):
     assert "it has 393,854,624 bytes and not 393,855,224" in doubt
 
 
-def test_sd15s_is_told_from_tcds_by_its_folder_alone(tmp_path):
+def test_sd15s_is_told_from_tcds_by_digest_or_folder(tmp_path, monkeypatch):
     """TCD's LoRA for SD 1.5 has the name, the modules and the size of the LCM-LoRA."""
     bare = distilled_loras.at_published_size(tmp_path / "loras" / NAMES[0], "SD 1.5", SD15_BYTES)
     name, doubt = published_loras.identify(bare)
     assert name == SD15
-    assert "TCD's LoRA for Stable Diffusion 1.5 has the same name, modules and size" in doubt
+    assert "it is not the published file, and TCD's LoRA has the same name, modules and size" in doubt
+    published = distilled_loras.at_published_size(tmp_path / "loras" / NAMES[1], "SD 1.5", SD15_BYTES)
+    monkeypatch.setattr(published_loras, "SD15_SHA256", hashlib.sha256(published.read_bytes()).hexdigest())
+    assert published_loras.identify(published) == (SD15, "")
     for folder, expected in (("lcm-lora-sdv1-5", (SD15, "")), ("TCD-SD15-LoRA", None)):
         path = distilled_loras.at_published_size(tmp_path / "loras" / folder / NAMES[3], "SD 1.5", SD15_BYTES)
         found = published_loras.identify(path)

@@ -5,6 +5,7 @@ another form, because it lacks the residual blocks, has another rank, has no alp
 """
 
 import functools
+import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,9 @@ MODULES = {
 # 64 by the sizes of all files in fp16, except Vega RT's: twice the bytes, so it is that in fp32, or 128.
 RANKS = ({(64,)}, {(128,)})
 # TCD publishes LoRAs for these bases under the same name, with the same modules and rank. The size of the LCM-LoRA's file
-# tells it from TCD's for SDXL (393,854,624); TCD's for SD 1.5 has the same size, too.
+# tells it from TCD's for SDXL (393,854,624); TCD's for SD 1.5 has the same size, too, and is told by its digest.
 PUBLISHED_BYTES = {788: 393_855_224, lora.SD15: 134_621_556}
+SD15_SHA256 = "8f90d840e075ff588a58e22c6586e2ae9a6f7922996ee6649a7f01072333afe4"
 MAX_HEADER_BYTES = 4 << 20  # of a LoRA's header: SDXL's has some 330,000
 
 
@@ -39,7 +41,7 @@ class Contents(NamedTuple):
 
 
 def identify(path: Path) -> Contents:
-    """What a file is by its header, which is read again when the file has changed; no tensor is read."""
+    """What a file is by its header, which is read again when the file has changed; tensors are read for SD 1.5 alone."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -75,9 +77,18 @@ def doubt(path: Path, size: int, adapter: dict[str, dict[str, torch.Tensor]]) ->
         return "its rank is another than that of the published ones"
     if size != published_bytes:
         return f"it has {size:,} bytes and not {published_bytes:,}, and TCD's LoRA has the same name and modules"
-    if len(adapter) == lora.SD15 and not few_step_adapters.says_lcm(few_step_adapters.file_title(path)):
-        return "TCD's LoRA for Stable Diffusion 1.5 has the same name, modules and size"
+    says_lcm = few_step_adapters.says_lcm(few_step_adapters.file_title(path))
+    if len(adapter) == lora.SD15 and not says_lcm and sha256(path) != SD15_SHA256:
+        return "it is not the published file, and TCD's LoRA has the same name, modules and size"
     return ""
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_header(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
