@@ -69,8 +69,8 @@ def files(g: Graph) -> str:
         for model in needed:
             if model.directory == directory:
                 downloaded = model.url.rpartition("/")[2]
-                rename = "" if downloaded == model.name else f" (saved by browsers as {downloaded}: rename it)"
-                listed.append(f"- [{model.name}]({model.url}), {model.size}{rename}")
+                saved_as = f" (saved by browsers as {downloaded}, and found under that name, too)"
+                listed.append(f"- [{model.name}]({model.url}), {model.size}{saved_as if downloaded != model.name else ''}")
         lines.append("\n".join(listed))
     return "\n\n".join(lines)
 

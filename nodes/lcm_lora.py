@@ -1,9 +1,12 @@
 """Apply LCM-LoRA (Vega)."""
 
+import logging
+from pathlib import Path
+
 from comfy_api.v0_0_2 import io
 
 from ..vega import lora
-from . import model_lists
+from . import lcm_lora_files, model_lists
 from .lazy_list import LazyList
 
 
@@ -20,7 +23,7 @@ class VegaLCMLora(io.ComfyNode):
                 io.Model.Input("model", tooltip="The base that the LCM-LoRA was distilled from."),
                 io.Combo.Input(
                     "lora_name",
-                    options=LazyList.of(model_lists.lcm_lora_names),
+                    options=LazyList.of(lcm_lora_files.names),
                     tooltip="The LCM-LoRA made for this base, from models/loras. One for another base is refused.",
                 ),
                 io.Float.Input(
@@ -37,8 +40,23 @@ class VegaLCMLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora_name):
-        return model_lists.validate(model_lists.lora_path, lora_name)
+        return model_lists.validate(lcm_lora_files.path, lora_name)
+
+    @classmethod
+    def fingerprint_inputs(cls, lora_name, **inputs):
+        """Which file it is, so that one in its place is read; a name that comes over a link is None yet."""
+        if lora_name is None:
+            return None
+        path = lcm_lora_files.path(lora_name)
+        stat = path.stat()
+        return str(path), stat.st_size, stat.st_mtime_ns
 
     @classmethod
     def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
-        return io.NodeOutput(lora.apply(model, model_lists.lora_path(lora_name), strength_model))
+        path = lcm_lora_files.path(lora_name)
+        patched = lora.apply(model, path, strength_model)
+        if lora_name == model_lists.EMBEDDED_LORA or path.name == Path(lora_name).name:
+            return io.NodeOutput(patched)
+        sentence = f"{lora_name} is {path.name}, by its contents"
+        logging.info("Apply LCM-LoRA (Vega): %s", sentence)
+        return io.NodeOutput(patched, ui={"lora": [sentence]})  # in /history, for programs

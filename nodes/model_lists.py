@@ -17,10 +17,6 @@ def model_names() -> list[str]:
     return [EMBEDDED_MODEL, *sorted(diffusers_folders.by_name()), *file_names("checkpoints")]
 
 
-def lcm_lora_names() -> list[str]:
-    return [EMBEDDED_LORA, *lora_names()]
-
-
 def lora_names() -> list[str]:
     """The files in models/loras."""
     return file_names("loras")

@@ -26,9 +26,10 @@ PUBLISHED = {
     "turbo": ("a Turbo-LoRA", KSAMPLER + "euler_ancestral, simple, 4 steps or more and cfg 1"),
 }
 LCM = "lcm|latent consistency"
-# Names that say nothing: files that their publishers all call the same, and folders of a base, of steps, of a hub's cache.
+# Names that say nothing: files that their publishers all call the same, with the number of a browser's copy, and folders of
+# a base, of steps, of a hub's cache.
 MEANINGLESS_NAME = re.compile(
-    r"(pytorch lora weights|adapter model|model|lora|weights|sdxl|sd ?v?1[ .]?5|\d+ ?steps?|fp16|fp32|\(\d+\)|snapshots"
+    r"(pytorch lora weights|adapter model|model|lora|weights|sdxl|sd ?v?1[ .]?5|\d+ ?steps?|fp16|fp32|\(\d+\)|\d|snapshots"
     r"|[0-9a-f]{40}| )+"
 )
 MODEL_FOLDERS = ("loras", "lora", "models")  # folders of everybody's files
