@@ -264,11 +264,10 @@ def test_twice_is_once_and_off_takes_it_away(few_step, positive, recorder):
     assert recorder.replayed == replayed
 
 
-def test_without_a_gpu_auto_is_nothing_and_cuda_graph_says_so(few_step, positive, caplog):
+def test_without_a_gpu_cuda_graph_says_so(few_step, positive, caplog):
     few_step = few_step.clone()
     few_step.load_device = torch.device("cpu")
     with caplog.at_level(logging.INFO):
-        assert VegaAccelerate.execute(few_step, "auto")[0] is few_step
         assert VegaAccelerate.execute(few_step, "off")[0] is few_step
         assert caplog.records == []
         drawn = draw(VegaAccelerate.execute(few_step, "cuda graph")[0], positive)

@@ -48,7 +48,7 @@ def test_goes_to_tiles_where_memory_is_short(vae, latents, monkeypatch, free):
     """What the host says is free stands for a small GPU's memory."""
     sides = []
     tiled = tiny_decoder.decode_tiled
-    monkeypatch.setattr(tiny_decoder, "decode_tiled", lambda vae, z, side: sides.append(side) or tiled(vae, z, side))
+    monkeypatch.setattr(tiny_decoder, "decode_tiled", lambda vae, z, side, _: sides.append(side) or tiled(vae, z, side))
     needed = tiny_decoder.memory_needed([1, 42, 57], torch.float32)
     monkeypatch.setattr(vae.patcher, "get_free_memory", lambda device: free * needed, raising=False)
     expected = torch.cat([tiny_decoder.decode_whole(vae, one) for one in latents.split(1)])
@@ -62,7 +62,7 @@ def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, m
     picture, latents = tiny_decoder.decode_whole, latents[:1]
     expected = picture(vae, latents)
 
-    def in_small_memory(vae, samples):
+    def in_small_memory(vae, samples, _=None):
         if samples.shape[-2] * samples.shape[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return picture(vae, samples)

@@ -57,6 +57,9 @@ def apply(
     if mode == "bf16" and not (on_cpu and cpu_calls.supports_bf16()):
         where = "this processor has no AVX512-BF16, AMX or Arm BF16" if on_cpu else f"the model is on {model.load_device}"
         raise ValueError(f"mode bf16 is for processors with bf16 arithmetic, and {where}: set mode to auto.")
+    cache = getattr(model.model, KEY, None)
+    if mode == "off" and cache is not None and cache.cpu:
+        cache.clear()
     if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
         return model
     patched = model.clone()
@@ -66,7 +69,6 @@ def apply(
     if mode == "off":
         return patched
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
-    cache = getattr(model.model, KEY, None)
     if cache is None or (cache.mode, cache.record) != (mode, record):
         if cache is not None:
             cache.clear()
@@ -103,8 +105,14 @@ class GraphCache(torch.nn.Module):
 
     def _apply(self, fn, recurse=True):
         """torch's hook of every .to(): the weights get other addresses, and the host may want the memory."""
-        self.clear()
+        self.weights_changed()
         return self
+
+    def weights_changed(self) -> None:
+        if self.cpu:
+            self.cpu.weights_changed()
+        else:
+            self.clear()
 
     def clear(self) -> None:
         if self.cpu:
@@ -119,7 +127,7 @@ class GraphCache(torch.nn.Module):
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
         elif self.patcher and (weights := weight_fingerprint(patcher)) != self.weights:
-            self.cpu.weights_changed() if self.cpu else self.clear()
+            self.weights_changed()
             self.weights = weights
 
     def on_cleanup(self, patcher: comfy.model_patcher.ModelPatcher) -> None:

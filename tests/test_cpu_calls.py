@@ -1,0 +1,227 @@
+"""Accelerate (Vega) on a processor draws what the model draws without it: on packed weights and as OpenVINO graphs."""
+
+import gc
+import logging
+import weakref
+
+import comfy.model_management
+import comfy.sample
+import pytest
+import torch
+from graph_recorder import LORA, draw
+from unet_patches import PATCHES, controlnet
+from vega_pack.vega import accelerate, checkpoint, cpu_calls, lora, openvino_graph, packed_layers
+
+import nodes as host_nodes
+from dev import diffusers_folders as folders
+
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
+BF16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
+
+
+def assert_close(drawn, expected):
+    assert (drawn - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def calls(model) -> cpu_calls.CpuCalls:
+    return getattr(model.model, accelerate.KEY).cpu
+
+
+@pytest.fixture(autouse=True)
+def anew(nano):
+    """Each test begins without what another one packed."""
+    yield
+    setattr(nano[0].model, accelerate.KEY, None)
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    monkeypatch.setattr(openvino_graph, "openvino", None)
+
+
+def packs(model) -> int:
+    return len(calls(model).packed.forwards)
+
+
+def core(model, size=(8, 12), steps=2):
+    """[1, 4, *size] by the host's own sampler with guidance, for a base model of any family."""
+    width, y = (
+        model.model.model_config.unet_config["context_dim"],
+        model.model.model_config.unet_config.get("adm_in_channels"),
+    )
+    torch.manual_seed(1)
+    prompts = [[[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280 if y == 2816 else 64)}]] for _ in range(2)]
+    empty = torch.zeros(1, 4, *size)
+    noise = comfy.sample.prepare_noise(empty, 1)
+    return comfy.sample.sample(model, noise, steps, 3.0, "euler", "normal", *prompts, empty, disable_pbar=True, seed=1)
+
+
+def load(folder, family, bias):
+    """A MODEL of the family; the bias of its last layer tells one from another."""
+    folders.write(folder, family)
+    model = checkpoint.load(folder, "tiny", [])[0].clone()
+    model.add_patches({"diffusion_model.out.2.bias": (bias * torch.ones(4),)}, 1.0)
+    return model
+
+
+@pytest.mark.parametrize("family", folders.FAMILIES)
+def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, family):
+    """Two models in turn, and sizes that the weights were not packed at."""
+    models = [load(tmp_path / str(bias), family, bias) for bias in (0.0, 1.0)]
+    for size in ((8, 12), (16, 8)):
+        for model in models:
+            fast = accelerate.apply(model, "auto")
+            assert_close(core(fast, size), core(model, size))
+            assert packs(fast) > 50
+            assert not getattr(fast.model, accelerate.KEY).disabled
+    assert not torch.allclose(*(core(accelerate.apply(model, "auto")) for model in models), atol=0.1)
+
+
+def test_a_changed_strength_is_packed_anew(nano, positive, without_openvino):
+    drawn = []
+    for strength in (1.0, 0.5, 1.0):
+        plain = lora.apply(nano[0], LORA, strength)
+        drawn.append(draw(accelerate.apply(plain, "auto"), positive))
+        assert_close(drawn[-1], draw(plain, positive))
+    assert not torch.allclose(*drawn[:2], atol=0.01)
+    assert torch.equal(drawn[0], drawn[2])
+
+
+def test_the_model_is_as_it_was_after_each_call(few_step, positive, without_openvino):
+    fast = accelerate.apply(few_step, "auto")
+    draw(fast, positive)
+    assert packs(fast)
+    assert not any("forward" in vars(module) for module in few_step.model.diffusion_model.modules())
+
+
+@pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.__name__)
+def test_a_patched_model_runs_eagerly(few_step, positive, without_openvino, patch):
+    draw(accelerate.apply(few_step, "auto"), positive)
+    patched = few_step.clone()
+    patch(patched)
+    assert torch.equal(draw(accelerate.apply(patched, "auto"), positive), draw(patched, positive))
+
+
+def test_a_controlnet_runs_eagerly(few_step, positive, without_openvino):
+    (steered, _) = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
+        positive, [], controlnet(few_step), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
+    )
+    assert torch.equal(draw(accelerate.apply(few_step, "auto"), steered), draw(few_step, steered))
+
+
+def test_a_hook_on_a_layer_runs_eagerly(few_step, positive, without_openvino):
+    fast = accelerate.apply(few_step, "auto")
+    plain = draw(fast, positive)
+    layer = few_step.model.diffusion_model.out[2]
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.5)
+    try:
+        hooked = draw(fast, positive)
+        assert torch.equal(hooked, draw(few_step, positive))
+        assert not torch.allclose(hooked, plain, atol=1e-3)
+    finally:
+        handle.remove()
+
+
+def test_torchs_private_operations_are_there():
+    """vega/packed_layers.py calls them; without them the pack says so once and draws eagerly."""
+    for name in ("_reorder_convolution_weight", "_convolution_pointwise", "_reorder_linear_weight", "_linear_pointwise"):
+        assert callable(getattr(torch.ops.mkldnn, name))
+
+
+def test_without_them_it_draws_eagerly_and_says_so(few_step, positive, without_openvino, monkeypatch, caplog):
+    """Where a private operation is gone the picture is drawn all the same, and one warning says so."""
+
+    def gone(layer, weight):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    monkeypatch.setattr(packed_layers, "pack_linear", gone)
+    fast = accelerate.apply(few_step, "auto")
+    with caplog.at_level(logging.WARNING):
+        for seed in range(2):
+            assert torch.equal(draw(fast, positive, seed=seed), draw(few_step, positive, seed=seed))
+    told = [record.message for record in caplog.records if "Accelerate" in record.message]
+    assert len(told) == 1
+    assert "leaves this model as it is from now on: '_OpNamespace' 'mkldnn'" in told[0]
+
+
+def test_an_interrupt_stops_within_a_call(few_step, positive, without_openvino):
+    fast = accelerate.apply(few_step, "auto")
+    expected = draw(fast, positive)
+    layer, forward = calls(fast).packed.forwards[20]
+
+    def interrupt(x):
+        comfy.model_management.interrupt_current_processing()
+        return forward(x)
+
+    calls(fast).packed.forwards[20] = layer, interrupt
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        draw(fast, positive)
+    calls(fast).packed.forwards[20] = layer, forward
+    assert torch.equal(draw(fast, positive), expected)
+
+
+def test_where_memory_is_short_nothing_is_packed(few_step, positive, without_openvino, monkeypatch):
+    """What the host says is free stands for a small machine's memory."""
+    weights = sum(weight.nbytes for weight in few_step.model.diffusion_model.parameters())
+    for factor, packed in ((1.4, False), (1.6, True)):
+        free = factor * weights
+
+        def get_free_memory(device=None, torch_free_too=False, free=free):
+            return (free, free) if torch_free_too else free
+
+        with monkeypatch.context() as patched:
+            patched.setattr(comfy.model_management, "get_free_memory", get_free_memory)
+            fast = accelerate.apply(few_step, "auto")
+            assert_close(draw(fast, positive), draw(few_step, positive))
+            assert bool(packs(fast)) == packed
+
+
+def test_unloading_and_off_give_the_memory_back(few_step, positive, without_openvino):
+    for give_back in (comfy.model_management.unload_all_models, lambda: accelerate.apply(few_step, "off")):
+        fast = accelerate.apply(few_step, "auto")
+        draw(fast, positive)
+        kept = [weakref.ref(forward) for _, forward in calls(fast).packed.forwards]
+        assert len(kept) > 50
+        give_back()
+        gc.collect()
+        assert not any(ref() for ref in kept)
+
+
+def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openvino, monkeypatch):
+    """--use-quad-cross-attention and --use-split-cross-attention are somebody's wish."""
+    from comfy.ldm.modules import attention
+
+    seen = []
+    pytorch = attention.attention_pytorch
+    monkeypatch.setattr(attention, "attention_pytorch", lambda *a, **k: seen.append(1) or pytorch(*a, **k))
+    draw(accelerate.apply(few_step, "auto"), positive)
+    assert seen
+    seen.clear()
+    monkeypatch.setattr(cpu_calls.args, "use_quad_cross_attention", True)
+    draw(accelerate.apply(few_step, "auto"), positive)
+    assert not seen
+
+
+@BF16
+def test_bf16_changes_pictures_slightly(nano, few_step, positive, without_openvino):
+    drawn = draw(accelerate.apply(few_step, "bf16"), positive)
+    exact = draw(few_step, positive)
+    error = (drawn - exact).abs().max() / exact.abs().max()
+    assert 1e-4 < error < 5e-2
+
+
+def test_bf16_is_refused_where_the_chip_has_none(few_step, monkeypatch):
+    monkeypatch.setattr(cpu_calls, "supports_bf16", lambda: False)
+    with pytest.raises(ValueError, match="this processor has no AVX512-BF16, AMX or Arm BF16: set mode to auto"):
+        accelerate.apply(few_step, "bf16")
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "privateuseone:0", "cuda"])
+def test_auto_leaves_other_devices_alone(few_step, monkeypatch, device):
+    """The name stands for Apple's, Intel's, DirectML's and AMD's devices, of which none is here."""
+    monkeypatch.setattr(comfy.model_management, "is_nvidia", lambda: False)
+    there = few_step.clone()
+    there.load_device = torch.device(device)
+    assert accelerate.apply(there, "auto") is there
+    with pytest.raises(ValueError, match=f"the model is on {device}"):
+        accelerate.apply(there, "bf16")
