@@ -116,8 +116,6 @@ def get_image(request: web.Request, name: str) -> web.Response:
             raise ApiError(404, f"There is no such picture: they are kept for {RESULT_TTL_S // 60} minutes.")
     except ApiError as error:
         return error_response(error)
-    except ValueError as error:  # the settings are wrong
-        return error_response(ApiError(503, str(error)))
     headers = {"Cache-Control": "private", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=file.data, content_type=f"image/{file.format}", headers=headers)
 

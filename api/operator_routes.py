@@ -5,7 +5,6 @@ from aiohttp import web
 from ..contract.auth import keyless_rejection
 from ..contract.errors import ApiError
 from ..contract.model_list import model_list
-from .drain import ServerStopping
 from .middleware import get_request_id
 from .responses import error_response, require_method
 from .service import Service, get_service
@@ -17,10 +16,6 @@ async def handle_operator_route(request: web.Request) -> web.Response:
         response = route(request, request.path.rpartition("/")[2])
     except ApiError as error:
         response = error_response(error)
-    except ServerStopping as stopping:
-        response = error_response(ApiError(503, str(stopping), stopping.headers))
-    except ValueError as error:  # the settings are wrong
-        response = error_response(ApiError(503, str(error)))
     response.headers["Cache-Control"] = "no-store"
     return response
 

@@ -115,8 +115,11 @@ _service: Service | None = None
 
 
 def get_service() -> Service:
-    """The server's one; the first request starts it. ValueError where the settings are wrong."""
+    """The server's one; the first request starts it. ApiError 503 where the settings are wrong."""
     global _service
     if _service is None:
-        _service = Service(PromptServer.instance, Settings.from_environment())
+        try:
+            _service = Service(PromptServer.instance, Settings.from_environment())
+        except ValueError as error:
+            raise ApiError(503, str(error)) from None
     return _service
