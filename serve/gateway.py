@@ -87,7 +87,7 @@ class Gateway:
 
     async def operator_endpoint(self, path: str, method: str, id: str) -> RawResponse:
         if method not in READ_METHODS:
-            return method_not_allowed(method, READ_METHODS, id)
+            return method_not_allowed(method, id)
         if path == MODEL_LIST_PATH:
             return json_response(200, self.models, **NO_STORE)
         if await self.is_ready():
