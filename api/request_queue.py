@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..contract.errors import ApiError
+from ..contract.errors import RetryLater
 from ..images.encode import EncodedImage
 from ..nodes.batch import MAX_BATCH
 from .graphs import Picture, batch_key
@@ -23,10 +23,9 @@ MAX_ATTEMPTS = 5  # of a picture whose prompt is interrupted or cleared by other
 CANCEL_RETRY_S = 0.5
 
 
-class QueueFull(ApiError):
+class QueueFull(RetryLater):
     def __init__(self, retry_after_s: int):
-        message = f"Too many requests are waiting; ask again in {retry_after_s} s."
-        super().__init__(429, message, {"Retry-After": str(retry_after_s)})
+        super().__init__(429, "Too many requests are waiting", retry_after_s)
 
 
 @dataclass(frozen=True)
