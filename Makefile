@@ -10,7 +10,7 @@ ENVIRONMENT := .venv/installed
 BIN := .venv/bin
 HOSTS := 0.24.1 0.27.0 0.30.0
 
-.PHONY: demo run serve test hosts $(HOSTS) soak bench table lint validate nano clean
+.PHONY: demo run serve test hosts $(HOSTS) soak bench table pictures lint validate nano clean
 
 demo: $(ENVIRONMENT)
 	@$(BIN)/python -m dev.demo
@@ -49,6 +49,10 @@ bench: $(ENVIRONMENT)
 # The README's table of what loads.
 table: $(ENVIRONMENT)
 	WRITE_TABLE=1 $(BIN)/python -m pytest -m soak tests/test_bases.py tests/test_lora.py tests/test_readme.py
+
+# The pictures of README, help pages, templates and registry, by the real ComfyUI. PARTS="help_pictures" draws a part of them.
+pictures: $(ENVIRONMENT)
+	$(BIN)/python -m dev.pictures $(PARTS)
 
 lint: $(ENVIRONMENT)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from .api.middleware import api_handler, api_middleware
 from .api.server_log import redact_requests
 from .api.subscriber import remember_secret
 from .contract.auth import is_loopback, keyless_rejection
+from .contract.errors import ApiError
 from .images import frames, store
 from .nodes import example_pictures, template_links
 from .nodes.accelerate import VegaAccelerate
@@ -104,5 +105,5 @@ def has_keys() -> bool:
 
     try:
         return bool(get_service().auth.digests)
-    except ValueError:  # the settings are wrong, which /v1 says
+    except ApiError:  # the settings are wrong, which /v1 says
         return False

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from ..contract import paths
-from ..contract.auth import keyless_rejection
 from ..contract.errors import ApiError
 from .async_requests import MAX_RESULTS, MAX_RESULTS_MIB, RESULT_TTL_S, AsyncRequest, AsyncRequests
 from .responses import error_response, require_method
@@ -109,15 +108,13 @@ def get_image(request: web.Request, name: str) -> web.Response:
     """For whoever knows the name, without a key, as Segmind's; where no keys are configured, for this machine alone."""
     try:
         service = get_service()
-        if not service.auth.digests and (rejection := keyless_rejection(request.headers, request.remote)):
+        if rejection := service.auth.rejection_without_key(request.headers, request.remote):
             raise ApiError(401, rejection)
         require_method(request, "GET", "HEAD")
         if not (file := async_requests.images.get(name)):
             raise ApiError(404, f"There is no such picture: they are kept for {RESULT_TTL_S // 60} minutes.")
     except ApiError as error:
         return error_response(error)
-    except ValueError as error:  # the settings are wrong
-        return error_response(ApiError(503, str(error)))
     headers = {"Cache-Control": "private", "X-Content-Type-Options": "nosniff"}
     return web.Response(body=file.data, content_type=f"image/{file.format}", headers=headers)
 

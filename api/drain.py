@@ -12,19 +12,19 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
+from ..contract.errors import RetryLater
+
 DRAIN_TIMEOUT_S = 300  # as a replica of Ray Serve has
 FETCH_GRACE_S = 5.0  # for a client of /v2, which polls about once a second, to fetch its result
 POLL_INTERVAL_S = 0.1
 RETRY_AFTER_S = 2
 
 
-class ServerStopping(Exception):
+class ServerStopping(RetryLater):
     """No new request is accepted: the client is to ask again, when another process may have taken this one's place."""
 
-    headers = {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
-
     def __init__(self):
-        super().__init__(f"The server is being stopped; ask again in {RETRY_AFTER_S} s.")
+        super().__init__(503, "The server is being stopped", RETRY_AFTER_S, close=True)
 
 
 class Drain:

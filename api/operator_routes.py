@@ -2,10 +2,8 @@
 
 from aiohttp import web
 
-from ..contract.auth import keyless_rejection
-from ..contract.errors import ApiError
+from ..contract.errors import ApiError, RetryLater
 from ..contract.model_list import model_list
-from .drain import ServerStopping
 from .middleware import get_request_id
 from .responses import error_response, require_method
 from .service import Service, get_service
@@ -17,10 +15,6 @@ async def handle_operator_route(request: web.Request) -> web.Response:
         response = route(request, request.path.rpartition("/")[2])
     except ApiError as error:
         response = error_response(error)
-    except ServerStopping as stopping:
-        response = error_response(ApiError(503, str(stopping), stopping.headers))
-    except ValueError as error:  # the settings are wrong
-        response = error_response(ApiError(503, str(error)))
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -30,7 +24,7 @@ def route(request: web.Request, name: str) -> web.Response:
     if name == "healthz":
         return web.json_response({"status": "ok"})
     service = get_service()
-    if not service.auth.digests and (rejection := keyless_rejection(request.headers, request.remote)):
+    if rejection := service.auth.rejection_without_key(request.headers, request.remote):
         raise ApiError(401, rejection)
     return {"readyz": get_readiness, "metrics": get_metrics, "models": get_models}[name](request, service)
 
@@ -38,8 +32,7 @@ def route(request: web.Request, name: str) -> web.Response:
 def get_readiness(request: web.Request, service: Service) -> web.Response:
     service.drain.check()
     if failure := service.readiness.check(get_request_id(request)):
-        reason, retry_after_s = failure
-        raise ApiError(503, f"{reason}; ask again in {retry_after_s} s.", {"Retry-After": str(retry_after_s)})
+        raise RetryLater(503, *failure)
     return web.json_response({"status": "ready"})
 
 

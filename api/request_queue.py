@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ..contract.errors import RetryLater
 from ..images.encode import EncodedImage
 from ..nodes.batch import MAX_BATCH
 from .graphs import Picture, batch_key
@@ -22,12 +23,9 @@ MAX_ATTEMPTS = 5  # of a picture whose prompt is interrupted or cleared by other
 CANCEL_RETRY_S = 0.5
 
 
-class QueueFull(Exception):
-    """`retry_after_s` is in how many seconds to ask again."""
-
+class QueueFull(RetryLater):
     def __init__(self, retry_after_s: int):
-        super().__init__()
-        self.retry_after_s = retry_after_s
+        super().__init__(429, "Too many requests are waiting", retry_after_s)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from ..contract import openapi, paths
 from ..contract.disconnect import CLIENT_CLOSED_REQUEST
 from ..contract.errors import ApiError
 from . import connection
-from .drain import ServerStopping
 from .host_client import Interrupted
 from .middleware import get_request_id
-from .request_queue import QueueFull
 from .responses import error_response, image_response, require_method
 from .service import Service, get_service
 
@@ -32,8 +30,8 @@ async def handle(request: web.Request, version: str, route: Route) -> web.Respon
     """The response of a route after authentication, with errors as JSON and in the metrics."""
     try:
         service = get_service()
-    except ValueError as error:  # the settings are wrong
-        return error_response(ApiError(503, str(error)))
+    except ApiError as error:
+        return error_response(error)
     start, path = time.perf_counter(), f"/{version}/{request.match_info.get('path', '')}"
     response = await authenticate_and_route(service, request, route)
     seconds, images = time.perf_counter() - start, int(response.headers.get("X-Images", 0))
@@ -50,11 +48,6 @@ async def authenticate_and_route(service: Service, request: web.Request, route: 
         if rejection := service.auth.rejection(request.headers, request.remote):
             raise ApiError(401, rejection)
         return await route(service, request)
-    except QueueFull as full:
-        message = f"Too many requests are waiting; ask again in {full.retry_after_s} s."
-        return error_response(ApiError(429, message, {"Retry-After": str(full.retry_after_s)}))
-    except ServerStopping as stopping:
-        return error_response(ApiError(503, str(stopping), stopping.headers))
     except ApiError as error:
         return error_response(error)
     except Interrupted as interrupted:

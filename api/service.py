@@ -10,7 +10,7 @@ from server import PromptServer
 
 from ..contract.auth import KeyAuth
 from ..contract.body_limits import BodyLimits
-from ..contract.errors import ApiError
+from ..contract.errors import ApiError, RetryLater
 from ..contract.metrics import Metrics
 from ..contract.schema import RealTimeRequest, Request
 from ..contract.settings import Settings
@@ -97,10 +97,8 @@ class Service:
 
     def interrupted_error(self, interrupted: Interrupted, id: str) -> ApiError:
         """Others have interrupted the request, and the client is to send it again."""
-        retry_after_s = self.queue.retry_after_s()
         logging.warning("Vega API: request %s is given up: %s, again and again.", id, interrupted)
-        message = f"Others keep interrupting or clearing this server's queue; ask again in {retry_after_s} s."
-        return ApiError(503, message, {"Retry-After": str(retry_after_s)})
+        return RetryLater(503, "Others keep interrupting or clearing this server's queue", self.queue.retry_after_s())
 
     def server_error(self, error: Exception, id: str) -> ApiError:
         """Of an error that is not the client's: without its message, which the log has under the same id."""
@@ -115,8 +113,11 @@ _service: Service | None = None
 
 
 def get_service() -> Service:
-    """The server's one; the first request starts it. ValueError where the settings are wrong."""
+    """The server's one; the first request starts it. ApiError 503 where the settings are wrong."""
     global _service
     if _service is None:
-        _service = Service(PromptServer.instance, Settings.from_environment())
+        try:
+            _service = Service(PromptServer.instance, Settings.from_environment())
+        except ValueError as error:
+            raise ApiError(503, str(error)) from None
     return _service

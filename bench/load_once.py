@@ -1,4 +1,4 @@
-"""Loads a checkpoint once in a process of its own: `python -m dev.load_once ours|core PATH OUT` prints its
+"""Loads a checkpoint once in a process of its own: `python -m bench.load_once ours|core PATH OUT` prints its
 seconds and peak bytes.
 
 The UNet's answer to a fixed question goes into the file OUT, so that two loaders can be compared.
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from . import host_setup
+from dev import host_setup
 
 # isort: split
 import comfy.diffusers_load

@@ -43,6 +43,10 @@ class KeyAuth:
             return None
         return "The header x-api-key holds no valid key."
 
+    def rejection_without_key(self, headers: Mapping[str, str], remote: str | None) -> str | None:
+        """The same for a route that needs no key where there are keys."""
+        return None if self.digests else keyless_rejection(headers, remote)
+
 
 def keyless_rejection(headers: Mapping[str, str], remote: str | None) -> str | None:
     """Why a request without a key does not come from this machine's own user; None if it does."""

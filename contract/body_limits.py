@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from .errors import ApiError
+from .errors import ApiError, RetryLater
 
 SMALL_BODY_BYTES = 2**16  # a request without an image, which is read at once
 MAX_LARGE_BODIES = 4  # larger or compressed ones that are read at a time; the others wait unread
@@ -36,9 +36,7 @@ class BodyLimits:
         try:
             await asyncio.wait_for(self.large_bodies.acquire(), LARGE_BODY_WAIT_TIMEOUT_S)
         except asyncio.TimeoutError:
-            retry_after = str(round(self.timeout_s))
-            message = f"Too many large bodies are on their way; ask again in {retry_after} s."
-            raise ApiError(429, message, {"Retry-After": retry_after}, close=True) from None
+            raise RetryLater(429, "Too many large bodies are on their way", round(self.timeout_s), close=True) from None
         try:
             yield
         finally:

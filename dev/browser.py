@@ -12,18 +12,23 @@ from playwright.sync_api import Page, sync_playwright
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)"
-
-
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 
 
 @contextmanager
-def opened(server, profile: Path, chromium: str):
-    """A visitor's page; page.complaints are the errors of its console that are not about the internet, which isn't there."""
+def opened(server, profile: Path, chromium: str, scale: int = 1):
+    """A visitor's page; page.complaints are the errors of its console that are not about the internet, which isn't there.
+
+    scale: pixels of a screenshot for each of the page.
+    """
     server.post("/settings", {"Comfy.TutorialCompleted": True})  # or the template browser opens on top of everything
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=FLAGS, viewport={"width": 1600, "height": 900}
+            profile,
+            executable_path=chromium,
+            args=FLAGS,
+            viewport={"width": 1600, "height": 900},
+            device_scale_factor=scale,
         )
         page = context.new_page()
         page.complaints = []

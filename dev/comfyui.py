@@ -142,13 +142,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def prepare(base: Path) -> list[str]:
-    """Makes `base` a base directory with the pack in it, and gives the host's options for it."""
+def prepare(base: Path, folder: str = host.ROOT.name) -> list[str]:
+    """Makes `base` a base directory with the pack in custom_nodes/`folder`, and gives the host's options for it."""
     for name in FOLDERS:
         (base / "models" / name).mkdir(parents=True, exist_ok=True)
     for name in ("custom_nodes", "input", "output", "temp", "user"):
         (base / name).mkdir(exist_ok=True)
-    link = base / "custom_nodes" / host.ROOT.name
+    link = base / "custom_nodes" / folder
     if not link.is_symlink():
         link.symlink_to(host.ROOT, target_is_directory=True)
     options = ["--base-directory", str(base), "--disable-auto-launch", "--disable-api-nodes"]
@@ -156,14 +156,14 @@ def prepare(base: Path) -> list[str]:
 
 
 @contextmanager
-def serve(base: Path, *arguments: str, **settings: str):
-    """A Server with `base` as its base directory and the pack linked into base/custom_nodes; stopped on the way out.
+def serve(base: Path, *arguments: str, folder: str = host.ROOT.name, **settings: str):
+    """A Server with `base` as its base directory and the pack in its custom_nodes/`folder`; stopped on the way out.
 
     The host's own folders are never written to. Models go into base/models. SIGTERM, too, stops the server first.
     settings are environment variables of the server.
     """
     port = free_port()
-    command = [sys.executable, "-u", str(host.path() / "main.py"), *prepare(base), "--port", str(port)]
+    command = [sys.executable, "-u", str(host.path() / "main.py"), *prepare(base, folder), "--port", str(port)]
     command += ["--listen", "127.0.0.1", "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *arguments]
     log = base / "server.log"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **settings}

@@ -1,75 +1,83 @@
-"""Draws the pictures of the help pages, web/docs/*.webp, from ComfyUI's own page in Chromium and with vega-nano."""
+"""Draws the pictures of the help pages, web/docs/*.webp: nodes in ComfyUI's own page, and what vega-nano draws with them."""
 
-import contextlib
 import copy
 import io
-import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from vega_client import Client
 
-from . import browser, comfyui, thumbnails
+from . import browser, thumbnails
 from .host import ROOT
-from .templates import TEMPLATES
 
-DOCS, WORKFLOWS = ROOT / "web" / "docs", ROOT / "workflows"
-# Node: the template that shows it, and which of its nodes; None is all.
+DOCS = ROOT / "web" / "docs"
+# Node: the template, as programs queue it, that has it.
 NODES_SHOWN = {
-    "VegaLoader": ("vega_txt2img", None),
-    "VegaLoraLoader": ("vega_style_lora", ("VegaLoader", "VegaLoraLoader", "VegaLCMLora")),
-    "VegaAccelerate": ("vega_txt2img", ("VegaLCMLora", "VegaAccelerate", "VegaLCMSampler")),
-    "VegaTinyVAEDecode": ("vega_txt2img", ("VegaLCMSampler", "VegaTinyVAEDecode")),
-    "VegaSendImage": ("vega_send_image_api", ("VegaSendImage",)),
-    "VegaReceiveImage": ("vega_img2img", ("ImageScaleToTotalPixels", "VAEEncode")),
+    "VegaLoader": "vega_txt2img_1024",
+    "VegaLoraLoader": "vega_style_lora",
+    "VegaAccelerate": "vega_txt2img",
+    "VegaTinyVAEDecode": "vega_txt2img",
+    "VegaSendImage": "vega_send_image_api",
+    "VegaReceiveImage": "vega_img2img",
 }
-# Files that a shown template names and that need only be there: ComfyUI outlines a node whose file is missing.
-MODELS = ("checkpoints/sd_xl_base_1.0.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
-PAGE_SIZE = {"width": 1600, "height": 900}
-AROUND, ABOVE = 30, 90  # of the nodes, in the canvas's units
+# What they name. The files need only be there: ComfyUI outlines a node whose file is missing.
+MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")
+MODELS += ("loras/Segmind-VegaRT.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
+PAGE_SIZE = {"width": 1200, "height": 900}
+NODE_WIDTH, AROUND, TITLE = 320, 12, 30  # in the canvas's units; one is a point of the page
+PICTURE_HEIGHT = 360  # of a node that shows a picture
 SIDE_PIXELS, GAP_PIXELS, LETTER_PIXELS = 384, 12, 26
-SETTINGS = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
-# Looks into the subgraph.
-OPEN = "window.app.canvas.setGraph(window.app.graph.nodes.find(n => n.subgraph).subgraph)"
 FOCUS = "window.app.extensionManager.toggleFocusMode()"
-# Moves the canvas so that the nodes fill its upper left, and tells how much of it they take.
-FRAME = """([kinds, size, around, above]) => {
-    const canvas = window.app.canvas
-    const nodes = canvas.graph.nodes.filter(n => n.type !== 'MarkdownNote' && (!kinds || kinds.includes(n.type)))
-    const edge = (pick, of) => pick(...nodes.map(of))
-    const left = edge(Math.min, n => n.pos[0]) - around, top = edge(Math.min, n => n.pos[1]) - above
-    const width = edge(Math.max, n => n.pos[0] + n.size[0]) + around - left
-    const height = edge(Math.max, n => n.pos[1] + n.size[1]) + around - top
-    canvas.ds.scale = Math.min(size.width / width, size.height / height, 1.4)
-    canvas.ds.offset = [-left, -top]
+# Puts the node into the upper left corner, and gives its width and height with what is around it.
+FRAME = """([kind, wide, picture, around, title]) => {
+    const { canvas } = window.app, node = canvas.graph.nodes.find(n => n.type === kind)
+    node.setSize([wide, node.imgs ? picture : node.computeSize()[1]])
+    for (const other of canvas.graph.nodes) if (other.pos[0] > node.pos[0]) other.pos[0] += wide  // out of sight
+    canvas.deselectAll()
+    canvas.ds.scale = 1
+    canvas.ds.offset = [around - node.pos[0], around + title - node.pos[1]]
     canvas.setDirty(true, true)
-    return [width * canvas.ds.scale, height * canvas.ds.scale]
+    return [node.size[0] + 2 * around, node.size[1] + title + 2 * around]
 }"""
 
 
-def screenshots(page: browser.Page) -> None:
+def place_files(models: Path) -> None:
+    """Empty files in the place of MODELS."""
+    for name in MODELS:
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).touch()
+
+
+def write(page: browser.Page, client: Client) -> None:
     page.set_viewport_size(PAGE_SIZE)
-    for name, (template, kinds) in NODES_SHOWN.items():
-        saved = (WORKFLOWS / f"{TEMPLATES[template].title}.json").read_text(encoding="utf-8")
-        browser.load(page, json.loads(saved))
-        if "(embedded)" in saved:  # others lack their models here
-            browser.run(page)
-        if kinds:
-            page.evaluate(OPEN)
-        page.evaluate(FOCUS)  # no menus over the canvas
-        width, height = page.evaluate(FRAME, [kinds, PAGE_SIZE, AROUND, ABOVE])
-        page.wait_for_timeout(2000)
-        clip = {"x": 0, "y": 0, "width": width, "height": height}
-        save(Image.open(io.BytesIO(page.screenshot(clip=clip))), name)
-        page.evaluate(FOCUS)
+    for kind, template in NODES_SHOWN.items():
+        save(screenshot(page, kind, template), kind)
+    save(thumbnails.draw(client, thumbnails.graph("vega_steps_compared")), "VegaLCMSampler")
+    save(without_and_with(client), "VegaLCMLora")
 
 
-def comparisons(client: Client) -> None:
-    save(thumbnails.draw(client, prompt("vega_steps_compared")), "VegaLCMSampler")
-    fast = prompt("vega_txt2img")
+def screenshot(page: browser.Page, kind: str, template: str) -> Image.Image:
+    graph = thumbnails.graph(template)
+    page.evaluate("([graph, name]) => window.app.loadApiJson(graph, name)", [graph, template])
+    page.wait_for_function(f"window.app.graph.nodes.length === {len(graph)}")
+    if kind == "VegaSendImage":
+        browser.run(page)
+        browser.shown(page, kind)
+    page.evaluate(FOCUS)  # no menus over the canvas
+    page.mouse.move(PAGE_SIZE["width"] - 1, PAGE_SIZE["height"] - 1)  # no tooltip either
+    page.wait_for_timeout(1000)  # the view still moves
+    width, height = page.evaluate(FRAME, [kind, NODE_WIDTH, PICTURE_HEIGHT, AROUND, TITLE])
+    page.wait_for_timeout(1000)
+    picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
+    page.evaluate(FOCUS)
+    return Image.open(io.BytesIO(picture))
+
+
+def without_and_with(client: Client) -> Image.Image:
+    """One prompt in two steps, without the LCM-LoRA and with it."""
+    fast = thumbnails.graph("vega_txt2img")
+    next(node for node in fast.values() if node["class_type"] == "VegaLCMSampler")["inputs"]["steps"] = 2
     slow = copy.deepcopy(fast)
     sampler = next(node for node in slow.values() if node["class_type"] == "VegaLCMSampler")
     loader = next(id for id, node in slow.items() if node["class_type"] == "VegaLoader")
@@ -83,43 +91,10 @@ def comparisons(client: Client) -> None:
         left = k * (SIDE_PIXELS + GAP_PIXELS)
         pair.paste(picture, (left, 2 * LETTER_PIXELS))
         brush.text((left + GAP_PIXELS, LETTER_PIXELS // 2), said, "black", ImageFont.load_default(LETTER_PIXELS))
-    save(pair, "VegaLCMLora")
-
-
-@contextlib.contextmanager
-def empty_model_files(models: Path):
-    """Empty files for those of MODELS that are missing."""
-    missing = [path for path in (models / name for name in MODELS) if not path.exists()]
-    for path in missing:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    yield
-    for path in missing:
-        path.unlink()
-
-
-def prompt(template: str) -> dict:
-    return json.loads((WORKFLOWS / "api" / f"{template}.json").read_text(encoding="utf-8"))
+    return pair
 
 
 def save(picture: Image.Image, name: str) -> None:
     path = DOCS / f"{name}.webp"
-    picture.convert("RGB").save(path, quality=85)
+    picture.convert("RGB").save(path, quality=85, method=6)
     print(path, picture.size, path.stat().st_size)
-
-
-def main() -> None:
-    chromium = shutil.which("chromium")
-    if not chromium:
-        raise SystemExit("The help pictures need chromium on the PATH.")
-    with empty_model_files(ROOT / ".comfyui" / "models"), comfyui.serve(ROOT / ".comfyui") as server:
-        for name, value in SETTINGS.items():
-            server.post("/settings", {name: value})
-        with tempfile.TemporaryDirectory() as profile, browser.opened(server, Path(profile), chromium) as page:
-            screenshots(page)
-        with Client(server.url) as client:
-            comparisons(client)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,9 +4,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vega_client import Client
 
-from . import comfyui, host
+from .host import ROOT
 
-FOLDER = host.ROOT / "docs" / "pictures"
+FOLDER = ROOT / "docs" / "pictures"
 ICON_PIXELS = 400  # the largest that the registry takes
 TILE_PIXELS = 180
 COLUMNS, ROWS = 7, 3  # 21:9, as the registry wants it
@@ -51,14 +51,7 @@ def banner(client: Client) -> Image.Image:
     return page
 
 
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
-        icon(client).save(FOLDER / "icon.png", optimize=True)
-        banner(client).save(FOLDER / "banner.jpg", quality=90)
-    for path in sorted(FOLDER.iterdir()):
-        print(path)
-
-
-if __name__ == "__main__":
-    main()
+def write(client: Client) -> None:
+    icon(client).save(FOLDER / "icon.png", optimize=True)
+    banner(client).save(FOLDER / "banner.jpg", quality=90)
+    print(FOLDER / "icon.png", FOLDER / "banner.jpg")

@@ -22,7 +22,7 @@ RESULT_COLOR = {"color": "#323", "bgcolor": "#382838"}
 MODEL_COLOR = {"color": "#223", "bgcolor": "#282838"}
 NOTE_COLOR = {"color": "#222", "bgcolor": "#000"}
 COLORS = {
-    **dict.fromkeys(("CLIPTextEncode",), PROMPT_COLOR),
+    "CLIPTextEncode": PROMPT_COLOR,
     **dict.fromkeys(("SaveImage", "VegaSendImage", "ImageCompare", "PreviewImage"), RESULT_COLOR),
     **dict.fromkeys(("VegaLoader", "VegaLCMLora", "VegaLoraLoader", "VegaAccelerate", "ControlNetLoader"), MODEL_COLOR),
 }
@@ -151,13 +151,7 @@ class Saved:
             leaving = self.leaving[node.id, slot]
             outputs.append({"name": name, "type": Output(node, slot).type, "links": list(leaving) or None})
         return {
-            "id": node.id,
-            "type": node.kind,
-            "pos": [self.edges[level][node.column], node.y],
-            "size": [node.width, node.height],
-            "flags": {},
-            "order": self.order[node.id],
-            "mode": 0,
+            **box(node.id, node.kind, self.edges[level][node.column], node.y, node.width, node.height, self.order[node.id]),
             "inputs": [{**entry, "link": self.numbers.get((node.id, entry["name"]))} for entry in inputs(node)],
             "outputs": outputs,
             **({"title": node.title} if node.title else {}),
@@ -167,15 +161,10 @@ class Saved:
         }
 
     def instance(self, subgraph: Subgraph) -> dict:
-        slots = self.slots_in[subgraph]
+        slots, kind = self.slots_in[subgraph], unique(self.graph.name, subgraph.name)
+        x, order = self.edges[None][subgraph.column], len(self.order) + subgraph.id
         return {
-            "id": subgraph.id,
-            "type": unique(self.graph.name, subgraph.name),
-            "pos": [self.edges[None][subgraph.column], subgraph.y],
-            "size": [subgraph.width, subgraph.height],
-            "flags": {},
-            "order": len(self.order) + subgraph.id,
-            "mode": 0,
+            **box(subgraph.id, kind, x, subgraph.y, subgraph.width, subgraph.height, order),
             "inputs": [
                 {"name": s.name, "type": s.type, **({"widget": {"name": s.name}} if s.is_widget else {}), "link": s.link}
                 for s in sorted(slots, key=lambda s: s.is_widget)
@@ -232,13 +221,7 @@ class Saved:
 
     def note(self, k: int, id: int, column: int, y: int, width: int, height: int, text: str) -> dict:
         return {
-            "id": id,
-            "type": NOTE,
-            "pos": [self.edges[None][column], y],
-            "size": [width, height],
-            "flags": {},
-            "order": len(self.order) + k,
-            "mode": 0,
+            **box(id, NOTE, self.edges[None][column], y, width, height, len(self.order) + k),
             "inputs": [],
             "outputs": [],
             "title": "Read me",
@@ -246,6 +229,11 @@ class Saved:
             "widgets_values": [text],
             **NOTE_COLOR,
         }
+
+
+def box(id: int, kind: str, x: int, y: int, width: int, height: int, order: int) -> dict:
+    """What every node's entry begins with."""
+    return {"id": id, "type": kind, "pos": [x, y], "size": [width, height], "flags": {}, "order": order, "mode": 0}
 
 
 def unique(*names: str) -> str:

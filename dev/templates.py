@@ -1,7 +1,7 @@
 """Writes the templates, workflows/*.json, and the same graphs for programs, workflows/api/*.json, through the real server.
 
 A change made in the browser is lost here: change the graph in template_graphs.py or its note in templates.md, run this,
-look at it in the browser, then draw its thumbnail (thumbnails.py).
+look at it in the browser, then draw its thumbnail (`make pictures PARTS=thumbnails`).
 """
 
 import json

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vega_client import Client
 
-from . import comfyui, demo, host, templates
+from . import demo, templates
 
 MAX_SCALE = 2  # vega-nano's pictures are smaller than what the template browser shows
 MAX_SIDE_PIXELS = 512  # and more than this it doesn't show
@@ -21,15 +21,18 @@ TITLE_PIXELS, SMALL_PIXELS, MARGIN_PIXELS = 36, 26, 20  # letters' sizes and the
 PAPER, INK = "#101418", "white"
 
 
-def main() -> None:
-    with comfyui.serve(host.ROOT / ".comfyui") as server, Client(server.url) as client:
-        for name, template in templates.TEMPLATES.items():
-            prompt = json.loads((templates.WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
-            text = NANO_PROMPTS.get(name)
-            picture = labelled(client, name, text) if text else enlarged(draw(client, prompt))
-            thumbnail = templates.WORKFLOWS / f"{template.title}.jpg"
-            picture.save(thumbnail, quality=92)
-            print(thumbnail)
+def write(client: Client) -> None:
+    for name, template in templates.TEMPLATES.items():
+        text = NANO_PROMPTS.get(name)
+        picture = labelled(client, name, text) if text else enlarged(draw(client, graph(name)))
+        thumbnail = templates.WORKFLOWS / f"{template.title}.jpg"
+        picture.save(thumbnail, quality=92)
+        print(thumbnail)
+
+
+def graph(template: str) -> dict:
+    """The template as programs queue it."""
+    return json.loads((templates.WORKFLOWS / "api" / f"{template}.json").read_text(encoding="utf-8"))
 
 
 def draw(client: Client, prompt: dict) -> Image.Image:
@@ -55,7 +58,3 @@ def labelled(client: Client, name: str, text: str) -> Image.Image:
         brush.text((MARGIN_PIXELS, top), line, INK, ImageFont.load_default(size))
         top += size + MARGIN_PIXELS // 2
     return picture
-
-
-if __name__ == "__main__":
-    main()

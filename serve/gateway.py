@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from contract.auth import KeyAuth, keyless_rejection
+from contract.auth import KeyAuth
 from contract.disconnect import CLIENT_CLOSED_REQUEST
 from contract.model_list import model_list
 from contract.paths import MODELS, NO_ASYNC_MESSAGE, OPENAPI, not_found_message
@@ -81,13 +81,11 @@ class Gateway:
     def check_access(self, request: Request, is_open: bool) -> str | None:
         """The error's message, None where access is granted. is_open: no key is needed where some are configured."""
         headers, remote = decode_headers(request.headers), request.client.host if request.client else None
-        if not is_open:
-            return self.access.rejection(headers, remote)
-        return None if self.access.digests else keyless_rejection(headers, remote)
+        return (self.access.rejection_without_key if is_open else self.access.rejection)(headers, remote)
 
     async def operator_endpoint(self, path: str, method: str, id: str) -> RawResponse:
         if method not in READ_METHODS:
-            return method_not_allowed(method, READ_METHODS, id)
+            return method_not_allowed(method, id)
         if path == MODEL_LIST_PATH:
             return json_response(200, self.models, **NO_STORE)
         if await self.is_ready():

@@ -57,7 +57,7 @@ class ProxyMiddleware:
 
     def health(self, method: str, id: str) -> RawResponse:
         if method not in READ_METHODS:
-            return method_not_allowed(method, READ_METHODS, id)
+            return method_not_allowed(method, id)
         return json_response(200, {"status": "ok"}, **NO_STORE)
 
     async def metrics_endpoint(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:

@@ -25,5 +25,6 @@ def retry_later(status: int, message: str, id: str) -> RawResponse:
     return error_response(status, f"{message}; ask again in {RETRY_AFTER_S} s.", id, **{"Retry-After": str(RETRY_AFTER_S)})
 
 
-def method_not_allowed(method: str, allowed: tuple[str, ...], id: str) -> RawResponse:
-    return error_response(405, method_not_allowed_message(method, allowed), id, Allow=", ".join(allowed))
+def method_not_allowed(method: str, id: str) -> RawResponse:
+    """Of a path that is only read."""
+    return error_response(405, method_not_allowed_message(method, READ_METHODS), id, Allow=", ".join(READ_METHODS))

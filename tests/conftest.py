@@ -1,6 +1,7 @@
 """Fixtures that several files share, and the order and report of the tests."""
 
 import datetime
+import gc
 import json
 import os
 import platform
@@ -207,15 +208,28 @@ def pytest_configure(config):
         config.option.markexpr = f"({asked}) and not soak" if asked else "not soak"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What the test files import stays: Python need not look through it for garbage, now or in any test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marker
 def pytest_collection_modifyitems(config, items):
-    """The longest files first: the workers of `make test` take whole files, and should end together."""
+    """The longest files first, in this order: the workers of `make test` take whole files, and should end together."""
     for item in items:
         for name in tiers.of(item):
             item.add_marker(name)
     config.stash[tiers.COLLECTED] = list(items)
-    longest = ("train", "serve", "fuzz", "nano", "api_concurrency", "api_pictures")
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in longest)
+    longest = ("train", "serve", "nano", "beside_a_stranger", "api_concurrency", "bases", "fuzz", "tiny_decoder", "lora")
+    longest += ("train_parts", "accelerate", "browser_templates", "browser", "operators", "protected", "server", "openapi")
+    place = {f"test_{name}": k for k, name in enumerate(longest)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from machine_lacks import program
 from PIL import Image
@@ -24,8 +25,8 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def block(language: str) -> str:
-    return re.search(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)[1]
+def block(language: str, text: str = DOCS) -> str:
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
 
 
 def test_the_python_example(server, tmp_path):
@@ -41,8 +42,10 @@ def test_the_javascript_example(server, tmp_path):
     assert Image.open(tmp_path / "dawn.jpg").size == (128, 128)
 
 
-def test_the_curl_call_in_the_docs(server, tmp_path):
-    curl = block("sh").replace("http://127.0.0.1:8188", server.url).replace("curl ", f"{program('curl')} ", 1)
+@pytest.mark.parametrize("page", ["docs/api.md", "README.md"])
+def test_the_curl_call(server, tmp_path, page):
+    call = block("sh", (ROOT / page).read_text(encoding="utf-8"))
+    curl = call.replace("http://127.0.0.1:8188", server.url).replace("curl ", f"{program('curl')} ", 1)
     run(tmp_path, "sh", "-c", curl)
     assert Image.open(tmp_path / "dawn.jpg").format == "JPEG"
 

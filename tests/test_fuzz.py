@@ -52,6 +52,15 @@ def peak_memory() -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
+@pytest.fixture(autouse=True)
+def quick_collect():
+    """gc.collect(), which follows every example, leaves out what was there before the test: most of its time otherwise."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
 def memory():
     """The test may take this process's memory up by so much and no more (where Linux tells)."""

@@ -144,7 +144,7 @@ def test_picture_to_picture_explains_its_denoise():
     path = ROOT / "workflows" / "03 Picture to picture.json"
     (explained,) = re.findall(r"\*\*denoise\*\* .*", note(path))
     assert {f"{denoise:g} keeps" in explained for denoise in given(path, "denoise")} == {True}
-    ((denoise, most),) = re.findall(r"([\d.]+) for at most (\d+)", note(path))
+    ((denoise, most),) = re.findall(r"at ([\d.]+) at most (\d+)", note(path))
     scheduler = LCMScheduler()
     scheduler.set_timesteps(int(most), strength=float(denoise))
     with pytest.raises(ValueError, match="num_inference_steps"):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import loads
 import pytest
+import shown
 import tomllib
+
+from dev.templates import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +65,32 @@ def test_nothing_is_said_of_places_where_the_pack_is_not():
     assert "prometheus-client" in README
 
 
+def test_each_row_on_comfyui_names_its_test():
+    """What ComfyUI's own nodes do and this pack does: each row of the table has the test of what is said of the pack."""
+    table = README.partition("## Why not ComfyUI's own nodes?")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    proofs = [re.search(r'\[test\]\((tests/test_\w+\.py) "(test_\w+)"\) \|$', row).groups() for row in rows]
+    assert len(proofs) >= 8
+    assert [name for file, name in proofs if f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8")] == []
+
+
+def test_it_names_every_template_and_node():
+    table = README.partition("## Templates")[2].partition("\n## ")[0]
+    named = re.findall(r"^\| (\d\d .*?) \|", table, re.MULTILINE)
+    titles = [template.title for template in TEMPLATES.values()]
+    assert len(named) == len(titles)
+    assert all(title.startswith(name) for title, name in zip(titles, named, strict=True))
+    nodes = README.partition("## Nodes")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| (.*?) \|", nodes, re.MULTILINE)[1:] == [schema.display_name for schema in shown.NODES]
+
+
+def test_its_links_lead_somewhere():
+    """To files of the pack and to its own headings, as GitHub names them."""
+    links = re.findall(r"\]\((?!https://)([^)\s]+)", README)
+    headings = [re.sub(r"[^\w\- ]", "", h).lower().replace(" ", "-") for h in re.findall(r"^#+ (.*)$", README, re.MULTILINE)]
+    assert [link for link in links if not (link[1:] in headings if link.startswith("#") else (ROOT / link).exists())] == []
+
+
 def test_the_map_names_every_room():
     """And no other; of folders in folders only those that are rooms of their own."""
     text = re.search(r"Where things are:\n\n```\n(.*?)```", README, re.DOTALL)[1]
@@ -76,7 +105,7 @@ def test_contributing_names_what_there_is():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w*./]+/[\w*./]*|[\w.]+\.(?:py|md|toml|txt))(?=[`])", text)
     assert len(named) > 15
-    made = {"nodes/my_node.py", "web/docs/VegaMyNode.md", ".comfyui/models"}
+    made = {"nodes/my_node.py", "web/docs/VegaMyNode.md", "web/docs/VegaMyNode/fr.md", ".comfyui/models"}
     assert [name for name in named if name not in made and not list(ROOT.glob(name))] == []
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"`make (\w+)", text)) <= {*targets, "hosts"}

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from train.nano import evaluation
 from train.nano.__main__ import main
-from train.nano.evaluation import Evaluation
 from train.nano.export import LORA
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ REDUCED = {
     "teacher-steps": 6,
     "student-steps": 6,
     "lcm-lora-steps": 12,
-    "decoder-steps": 12,
+    "decoder-steps": 9,
     "classifier-steps": 14,
     "prompts": 2,
 }
@@ -55,13 +56,6 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def train(folder: Path, **other: int) -> str:
-    """Everything that `python -m train.nano` prints while it makes folder/nano, as a person runs it."""
-    run = subprocess.run(command(folder, **other), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
-
-
 def here(folder: Path, *stage: str) -> str:
     """What `python -m train.nano` prints when this process runs it: importing everything again takes longer than a stage."""
     printed = io.StringIO()
@@ -71,12 +65,21 @@ def here(folder: Path, *stage: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def few_rows():
+    """An evaluation with some of its rows: two guidance scales to choose from, and one size of each shape."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "GUIDANCE_SCALES", evaluation.GUIDANCE_SCALES[:2])
+        patch.setattr(evaluation, "OTHER_SIZES", ((96, 96), (192, 128), (96, 192)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, few_rows):
+    """(folder, what is printed while folder/nano is made, seconds that it takes)."""
     folder = tmp_path_factory.mktemp("train")
     began = time.monotonic()
-    printed = train(folder)
-    seconds = time.monotonic() - began
-    return folder, printed, seconds
+    printed = here(folder)
+    return folder, printed, time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +197,7 @@ def test_rows_of_other_weights_are_not_taken_for_ours(chain, changed, stale):
     before = file.read_bytes()
 
     def kept(prompts=2):
-        return {lora: any(folder.iterdir()) for lora, folder in Evaluation(nano, work, prompts).rows.items()}
+        return {lora: any(folder.glob("*")) for lora, folder in evaluation.row_folders(nano, work, prompts).items()}
 
     assert kept() == {True: True, False: True}
     assert kept(prompts=3) == {True: False, False: False}
@@ -208,18 +211,20 @@ def test_rows_of_other_weights_are_not_taken_for_ours(chain, changed, stale):
     assert kept() == {True: True, False: True}
 
 
-def run_killed(kills: int, seconds: float, command: list[str]) -> None:
-    """Runs the command to its end, after it was killed somewhere in its first `seconds` as often as said."""
-    rng = random.Random(int(time.time()))
-    quiet = dict(cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(kills):
-        process = subprocess.Popen(command, **quiet)
-        try:
-            process.wait(seconds * rng.uniform(0.5, 1.0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    assert subprocess.run(command, **quiet, timeout=900).returncode == 0
+QUIET = dict(cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run_killed(command: list[str], is_time: Callable[[], bool]) -> None:
+    """Starts the command as a person does, and kills it when it is time, unless it has ended before."""
+    process = subprocess.Popen(command, env=environment(), **QUIET)
+    while process.poll() is None and not is_time():
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
+def run_to_its_end(command: list[str]) -> None:
+    assert subprocess.run(command, env=environment(), timeout=900, **QUIET).returncode == 0
 
 
 def assert_same_files(one: Path, other: Path, pattern: str, count: int) -> None:
@@ -230,13 +235,20 @@ def assert_same_files(one: Path, other: Path, pattern: str, count: int) -> None:
 
 
 def test_a_stage_that_was_killed_ends_with_the_same_weights(chain, tmp_path):
-    run_killed(1, 30, command(tmp_path, "autoencoder"))
+    saved = tmp_path / "work" / "autoencoder-training" / "latest"
+    run_killed(command(tmp_path, "autoencoder"), saved.exists)
+    assert saved.exists()
+    assert not (tmp_path / "work" / "autoencoder").exists()
+    run_to_its_end(command(tmp_path, "autoencoder"))
     assert_same_files(chain[0] / "work" / "autoencoder", tmp_path / "work" / "autoencoder", "*.safetensors", 1)
 
 
 @pytest.mark.soak
 def test_killed_three_times_it_ends_with_the_same_weights(chain, tmp_path):
-    run_killed(3, 0.3 * chain[2], command(tmp_path, prompts=0))
+    for _ in range(3):
+        end = time.monotonic() + 0.3 * chain[2] * random.uniform(0.5, 1.0)
+        run_killed(command(tmp_path, prompts=0), lambda end=end: time.monotonic() > end)
+    run_to_its_end(command(tmp_path, prompts=0))
     assert_same_files(chain[0] / "nano", tmp_path / "nano", "*.safetensors", 6)
 
 

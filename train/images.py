@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+COLUMNS = 8  # of a grid
+
 
 def to_tensor(images) -> torch.Tensor:
     """RGB images of one size -> [B, 3, H, W] in -1..1, float32."""
@@ -16,9 +18,9 @@ def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(a) for a in array]
 
 
-def make_grid(images: list[Image.Image], size: int, columns: int = 8) -> Image.Image:
-    """The images side by side, `columns` to a row, each in a square of `size` pixels."""
-    sheet = Image.new("RGB", (size * min(columns, len(images)), size * -(-len(images) // columns)))
+def make_grid(images: list[Image.Image], size: int) -> Image.Image:
+    """The images side by side, COLUMNS to a row, each in a square of `size` pixels."""
+    sheet = Image.new("RGB", (size * min(COLUMNS, len(images)), size * -(-len(images) // COLUMNS)))
     for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * size, i // columns * size))
+        sheet.paste(image, (i % COLUMNS * size, i // COLUMNS * size))
     return sheet

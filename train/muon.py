@@ -9,15 +9,16 @@ from torch import nn
 MOMENTUM = 0.95
 # The quintic iteration that pulls singular values towards 1 fastest, from the post above.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
 
 
-def orthogonalized(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
     """[N, rows, columns] with all singular values of each matrix made about 1."""
     a, b, c = NEWTON_SCHULZ
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if tall else x

@@ -18,6 +18,7 @@ from .files import atomic_write
 SAVE_EVERY_STEPS = 100  # a run shorter than four times that saves four times
 LOG_EVERY_STEPS = 50
 MAX_GRAD_NORM = 1.0
+MAX_WARMUP_STEPS = 50
 
 
 def train(
@@ -99,9 +100,9 @@ def save(accelerator: Accelerator, folder: Path, done: int, losses: list[float])
             shutil.rmtree(old)
 
 
-def constant_then_cosine(steps: int, constant: float = 0.0, warmup_steps: int = 50) -> Callable[[int], float]:
+def constant_then_cosine(steps: int, constant: float = 0.0) -> Callable[[int], float]:
     """An lr_lambda: linear warm-up, 1 until the `constant` share of the steps is over, then cosine down to zero."""
-    warmup_steps = max(1, min(warmup_steps, steps // 5))
+    warmup_steps = max(1, min(MAX_WARMUP_STEPS, steps // 5))
     decay_start = max(warmup_steps, int(constant * steps))
 
     def lr_lambda(step: int) -> float:

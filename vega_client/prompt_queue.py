@@ -18,7 +18,6 @@ from .workflow import is_api, kinds, to_api
 
 BODY_FIELDS = ("prompt", "extra_data", "partial_execution_targets")  # of POST /prompt, those that say what is drawn
 POLL_SECONDS = 2.0  # without news until the server is asked: it sends none when somebody has cleared its queue
-CANCEL_SECONDS = 5.0  # for each request that takes a prompt off the server
 MAX_RUNS = 3  # of a workflow whose images are gone before they are fetched
 
 
@@ -117,10 +116,10 @@ class PromptQueue:
 
     async def send_cancel(self, prompt_id: str) -> None:
         with contextlib.suppress(httpx.HTTPError):
-            response = await self.transport.post_once(f"/api/jobs/{prompt_id}/cancel", CANCEL_SECONDS)
+            response = await self.transport.post_once(f"/api/jobs/{prompt_id}/cancel")
             if response.status_code in (404, 405):  # ComfyUI 0.24
-                await self.transport.post_once("/queue", CANCEL_SECONDS, {"delete": [prompt_id]})
-                await self.transport.post_once("/interrupt", CANCEL_SECONDS, {"prompt_id": prompt_id})
+                await self.transport.post_once("/queue", {"delete": [prompt_id]})
+                await self.transport.post_once("/interrupt", {"prompt_id": prompt_id})
 
     async def close(self) -> None:
         """Waits for prompts to be taken off the server."""

@@ -10,6 +10,7 @@ from .retry import PERMANENT_ERRORS, RetryPolicy, is_tls_error, is_transient
 
 API_PREFIX, REQUEST_ID = "/v1/", "X-Request-Id"
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+CANCEL_SECONDS = 5.0  # for each request that takes a prompt off the server
 
 
 class Transport:
@@ -52,9 +53,9 @@ class Transport:
             raise ConnectError(f"{reason}: {error or type(error).__name__}") from None
         return response
 
-    async def post_once(self, path: str, seconds: float, json: dict | None = None) -> httpx.Response:
-        """The response, without a second attempt; httpx.HTTPError where there is none in time."""
-        return await self.http.post(self.url + path, json=json, timeout=seconds)
+    async def post_once(self, path: str, json: dict | None = None) -> httpx.Response:
+        """The response, without a second attempt; httpx.HTTPError where there is none within CANCEL_SECONDS."""
+        return await self.http.post(self.url + path, json=json, timeout=CANCEL_SECONDS)
 
     async def close(self) -> None:
         await self.http.aclose()

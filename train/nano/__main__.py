@@ -15,10 +15,10 @@ from diffusers.utils import logging as diffusers_logging
 
 from .. import lcm_lora
 from ..files import atomic_write
-from . import autoencoder, base_unet, block_removal, classifier, evaluation, model_card, render, text_encoders
+from . import autoencoder, base_unet, block_removal, classifier, evaluation, model_card, text_encoders
 from .export import LORA, export
 from .latents import LatentBatches
-from .sample_sheet import write_sample_sheet
+from .sample_sheet import write_contact_sheet, write_sample_sheet
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "vega" / "nano"
@@ -28,11 +28,6 @@ ROUTES = {"direct": ("direct",), "block-removal": ("teacher", "student")}
 
 def load_batches(options) -> LatentBatches:
     return LatentBatches(options.work, NANO, options.pictures)
-
-
-def write_contact_sheet(options) -> None:
-    render.contact_sheet(32).save(options.work / "pictures.png")
-    print(f"see {options.work / 'pictures.png'}")
 
 
 def choose_unet(options) -> None:
@@ -71,7 +66,7 @@ class Stage(NamedTuple):
 
 
 STAGES = {
-    "pictures": Stage("pictures.png", (), write_contact_sheet),
+    "pictures": Stage("pictures.png", (), lambda o: write_contact_sheet(o.work / "pictures.png")),
     "autoencoder": Stage("autoencoder", (), lambda o: autoencoder.train(o.work, o.autoencoder_steps), 10000),
     "text-encoders": Stage("text_encoder_2", (), lambda o: text_encoders.train(o.work, NANO, o.text_encoders_steps), 300),
     "base": Stage(

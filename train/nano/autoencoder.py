@@ -34,18 +34,18 @@ def build(channels: int) -> AutoencoderTiny:
     return AutoencoderTiny(encoder_block_out_channels=(channels,) * 4, decoder_block_out_channels=(channels,) * 4)
 
 
-def random_crops(step: int, batch: int = BATCH_SIZE) -> torch.Tensor:
-    """[batch, 3, CROP_PIXELS, CROP_PIXELS], two from each of batch / 2 pictures that no other step sees."""
+def random_crops(step: int) -> torch.Tensor:
+    """[BATCH_SIZE, 3, CROP_PIXELS, CROP_PIXELS], two from each of BATCH_SIZE / 2 pictures that no other step sees."""
     rng = np.random.default_rng(step)
     scenes, _ = split()
     crops = []
-    for i in range(-(-batch // 2)):
+    for i in range(BATCH_SIZE // 2):
         width, height = (int(side) for side in rng.choice(SIDES_PIXELS, 2))
-        _, image = render.sample(step * batch + i, scenes, width, height)
+        _, image = render.sample(step * BATCH_SIZE + i, scenes, width, height)
         for _ in range(2):
             x, y = rng.integers(0, width - CROP_PIXELS + 1), rng.integers(0, height - CROP_PIXELS + 1)
             crops.append(image.crop((x, y, x + CROP_PIXELS, y + CROP_PIXELS)))
-    return to_tensor(crops[:batch])
+    return to_tensor(crops)
 
 
 def reconstruction_loss(out, target):

@@ -27,10 +27,10 @@ FEATURE_LOSS_WEIGHT = 0.5  # the task loss and the output loss count 1
 def expand_with_zero_init(small: UNet2DConditionModel) -> UNet2DConditionModel:
     """The larger UNet that computes the same as `small`: the output projections of added blocks are zero."""
     large = build(**TEACHER_CONFIG)
-    state = large.state_dict()
+    state, known = large.state_dict(), small.state_dict()
     for key in state:
-        if key in small.state_dict():
-            state[key] = small.state_dict()[key]
+        if key in known:
+            state[key] = known[key]
         elif key.rpartition(".")[0].endswith(OUTPUT_PROJECTIONS):
             state[key] = torch.zeros_like(state[key])
     large.load_state_dict(state)
@@ -39,8 +39,8 @@ def expand_with_zero_init(small: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def prune_blocks(large: UNet2DConditionModel) -> UNet2DConditionModel:
     """`large` without the blocks that vega-nano does not have."""
-    small = build()
-    small.load_state_dict({key: large.state_dict()[key] for key in small.state_dict()})
+    small, state = build(), large.state_dict()
+    small.load_state_dict({key: state[key] for key in small.state_dict()})
     return small
 
 

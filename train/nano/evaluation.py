@@ -49,6 +49,18 @@ class SamplingConfig(NamedTuple):
         return f"{model}{guidance}, {self.steps} step{'s' * (self.steps > 1)}"
 
 
+def row_folders(folder: Path, work: Path, prompts: int) -> dict[bool, Path]:
+    """Whether rows are drawn with the LoRA -> where they are cached, for these weights and this code."""
+    code = [Path(__file__).with_name(f"{name}.py") for name in ("captions", "classifier", "evaluation", "render", "scenes")]
+    weights = sorted(folder.rglob("*.safetensors"))
+    # Rows drawn without the LoRA, which take most of the time, do not depend on it.
+    plain = [file for file in weights if file != folder / LORA]
+    return {
+        lora: work / "evaluation" / f"{prompts} prompts, {fingerprint(code + files)}"
+        for lora, files in ((True, weights), (False, plain))
+    }
+
+
 def held_out_prompts(count: int) -> tuple[list[Scene], list[str]]:
     """Captions of attribute combinations that training never showed, an equal number for each."""
     _, scenes = split()
@@ -99,18 +111,7 @@ class Evaluation:
     """Draws, classifies and caches rows; a row is what the classifier predicts for one set of pictures."""
 
     def __init__(self, folder: Path, work: Path, prompts: int):
-        code = [
-            Path(__file__).with_name(f"{name}.py") for name in ("captions", "classifier", "evaluation", "render", "scenes")
-        ]
-        weights = sorted(folder.rglob("*.safetensors"))
-        # Rows drawn without the LoRA, which take most of the time, do not depend on it.
-        plain = [file for file in weights if file != folder / LORA]
-        self.rows = {
-            lora: work / "evaluation" / f"{prompts} prompts, {fingerprint(code + files)}"
-            for lora, files in ((True, weights), (False, plain))
-        }
-        for rows in self.rows.values():
-            rows.mkdir(parents=True, exist_ok=True)
+        self.rows = row_folders(folder, work, prompts)
         self.classifier = classifier.load(folder)
         self.sampler = PipelineSampler(folder)
         self.scenes, self.prompts = held_out_prompts(prompts)

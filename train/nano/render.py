@@ -4,13 +4,11 @@ Every picture is a function of (attributes, seed, size), so the data set is neve
 """
 
 import random
-import textwrap
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
-from .captions import caption
-from .scenes import Scene, sample_scene, split
+from .scenes import Scene, sample_scene
 
 SIZE = 128
 SUPERSAMPLING = 2
@@ -293,17 +291,3 @@ def sample(index: int, scenes: list[Scene], width: int = SIZE, height: int = SIZ
     """Picture number `index`."""
     scene = scene_at(index, scenes)
     return scene, render(scene, index, width, height)
-
-
-def contact_sheet(count: int, columns: int = 4) -> Image.Image:
-    """The first `count` training pictures, each beside a caption of it."""
-    training, _ = split()
-    cell, font = 2 * SIZE, ImageFont.load_default(13)
-    page = Image.new("RGB", (cell * columns, SIZE * -(-count // columns)), "white")
-    draw = ImageDraw.Draw(page)
-    for i in range(count):
-        scene, image = sample(i, training)
-        x, y = i % columns * cell, i // columns * SIZE
-        page.paste(image, (x, y))
-        draw.multiline_text((x + SIZE + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 17), "black", font)
-    return page

@@ -1,15 +1,21 @@
-"""A sheet of what a UNet draws for fixed prompts, for people to look at while it trains."""
+"""Sheets for people to look at: training pictures, and what a UNet draws for fixed prompts while it trains."""
 
+import random
+import textwrap
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler
+from PIL import Image, ImageDraw, ImageFont
 
 from ..diffusion import NOISE_SCHEDULE, predict_noise
 from ..images import make_grid, to_pil
 from ..text_encoding import tokenize
 from . import render
+from .captions import caption
+from .scenes import split
 
+TRAINING_PICTURES, COLUMNS = 32, 4
 PROMPTS = (
     "a red sunset over snowy mountains with a lake",
     "night, desert, full moon",
@@ -20,6 +26,21 @@ PROMPTS = (
     "winter hills with a tree, day",
     "an orange sunset over dunes with a cactus and the sun",
 )
+
+
+def write_contact_sheet(file: Path) -> None:
+    """The first TRAINING_PICTURES, each beside a caption of it."""
+    training, _ = split()
+    side, font = render.SIZE, ImageFont.load_default(13)
+    page = Image.new("RGB", (2 * side * COLUMNS, side * -(-TRAINING_PICTURES // COLUMNS)), "white")
+    draw = ImageDraw.Draw(page)
+    for i in range(TRAINING_PICTURES):
+        scene, image = render.sample(i, training)
+        x, y = i % COLUMNS * 2 * side, i // COLUMNS * side
+        page.paste(image, (x, y))
+        draw.multiline_text((x + side + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 17), "black", font)
+    page.save(file)
+    print(f"see {file}")
 
 
 def write_sample_sheet(
