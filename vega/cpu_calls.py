@@ -81,7 +81,7 @@ class CpuCalls:
         self.digest = self.digest or weights_digest(unet)
         if self.digest not in self.graphs and not (self.thread and self.thread.is_alive()):
             unet_config = patcher.model.model_config.unet_config
-            file = openvino_graph.path(repr(sorted(unet_config.items(), key=str)))
+            file = graph_file(unet_config)
             weights = [weight.detach().clone() for weight in unet.parameters()]
             if file.is_file() and not self.graphs:
                 self.make_graph(unet_config, file, self.digest, weights)
@@ -99,8 +99,7 @@ class CpuCalls:
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
         try:
-            if not file.is_file():
-                convert(unet_config, file)
+            convert(unet_config, file)
             self.graphs[digest] = openvino_graph.Compiled(file, weights, torch.float32)
         except Exception as error:  # another version of OpenVINO, a full disk
             logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
@@ -119,8 +118,15 @@ def can_be_graph(unet: UNetModel) -> bool:
     )
 
 
+def graph_file(unet_config: dict) -> Path:
+    """Where the graph of a UNet of this structure lies."""
+    return openvino_graph.path(repr(sorted(unet_config.items(), key=str)))
+
+
 def convert(unet_config: dict, file: Path) -> None:
-    """Writes the graph of a UNet of this structure."""
+    """Writes the graph of a UNet of this structure, where it isn't on disk yet."""
+    if file.is_file():
+        return
     unet = UNetModel(**unet_config, device="meta", operations=comfy.ops.disable_weight_init)
     features = unet_config["context_dim"]
     inputs = {

@@ -34,7 +34,7 @@ class CpuDecoder:
         self.graph = self.in_bf16 = None
         if openvino_graph.openvino is None:
             return
-        file = openvino_graph.path(repr(decoder))
+        file = graph_file(decoder)
         if file.is_file():
             self.make_graph(decoder, file)
         else:  # its pictures are drawn meanwhile
@@ -42,9 +42,7 @@ class CpuDecoder:
 
     def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:
         try:
-            empty = copy.deepcopy(decoder).to("meta")
-            z = torch.zeros(1, decoder[1].in_channels, 8, 8)
-            openvino_graph.convert(file, empty, channels_last, {"z": (z, [-1, z.shape[1], -1, -1])})
+            convert(decoder, file)
             weights = list(decoder.parameters())
             self.graph = openvino_graph.Compiled(file, weights, self.dtype)
         except Exception as error:  # another version of OpenVINO, a full disk
@@ -57,6 +55,20 @@ class CpuDecoder:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
+
+
+def graph_file(decoder: torch.nn.Module) -> Path:
+    """Where the graph of a decoder of this structure lies."""
+    return openvino_graph.path(repr(decoder))
+
+
+def convert(decoder: torch.nn.Module, file: Path) -> None:
+    """Writes the graph of a decoder of this structure, where it isn't on disk yet."""
+    if file.is_file():
+        return
+    z = torch.zeros(1, decoder[1].in_channels, 8, 8)
+    empty = copy.deepcopy(decoder).to("meta")
+    openvino_graph.convert(file, empty, channels_last, {"z": (z, [-1, z.shape[1], -1, -1])})
 
 
 def channels_last(decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
