@@ -3,7 +3,7 @@
 from comfy_api.v0_0_2 import io
 
 from ..vega import lora
-from . import model_lists
+from . import face_notes, model_lists
 from .lazy_list import LazyList
 
 
@@ -41,4 +41,6 @@ class VegaLCMLora(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
-        return io.NodeOutput(lora.apply(model, model_lists.lora_path(lora_name), strength_model))
+        patched = lora.apply(model, model_lists.lora_path(lora_name), strength_model)
+        face_notes.say(face_notes.applied(len(lora.lcm_targets(model)), strength_model))
+        return io.NodeOutput(patched)

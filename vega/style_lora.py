@@ -5,6 +5,7 @@ import logging
 import re
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import comfy.lora
 import comfy.model_patcher
@@ -21,6 +22,16 @@ RESIDUAL = (*lora.RESIDUAL, "in_layers_2", "out_layers_3", "emb_layers_1")  # un
 ATTENTION = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
+class Applied(NamedTuple):
+    """What was done: in a sentence, and in numbers of modules."""
+
+    sentence: str
+    modules: int  # of the UNet's, patched
+    modules_in_file: int
+    text_modules: int  # of the text encoders', patched
+    lacks_clip: bool  # the file has some, and no CLIP is connected
+
+
 def apply(
     model: comfy.model_patcher.ModelPatcher,
     clip: comfy.sd.CLIP | None,
@@ -28,8 +39,8 @@ def apply(
     strength_model: float,
     strength_clip: float,
     made_for: str = AUTO,
-) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, str]:
-    """Clones of the model and its text encoders with the LoRA as weight patches, and what was done, in a sentence.
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, Applied]:
+    """Clones of the model and its text encoders with the LoRA as weight patches, and what was done.
 
     A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
     small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the sentence counts them.
@@ -40,7 +51,7 @@ def apply(
     adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    report = []
+    report, modules, text_modules = [], 0, 0
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
         few_step = not for_text and is_few_step(path, metadata, adapter)
@@ -54,16 +65,18 @@ def apply(
             raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
         model.add_patches(patches, strength_model)
-        report.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+        modules = len(kept)
+        report.append(f"{modules} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
-        clip, count = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
-        report.append(f"{count} modules of text encoders")
-    elif for_text and clip is None:
+        clip, text_modules = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
+        report.append(f"{text_modules} modules of text encoders")
+    lacks_clip = bool(for_text) and clip is None
+    if lacks_clip:
         report.append("its modules of text encoders not: no clip is connected")
     weights.check_end(path)
     sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
-    return model, clip, sentence
+    return model, clip, Applied(sentence, modules, len(adapter), text_modules, lacks_clip)
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:

@@ -1,0 +1,129 @@
+"""Notes for the faces of nodes in ComfyUI's page: what a node did, and what would give a wrong picture.
+
+They go to the page alone, as a websocket event of their own. A node's `ui` output would stand in /history and among the
+outputs that programs get, in front of their pictures; and core's nodes, such as CLIP Text Encode, can't be given one.
+What was said of a node is remembered by all that goes into it, so that the page can ask for it where the host has the node
+in its cache and does not run it: again, in another tab, after a reload.
+"""
+
+import json
+from collections import OrderedDict
+from typing import NamedTuple
+
+from aiohttp import web
+from comfy_execution.graph_utils import is_link
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..images.delivery import is_browser
+
+EVENT = "vega.note"
+ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
+MAX_REMEMBERED = 1000  # nodes with their inputs; a few hundred bytes each
+SEEDS = ("seed", "noise_seed")  # no note depends on one, and templates have a new one for each run
+remembered: OrderedDict[str, list[dict]] = OrderedDict()
+
+
+class Note(NamedTuple):
+    """key: a sentence in web/js/note_texts.js; values: what stands in its braces; is_warning: or information."""
+
+    key: str
+    values: dict
+    is_warning: bool = False
+
+
+def applied(modules: int, strength: float, modules_in_file: int | None = None) -> Note:
+    """Of a LoRA: on how many of its modules; at strength 0 on none."""
+    if not strength:
+        return Note("strengthZero", {})
+    return Note("applied", {"count": modules, "total": modules_in_file or modules, "strength": f"{strength:g}"})
+
+
+def say(*notes: Note) -> None:
+    """Puts these on the node that runs now, in place of the last ones; nothing where no page is watching."""
+    if (watched := watched_prompt()) is None:
+        return
+    prompt, node_id = watched
+    if node_id in prompt:  # else another node made it while running
+        remember(signatures(prompt)[node_id], encode(notes))
+        send(prompt, node_id, notes)
+
+
+def say_upstream(class_type: str, note: Note) -> None:
+    """The same for the nearest node of a type that the running one gets something from; it is true of this run alone."""
+    if (watched := watched_prompt()) is None:
+        return
+    prompt, node_id = watched
+    if node_id := find_upstream(prompt, node_id, class_type):
+        send(prompt, node_id, [note])
+
+
+def watched_prompt() -> tuple[dict, str] | None:
+    """The graph that runs, by node id, and the id of the node; None where it runs for no page."""
+    server, context = PromptServer.instance, get_executing_context()
+    if context is None or not is_browser(server, server.client_id):
+        return None
+    running = list(server.prompt_queue.currently_running.values())
+    return next(((prompt, context.node_id) for _, id, prompt, *_ in running if id == context.prompt_id), None)
+
+
+def send(prompt: dict, node_id: str, notes: list[Note]) -> None:
+    server, prompt_id = PromptServer.instance, get_executing_context().prompt_id
+    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": encode(notes)}
+    server.send_sync(EVENT, note, server.client_id)
+
+
+def encode(notes: list[Note]) -> list[dict]:
+    return [note._asdict() for note in notes]
+
+
+def remember(signature: str, notes: list[dict]) -> None:
+    remembered[signature] = notes
+    remembered.move_to_end(signature)
+    if len(remembered) > MAX_REMEMBERED:
+        remembered.popitem(last=False)
+
+
+def signatures(prompt: dict) -> dict[str, str]:
+    """Of each node: its type and all that goes into it, other nodes' included, apart from seeds."""
+    made = {}
+
+    def sign(node_id: str) -> str:
+        if node_id not in made:
+            made[node_id] = ""  # in a circle, which the host refuses
+            node = prompt.get(node_id, {"class_type": None, "inputs": {}})
+            inputs = {
+                name: [hash(sign(value[0])), value[1]] if is_link(value) else value
+                for name, value in node["inputs"].items()
+                if name not in SEEDS
+            }
+            made[node_id] = json.dumps([node["class_type"], inputs], sort_keys=True, default=str)
+        return made[node_id]
+
+    return {node_id: sign(node_id) for node_id in prompt}
+
+
+def find_upstream(prompt: dict, node_id: str, class_type: str) -> str | None:
+    """The nearest node of the type, by the number of links."""
+    seen, level = set(), [node_id]
+    while level := [id for id in dict.fromkeys(level) if id in prompt and id not in seen]:
+        seen.update(level)
+        level = [value[0] for id in level for value in prompt[id]["inputs"].values() if is_link(value)]
+        if found := next((id for id in level if prompt.get(id, {}).get("class_type") == class_type), None):
+            return found
+    return None
+
+
+def add_route(routes: web.RouteTableDef) -> None:
+    routes.get(ROUTE)(answer)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """What was said of the nodes of a prompt that runs or has run, in this run or in one before with the same inputs."""
+    prompt_id, queue = request.match_info["prompt_id"], PromptServer.instance.prompt_queue
+    items = [*list(queue.currently_running.values()), *(one["prompt"] for one in queue.get_history(prompt_id).values())]
+    prompt = next((prompt for _, id, prompt, *_ in items if id == prompt_id), {})
+    found = {node_id: remembered.get(signature) for node_id, signature in signatures(prompt).items()}
+    return web.json_response(
+        {id: {"type": prompt[id]["class_type"], "notes": notes} for id, notes in found.items() if notes is not None}
+    )
