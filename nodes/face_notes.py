@@ -36,7 +36,7 @@ def applied(modules: int, strength: float, modules_in_file: int | None = None) -
     """Of a LoRA: on how many of its modules; at strength 0 on none."""
     if not strength:
         return Note("strengthZero", {})
-    return Note("applied", {"count": modules, "total": modules_in_file or modules, "strength": f"{strength:g}"})
+    return Note("applied", {"count": modules, "total": modules_in_file or modules, "strength": str(round(strength, 2))})
 
 
 def say(*notes: Note) -> None:

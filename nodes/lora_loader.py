@@ -79,7 +79,7 @@ def notes(applied: style_lora.Applied, strength_model: float, strength_clip: flo
     if applied.modules:
         found.append(face_notes.applied(applied.modules, strength_model, applied.modules_in_file))
     if applied.text_modules:
-        values = {"count": applied.text_modules, "strength": f"{strength_clip:g}"}
+        values = {"count": applied.text_modules, "strength": str(round(strength_clip, 2))}
         found.append(face_notes.Note("appliedText", values))
     if applied.lacks_clip:
         found.append(face_notes.Note("noClip", {}, is_warning=True))
