@@ -8,20 +8,23 @@ import { asking, graphId, isLoading, opened, queuedFrom } from "./queued_from.js
 
 const LAST_PROMPTS = "Vega.LastPrompts"; // in the session's storage: a workflow's path -> { graph, prompt }
 const kept = new WeakMap(); // workflow -> { graph: its id, notes: execution id -> { type, notes, prompt } }
-const early = new Map(); // prompt id -> what came before the answer to its queueing
+const early = new Map(); // prompt id -> what came before the answer to its queueing: take()'s other arguments
 let running = null; // prompt id
 let restored = null; // the workflow that was last looked up in the session's storage
 
 const redraw = () => app.canvas?.setDirty(true, true);
 
-function take(promptId, node, note) {
+// note: null takes the node's away. What was said in this run stands above what was said in an earlier one.
+function take(promptId, node, note, isCached = false) {
   const notes = kept.get(queuedFrom.get(promptId))?.notes;
-  if (notes) {
-    notes.set(node, { ...note, prompt: promptId });
-    redraw();
-  } else if (asking.size) {
-    early.set(promptId, [...(early.get(promptId) ?? []), [node, note]]);
+  if (!notes) {
+    if (asking.size) early.set(promptId, [...(early.get(promptId) ?? []), [node, note, isCached]]);
+    return;
   }
+  if (isCached && notes.get(node)?.prompt === promptId) return;
+  if (note) notes.set(node, { ...note, prompt: promptId });
+  else notes.delete(node);
+  redraw();
 }
 
 async function fetchNotes(promptId) {
@@ -33,13 +36,7 @@ async function fetchNotes(promptId) {
 async function takeCached({ prompt_id, nodes }) {
   if (!nodes.length) return;
   const found = await fetchNotes(prompt_id);
-  const notes = kept.get(queuedFrom.get(prompt_id))?.notes;
-  for (const node of nodes) {
-    if (notes?.get(node)?.prompt === prompt_id) continue; // said meanwhile, of this run
-    if (found[node]) take(prompt_id, node, found[node]);
-    else notes?.delete(node);
-  }
-  redraw();
+  for (const node of nodes) take(prompt_id, node, found[node], true);
 }
 
 const lastPrompts = () => JSON.parse(sessionStorage.getItem(LAST_PROMPTS) ?? "{}");
@@ -48,8 +45,8 @@ function queued({ prompt_id, workflow, graph }) {
   if (kept.get(workflow)?.graph !== graph) kept.set(workflow, { graph, notes: new Map() });
   const last = { ...lastPrompts(), [workflow.path]: { graph, prompt: prompt_id } };
   sessionStorage.setItem(LAST_PROMPTS, JSON.stringify(last));
-  for (const [node, note] of early.get(prompt_id) ?? []) take(prompt_id, node, note);
-  early.delete(prompt_id);
+  for (const said of early.get(prompt_id) ?? []) take(prompt_id, ...said);
+  early.clear(); // what is left is of other pages' prompts
 }
 
 // After the page was loaded anew.
@@ -77,7 +74,7 @@ api.addEventListener("vega.queued", ({ detail }) => queued(detail));
 api.addEventListener("vega.note", ({ detail: { prompt_id, node, type, notes } }) => take(prompt_id, node, { type, notes }));
 api.addEventListener("execution_start", ({ detail }) => (running = detail.prompt_id));
 api.addEventListener("execution_cached", ({ detail }) => takeCached(detail));
-api.addEventListener("executing", ({ detail: node }) => kept.get(queuedFrom.get(running))?.notes.delete(node)); // it runs anew
+api.addEventListener("executing", ({ detail: node }) => node && take(running, node, null)); // it runs anew
 
 app.registerExtension({
   name: "Vega.FaceNotes",
