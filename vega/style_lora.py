@@ -103,13 +103,16 @@ def place_modules(
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
     as_own = by_module_name(own)
     if other := other_sd15_derivative(adapter, config):
-        raise ValueError(f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks.")
+        raise ValueError(
+            f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks. "
+            f"Put it on {other}."
+        )
     if not sd15_blocks.levels_kept(config):
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
             raise ValueError(
                 f"{path} was made for another base: {len(strangers)} of its {len(adapter)} modules are not in the model, "
-                f"which is {base_name(model)}: {weights.listing(strangers)}."
+                f"which is {base_name(model)}: {weights.listing(strangers)}. Choose one for this model."
             )
         return as_own, ""
     as_sd15 = sd15_modules(config, own)
@@ -126,7 +129,9 @@ def place_modules(
     targets = {module: key for module, key in as_sd15.items() if key}
     left_out = sum(module not in targets for module in adapter)
     if left_out == len(adapter):
-        raise ValueError(f"{path} adapts only blocks of Stable Diffusion 1.5 that {base_name(model)} leaves out.")
+        raise ValueError(
+            f"{path} adapts only blocks of Stable Diffusion 1.5 that {base_name(model)} leaves out. Put it on SD 1.5."
+        )
     note = f", made for Stable Diffusion 1.5; the other {left_out} are for blocks that {base_name(model)} leaves out"
     return targets, note
 
@@ -195,7 +200,7 @@ def infer_made_for(
     if not any(possible.values()):
         raise ValueError(
             f"{path} was made for another base: its {len(adapter)} modules fit neither {base_name(model)} nor Stable "
-            "Diffusion 1.5, which that was made from."
+            "Diffusion 1.5, which that was made from. Choose one for either."
         )
     if not all(possible.values()):
         return next(name for name, can in possible.items() if can)
@@ -257,5 +262,5 @@ def patch_text_encoders(
     patched = clip.clone()
     applied = patched.add_patches(loaded, strength)
     if len(applied) != len(loaded):
-        raise ValueError(f"{path}: the host took {len(applied)} of {len(loaded)} modules of the text encoders.")
+        raise ValueError(f"{path}: ComfyUI took {len(applied)} of {len(loaded)} modules: connect clip from `Load Vega`.")
     return patched, len(loaded)
