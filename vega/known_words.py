@@ -21,19 +21,17 @@ def known_tokens(clip: comfy.sd.CLIP) -> set[int] | None:
     return set(table.any(dim=1).nonzero().flatten().tolist())
 
 
-def names_nothing(tokens: Iterable[tuple], known: set[int], token_text: dict[int, str]) -> bool:
-    """Whether there are words among the tokens, (id, weight), and the model knows not one of them.
+def names_nothing(tokens: Iterable[int | torch.Tensor], known: set[int], token_text: dict[int, str]) -> bool:
+    """Whether there are words among the tokens' ids, without start, end and padding, and the model knows not one of them.
 
     A word is one or more tokens, the last of which ends in </w>. A textual inversion (a tensor in place of an id) counts as
     known.
     """
     word, word_is_known, has_words = "", True, False
-    for token, *_ in tokens:
+    for token in tokens:
         if isinstance(token, torch.Tensor):
             return False
         text = token_text[token]
-        if text.startswith("<|"):  # start, end and padding
-            continue
         word += text.removesuffix(END_OF_WORD)
         word_is_known = word_is_known and token in known
         if text.endswith(END_OF_WORD):
@@ -56,11 +54,13 @@ def watch(clip: comfy.sd.CLIP, report: Callable[[list[str]], None]) -> None:
     tokenizer, token_text = clip.tokenizer, clip.tokenizer.clip_l.inv_vocab
     whole_words = {token_text[token] for token in known}
     examples = [word for word in EXAMPLES if word + END_OF_WORD in whole_words]
+    framing = {tokenizer.clip_l.start_token, tokenizer.clip_l.end_token, tokenizer.clip_l.pad_token}
     tokenize = tokenizer.tokenize_with_weights
 
     def tokenize_and_report(text: str, *args, **options) -> dict[str, list]:
         tokens = tokenize(text, *args, **options)
-        if names_nothing((token for chunk in tokens["l"] for token in chunk), known, token_text):
+        words = (token for chunk in tokens["l"] for token, *_ in chunk if token not in framing)
+        if names_nothing(words, known, token_text):
             report(examples)
         return tokens
 
