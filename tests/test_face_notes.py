@@ -1,13 +1,18 @@
 """What the notes on nodes' faces are made from: known words, sizes, what was loaded, what Accelerate does."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from graph_recorder import Recorder, draw
-from vega_pack.nodes import face_notes
+from vega_pack.nodes import face_notes, lora_loader
 from vega_pack.nodes.lcm_sampler import size_notes
-from vega_pack.vega import accelerate, known_words, model_facts, trained_size
+from vega_pack.vega import accelerate, known_words, model_facts, style_lora, trained_size
 
 from train.nano import captions
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,13 @@ def test_a_prompt_with_a_known_word_is_left_alone(reported, prompt):
 @pytest.mark.parametrize("prompt", [prompt for prompt in UNKNOWN if "red" not in prompt])
 def test_a_prompt_without_a_known_word_is_reported(reported, prompt):
     assert reported(prompt) == ["night", "sunset", "mountains", "forest", "lake"]
+
+
+def test_the_help_page_lists_known_words(reported):
+    page = (ROOT / "web" / "docs" / "VegaLoader.md").read_text(encoding="utf-8")
+    words = re.split(r"[,;]\s+(?:and )?", re.search(r"Its words are: (.*?) beside them", page, re.DOTALL)[1])
+    assert len(words) > 50
+    assert [word for word in words if reported(word)] == []
 
 
 @pytest.mark.parametrize("prompt", ["", "  ", "...", ", ,"])
@@ -142,6 +154,39 @@ def test_accelerate_tells_what_becomes_of_its_calls(few_step, positive):
     draw(changed, positive, steps=3, width=16)
     assert told == [("notUsed", 128, 64)]
     assert set(accelerate.STATES) >= {state for state, *_ in told}
+
+
+@pytest.mark.parametrize(
+    ("applied", "strengths", "expected"),
+    [
+        (style_lora.Applied("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
+        (style_lora.Applied("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
+        (style_lora.Applied("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
+        (style_lora.Applied("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
+        (style_lora.Applied("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
+    ],
+)
+def test_load_lora_says_what_is_on_which_part(applied, strengths, expected):
+    """And warns where a part is left out."""
+    notes = lora_loader.notes(applied, *strengths)
+    assert [(note.key, note.values) for note in notes] == expected
+    assert [note.is_warning for note in notes] == [note.key == "noClip" for note in notes]
+
+
+TEXTS = (ROOT / "web" / "js" / "note_texts.js").read_text(encoding="utf-8")
+TABLE = re.findall(r"^  \"?([\w-]+)\"?: \{\n(.*?)^  \},$", TEXTS, re.DOTALL | re.MULTILINE)
+
+
+def test_each_sentence_is_there_in_every_language():
+    """With the same values in its braces; and each key that the server sends is one of them."""
+    tables = {lang: dict(re.findall(r'^    (\w+): "(.*)",$', lines, re.MULTILINE)) for lang, lines in TABLE}
+    assert set(tables) == {"en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW"}
+    values = {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in tables["en"].items()}
+    for table in tables.values():
+        assert {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in table.items()} == values
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
+    sent = set(re.findall(r'Note\("(\w+)"', sources)) | {*accelerate.STATES, "on", "off", "noGpu"}
+    assert set(values) == sent
 
 
 GRAPH = {

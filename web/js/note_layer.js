@@ -2,6 +2,7 @@
 // above the canvas, the same for both of the frontend's renderers: badges are cut off at the node's width in Nodes 2.0, and
 // a widget would make the nodes larger and stand in the saved workflow.
 import { app } from "../../../scripts/app.js";
+import { rootGraph } from "./execution_id.js";
 import { sentence } from "./note_texts.js";
 
 const FONT_PX = { least: 11, normal: 12, most: 16 }; // on the screen, whatever the zoom
@@ -21,7 +22,7 @@ let layer = null;
 
 // The node on the screen that a node of this id is or is in.
 function faceOf(executionId) {
-  let graph = app.rootGraph;
+  let graph = rootGraph();
   for (const id of String(executionId).split(":")) {
     const node = graph?.getNodeById(id);
     if (graph === app.canvas.graph) return node;

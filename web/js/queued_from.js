@@ -1,11 +1,12 @@
 // Which workflow's tab a prompt was queued from: the server's messages only name the prompt.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { rootGraph } from "./execution_id.js";
 
 export const queuedFrom = new Map(); // prompt id -> workflow
 export const asking = new Set(); // workflows whose prompt is on its way: its result may come before its id
 export const opened = () => app.extensionManager?.workflow?.activeWorkflow;
-export const graphId = () => app.rootGraph?.id;
+export const graphId = () => rootGraph()?.id;
 // The new graph is there, its workflow not yet.
 export const isLoading = () => opened()?.changeTracker?.constructor.isLoadingGraph;
 
