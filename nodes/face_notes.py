@@ -6,6 +6,7 @@ What was said of a node is remembered by all that goes into it, so that the page
 in its cache and does not run it: again, in another tab, after a reload.
 """
 
+import hashlib
 import json
 from collections import OrderedDict
 from typing import NamedTuple
@@ -19,9 +20,9 @@ from ..images.delivery import is_browser
 
 EVENT = "vega.note"
 ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
-MAX_REMEMBERED = 1000  # nodes with their inputs; a few hundred bytes each
+MAX_REMEMBERED = 1000  # a few hundred bytes each
 SEEDS = ("seed", "noise_seed")  # no note depends on one, and templates have a new one for each run
-remembered: OrderedDict[str, list[dict]] = OrderedDict()
+remembered: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
 
 
 class Note(NamedTuple):
@@ -45,7 +46,7 @@ def say(*notes: Note) -> None:
         return
     prompt, node_id = watched
     if node_id in prompt:  # else another node made it while running
-        remember(signatures(prompt)[node_id], encode(notes))
+        remember(prompt[node_id]["class_type"], signature(prompt, node_id), encode(notes))
         send(prompt, node_id, notes)
 
 
@@ -77,30 +78,28 @@ def encode(notes: list[Note]) -> list[dict]:
     return [note._asdict() for note in notes]
 
 
-def remember(signature: str, notes: list[dict]) -> None:
-    remembered[signature] = notes
-    remembered.move_to_end(signature)
+def remember(class_type: str, signature: str, notes: list[dict]) -> None:
+    remembered[class_type, signature] = notes
+    remembered.move_to_end((class_type, signature))
     if len(remembered) > MAX_REMEMBERED:
         remembered.popitem(last=False)
 
 
-def signatures(prompt: dict) -> dict[str, str]:
-    """Of each node: its type and all that goes into it, other nodes' included, apart from seeds."""
-    made = {}
-
-    def sign(node_id: str) -> str:
-        if node_id not in made:
-            made[node_id] = ""  # in a circle, which the host refuses
-            node = prompt.get(node_id, {"class_type": None, "inputs": {}})
-            inputs = {
-                name: [hash(sign(value[0])), value[1]] if is_link(value) else value
-                for name, value in node["inputs"].items()
-                if name not in SEEDS
-            }
-            made[node_id] = json.dumps([node["class_type"], inputs], sort_keys=True, default=str)
-        return made[node_id]
-
-    return {node_id: sign(node_id) for node_id in prompt}
+def signature(prompt: dict, node_id: str) -> str:
+    """What is the same for a node of the same type into which the same goes, other nodes' work included, whatever its id."""
+    numbers, waiting = {node_id: 0}, [node_id]
+    rows = []
+    for id in waiting:  # which grows meanwhile
+        node, inputs = prompt.get(id, {"class_type": None, "inputs": {}}), {}
+        for name, value in sorted(node["inputs"].items()):
+            if is_link(value):
+                if value[0] not in numbers:
+                    waiting.append(value[0])
+                inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
+            elif name not in SEEDS:
+                inputs[name] = value
+        rows.append([node["class_type"], inputs])
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def find_upstream(prompt: dict, node_id: str, class_type: str) -> str | None:
@@ -123,7 +122,10 @@ async def answer(request: web.Request) -> web.Response:
     prompt_id, queue = request.match_info["prompt_id"], PromptServer.instance.prompt_queue
     items = [*list(queue.currently_running.values()), *(one["prompt"] for one in queue.get_history(prompt_id).values())]
     prompt = next((prompt for _, id, prompt, *_ in items if id == prompt_id), {})
-    found = {node_id: remembered.get(signature) for node_id, signature in signatures(prompt).items()}
-    return web.json_response(
-        {id: {"type": prompt[id]["class_type"], "notes": notes} for id, notes in found.items() if notes is not None}
-    )
+    types = {class_type for class_type, _ in list(remembered)}  # a signature takes a while in a large graph
+    found = {}
+    for node_id, node in prompt.items():
+        class_type = node["class_type"]
+        if class_type in types and (notes := remembered.get((class_type, signature(prompt, node_id)))) is not None:
+            found[node_id] = {"type": class_type, "notes": notes}
+    return web.json_response(found)

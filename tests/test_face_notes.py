@@ -212,8 +212,20 @@ def changed(node_id: str, **inputs) -> dict:
 )
 def test_a_note_is_of_all_that_goes_into_its_node(graph, others):
     """Except the seed."""
-    before, after = face_notes.signatures(GRAPH), face_notes.signatures(graph)
-    assert {node_id for node_id in GRAPH if before[node_id] != after[node_id]} == others
+    before, after = ({id: face_notes.signature(one, id) for id in one} for one in (GRAPH, graph))
+    assert {id for id in GRAPH if before[id] != after[id]} == others
+    assert len(set(before.values())) == len(GRAPH)
+
+
+def test_a_note_is_the_same_under_other_ids():
+    """As in another workflow, whose nodes the host's cache knows, too; and however deep the graph is."""
+    renamed = {f"10{id}": {**node, "inputs": dict(reversed(node["inputs"].items()))} for id, node in GRAPH.items()}
+    for node in renamed.values():
+        node["inputs"] = {n: [f"10{v[0]}", v[1]] if isinstance(v, list) else v for n, v in node["inputs"].items()}
+    for id in GRAPH:
+        assert face_notes.signature(GRAPH, id) == face_notes.signature(renamed, f"10{id}")
+    deep = {str(k): {"class_type": "VegaLoraLoader", "inputs": {"model": [str(k + 1), 0]}} for k in range(5000)}
+    assert face_notes.signature(deep, "0") != face_notes.signature(deep, "1")
 
 
 def test_the_nearest_node_of_a_type_is_found():
@@ -227,6 +239,6 @@ def test_the_nearest_node_of_a_type_is_found():
 def test_no_more_notes_are_kept_than_said(monkeypatch):
     monkeypatch.setattr(face_notes, "remembered", type(face_notes.remembered)())
     for k in range(face_notes.MAX_REMEMBERED + 5):
-        face_notes.remember(str(k), [])
-    assert list(face_notes.remembered)[:1] == ["5"]
+        face_notes.remember("VegaLoader", str(k), [])
+    assert next(iter(face_notes.remembered)) == ("VegaLoader", "5")
     assert len(face_notes.remembered) == face_notes.MAX_REMEMBERED
