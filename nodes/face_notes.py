@@ -61,8 +61,10 @@ def say_upstream(class_type: str, note: Note) -> None:
 
 def watched_prompt() -> tuple[dict, str] | None:
     """The graph that runs, by node id, and the id of the node; None where it runs for no page."""
-    server, context = PromptServer.instance, get_executing_context()
-    if context is None or not is_browser(server, server.client_id):
+    if (context := get_executing_context()) is None:  # a node that is called by a program, without the host's server
+        return None
+    server = PromptServer.instance
+    if not is_browser(server, server.client_id):
         return None
     running = list(server.prompt_queue.currently_running.values())
     return next(((prompt, context.node_id) for _, id, prompt, *_ in running if id == context.prompt_id), None)

@@ -177,7 +177,7 @@ def match_modules(
     if not residual:
         raise ValueError(
             f"{path} is no LCM-LoRA: it changes attention layers alone, as most LoRAs for a style or a subject do, and "
-            f"Flash Diffusion's. {remedy}"
+            f"so does Flash Diffusion's. {remedy}"
         )
     if modules == targets.keys():
         return adapter
