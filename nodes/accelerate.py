@@ -3,6 +3,7 @@
 from comfy_api.v0_0_2 import io
 
 from ..vega import accelerate
+from . import face_notes
 
 
 class VegaAccelerate(io.ComfyNode):
@@ -30,4 +31,13 @@ class VegaAccelerate(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, mode) -> io.NodeOutput:
-        return io.NodeOutput(accelerate.apply(model, mode))
+        patched = accelerate.apply(model, mode, report=say_state)
+        runs = accelerate.resolve(model, mode)
+        key = "on" if runs != "off" else "noGpu" if mode == "auto" else "off"
+        face_notes.say(face_notes.Note(key, {"mode": runs}))
+        return io.NodeOutput(patched)
+
+
+def say_state(state: str, width: int, height: int) -> None:
+    """On the node that the running sampler has its model from: by then this one may be in the host's cache."""
+    face_notes.say_upstream("VegaAccelerate", face_notes.Note(state, {"size": f"{width} x {height}"}))

@@ -16,8 +16,11 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 
 from . import cuda_graph, sd15_blocks
+from .latent_formats import PIXELS_PER_LATENT
 
 MODES = ("auto", "cuda graph", "compile", "off")
+# What becomes of a call: it is the first of its size, is recorded, replayed, compiled only, or runs as without this pack.
+STATES = ("firstRun", "recording", "replaying", "compiled", "notUsed")
 KEY = "vega_accelerate"
 # Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
 # model_base.py, ldm/modules). Any other key may be a patch.
@@ -39,17 +42,27 @@ MEMORY_FRACTION = 0.25  # of the device's memory, for all graphs of a model toge
 MAX_COMPILED_SHAPES = 64  # beyond it dynamo runs a function uncompiled; its own limit is 8
 
 
+def resolve(model: comfy.model_patcher.ModelPatcher, mode: str) -> str:
+    """What a mode is on this machine: "auto" is "cuda graph" on an NVIDIA GPU and "off" elsewhere."""
+    if mode != "auto":
+        return mode
+    on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
+    return "cuda graph" if on_nvidia else "off"
+
+
 def apply(
-    model: comfy.model_patcher.ModelPatcher, mode: str, record: Callable = cuda_graph.RecordedCall
+    model: comfy.model_patcher.ModelPatcher,
+    mode: str,
+    record: Callable = cuda_graph.RecordedCall,
+    report: Callable[[str, int, int], None] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
 
-    "auto" is "cuda graph" on an NVIDIA GPU and "off" elsewhere. What can't be replayed runs eagerly; no picture changes.
+    What can't be replayed runs eagerly; no picture changes.
+    report(one of STATES, width, height in pixels) is called whenever a run comes to another state.
     """
     sd15_blocks.check_patches(model)
-    if mode == "auto":
-        on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
-        mode = "cuda graph" if on_nvidia else "off"
+    mode = resolve(model, mode)
     if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
         return model
     patched = model.clone()
@@ -65,6 +78,7 @@ def apply(
             cache.clear()
         cache = GraphCache(model.load_device, mode == "compile", record)
         setattr(model.model, KEY, cache)
+    cache.report = report
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, cache.on_cleanup)
@@ -85,6 +99,8 @@ class GraphCache(torch.nn.Module):
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
         self.seen = set()  # keys of the calls that have run once, after which they can be recorded
         self.disabled = False
+        self.report = None  # whom to tell of each state, and the last that was told in this run
+        self.told = None
 
     def _apply(self, fn, recurse=True):
         """torch's hook of every .to(): the weights get other addresses, and the host may want the memory."""
@@ -98,6 +114,7 @@ class GraphCache(torch.nn.Module):
 
     def on_pre_run(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         """The host is about to sample with the patcher, whose weights are loaded."""
+        self.told = None
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
@@ -111,6 +128,7 @@ class GraphCache(torch.nn.Module):
     def wrapper(self, executor: WrapperExecutor, *inputs, **others) -> torch.Tensor:
         """The host's DIFFUSION_MODEL wrapper: the UNet's output, replayed where that gives the same."""
         if self.disabled or not self.can_replay(executor, *inputs, **others):
+            self.tell("notUsed", inputs[0])
             return executor(*inputs, **others)
         comfy.model_management.throw_exception_if_processing_interrupted()  # the host asks in every layer
         try:
@@ -119,11 +137,18 @@ class GraphCache(torch.nn.Module):
             why, had_memory = str(error).partition("\n")[0] or type(error).__name__, not comfy.model_management.is_oom(error)
         # Here the error is gone, and with it what the failed call held.
         self.clear()
+        self.tell("notUsed", inputs[0])
         output = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
         self.disabled = had_memory
         until = "from now on" if had_memory else "for this call"
         logging.warning("Accelerate (Vega) leaves this model as it is %s: %s", until, why)
         return output
+
+    def tell(self, state: str, x: torch.Tensor) -> None:
+        height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
+        if self.report and (state, width, height) != self.told:
+            self.told = (state, width, height)
+            self.report(*self.told)
 
     def can_replay(self, executor: WrapperExecutor, *inputs, **others) -> bool:
         """Whether this call's output depends on nothing but the UNet's weights and its first four inputs."""
@@ -149,19 +174,23 @@ class GraphCache(torch.nn.Module):
         )
         if key in self.graphs:
             self.graphs.move_to_end(key)
+            self.tell("replaying", inputs[0])
             return self.graphs[key][0](*inputs)
         run = functools.partial(self.compiled_call if self.compiles else call, unet)
         patcher, x = self.patcher(), inputs[0]
         memory = patcher.memory_required(x.shape)
         limit = MEMORY_FRACTION * comfy.model_management.get_total_memory(patcher.load_device)
         if key not in self.seen or memory > limit or (self.compiles and x.device.type != "cuda"):
+            self.tell("firstRun" if key not in self.seen else "compiled" if self.compiles else "notUsed", x)
             self.seen.add(key)
             with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES) if self.compiles else nullcontext():
                 return run(*inputs)
         while memory + sum(size for _, size in self.graphs.values()) > limit:
             self.graphs.popitem(last=False)
         shared = next((graph for graph, _ in self.graphs.values()), None)
+        self.tell("recording", x)
         self.graphs[key] = self.record(run, *inputs, share_pool_with=shared), memory
+        self.tell("replaying", x)
         return self.graphs[key][0](*inputs)
 
     @functools.cached_property
