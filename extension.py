@@ -14,7 +14,7 @@ from .api.subscriber import remember_secret
 from .contract.auth import is_loopback, keyless_rejection
 from .contract.errors import ApiError
 from .images import frames, store
-from .nodes import example_pictures, template_links
+from .nodes import example_pictures, face_notes, template_links
 from .nodes.accelerate import VegaAccelerate
 from .nodes.batch import VegaBatch
 from .nodes.lcm_lora import VegaLCMLora
@@ -43,6 +43,7 @@ class VegaExtension(ComfyExtension):
         redact_requests()
         example_pictures.place()
         template_links.add_routes(PromptServer.instance.routes)
+        face_notes.add_route(PromptServer.instance.routes)
         if any(name.startswith("VEGA_API_") for name in os.environ):
             check_settings()
 

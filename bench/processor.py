@@ -131,7 +131,7 @@ def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list
 
     def ours(dtype: torch.dtype):
         calls = cpu_calls.CpuCalls(dtype)
-        return lambda: calls(patcher, native, x, t, text, y)
+        return lambda: calls(patcher, native, x, t, text, y)[0]
 
     variants = [
         Variant("core", torch.float32, lambda: lambda: accelerate.call(native, x, t, text, y)),

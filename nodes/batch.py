@@ -39,7 +39,9 @@ class VegaBatch(io.ComfyNode):
         prompts = [prompt for prompt in (positive_1, positive_2, positive_3, positive_4) if prompt is not None]
         samples = latent_image["samples"]
         if not len(seeds) == len(prompts) == len(samples):
-            raise ValueError(f"There are {len(prompts)} prompts, {len(seeds)} seeds and {len(samples)} latents.")
+            raise ValueError(
+                f"There are {len(prompts)} prompts, {len(seeds)} seeds and {len(samples)} latents: give as many of each."
+            )
         if comfy.model_management.get_torch_device().type != "cpu" and (batch := concat_conditioning(prompts)):
             return io.NodeOutput([batch], [{**latent_image, "batch_index": seeds}])
         latents = [{**latent_image, "samples": samples[k : k + 1], "batch_index": [seed]} for k, seed in enumerate(seeds)]

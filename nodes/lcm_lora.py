@@ -6,7 +6,7 @@ from pathlib import Path
 from comfy_api.v0_0_2 import io
 
 from ..vega import lora
-from . import lcm_lora_files, model_lists
+from . import face_notes, lcm_lora_files, model_lists
 from .lazy_list import LazyList
 
 
@@ -55,8 +55,9 @@ class VegaLCMLora(io.ComfyNode):
     def execute(cls, model, lora_name, strength_model) -> io.NodeOutput:
         path = lcm_lora_files.path(lora_name)
         patched = lora.apply(model, path, strength_model)
-        if lora_name == model_lists.EMBEDDED_LORA or path.name == Path(lora_name).name:
-            return io.NodeOutput(patched)
-        sentence = f"{lora_name} is {path.name}, by its contents"
-        logging.info("Apply LCM-LoRA (Vega): %s", sentence)
-        return io.NodeOutput(patched, ui={"lora": [sentence]})  # in /history, for programs
+        notes = [face_notes.applied(len(lora.lcm_targets(model)), strength_model)]
+        if lora_name != model_lists.EMBEDDED_LORA and path.name != Path(lora_name).name:
+            logging.info("Apply LCM-LoRA (Vega): %s is %s, by its contents", lora_name, path.name)
+            notes.append(face_notes.Note("foundFile", {"name": lora_name, "file": path.name}))
+        face_notes.say(*notes)
+        return io.NodeOutput(patched)

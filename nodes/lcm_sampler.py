@@ -3,8 +3,9 @@
 import comfy.utils
 from comfy_api.v0_0_2 import io
 
-from ..vega import lcm
-from . import preview
+from ..vega import lcm, trained_size
+from ..vega.latent_formats import PIXELS_PER_LATENT
+from . import face_notes, preview
 
 
 class VegaLCMSampler(io.ComfyNode):
@@ -47,4 +48,19 @@ class VegaLCMSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, seed, steps, positive, latent_image, denoise) -> io.NodeOutput:
         callback, disable_progress = preview.callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
+        face_notes.say(*size_notes(model, latent_image))
         return io.NodeOutput(lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, disable_progress))
+
+
+def size_notes(model, latent_image) -> list[face_notes.Note]:
+    """A warning where the model draws such sizes badly."""
+    trained, samples = trained_size.of_model(model), latent_image["samples"]
+    if not trained or samples.is_nested:
+        return []
+    ratio = latent_image.get("downscale_ratio_spacial") or PIXELS_PER_LATENT  # other families' empty latents are adapted
+    height, width = (ratio * side for side in samples.shape[-2:])
+    better = trained_size.better(width, height, trained)
+    if not better:
+        return []
+    sizes = {"size": f"{width} x {height}", "better": f"{better[0]} x {better[1]}"}
+    return [face_notes.Note("size", sizes, is_warning=True)]

@@ -2,8 +2,8 @@
 
 from comfy_api.v0_0_2 import io
 
-from ..vega import checkpoint
-from . import model_lists
+from ..vega import checkpoint, known_words, model_facts, trained_size
+from . import face_notes, model_lists
 from .lazy_list import LazyList
 
 
@@ -45,4 +45,13 @@ class VegaLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name, vae) -> io.NodeOutput:
         path, approx = model_lists.model_path(model_name), model_lists.vae_approx_files()
-        return io.NodeOutput(*checkpoint.load(path, vae, model_lists.embedding_folders(), approx))
+        model, clip, autoencoder = checkpoint.load(path, vae, model_lists.embedding_folders(), approx)
+        known_words.watch(clip, say_unknown)
+        side = trained_size.of_model(model).side
+        face_notes.say(face_notes.Note("loaded", {**model_facts.of_model(model)._asdict(), "size": f"{side} x {side}"}))
+        return io.NodeOutput(model, clip, autoencoder)
+
+
+def say_unknown(words: list[str]) -> None:
+    """On the node whose prompt has no word that the model knows, whichever node that is."""
+    face_notes.say(face_notes.Note("unknown", {"words": ", ".join(words)}, is_warning=True))

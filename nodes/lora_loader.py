@@ -3,7 +3,7 @@
 from comfy_api.v0_0_2 import io
 
 from ..vega import style_lora
-from . import model_lists
+from . import face_notes, model_lists
 from .lazy_list import LazyList
 
 
@@ -68,5 +68,19 @@ class VegaLoraLoader(io.ComfyNode):
         cls, model, lora_name, strength_model, clip=None, strength_clip=1.0, made_for=style_lora.AUTO
     ) -> io.NodeOutput:
         path = model_lists.lora_path(lora_name)
-        model, clip, sentence = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
-        return io.NodeOutput(model, clip, ui={"lora": [sentence]})  # in /history, for programs
+        model, clip, applied = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
+        face_notes.say(*notes(applied, strength_model, strength_clip))
+        return io.NodeOutput(model, clip, ui={"lora": [applied.sentence]})  # in /history, for programs
+
+
+def notes(applied: style_lora.Applied, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
+    """What is on the UNet, what is on the text encoders, and a warning where the latter's part is left out."""
+    found = []
+    if applied.modules:
+        found.append(face_notes.applied(applied.modules, strength_model, applied.modules_in_file))
+    if applied.text_modules:
+        values = {"count": applied.text_modules, "strength": str(round(strength_clip, 2))}
+        found.append(face_notes.Note("appliedText", values))
+    if applied.lacks_clip:
+        found.append(face_notes.Note("noClip", {}, is_warning=True))
+    return found or [face_notes.applied(0, 0.0)]

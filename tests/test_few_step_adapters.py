@@ -127,5 +127,5 @@ def test_flash_diffusions_attention_alone_is_not_called_a_style(vega, tmp_path):
 def test_a_style_with_such_a_word_is_told_by_its_modules(vega, tmp_path, name):
     attention = {name: sides for name, sides in matrices(vega[0]).items() if "attn" in name}
     path = written(tmp_path / f"{name}.safetensors", kohya(attention)[0])
-    with pytest.raises(ValueError, match="adapts attention alone"):
+    with pytest.raises(ValueError, match="changes attention layers alone"):
         lora.apply(vega[1], path, 1.0)

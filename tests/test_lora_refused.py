@@ -83,7 +83,7 @@ def test_loras_that_are_no_lcm_loras_are_sent_to_cores_loader(vega, tmp_path):
         (for_text, None, "adapts text encoders only"),
         ({"text_encoder.text_model.x.lora_A.weight": torch.zeros(4, 64)}, None, "adapts text encoders only"),
         (tensors | for_text, None, "adapts text encoders too"),
-        (attention, None, "adapts attention alone"),
+        (attention, None, "changes attention layers alone"),
         (tensors, {"ss_tag_frequency": "{}"}, "a style or a subject"),
     ):
         path = written(tmp_path / "lora.safetensors", found, metadata)

@@ -17,8 +17,12 @@ from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 
 from . import cpu_calls, cuda_graph, sd15_blocks
 from .cpu_calls import CpuCalls
+from .latent_formats import PIXELS_PER_LATENT
 
 MODES = ("auto", "cuda graph", "compile", "bf16", "off")
+# What becomes of a call: it is the first of its size, is recorded, replayed, compiled only, drawn on packed weights or by
+# OpenVINO, or runs as without this pack.
+STATES = ("firstRun", "recording", "replaying", "compiled", "packed", "openvino", "notUsed")
 KEY = "vega_accelerate"
 # Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
 # model_base.py, ldm/modules). Any other key may be a patch.
@@ -40,23 +44,42 @@ MEMORY_FRACTION = 0.25  # of the device's memory, for all graphs of a model toge
 MAX_COMPILED_SHAPES = 64  # beyond it dynamo runs a function uncompiled; its own limit is 8
 
 
+def resolve(model: comfy.model_patcher.ModelPatcher, mode: str) -> str:
+    """What a mode is on this machine: "auto" is "cuda graph" on NVIDIA GPUs, "cpu" on processors, and "off" elsewhere."""
+    if mode != "auto":
+        return mode
+    if model.load_device.type == "cpu":
+        return "cpu"
+    on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
+    return "cuda graph" if on_nvidia else "off"
+
+
+def check_bf16(device: torch.device) -> None:
+    """ValueError unless the device is a processor that multiplies bf16 itself."""
+    if device.type != "cpu":
+        raise ValueError(f"mode bf16 is for processors, and the model is on {device}: set mode to auto.")
+    if not cpu_calls.supports_bf16():
+        raise ValueError(
+            "mode bf16 needs a processor with AVX512-BF16, AMX or Arm BF16, and this one has none: set mode to auto."
+        )
+
+
 def apply(
-    model: comfy.model_patcher.ModelPatcher, mode: str, record: Callable = cuda_graph.RecordedCall
+    model: comfy.model_patcher.ModelPatcher,
+    mode: str,
+    record: Callable = cuda_graph.RecordedCall,
+    report: Callable[[str, int, int], None] | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
 
-    "auto" is "cuda graph" on an NVIDIA GPU, "cpu" on a processor (CpuCalls in fp32), and "off" elsewhere. What can't be
-    replayed runs eagerly; no picture changes, except in "bf16", which is "cpu" with products in bf16: ValueError where
-    the processor can't.
+    What can't be replayed runs eagerly. No picture changes, except in "bf16": there the processor's products are in bf16.
+    report(one of STATES, width, height in pixels) is called whenever a run comes to another state.
+    ValueError for "bf16" where the processor has none, or the model is on another device.
     """
     sd15_blocks.check_patches(model)
-    on_cpu = model.load_device.type == "cpu"
-    if mode == "auto":
-        on_nvidia = model.load_device.type == "cuda" and comfy.model_management.is_nvidia()
-        mode = "cuda graph" if on_nvidia else "cpu" if on_cpu else "off"
-    if mode == "bf16" and not (on_cpu and cpu_calls.supports_bf16()):
-        where = "this processor has no AVX512-BF16, AMX or Arm BF16" if on_cpu else f"the model is on {model.load_device}"
-        raise ValueError(f"mode bf16 is for processors with bf16 arithmetic, and {where}: set mode to auto.")
+    mode = resolve(model, mode)
+    if mode == "bf16":
+        check_bf16(model.load_device)
     cache = getattr(model.model, KEY, None)
     if mode == "off" and cache is not None and cache.cpu:
         cache.clear()
@@ -74,6 +97,7 @@ def apply(
             cache.clear()
         cache = GraphCache(model.load_device, mode, record)
         setattr(model.model, KEY, cache)
+    cache.report = report
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, cache.on_cleanup)
@@ -102,6 +126,8 @@ class GraphCache(torch.nn.Module):
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
         self.seen = set()  # keys of the calls that have run once, after which they can be recorded
         self.disabled = False
+        self.report = None  # whom to tell of each state, and the last that was told in this run
+        self.told = None
 
     def _apply(self, fn, recurse=True):
         """torch's hook of every .to(): the weights get other addresses, and the host may want the memory."""
@@ -123,6 +149,7 @@ class GraphCache(torch.nn.Module):
 
     def on_pre_run(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         """The host is about to sample with the patcher, whose weights are loaded."""
+        self.told = None
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
@@ -136,6 +163,7 @@ class GraphCache(torch.nn.Module):
     def wrapper(self, executor: WrapperExecutor, *inputs, **others) -> torch.Tensor:
         """The host's DIFFUSION_MODEL wrapper: the UNet's output, replayed where that gives the same."""
         if self.disabled or not self.can_replay(executor, *inputs, **others):
+            self.tell("notUsed", inputs[0])
             return executor(*inputs, **others)
         comfy.model_management.throw_exception_if_processing_interrupted()  # the host asks in every layer
         try:
@@ -144,11 +172,18 @@ class GraphCache(torch.nn.Module):
             why, had_memory = str(error).partition("\n")[0] or type(error).__name__, not comfy.model_management.is_oom(error)
         # Here the error is gone, and with it what the failed call held.
         self.clear()
+        self.tell("notUsed", inputs[0])
         output = executor(*inputs, **others)  # raises as well, if it is the inputs' fault
         self.disabled = had_memory
         until = "from now on" if had_memory else "for this call"
         logging.warning("Accelerate (Vega) leaves this model as it is %s: %s", until, why)
         return output
+
+    def tell(self, state: str, x: torch.Tensor) -> None:
+        height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
+        if self.report and (state, width, height) != self.told:
+            self.told = (state, width, height)
+            self.report(*self.told)
 
     def can_replay(self, executor: WrapperExecutor, *inputs, **others) -> bool:
         """Whether this call's output depends on nothing but the UNet's weights and its first four inputs."""
@@ -169,7 +204,9 @@ class GraphCache(torch.nn.Module):
     def replay(self, unet: torch.nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
         """The UNet's output for (x, timesteps, context, y); a call is recorded the second time, after one warm-up."""
         if self.cpu:
-            return self.cpu(self.patcher(), unet, *inputs)
+            output, state = self.cpu(self.patcher(), unet, *inputs)
+            self.tell(state, inputs[0])
+            return output
         compiles = self.mode == "compile"
         key = (
             attention.optimized_attention,  # other packs exchange it for their own
@@ -177,19 +214,23 @@ class GraphCache(torch.nn.Module):
         )
         if key in self.graphs:
             self.graphs.move_to_end(key)
+            self.tell("replaying", inputs[0])
             return self.graphs[key][0](*inputs)
         run = functools.partial(self.compiled_call if compiles else call, unet)
         patcher, x = self.patcher(), inputs[0]
         memory = patcher.memory_required(x.shape)
         limit = MEMORY_FRACTION * comfy.model_management.get_total_memory(patcher.load_device)
         if key not in self.seen or memory > limit or (compiles and x.device.type != "cuda"):
+            self.tell("firstRun" if key not in self.seen else "compiled" if compiles else "notUsed", x)
             self.seen.add(key)
             with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES) if compiles else nullcontext():
                 return run(*inputs)
         while memory + sum(size for _, size in self.graphs.values()) > limit:
             self.graphs.popitem(last=False)
         shared = next((graph for graph, _ in self.graphs.values()), None)
+        self.tell("recording", x)
         self.graphs[key] = self.record(run, *inputs, share_pool_with=shared), memory
+        self.tell("replaying", x)
         return self.graphs[key][0](*inputs)
 
     @functools.cached_property

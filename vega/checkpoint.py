@@ -8,7 +8,17 @@ import comfy.sd
 import comfy.utils
 import torch
 
-from . import full_autoencoder, prediction, single_file, text_encoders, tiny_autoencoder, unet, weights
+from . import (
+    full_autoencoder,
+    native_resolution,
+    prediction,
+    single_file,
+    text_encoders,
+    tiny_autoencoder,
+    trained_size,
+    unet,
+    weights,
+)
 
 NANO = Path(__file__).parent / "nano"
 NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
@@ -28,6 +38,7 @@ def load(
     progress.update_absolute(0)
     load_parts = from_folder if path.is_dir() else from_file
     model, clip, autoencoder = load_parts(path, vae, embedding_directory, approx or {}, progress)
+    model.set_attachments(trained_size.KEY, size_of(path, model))
     # The host makes a dynamic patcher where it can; graph replay needs weights at fixed addresses.
     autoencoder.patcher = comfy.model_patcher.ModelPatcher(
         autoencoder.first_stage_model,
@@ -36,6 +47,16 @@ def load(
     )
     progress.update(1)
     return model, clip, autoencoder
+
+
+def size_of(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size.TrainedSize:
+    """A folder says it in its config.json; a file is of its family's."""
+    if path == NANO:
+        return trained_size.NANO
+    if path.is_dir():
+        return trained_size.of_side(native_resolution.pixels(path))
+    is_sdxl = model.model.model_config.unet_config["adm_in_channels"]
+    return trained_size.of_side(native_resolution.SDXL_PIXELS if is_sdxl else native_resolution.SD15_PIXELS)
 
 
 def from_folder(

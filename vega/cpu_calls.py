@@ -51,25 +51,24 @@ class CpuCalls:
         self.packed.clear()
         self.digest = None
 
-    def __call__(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, *inputs) -> torch.Tensor:
-        """The UNet's output for (x, timesteps, context, y), in x's dtype."""
+    def __call__(
+        self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, *inputs: torch.Tensor | None
+    ) -> tuple[torch.Tensor, str]:
+        """The UNet's output for (x, timesteps, context, y), in x's dtype; and which of accelerate.STATES gave it."""
         if graph := self.graph(patcher, unet):
-            return graph(*inputs).to(inputs[0].dtype)
-        return self.call_packed(unet, *inputs)
-
-    def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
-        options = {}
-        chosen_by_user = args.use_split_cross_attention or args.use_quad_cross_attention
-        if attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split) and not chosen_by_user:
-            options = torch_attention()
+            return graph(*inputs).to(inputs[0].dtype), "openvino"
         if not self.packed.forwards and not has_memory(unet, self.dtype):
             if self.dtype != torch.float32:
                 raise MemoryError("there is no memory for the UNet's weights in bf16")
-            return unet.forward(x, timesteps, context, y, transformer_options=options)
+            return unet.forward(*inputs, transformer_options=attention_options()), "notUsed"
+        return self.call_packed(unet, *inputs), "packed"
+
+    def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
+        """The UNet's output in x's dtype, with products in self.dtype."""
         x_packed = x.to(self.dtype, memory_format=torch.channels_last)
         context, y = context.to(self.dtype), y if y is None else y.to(self.dtype)
         with self.packed.in_use(unet):
-            return unet.forward(x_packed, timesteps, context, y, transformer_options=options).to(x.dtype)
+            return unet.forward(x_packed, timesteps, context, y, transformer_options=attention_options()).to(x.dtype)
 
     def graph(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
         """The graph with the weights that are loaded, or None; then it is made beside the calls that follow.
@@ -143,6 +142,13 @@ def convert(unet_config: dict, file: Path) -> None:
 def call(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
     """The host's UNet without anybody's options, with torch's own attention."""
     return unet.forward(x, timesteps, context, y, transformer_options=torch_attention())
+
+
+def attention_options() -> dict:
+    """torch's attention, unless another pack has put its own in place of the host's, or the user has chosen one."""
+    is_hosts = attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split)
+    chosen_by_user = args.use_split_cross_attention or args.use_quad_cross_attention
+    return torch_attention() if is_hosts and not chosen_by_user else {}
 
 
 def torch_attention() -> dict:

@@ -27,7 +27,7 @@ def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE
     if config.get("scaling_factor", scale_factor) != scale_factor:
         raise ValueError(
             f"{folder / 'config.json'}: scaling_factor = {config['scaling_factor']!r}, but the UNet's latents need "
-            f"{scale_factor}: this autoencoder belongs to another model."
+            f"{scale_factor}: this autoencoder belongs to another model. Use the model's own, or set vae to `tiny`."
         )
     return load(path, state_dict)
 
@@ -48,7 +48,10 @@ def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
         ) from error
     weights.check(path, state_dict, vae.first_stage_model.state_dict())
     if (vae.latent_channels, vae.downscale_ratio) != (4, 8):
-        raise ValueError(f"{path} holds an autoencoder of another family: {vae.latent_channels} channels instead of 4.")
+        raise ValueError(
+            f"{path} holds an autoencoder of another family: {vae.latent_channels} channels instead of 4. "
+            "Use the model's own, or set vae to `tiny`."
+        )
     return vae
 
 

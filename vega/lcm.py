@@ -165,7 +165,10 @@ def sample(
     start = check_latent(model, latent["samples"], ratio)
     indices = latent.get("batch_index") or range(len(start))
     if len(indices) != len(start):
-        raise ValueError(f"The latent has {len(start)} pictures but a batch_index of {len(indices)}.")
+        raise ValueError(
+            f"The latent has {len(start)} pictures but a batch_index of {len(indices)}: make the batch with "
+            "one node, Empty Latent Image or Repeat Latent Batch."
+        )
     streams = generators(seed, list(indices))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds({"positive": positive})
@@ -208,7 +211,8 @@ def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) 
         if not context.to(dtype).isfinite().all():
             raise ValueError(
                 "positive contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
-                "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged."
+                "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged. Emphasise by 0.5 to "
+                "2, or download those again."
             )
         if (spread := token_spread(context)) > MAX_TOKEN_SPREAD:
             raise ValueError(

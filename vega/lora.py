@@ -58,7 +58,10 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     config = model.model.model_config.unet_config
     targets = lcm_targets(model)
     if not targets:
-        raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it.")
+        raise ValueError(
+            f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it: take a "
+            "model from `Load Vega`."
+        )
     sd15_blocks.check_patches(model)
     if has_few_step(model):
         raise ValueError("A few-step LoRA is on this model already, from Load LoRA (Vega): apply one of the two.")
@@ -68,7 +71,9 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     patched = model.clone()
     applied = patched.add_patches(make_patches(path, adapter, targets, model), strength)
     if len(applied) != len(targets):
-        raise ValueError(f"{path}: the host took {len(applied)} of {len(targets)} modules.")
+        raise ValueError(
+            f"{path}: ComfyUI took {len(applied)} of {len(targets)} modules: connect `Load Vega` straight to this node."
+        )
     patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
     logging.info(
         "LCM-LoRA %s: %d of %d modules, %s, base %s",
@@ -171,8 +176,8 @@ def match_modules(
         )
     if not residual:
         raise ValueError(
-            f"{path} adapts attention alone, so it is no LCM-LoRA: most LoRAs for a style or a subject do so, and so does "
-            f"Flash Diffusion's. {remedy}"
+            f"{path} is no LCM-LoRA: it changes attention layers alone, as most LoRAs for a style or a subject do, and "
+            f"so does Flash Diffusion's. {remedy}"
         )
     if modules == targets.keys():
         return adapter
@@ -225,7 +230,7 @@ def check_shapes(path: Path, module: str, down, up, weight, config: dict) -> Non
     if not shapes_fit(down, up, weight):
         raise ValueError(
             f"{path}: {module} is for a weight of {[up.shape[0], *down.shape[1:]]}, this model's is {list(weight.shape)} "
-            f"({config['model_channels']} channels): the file was made for another base."
+            f"({config['model_channels']} channels): the file was made for another base. Choose one for this model."
         )
 
 

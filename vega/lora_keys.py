@@ -73,7 +73,10 @@ def split_sides(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, dict[
             continue
         ending = next((e for e in ENDINGS if key.endswith(e)), None)
         if ending is None:
-            raise ValueError(f"{path}: {key!r} is no part of a LoRA of two matrices (kohya, PEFT or diffusers keys).")
+            raise ValueError(
+                f"{path}: {key!r} is no part of a LoRA of two matrices (kohya, PEFT or diffusers keys). Try "
+                "ComfyUI's own Load LoRA."
+            )
         module = key.removesuffix(ending)
         if module.startswith(KOHYA):
             module = module.removeprefix(KOHYA).removesuffix("_base_layer")

@@ -159,7 +159,10 @@ def check_variant(path: Path, config: dict) -> None:
     kind = config.get("peft_type") or "LORA"
     start = str(config.get("init_lora_weights"))
     if kind != "LORA" or config.get("use_dora"):
-        raise ValueError(f"{path} is of the kind {'DoRA' if config.get('use_dora') else kind}, not a LoRA of two matrices.")
+        raise ValueError(
+            f"{path} is of the kind {'DoRA' if config.get('use_dora') else kind}, not a LoRA of two matrices. Try "
+            "ComfyUI's own Load LoRA."
+        )
     if start.lower().startswith(CHANGE_THE_BASE):
         raise ValueError(
             f"{path} was trained with init_lora_weights = {start!r}, which changed its base model too, so it fits no other. "

@@ -7,7 +7,7 @@ import yaml
 
 from . import weights
 
-ONLY = "only models that predict the noise (epsilon) are supported"
+ONLY = "only models that predict the noise (epsilon) are supported: load it with ComfyUI's own Load Checkpoint"
 NOISE = ("", "epsilon", "eps", "noise", "none", "null", "epsilon_prediction")
 V, ZERO_SNR = "a v-prediction model", "a zero terminal SNR model"
 # Keys of files, and what the models with them are.
@@ -41,10 +41,12 @@ def check_scheduler(path: Path) -> None:
         return
     config = weights.read_json(path)
     if str(config.get("_class_name")).startswith(OTHER_SCHEDULERS):
-        raise ValueError(f"{path}: {config['_class_name']} is not supported: the model does not predict the noise.")
+        raise weights.unsupported_config(
+            path, f"{config['_class_name']} is not supported: the model does not predict the noise"
+        )
     prediction = config.get("prediction_type", "epsilon")
     if prediction != "epsilon":
-        raise ValueError(f"{path}: prediction_type = {prediction!r} is not supported (only 'epsilon').")
+        raise weights.unsupported_config(path, f"prediction_type = {prediction!r} is not supported (only 'epsilon')")
     weights.require(path, config, SCHEDULE)
 
 
@@ -72,7 +74,7 @@ def says(path: Path) -> str | None:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}).") from error
+        raise ValueError(f"{path} can't be read ({error.strerror}). Mend it, or move it away.") from error
     try:
         parts = list(yaml.safe_load_all(content))  # yaml itself tells UTF-8 from UTF-16
     except (ValueError, RecursionError, yaml.YAMLError) as error:

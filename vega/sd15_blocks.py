@@ -154,7 +154,10 @@ def kept_patches(patches: dict[tuple, object], kept: dict[str, list[int]]) -> di
         if number in kept.get(side, ())
     }
     if patches and not mapped:
-        raise ValueError("A node replaces attention only in blocks of Stable Diffusion 1.5 that this model leaves out.")
+        raise ValueError(
+            "A node replaces attention only in blocks of Stable Diffusion 1.5 that this model leaves out. Bypass it, or "
+            "draw with Stable Diffusion 1.5 itself."
+        )
     return mapped
 
 

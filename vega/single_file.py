@@ -43,7 +43,11 @@ def read(path: Path) -> Parts:
         other = unsupported.other_model(unet)
         raise ValueError(
             f"{path} holds no whole UNet of the SDXL or SD 1.5 family"
-            + (f": it is {other}." if other else f" ({error} is missing or of another shape).")
+            + (
+                f": it is {other}. Load it with ComfyUI's own nodes."
+                if other
+                else f" ({error} is missing or of another shape)."
+            )
             + ("" if other else " If it should, download it again.")
         ) from error
     return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT)}, vae)

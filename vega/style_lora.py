@@ -5,6 +5,7 @@ import logging
 import re
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import comfy.lora
 import comfy.model_patcher
@@ -21,6 +22,16 @@ RESIDUAL = (*lora.RESIDUAL, "in_layers_2", "out_layers_3", "emb_layers_1")  # un
 ATTENTION = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
+class Applied(NamedTuple):
+    """What was done: in a sentence, and in numbers of modules."""
+
+    sentence: str
+    modules: int  # of the UNet's, patched
+    modules_in_file: int
+    text_modules: int  # of the text encoders', patched
+    lacks_clip: bool  # the file has some, and no CLIP is connected
+
+
 def apply(
     model: comfy.model_patcher.ModelPatcher,
     clip: comfy.sd.CLIP | None,
@@ -28,8 +39,8 @@ def apply(
     strength_model: float,
     strength_clip: float,
     made_for: str = AUTO,
-) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, str]:
-    """Clones of the model and its text encoders with the LoRA as weight patches, and what was done, in a sentence.
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, Applied]:
+    """Clones of the model and its text encoders with the LoRA as weight patches, and what was done.
 
     A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
     small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the sentence counts them.
@@ -40,7 +51,7 @@ def apply(
     adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    report = []
+    report, modules, text_modules = [], 0, 0
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
         few_step = not for_text and is_few_step(path, metadata, adapter)
@@ -54,16 +65,18 @@ def apply(
             raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
         model.add_patches(patches, strength_model)
-        report.append(f"{len(kept)} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+        modules = len(kept)
+        report.append(f"{modules} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
     if for_text and clip is not None and strength_clip:
-        clip, count = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
-        report.append(f"{count} modules of text encoders")
-    elif for_text and clip is None:
+        clip, text_modules = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
+        report.append(f"{text_modules} modules of text encoders")
+    lacks_clip = bool(for_text) and clip is None
+    if lacks_clip:
         report.append("its modules of text encoders not: no clip is connected")
     weights.check_end(path)
     sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
-    return model, clip, sentence
+    return model, clip, Applied(sentence, modules, len(adapter), text_modules, lacks_clip)
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:
@@ -90,13 +103,16 @@ def place_modules(
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
     as_own = by_module_name(own)
     if other := other_sd15_derivative(adapter, config):
-        raise ValueError(f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks.")
+        raise ValueError(
+            f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks. "
+            f"Put it on {other}."
+        )
     if not sd15_blocks.levels_kept(config):
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
             raise ValueError(
                 f"{path} was made for another base: {len(strangers)} of its {len(adapter)} modules are not in the model, "
-                f"which is {base_name(model)}: {weights.listing(strangers)}."
+                f"which is {base_name(model)}: {weights.listing(strangers)}. Choose one for this model."
             )
         return as_own, ""
     as_sd15 = sd15_modules(config, own)
@@ -113,7 +129,9 @@ def place_modules(
     targets = {module: key for module, key in as_sd15.items() if key}
     left_out = sum(module not in targets for module in adapter)
     if left_out == len(adapter):
-        raise ValueError(f"{path} adapts only blocks of Stable Diffusion 1.5 that {base_name(model)} leaves out.")
+        raise ValueError(
+            f"{path} adapts only blocks of Stable Diffusion 1.5 that {base_name(model)} leaves out. Put it on SD 1.5."
+        )
     note = f", made for Stable Diffusion 1.5; the other {left_out} are for blocks that {base_name(model)} leaves out"
     return targets, note
 
@@ -182,7 +200,7 @@ def infer_made_for(
     if not any(possible.values()):
         raise ValueError(
             f"{path} was made for another base: its {len(adapter)} modules fit neither {base_name(model)} nor Stable "
-            "Diffusion 1.5, which that was made from."
+            "Diffusion 1.5, which that was made from. Choose one for either."
         )
     if not all(possible.values()):
         return next(name for name, can in possible.items() if can)
@@ -244,5 +262,5 @@ def patch_text_encoders(
     patched = clip.clone()
     applied = patched.add_patches(loaded, strength)
     if len(applied) != len(loaded):
-        raise ValueError(f"{path}: the host took {len(applied)} of {len(loaded)} modules of the text encoders.")
+        raise ValueError(f"{path}: ComfyUI took {len(applied)} of {len(loaded)} modules: connect clip from `Load Vega`.")
     return patched, len(loaded)

@@ -144,9 +144,11 @@ def host_config(config: dict, path: Path, activation: str) -> dict:
     for option, (default, most) in DEFAULT_AND_MAX.items():
         values[option] = value = config.get(option, default)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ValueError(f"{path}: {option} = {value!r} is not supported (only 1 to {most}).")
+            raise weights.unsupported_config(path, f"{option} = {value!r} is not supported (only 1 to {most})")
     if values["num_hidden_layers"] < 3:
-        raise ValueError(f"{path}: {values['num_hidden_layers']} layers; the host needs at least 3.")
+        raise weights.unsupported_config(path, f"{values['num_hidden_layers']} layers; at least 3 are needed")
     if values["hidden_size"] % values["num_attention_heads"]:
-        raise ValueError(f"{path}: num_attention_heads {values['num_attention_heads']} does not divide hidden_size.")
+        raise weights.unsupported_config(
+            path, f"num_attention_heads {values['num_attention_heads']} does not divide hidden_size"
+        )
     return {**values, "hidden_act": activation}

@@ -40,7 +40,9 @@ def from_folder(folder: Path, config: dict, latent_format: comfy.latent_formats.
     weights.require(folder / "config.json", config, REQUIRED)
     scaling_factor = config.get("scaling_factor", 1.0)
     if not isinstance(scaling_factor, (int, float)) or not 0 < scaling_factor < float("inf"):
-        raise ValueError(f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number.")
+        raise ValueError(
+            f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number. Download it again."
+        )
     return load(path, host_names(state_dict, "decoder"), latent_format.scale_factor / scaling_factor)
 
 

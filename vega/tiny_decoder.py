@@ -37,7 +37,10 @@ def decode(
             f"{FAMILIES[drawn_as].title} family: take the VAE from the Load Vega that the model came from."
         )
     if samples.is_nested or samples.ndim != 4 or samples.shape[1] != vae.latent_channels:
-        raise ValueError(f"samples has the shape {list(samples.shape)}; this VAE needs {vae.latent_channels} channels.")
+        raise ValueError(
+            f"samples has the shape {list(samples.shape)}; this VAE needs {vae.latent_channels} channels: take the "
+            "VAE from the loader that the model came from."
+        )
     if not samples.isfinite().all():
         raise ValueError("samples contains NaN or infinite values: look at the node that made them.")
     if vae.device.type != "cpu" or vae.vae_dtype != torch.float32:

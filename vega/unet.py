@@ -147,39 +147,51 @@ def host_config(config: dict, path: Path) -> dict:
     for option, most in MAX_VALUES.items():
         least = int(option not in DEPTHS)  # a level without attention may well have none
         if option in config and not is_int_or_nested(config[option], least, most):
-            raise ValueError(f"{path}: {option} = {config[option]!r} is not supported (only {least} to {most}).")
+            raise weights.unsupported_config(
+                path, f"{option} = {config[option]!r} is not supported (only {least} to {most})"
+            )
     channels, down, up = config["block_out_channels"], config["down_block_types"], config["up_block_types"]
     if not isinstance(channels, list) or any(isinstance(c, list) for c in channels) or len(channels) > MAX_LEVELS:
-        raise ValueError(f"{path}: block_out_channels = {channels!r} is not a list of up to {MAX_LEVELS} numbers.")
+        raise weights.unsupported_config(
+            path, f"block_out_channels = {channels!r} is not a list of up to {MAX_LEVELS} numbers"
+        )
     levels = len(channels)
     for option, types, allowed in (("down_block_types", down, DOWN), ("up_block_types", up, UP)):
         if not isinstance(types, list) or len(types) != levels:
-            raise ValueError(f"{path}: {option} = {types!r} does not have one entry for each of block_out_channels.")
+            raise weights.unsupported_config(
+                path, f"{option} = {types!r} does not have one entry for each of block_out_channels"
+            )
         if unknown := [t for t in types if t not in allowed]:
-            raise ValueError(f"{path}: {option} contains {unknown[0]!r}; only {' and '.join(allowed)} are supported.")
+            raise weights.unsupported_config(
+                path, f"{option} contains {unknown[0]!r}; only {' and '.join(allowed)} are supported"
+            )
     if any(c % channels[0] or c % 32 for c in channels):
-        raise ValueError(f"{path}: block_out_channels {channels} are not whole multiples of the first and of 32.")
+        raise weights.unsupported_config(
+            path, f"block_out_channels {channels} are not whole multiples of the first and of 32"
+        )
 
     def per_level(option: str) -> list:
         """An entry that may be one value for all levels or a list of one each."""
         value = config[option]
         entries = value if isinstance(value, list) else [value] * levels
         if len(entries) != levels:
-            raise ValueError(f"{path}: {option} = {value!r} does not have one entry for each of block_out_channels.")
+            raise weights.unsupported_config(
+                path, f"{option} = {value!r} does not have one entry for each of block_out_channels"
+            )
         return entries
 
     def block_depths(option: str, depth, blocks: int, attention: bool) -> list[int]:
         """Transformer layers of each block of a level: none without attention; SSD-1B gives every block its own."""
         depths = depth if isinstance(depth, list) else [depth] * blocks
         if attention and (len(depths) != blocks or any(isinstance(d, list) or d == 0 for d in depths)):
-            raise ValueError(f"{path}: {option} gives {depth!r} to a level of {blocks} blocks.")
+            raise weights.unsupported_config(path, f"{option} gives {depth!r} to a level of {blocks} blocks")
         return depths if attention else [0] * blocks
 
     layers, depths = per_level("layers_per_block"), per_level("transformer_layers_per_block")
     up_option = "reverse_transformer_layers_per_block"
     up_depths = per_level(up_option) if config.get(up_option) else depths[::-1]
     if any(isinstance(n, list) for n in layers):
-        raise ValueError(f"{path}: layers_per_block = {layers!r} is not supported (only one number a level).")
+        raise weights.unsupported_config(path, f"layers_per_block = {layers!r} is not supported (only one number a level)")
     down_attention = [t == "CrossAttnDownBlock2D" for t in down]
     up_attention = [t == "CrossAttnUpBlock2D" for t in up]
     depth_in, depth_out = [], []
@@ -192,35 +204,39 @@ def host_config(config: dict, path: Path) -> dict:
         "UNetMidBlock2DCrossAttn": depths[-1][0] if isinstance(depths[-1], list) else depths[-1],
     }[config["mid_block_type"]]
     if not isinstance(middle, int) or middle == 0:
-        raise ValueError(f"{path}: transformer_layers_per_block gives {depths[-1]!r} to the middle block.")
+        raise weights.unsupported_config(path, f"transformer_layers_per_block gives {depths[-1]!r} to the middle block")
     if sum(depth_in + depth_out) > MAX_TRANSFORMER_LAYERS:
-        raise ValueError(f"{path}: {sum(depth_in + depth_out)} transformer layers; at most {MAX_TRANSFORMER_LAYERS}.")
+        raise weights.unsupported_config(
+            path, f"{sum(depth_in + depth_out)} transformer layers; at most {MAX_TRANSFORMER_LAYERS}"
+        )
 
     # diffusers calls the number of heads "attention_head_dim" (huggingface/diffusers#2011).
     heads = per_level("num_attention_heads" if config.get("num_attention_heads") else "attention_head_dim")
     attended = [i for i in range(levels) if down_attention[i] or up_attention[-1 - i] or (i == levels - 1 and middle > 0)]
     if not attended:
-        raise ValueError(f"{path}: a UNet without cross attention is not supported.")
+        raise weights.unsupported_config(path, "a UNet without cross attention is not supported")
     if any(isinstance(heads[level], list) or channels[level] % heads[level] for level in attended):
-        raise ValueError(f"{path}: attention_head_dim {heads} does not divide the channels {channels}.")
+        raise weights.unsupported_config(path, f"attention_head_dim {heads} does not divide the channels {channels}")
     if len({heads[level] for level in attended}) == 1:
         head_settings = {"num_heads": heads[attended[0]], "num_head_channels": -1}
     elif len({channels[level] / heads[level] for level in attended}) == 1:
         head_settings = {"num_heads": -1, "num_head_channels": channels[attended[0]] // heads[attended[0]]}
     else:
-        raise ValueError(f"{path}: attention_head_dim {heads} gives neither equal heads nor heads of equal size.")
+        raise weights.unsupported_config(
+            path, f"attention_head_dim {heads} gives neither equal heads nor heads of equal size"
+        )
 
     text_time = config.get("addition_embed_type") == "text_time"
     if text_time and not isinstance(config.get("projection_class_embeddings_input_dim"), int):
         raise ValueError(f"{path}: projection_class_embeddings_input_dim is missing. Download it again.")
     if not isinstance(config["cross_attention_dim"], int):
-        raise ValueError(
-            f"{path}: cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)."
+        raise weights.unsupported_config(
+            path, f"cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)"
         )
     if text_time and config["cross_attention_dim"] == 1280:
         raise ValueError(f"{path}: cross_attention_dim = 1280 is {REFINER}.")
     if not text_time and config["cross_attention_dim"] == 1024:
-        raise ValueError(f"{path}: cross_attention_dim = 1024 is Stable Diffusion 2's, which is not supported.")
+        raise weights.unsupported_config(path, "cross_attention_dim = 1024 is Stable Diffusion 2's, which is not supported")
     return {
         "image_size": 32,
         "in_channels": 4,

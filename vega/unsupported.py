@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+FAMILIES = "models of the SDXL and SD 1.5 families"
 PLAIN_ENDINGS = (".weight", ".bias")
 # Who quantised: endings of the names that only their files have.
 QUANTISED = {
@@ -37,7 +38,7 @@ KINDS = (
     ),
     (re.compile(r"^(ip_adapter|image_proj)\b"), "an IP-Adapter"),
     (re.compile(r"^model_ema\."), "the EMA weights of a training run alone; use the file of the whole model"),
-    *((names, f"{model}; Load Vega takes models of the SDXL and SD 1.5 families") for names, model in OTHER_MODELS),
+    *((names, f"{model}; Load Vega takes {FAMILIES}") for names, model in OTHER_MODELS),
     (
         re.compile(r"^((model\.)?diffusion_model\.|unet\.)?(down_blocks|input_blocks)\."),
         "a UNet alone; Load Vega needs the whole model, with its text encoders",
@@ -94,7 +95,7 @@ def describe(state_dict: dict[str, torch.Tensor]) -> str:
     if not state_dict:
         return "empty"
     kind = next((words for names, words in KINDS if any(names.search(name) for name in state_dict)), None)
-    return kind or f"something with keys like {next(iter(state_dict))!r}"
+    return kind or f"something with keys like {next(iter(state_dict))!r}; Load Vega takes {FAMILIES}"
 
 
 def other_model(state_dict: dict[str, torch.Tensor]) -> str | None:

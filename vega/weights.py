@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         other = file_integrity.other_kind(path)
         too_many = is_safetensors and not other and file_integrity.has_too_many_tensors(path)
     except OSError as error:
-        raise ValueError(f"{path} can't be read ({error.strerror}).") from error
+        raise ValueError(f"{path} can't be read ({error.strerror}). Let ComfyUI read it, or copy it again.") from error
     if other:
         kind = "a safetensors file" if is_safetensors else "a file of weights at all,"
         raise ValueError(f"{path} is not {kind} but {other}.")
@@ -225,6 +225,11 @@ def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if comfy.memory_management.aimdo_enabled else tensor
 
 
+def unsupported_config(path: Path, what: str) -> ValueError:
+    """What is raised of a config.json that no supported model has."""
+    return ValueError(f"{path}: {what}. Use another model: Load Vega takes {unsupported.FAMILIES}.")
+
+
 def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict | None = None) -> None:
     """ValueError naming the first option of a config.json that is not one of its required values; left out, it is the first.
 
@@ -240,9 +245,8 @@ def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict
         if value not in allowed:
             name = next((n for refused, n in (known_as or {}).items() if refused in ((option, value), option)), None)
             known = f" ({name})" if name else ""
-            raise ValueError(
-                f"{path}: {option} = {value!r}{known} is not supported (only {' or '.join(map(repr, allowed))})."
-            )
+            only = " or ".join(map(repr, allowed))
+            raise unsupported_config(path, f"{option} = {value!r}{known} is not supported (only {only})")
 
 
 def check(path: Path, tensors: dict[str, torch.Tensor], needed: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,133 @@
+"""Notes for the faces of nodes in ComfyUI's page: what a node did, and what would give a wrong picture.
+
+They go to the page alone, as a websocket event of their own. A node's `ui` output would stand in /history and among the
+outputs that programs get, in front of their pictures; and core's nodes, such as CLIP Text Encode, can't be given one.
+What was said of a node is remembered by all that goes into it, so that the page can ask for it where the host has the node
+in its cache and does not run it: again, in another tab, after a reload.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from typing import NamedTuple
+
+from aiohttp import web
+from comfy_execution.graph_utils import is_link
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..images.delivery import is_browser
+
+EVENT = "vega.note"
+ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
+MAX_REMEMBERED = 1000  # a few hundred bytes each
+SEEDS = ("seed", "noise_seed")  # no note depends on one, and templates have a new one for each run
+remembered: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
+
+
+class Note(NamedTuple):
+    """key: a sentence in web/js/note_texts.js; values: what stands in its braces; is_warning: or information."""
+
+    key: str
+    values: dict
+    is_warning: bool = False
+
+
+def applied(modules: int, strength: float, modules_in_file: int | None = None) -> Note:
+    """Of a LoRA: on how many of its modules; at strength 0 on none."""
+    if not strength:
+        return Note("strengthZero", {})
+    return Note("applied", {"count": modules, "total": modules_in_file or modules, "strength": str(round(strength, 2))})
+
+
+def say(*notes: Note) -> None:
+    """Puts these on the node that runs now, in place of the last ones; nothing where no page is watching."""
+    if (watched := watched_prompt()) is None:
+        return
+    prompt, node_id = watched
+    if node_id in prompt:  # else another node made it while running
+        remember(prompt[node_id]["class_type"], signature(prompt, node_id), encode(notes))
+        send(prompt, node_id, notes)
+
+
+def say_upstream(class_type: str, note: Note) -> None:
+    """The same for the nearest node of a type that the running one gets something from; it is true of this run alone."""
+    if (watched := watched_prompt()) is None:
+        return
+    prompt, node_id = watched
+    if node_id := find_upstream(prompt, node_id, class_type):
+        send(prompt, node_id, [note])
+
+
+def watched_prompt() -> tuple[dict, str] | None:
+    """The graph that runs, by node id, and the id of the node; None where it runs for no page."""
+    if (context := get_executing_context()) is None:  # a node that is called by a program, without the host's server
+        return None
+    server = PromptServer.instance
+    if not is_browser(server, server.client_id):
+        return None
+    running = list(server.prompt_queue.currently_running.values())
+    return next(((prompt, context.node_id) for _, id, prompt, *_ in running if id == context.prompt_id), None)
+
+
+def send(prompt: dict, node_id: str, notes: list[Note]) -> None:
+    server, prompt_id = PromptServer.instance, get_executing_context().prompt_id
+    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": encode(notes)}
+    server.send_sync(EVENT, note, server.client_id)
+
+
+def encode(notes: list[Note]) -> list[dict]:
+    return [note._asdict() for note in notes]
+
+
+def remember(class_type: str, signature: str, notes: list[dict]) -> None:
+    remembered[class_type, signature] = notes
+    remembered.move_to_end((class_type, signature))
+    if len(remembered) > MAX_REMEMBERED:
+        remembered.popitem(last=False)
+
+
+def signature(prompt: dict, node_id: str) -> str:
+    """What is the same for a node of the same type into which the same goes, other nodes' work included, whatever its id."""
+    numbers, waiting = {node_id: 0}, [node_id]
+    rows = []
+    for id in waiting:  # which grows meanwhile
+        node, inputs = prompt.get(id, {"class_type": None, "inputs": {}}), {}
+        for name, value in sorted(node["inputs"].items()):
+            if is_link(value):
+                if value[0] not in numbers:
+                    waiting.append(value[0])
+                inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
+            elif name not in SEEDS:
+                inputs[name] = value
+        rows.append([node["class_type"], inputs])
+    return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def find_upstream(prompt: dict, node_id: str, class_type: str) -> str | None:
+    """The nearest node of the type, by the number of links."""
+    seen, level = set(), [node_id]
+    while level := [id for id in dict.fromkeys(level) if id in prompt and id not in seen]:
+        seen.update(level)
+        level = [value[0] for id in level for value in prompt[id]["inputs"].values() if is_link(value)]
+        if found := next((id for id in level if prompt.get(id, {}).get("class_type") == class_type), None):
+            return found
+    return None
+
+
+def add_route(routes: web.RouteTableDef) -> None:
+    routes.get(ROUTE)(answer)
+
+
+async def answer(request: web.Request) -> web.Response:
+    """What was said of the nodes of a prompt that runs or has run, in this run or in one before with the same inputs."""
+    prompt_id, queue = request.match_info["prompt_id"], PromptServer.instance.prompt_queue
+    items = [*list(queue.currently_running.values()), *(one["prompt"] for one in queue.get_history(prompt_id).values())]
+    prompt = next((prompt for _, id, prompt, *_ in items if id == prompt_id), {})
+    types = {class_type for class_type, _ in list(remembered)}  # a signature takes a while in a large graph
+    found = {}
+    for node_id, node in prompt.items():
+        class_type = node["class_type"]
+        if class_type in types and (notes := remembered.get((class_type, signature(prompt, node_id)))) is not None:
+            found[node_id] = {"type": class_type, "notes": notes}
+    return web.json_response(found)
