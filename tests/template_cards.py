@@ -62,7 +62,7 @@ def open_card(page, name: str) -> dict:
         "([id, count]) => window.app.graph.id === id && window.app.graph.nodes.length === count",
         arg=[workflow["id"], len(workflow["nodes"])],
     )
-    page.wait_for_function(browser.STILL)
+    browser.until(page, browser.STILL)
     return workflow
 
 
