@@ -50,10 +50,13 @@ async function select(executionId) {
   const node = nodeAt(executionId);
   if (!node) return;
   const { canvas } = app;
-  if (!canvas.canvas.checkVisibility()) await app.extensionManager.command.execute("Comfy.ToggleLinear"); // the app view
-  if (canvas.graph !== node.graph) canvas.setGraph(node.graph);
-  await frame(); // in which the frontend fits an opened graph into the window
-  await frame();
+  const isInAppView = !canvas.canvas.checkVisibility();
+  if (isInAppView) await app.extensionManager.command.execute("Comfy.ToggleLinear");
+  if (isInAppView || canvas.graph !== node.graph) {
+    canvas.setGraph(node.graph);
+    await frame(); // in which the frontend fits the whole graph into the window
+    await frame();
+  }
   canvas.deselectAll();
   canvas.select(node);
   canvas.ds.scale = Math.max(canvas.ds.scale, 1); // or its text may be hidden
