@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+ANSWER_SECONDS = 180
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)"
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 
@@ -34,7 +36,7 @@ def opened(server, profile: Path, chromium: str, scale: int = 1):
         page.complaints = []
         page.on("console", lambda message: complain(page, server.url, message))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.set_default_timeout(180_000)
+        page.set_default_timeout(1000 * ANSWER_SECONDS)
         page.goto(server.url)
         wait_until_ready(page)
         yield page
@@ -74,13 +76,25 @@ STANDS = """view => new Promise(answer => {
 })"""
 
 
+def until(page: Page, question: str, arg=None):
+    """Asks the page until a promise of it answers with something true, and gives that.
+
+    Playwright's wait_for_function takes the promise itself for true. A question lasts a frame at least.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not (answer := page.evaluate(question, arg)):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"The page never answered {question} with something true.")
+    return answer
+
+
 def load(page: Page, workflow: dict) -> None:
     """What a click on a template does, in the place of the graph before it; a view that still moves would go on moving."""
-    page.wait_for_function(STILL)
+    until(page, STILL)
     page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
     page.wait_for_function(f"window.app.graph.nodes.length === {len(workflow['nodes'])}")
     if view := workflow.get("extra", {}).get("ds"):  # another graph's view may have gone on moving over this one's
-        page.wait_for_function(STANDS, arg=view)
+        until(page, STANDS, view)
 
 
 def center(page: Page, kind: str) -> None:
@@ -92,7 +106,7 @@ def center(page: Page, kind: str) -> None:
             return {{ scale: 1, offset: [width / 2 - pos[0] - size[0] / 2, height / 2 - pos[1] - size[1] / 2] }}
         }}"""
     )
-    page.wait_for_function(STANDS, arg=view)
+    until(page, STANDS, view)
 
 
 def node(kind: str) -> str:

@@ -128,7 +128,7 @@ class Saved:
             "revision": 0,
             "last_node_id": max(ids),
             "last_link_id": self._count,
-            "nodes": sorted(top, key=lambda node: node["id"]),
+            "nodes": sorted(top, key=lambda node: node["pos"]),  # the order in which Tab reaches them with Nodes 2.0
             "links": self.links[None],
             "groups": self.groups(None),
             "definitions": {"subgraphs": [self.definition(one) for one in graph.subgraphs]},

@@ -25,7 +25,7 @@ PIXEL_ART = on_hub("nerijs/pixel-art-xl", "loras", "171 MB", "pixel-art-xl.safet
 CANNY = on_hub("lllyasviel/sd_control_collection", "controlnet", "0.5 GB", "diffusers_xl_canny_mid.safetensors")
 NANO_SIDE = 192  # pixels: what vega-nano draws best
 NANO_MEGAPIXELS = round(NANO_SIDE**2 / 1024**2, 3)
-SMALL, LARGE, COMPARED = (280, 360), (560, 640), (340, 400)  # width and height of the nodes that show the result
+SMALL, LARGE, COMPARED = (250, 340), (560, 640), (340, 400)  # width and height of the nodes that show the result
 EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which extension.py puts into the input folder
 
 
@@ -117,7 +117,7 @@ def inpaint(g: Graph) -> None:
 def live_drawing(g: Graph) -> None:
     with g.subgraph("Live prompt (Vega RT)") as face:
         picture = text_to_image(g, face, "night, desert, full moon", NANO_SIDE)
-    shown(g, "VegaSendImage", picture, (300, 460), format="jpeg", quality=95, metadata=False)
+    shown(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95, metadata=False)
 
 
 def steps_compared(g: Graph) -> None:
@@ -240,7 +240,7 @@ def controlnet(g: Graph) -> None:
 def send_image_api(g: Graph) -> None:
     with g.subgraph("Text to picture (for programs)") as face:
         picture = text_to_image(g, face, "a starry night over the ocean with a boat", NANO_SIDE)
-    shown(g, "VegaSendImage", picture, (300, 480), format="jpeg", quality=95)
+    shown(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95)
 
 
 def text_to_image(

@@ -89,10 +89,11 @@ def notes() -> dict[str, str]:
 
 
 def note_height(text: str) -> int:
-    """Room for the text at about 58 letters a line, so that nothing has to be scrolled."""
+    """Room for the text at about 58 letters a line, so that nothing has to be scrolled; most of it with Nodes 2.0."""
     shown = re.sub(r"\]\([^)]*\)|[*`\[#]", "", text)
     lines = sum(math.ceil(len(line) / 58) for line in shown.splitlines() if line)
-    return math.ceil((15 * lines + 12 * text.count("\n\n") + 40) / 10) * 10
+    items = len(re.findall(r"^(?:-|\d\.) ", text, re.MULTILINE))
+    return math.ceil((14 * lines + 12 * text.count("\n\n") + 8 * items + 40) / 10) * 10
 
 
 def add_note(g: Graph, text: str) -> None:

@@ -137,6 +137,16 @@ def page(server, tmp_path_factory):
         yield page
 
 
+@pytest.fixture
+def renderer(page, request):
+    """The frontend draws nodes with Nodes 2.0 or, as by default here, without: tests choose by parametrize, indirectly."""
+    from template_cards import set_renderer
+
+    set_renderer(page, request.param)
+    yield request.param
+    set_renderer(page, "classic")
+
+
 @pytest.fixture(scope="module")
 def place(server):
     """Puts files into the server's models and takes them away again."""

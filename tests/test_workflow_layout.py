@@ -6,7 +6,7 @@ from contrast import contrast
 from workflow_files import NOTES, every, levels, read, subgraphs
 
 TITLE = 30  # height in the browser's canvas
-TITLE_TEXT, LABEL_TEXT, CANVAS = "#999", "#aaa", "#222"  # the frontend's dark theme
+TITLE_TEXT, LABEL_TEXT, NOTE_TEXT, CANVAS = "#999", "#aaa", "#fff", "#222"  # the frontend's dark theme
 
 
 def box(node: dict) -> tuple[float, float, float, float]:
@@ -64,5 +64,8 @@ def test_names_stand_out_from_their_nodes(path):
     for node in coloured:
         assert contrast(TITLE_TEXT, node["color"]) >= 4.5
         assert contrast(LABEL_TEXT, node["bgcolor"]) >= 4.5
+    for node in [node for node in workflow["nodes"] if node["type"] in NOTES]:
+        assert contrast(TITLE_TEXT, node["color"]) >= 4.5
+        assert contrast(NOTE_TEXT, node["bgcolor"]) >= 4.5
     for group in [group for level in subgraphs(workflow) for group in level["groups"]]:
         assert contrast(group["color"], CANVAS) >= 4.5

@@ -13,10 +13,12 @@ const LABELS = {
   zh: ["显示节点", "关闭"],
   "zh-TW": ["顯示節點", "關閉"],
 };
-const TOAST_STYLE = `position: fixed; z-index: 3000; top: 96px; left: 50%; transform: translateX(-50%); max-width: min(640px, 80vw);
+// At the bottom: the frontend's own message and the Run button are at the top right.
+const TOAST_STYLE = `position: fixed; z-index: 3000; bottom: 24px; left: 50%; transform: translateX(-50%); width: max-content;
+  max-width: min(640px, 80vw); box-sizing: border-box; max-height: 40vh; overflow: auto;
   display: flex; gap: 12px; align-items: flex-start; padding: 12px 14px; border-radius: 8px; border: 1px solid #f87171;
   background: #2a1416; color: #fff; font: 14px/1.45 Inter, Arial, sans-serif; box-shadow: 0 4px 16px #0008;`;
-const BUTTON_STYLE = `flex: none; padding: 4px 10px; border-radius: 6px; border: 1px solid #fca5a5; background: #450a0a;
+const BUTTON_STYLE = `flex: none; white-space: nowrap; padding: 4px 10px; border-radius: 6px; border: 1px solid #fca5a5; background: #450a0a;
   color: #fff; font: inherit; cursor: pointer;`;
 const isOurs = (type) => type?.startsWith("Vega");
 let shown = null;
@@ -24,6 +26,14 @@ let shown = null;
 function close() {
   shown?.remove();
   shown = null;
+  removeEventListener("keydown", onKey, true);
+}
+
+// Before the frontend, which leaves the subgraph at Escape.
+function onKey(event) {
+  if (event.key !== "Escape") return;
+  event.stopPropagation();
+  close();
 }
 
 function button(label, pressed) {
@@ -34,13 +44,22 @@ function button(label, pressed) {
   return made;
 }
 
-function select(executionId) {
+const frame = () => new Promise(requestAnimationFrame);
+
+async function select(executionId) {
   const node = nodeAt(executionId);
   if (!node) return;
   const { canvas } = app;
-  if (canvas.graph !== node.graph) canvas.setGraph(node.graph);
+  const isInAppView = !canvas.canvas.checkVisibility();
+  if (isInAppView) await app.extensionManager.command.execute("Comfy.ToggleLinear");
+  if (isInAppView || canvas.graph !== node.graph) {
+    canvas.setGraph(node.graph);
+    await frame(); // in which the frontend fits the whole graph into the window
+    await frame();
+  }
   canvas.deselectAll();
   canvas.select(node);
+  canvas.ds.scale = Math.max(canvas.ds.scale, 1); // or its text may be hidden
   canvas.centerOnNode(node);
 }
 
@@ -57,13 +76,14 @@ function show(executionId, type, message) {
   title.textContent = nodeAt(executionId)?.title ?? type;
   text.append(title, document.createElement("br"), message.trim());
   const buttons = document.createElement("div");
-  buttons.style.cssText = "display: flex; flex-direction: column; gap: 6px";
+  buttons.style.cssText = "flex: none; display: flex; flex-direction: column; gap: 6px";
   buttons.append(
     button(showNode, () => select(executionId)),
     button(closeIt, close),
   );
   shown.append(text, buttons);
   document.body.append(shown);
+  addEventListener("keydown", onKey, true);
 }
 
 // A node's own check of its inputs: "model_name - There is no model ..." in details.

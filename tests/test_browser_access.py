@@ -1,0 +1,105 @@
+"""Whether a template can be used without a mouse and read by weak eyes: keys, and contrast as the page draws it."""
+
+import io
+
+import numpy as np
+import pytest
+from contrast import contrast
+from page_graphs import read
+from PIL import Image
+from template_cards import INSTANCE, PROMPT, face, is_vue, open_card, point, prompt_box
+
+from dev import browser
+
+TABS = 150  # more than the page has stops
+BOTH = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+# (text, its colour, the colour behind it) of a node, except for the small label that the frontend lays over a prompt.
+TEXTS = """node => [...node.querySelectorAll('*')]
+    .filter(one => !one.closest('label, textarea') && !one.parentElement.querySelector(':scope > textarea'))
+    .filter(one => [...one.childNodes].some(child => child.nodeType === 3 && child.textContent.trim()))
+    .map(one => {
+        let behind = one
+        while (getComputedStyle(behind).backgroundColor === 'rgba(0, 0, 0, 0)') behind = behind.parentElement
+        return [one.textContent.trim(), getComputedStyle(one).color, getComputedStyle(behind).backgroundColor]
+    })"""
+
+
+@pytest.fixture(autouse=True)
+def calm(page):
+    page.complaints.clear()
+    yield
+    page.evaluate("window.app.canvas.setGraph(window.app.graph)")
+
+
+def tab_to(page, is_there: str) -> None:
+    """Presses Tab until the focused element is the one that a JavaScript function of it knows."""
+    for _ in range(TABS):
+        page.keyboard.press("Tab")
+        if page.evaluate(f"({is_there})(document.activeElement)"):
+            return
+    raise AssertionError(f"Tab never comes to {is_there}")
+
+
+@BOTH
+def test_keys_alone_draw_a_picture(page, server, renderer):
+    """Tab comes to the prompt, Ctrl+Enter runs, Tab comes to the seed: in the classic renderer in the panel of the node."""
+    open_card(page, "vega_live_drawing")
+    page.evaluate("document.activeElement.blur()")
+    said = page.evaluate(f"{PROMPT}.value")
+    tab_to(page, f"one => one.tagName === 'TEXTAREA' && one.value === {said!r} && one.getClientRects().length > 0")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("night, the sea with a boat, stars")
+    count = page.evaluate("window.ended.length")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function(f"window.ended.length > {count} && window.app.ui.lastQueueSize === 0")
+    assert page.evaluate(f"window.ended[{count}]") == "execution_success"
+    (entry,) = server.get("/history", max_items=1).json().values()
+    (image,) = [image for output in entry["outputs"].values() for image in output["images"]]
+    with Image.open(io.BytesIO(server.get("/view", **image).content)) as picture:
+        assert read(picture)["object"] == "boat"
+    if not is_vue(page):
+        prompt_box(page).focus()  # selects its node
+        tab_to(page, "one => one.ariaLabel === 'Toggle properties panel'")
+        page.keyboard.press("Enter")
+    page.evaluate(f"{face('seed')}.value = 4711")
+    tab_to(page, "one => one.tagName === 'INPUT' && one.value === '4711'")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("4712")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"{face('seed')}.value === 4712")
+    if not is_vue(page):
+        page.get_by_label("Toggle properties panel").click()
+
+
+@pytest.mark.parametrize("renderer", ["Nodes 2.0"], indirect=True)
+def test_text_stands_out_with_nodes_2(page, renderer):
+    """4.5 to 1 for titles, names, labels and notes (WCAG 2.2, 1.4.3), by the colours that the page draws."""
+    open_card(page, "vega_txt2img")
+    texts = [text for box in page.locator("[data-node-id]").all() for text in box.evaluate(TEXTS)]
+    assert {"Read me", "Save Image", "seed", "steps", "width"} <= {said for said, *_ in texts}
+    for said, ink, paper in texts:
+        assert contrast(ink, paper) >= 4.5, f"{said}: {ink} on {paper}"
+
+
+def measured(page, path, left: float, top: float, width: float, height: float) -> float:
+    """The contrast of a part of the window: of its commonest colour and the one that stands out most."""
+    page.screenshot(path=path, clip={"x": left, "y": top, "width": width, "height": height})
+    with Image.open(path) as picture:
+        pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    paper, *inks = ("#{:02x}{:02x}{:02x}".format(*colours[k]) for k in np.argsort(-counts))
+    return max(contrast(ink, paper) for ink in inks)
+
+
+def test_titles_stand_out_in_the_classic_renderer(page, tmp_path):
+    """By a screenshot: 4.5 to 1 for a node's title; 3 to 1 for a group's, which is large text (24 pixels)."""
+    open_card(page, "vega_txt2img")
+    page.evaluate("window.app.canvas.deselectAll()")
+    browser.center(page, "SaveImage")
+    browser.until(page, browser.STILL)
+    x, y = point(page, "SaveImage", 0, 0)
+    assert measured(page, tmp_path / "node.png", x + 30, y - 26, 120, 22) >= 4.5
+    page.evaluate(f"window.app.canvas.setGraph({INSTANCE}.subgraph)")
+    browser.until(page, browser.STANDS, {"scale": 1, "offset": [400, 400]})
+    x, y = page.evaluate("window.app.canvas.ds.convertOffsetToCanvas(window.app.canvas.graph.groups[0].pos)")
+    assert measured(page, tmp_path / "group.png", x + 4, y + 3, 150, 24) >= 3
