@@ -14,8 +14,8 @@ class VegaAccelerate(io.ComfyNode):
             node_id="VegaAccelerate",
             display_name="Accelerate (Vega)",
             category="Vega",
-            description="The same pictures sooner, with every sampler: the UNet's calls are recorded once, and replayed by "
-            "the GPU alone.",
+            description="The same pictures sooner, with every sampler: the UNet's calls are recorded once and replayed by "
+            "the GPU alone, or run on weights packed for the processor.",
             search_aliases=["cuda graph", "torch compile", "speed", "fast", "real time"],
             inputs=[
                 io.Model.Input("model", tooltip="The model, after all LoRAs: right before the sampler."),

@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def convert(
         if file.is_file():
             return
         weights = [torch.zeros(weight.shape) for weight in module.parameters()]
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks in the host's code, true for every size
             examples = tuple(example for example, _ in inputs.values())
             graph = openvino.convert_model(Stateless(module.eval(), call), example_input=(*examples, *weights))
         graph.reshape({port: size for port, (_, size) in zip(graph.inputs, inputs.values(), strict=False)})

@@ -74,7 +74,7 @@ function show(executionId, type, message) {
   text.style.overflowWrap = "anywhere";
   const title = document.createElement("strong");
   title.textContent = nodeAt(executionId)?.title ?? type;
-  text.append(title, document.createElement("br"), message.trim());
+  text.append(title, document.createElement("br"), message.trim().replaceAll("`", ""));
   const buttons = document.createElement("div");
   buttons.style.cssText = "flex: none; display: flex; flex-direction: column; gap: 6px";
   buttons.append(
