@@ -7,10 +7,10 @@ import matplotlib
 from matplotlib import pyplot
 
 from .machine import Case
-from .variants import ACCELERATED, OURS
+from .variants import ACCELERATED, BF16, OURS
 
 matplotlib.use("Agg")
-COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b"}
+COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b", BF16: "#e09f3e"}
 OTHERS, MARKERS = "#757b82", "oosD^vP*X"
 FONT_PT, DPI = 8, 110  # the smallest letters, in points
 

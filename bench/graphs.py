@@ -12,7 +12,8 @@ def empty_latent(case: Case) -> dict:
     return node("EmptyLatentImage", width=case.size, height=case.size, batch_size=case.batch)
 
 
-def ours(models: Models, case: Case, text: str, seed: int, accelerated: bool) -> dict:
+def ours(models: Models, case: Case, text: str, seed: int, mode: str | None) -> dict:
+    """mode is Accelerate's; None leaves the node out."""
     graph = {
         "load": node("VegaLoader", model_name=models.vega, vae="tiny"),
         "lora": node("VegaLCMLora", model=["load", 0], lora_name=models.lora, strength_model=1.0),
@@ -20,7 +21,7 @@ def ours(models: Models, case: Case, text: str, seed: int, accelerated: bool) ->
         "empty": empty_latent(case),
         "sampler": node(
             "VegaLCMSampler",
-            model=["accelerate" if accelerated else "lora", 0],
+            model=["accelerate" if mode else "lora", 0],
             seed=seed,
             steps=case.steps,
             positive=["text", 0],
@@ -30,8 +31,8 @@ def ours(models: Models, case: Case, text: str, seed: int, accelerated: bool) ->
         "decode": node("VegaTinyVAEDecode", samples=["sampler", 0], vae=["load", 2]),
         "output": node("VegaSendImage", images=["decode", 0], format="jpeg", quality=95),
     }
-    if accelerated:
-        graph["accelerate"] = node("VegaAccelerate", model=["lora", 0], mode="auto")
+    if mode:
+        graph["accelerate"] = node("VegaAccelerate", model=["lora", 0], mode=mode)
     return graph
 
 

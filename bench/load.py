@@ -39,7 +39,7 @@ class Request(NamedTuple):
         return {"prompt": self.prompt, "seed": self.seed, "num_inference_steps": STEPS, **size}
 
     def graph(self, models: weights.Models) -> dict:
-        graph = graphs.ours(models, machine.Case(self.size, STEPS, 1), self.prompt, self.seed, accelerated=True)
+        graph = graphs.ours(models, machine.Case(self.size, STEPS, 1), self.prompt, self.seed, mode="auto")
         graph["output"] = graphs.node("SaveImage", images=["decode", 0], filename_prefix="load")
         return graph
 

@@ -14,6 +14,8 @@ import torch
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.float16 if GPU else torch.float32  # of the UNet and the decoder, in every variant
+# Whether the models' processor multiplies bf16 itself.
+BF16_ARITHMETIC = not GPU and any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 SIZES = (512, 768, 1024) if GPU else (128, 192, 256)
 STEPS = (1, 2, 4, 8)
 BATCHES = (1, 4)

@@ -85,10 +85,12 @@ def unet_call(config: dict, size: int, batch: int) -> list[Operation]:
     """One call of the UNet with this diffusers config."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config).to(DTYPE)
-        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
         latent = torch.empty(batch, 4, size // 8, size // 8, dtype=DTYPE)
         text = torch.empty(batch, TOKENS, unet.config.cross_attention_dim, dtype=DTYPE)
-        added = {"text_embeds": torch.empty(batch, pooled, dtype=DTYPE), "time_ids": torch.empty(batch, 6, dtype=DTYPE)}
+        added = None
+        if unet.config.addition_embed_type:  # SDXL and its like
+            pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+            added = {"text_embeds": torch.empty(batch, pooled, dtype=DTYPE), "time_ids": torch.empty(batch, 6, dtype=DTYPE)}
         return counted(unet, latent, torch.empty(batch), encoder_hidden_states=text, added_cond_kwargs=added)
 
 

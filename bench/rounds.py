@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .machine import GPU, Case
-from .variants import COMPILED, NEEDS_GPU, Failed
+from .machine import BF16_ARITHMETIC, GPU, Case
+from .variants import BF16, COMPILED, NEEDS_GPU, Failed
 
 MAX_ROUNDS = 100
 SCENES = (
@@ -32,6 +32,8 @@ def unique_prompts() -> Iterator[tuple[str, int]]:
 def plan(names: list[str], cases: list[Case]) -> tuple[list[tuple[str, Case]], dict[str, str]]:
     """What is to be drawn by whom, the main case first; and what is left out, with the reason."""
     left_out = {name: "CUDA graphs and Triton need a GPU" for name in names if name in NEEDS_GPU and not GPU}
+    if BF16 in names and not BF16_ARITHMETIC:
+        left_out[BF16] = "the models are on a device without bf16 arithmetic of its own, or on a GPU"
     jobs = []
     for name in names:
         if name not in left_out:

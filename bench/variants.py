@@ -14,11 +14,12 @@ from . import graphs, served
 from .machine import Case
 from .weights import ROOT, WORK, Models
 
-OURS, ACCELERATED = "this pack", "this pack, accelerated"
+OURS, ACCELERATED, BF16 = "this pack", "this pack, accelerated", "this pack, bf16"
 CORE, CORE_WEBSOCKET, CORE_COMPILED = "core, SaveImage", "core, SaveImageWebsocket", "core, TorchCompileModel, SaveImage"
 GRAPHS: dict[str, Callable[[Models, Case, str, int], dict]] = {
-    OURS: lambda *given: graphs.ours(*given, accelerated=False),
-    ACCELERATED: lambda *given: graphs.ours(*given, accelerated=True),
+    OURS: lambda *given: graphs.ours(*given, mode=None),
+    ACCELERATED: lambda *given: graphs.ours(*given, mode="auto"),
+    BF16: lambda *given: graphs.ours(*given, mode="bf16"),
     CORE: lambda *given: graphs.core(*given, "SaveImage"),
     CORE_WEBSOCKET: lambda *given: graphs.core(*given, "SaveImageWebsocket"),
     CORE_COMPILED: lambda *given: graphs.core(*given, "SaveImage", compiled=True),
@@ -33,7 +34,7 @@ COMPILED = (CORE_COMPILED, *(name for name, mode in DIFFUSERS.items() if mode !=
 NEEDS_GPU = ("diffusers, max-autotune", "diffusers, reduce-overhead")
 # What --only chooses from.
 GROUPS = {
-    "ours": (OURS, ACCELERATED),
+    "ours": (OURS, ACCELERATED, BF16),
     "core": (CORE, CORE_WEBSOCKET),
     "core-compiled": (CORE_COMPILED,),
     "diffusers": ("diffusers",),

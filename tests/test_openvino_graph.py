@@ -7,6 +7,7 @@ import torch
 from graph_recorder import LORA, draw
 from psnr import psnr
 from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, tiny_decoder
+from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
 
@@ -140,8 +141,10 @@ def test_bf16_pictures_are_near(nano, few_step, positive, monkeypatch, installed
         monkeypatch.setattr(openvino_graph, "openvino", None)
     fast = graphed(few_step, positive, "bf16")
     for seed in range(4):
-        samples = [lcm.sample(m, seed, 4, positive, {"samples": torch.zeros(1, 4, 16, 16)}, 1.0) for m in (fast, few_step)]
-        one, other = (
-            (tiny_decoder.decode(nano[2], s["samples"], None, s["vega_cpu_dtype"]) * 255).round().numpy() for s in samples
-        )
+        latent = {"samples": torch.zeros(1, 4, 16, 16)}
+        drawn = [lcm.sample(model, seed, 4, positive, latent, 1.0) for model in (fast, few_step)]
+        dtypes = [samples.get(CPU_DTYPE_KEY) for samples in drawn]
+        assert dtypes == [torch.bfloat16, None]
+        one, other = (tiny_decoder.decode(nano[2], d["samples"], None, t) for d, t in zip(drawn, dtypes, strict=True))
+        one, other = ((255 * picture).round().numpy() for picture in (one, other))
         assert 50 <= psnr(one, other) < 100

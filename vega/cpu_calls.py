@@ -37,7 +37,7 @@ class CpuCalls:
         self.dtype = dtype
         self.packed = PackedLayers(dtype)
         self.graphs: OrderedDict[str, openvino_graph.Compiled] = OrderedDict()  # digest of the weights -> graph
-        self.digest = None  # of the weights that are loaded
+        self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.thread = None  # that converts or compiles
         self.failed = False
 
@@ -75,17 +75,19 @@ class CpuCalls:
 
         Where its structure is on disk, the first one is waited for: it takes less than a second.
         """
-        if self.failed or not can_be_graph(unet):
+        if self.digest is None:
+            self.digest = weights_digest(unet) if can_be_graph(unet) else ""
+        if not self.digest or self.failed:
             return None
-        self.digest = self.digest or weights_digest(unet)
         if self.digest not in self.graphs and not (self.thread and self.thread.is_alive()):
+            while len(self.graphs) >= MAX_GRAPHS:
+                self.graphs.popitem(last=False)
             unet_config = patcher.model.model_config.unet_config
-            file = graph_file(unet_config)
             weights = [weight.detach().clone() for weight in unet.parameters()]
-            if file.is_file() and not self.graphs:
-                self.make_graph(unet_config, file, self.digest, weights)
+            made_of = (unet_config, graph_file(unet_config), self.digest, weights)
+            if made_of[1].is_file() and not self.graphs:
+                self.make_graph(*made_of)
             else:
-                made_of = (unet_config, file, self.digest, weights)
                 self.thread = threading.Thread(target=self.make_graph, args=made_of, daemon=True)
                 self.thread.start()
         if self.digest in self.graphs:
@@ -103,8 +105,6 @@ class CpuCalls:
         except Exception as error:  # another version of OpenVINO, a full disk
             logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
             self.failed = True
-        while len(self.graphs) > MAX_GRAPHS:
-            self.graphs.popitem(last=False)
 
 
 def can_be_graph(unet: UNetModel) -> bool:

@@ -1,0 +1,168 @@
+"""The makers' own comparisons on this machine: `python -m bench.families` measures the six bases at their own sizes.
+
+A picture's time is computed: so many UNet calls as its steps take, and one decode, each timed alone. Weights are random.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import torch
+from tabulate import tabulate
+from tqdm import tqdm
+
+from dev import diffusers_folders as folders
+from dev import host_setup
+
+from . import machine, roofline, weights
+from .weights import NANO
+
+CALLS = 3
+CFG_STEPS, FEW_STEPS = 25, 4
+PIXELS = {"Segmind-Vega": 1024, "SSD-1B": 1024, "SDXL": 1024, "SD 1.5": 512, "small-sd": 512, "tiny-sd": 512}
+# (faster, slower, its maker's claim, how many times as fast that is)
+CLAIMS = [
+    ("Segmind-Vega", "SDXL", "100 % faster, 70 % fewer parameters", 2.0),
+    ("SSD-1B", "SDXL", "60 % faster, 50 % fewer parameters", 1.6),
+    ("small-sd", "SD 1.5", "up to 100 % faster", 2.0),
+    ("tiny-sd", "SD 1.5", "up to 100 % faster", 2.0),
+]
+
+
+class Family(NamedTuple):
+    """Of one base: parameters and FLOP of its UNet, and seconds of a call by the host and by the pack's Accelerate."""
+
+    name: str
+    parameters: int
+    flop: int
+    core: float
+    core_pair: float  # two pictures in one call, as CFG computes them
+    ours: float
+    how: str  # which of accelerate.STATES it was
+
+
+def timed(run: Callable[[], object], calls: int) -> float:
+    """Median seconds, after one call to warm up."""
+    seconds = []
+    for _ in range(1 + calls):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def measure(name: str, calls: int) -> Family:
+    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import unet as loader
+
+    unet = weights.fill(folders.real_unet(name), torch.Generator().manual_seed(0))
+    config, state = json.loads(unet.to_json_string()), dict(unet.state_dict())
+    parameters = sum(weight.numel() for weight in unet.parameters())
+    del unet
+    patcher = loader.load(NANO, NANO, config, state)
+    native, side = patcher.model.diffusion_model, PIXELS[name] // 8
+    features = patcher.model.model_config.unet_config.get("adm_in_channels")
+
+    def inputs(batch: int) -> list:
+        y = torch.randn(batch, features) if features else None
+        text = torch.randn(batch, roofline.TOKENS, config["cross_attention_dim"])
+        return [torch.randn(batch, 4, side, side), torch.full((batch,), 499.0), text, y]
+
+    one, pair, states = inputs(1), inputs(2), []
+    ours = cpu_calls.CpuCalls(torch.float32)
+    core = timed(lambda: accelerate.call(native, *one), calls)
+    core_pair = timed(lambda: accelerate.call(native, *pair), 1)
+    accelerated = timed(lambda: states.append(ours(patcher, native, *one)[1]), calls)
+    return Family(name, parameters, flop(config, side), core, core_pair, accelerated, states[-1])
+
+
+def flop(config: dict, side: int) -> int:
+    with torch.inference_mode(False):
+        return sum(operation.flop for operation in roofline.unet_call(config, 8 * side, 1))
+
+
+def decoders(pixels: int) -> dict[str, float]:
+    """Seconds of a picture's decode: TAESD as Accelerate has it, and the full autoencoder."""
+    from vega_pack.vega import checkpoint, tiny_decoder
+
+    z = torch.randn(1, 4, pixels // 8, pixels // 8)
+    vae = checkpoint.load(NANO, "tiny", [])[2]
+    full = folders.full_autoencoder().eval()
+    return {
+        "tiny": timed(lambda: tiny_decoder.decode(vae, z, None, torch.float32), 1),
+        "full": timed(lambda: full.decode(z, return_dict=False), 1),
+    }
+
+
+def families_table(families: list[Family], decoding: dict[int, dict[str, float]]) -> str:
+    rows = []
+    for family in families:
+        decode = decoding[PIXELS[family.name]]
+        cfg, few = CFG_STEPS * family.core_pair, FEW_STEPS * family.ours
+        pictures = [cfg + decode["full"], cfg + decode["tiny"], few + decode["full"], few + decode["tiny"]]
+        sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", PIXELS[family.name]]
+        calls = [f"{family.core:.1f}", f"{family.ours:.1f} ({family.how})"]
+        rows.append(
+            [family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), f"{pictures[0] / pictures[-1]:.0f}"]
+        )
+    headers = ["", "UNet", "TFLOP a call", "pixels", "core, s a call", "Accelerate, s a call", "25 steps, CFG, full VAE, s"]
+    headers += ["tiny VAE", "4 steps, Accelerate, full VAE, s", "tiny VAE", "times as fast"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def claims_table(families: list[Family]) -> str:
+    by_name, rows = {family.name: family for family in families}, []
+    for faster, slower, claim, times in CLAIMS:
+        if {faster, slower} <= by_name.keys():
+            small, large = by_name[faster], by_name[slower]
+            speed, less = large.core / small.core, 1 - small.parameters / large.parameters
+            rows.append(
+                [
+                    f"{faster} beside {slower}",
+                    claim,
+                    f"{speed:.2f} times",
+                    f"{less:.0%} fewer",
+                    "holds" if speed >= times else "no",
+                ]
+            )
+    return tabulate(rows, ["", "its maker", "a call here", "parameters", "speed"], tablefmt="github", disable_numparse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.families", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PIXELS, default=list(PIXELS), metavar="FAMILY")
+    parser.add_argument("--calls", type=int, default=CALLS)
+    options = parser.parse_args()
+    host_setup.load_pack()
+    began = os.getloadavg()[0]
+    families = []
+    with torch.inference_mode():
+        decoding = {pixels: decoders(pixels) for pixels in sorted({PIXELS[name] for name in options.only})}
+        for name in tqdm(options.only, desc="families"):
+            families.append(measure(name, options.calls))
+            gc.collect()
+    lines = [
+        f"# {machine.name()}: the six bases",
+        "",
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `python -m bench.families`: {os.cpu_count()} CPUs, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}, load average {began:.1f} before, "
+        f"{os.getloadavg()[0]:.1f} after; {options.calls} calls each, medians, fp32. "
+        f"Of a picture only UNet and decoder are counted. The makers measured on GPUs.",
+        "",
+        families_table(families, decoding),
+        "",
+        claims_table(families),
+    ]
+    text = "\n".join(lines) + "\n"
+    (weights.ROOT / "bench" / "results" / f"{machine.file_stem()}-families.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
