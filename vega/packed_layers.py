@@ -47,7 +47,10 @@ def can_pack(layer: torch.nn.Module) -> bool:
 
 def packed(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward of a layer with its weight packed at the first call."""
-    pack, compute = (pack_conv, conv) if isinstance(layer, torch.nn.Conv2d) else (pack_linear, linear)
+    if isinstance(layer, torch.nn.Linear):
+        pack, compute = pack_linear, linear
+    else:
+        pack, compute = (pack_pixelwise, pixelwise) if is_pixelwise(layer) else (pack_conv, conv)
     weight = bias = None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -71,6 +74,20 @@ def conv(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: to
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups, *NO_POST_OP
     )
+
+
+def is_pixelwise(layer: torch.nn.Conv2d) -> bool:
+    """Whether the convolution is a linear layer of each pixel's channels."""
+    return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
+
+
+def pack_pixelwise(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor:
+    return pack_linear(layer, weight.flatten(1))
+
+
+def pixelwise(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """oneDNN's convolutions of 1 x 1 reach a tenth of the speed of its products (2560 channels, 16 x 16, AVX512)."""
+    return linear(layer, x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 def pack_linear(layer: torch.nn.Linear, weight: torch.Tensor) -> torch.Tensor:
