@@ -10,7 +10,7 @@ from .machine import Case
 from .variants import ACCELERATED, BF16, OURS
 
 matplotlib.use("Agg")
-COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b", BF16: "#e09f3e"}
+COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b", BF16: "#a15c00"}
 OTHERS, MARKERS = "#757b82", "oosD^vP*X"
 FONT_PT, DPI = 8, 110  # the smallest letters, in points
 

@@ -41,10 +41,10 @@ def applied(modules: int, strength: float, modules_in_file: int | None = None) -
 
 
 def say(*notes: Note) -> None:
-    """Puts these on the node that runs now, in place of the last ones; nothing where no page is watching."""
-    if (watched := watched_prompt()) is None:
+    """Puts these on the node that runs now, in place of the last ones; a page may ask for them later."""
+    if (running := running_prompt()) is None:
         return
-    prompt, node_id = watched
+    prompt, node_id = running
     if node_id in prompt:  # else another node made it while running
         remember(prompt[node_id]["class_type"], signature(prompt, node_id), encode(notes))
         send(prompt, node_id, notes)
@@ -52,25 +52,29 @@ def say(*notes: Note) -> None:
 
 def say_upstream(class_type: str, note: Note) -> None:
     """The same for the nearest node of a type that the running one gets something from; it is true of this run alone."""
-    if (watched := watched_prompt()) is None:
+    if not is_watched() or (running := running_prompt()) is None:
         return
-    prompt, node_id = watched
+    prompt, node_id = running
     if node_id := find_upstream(prompt, node_id, class_type):
         send(prompt, node_id, [note])
 
 
-def watched_prompt() -> tuple[dict, str] | None:
-    """The graph that runs, by node id, and the id of the node; None where it runs for no page."""
+def running_prompt() -> tuple[dict, str] | None:
+    """The graph that runs, by node id, and the id of the node; None where no server runs it."""
     if (context := get_executing_context()) is None:  # a node that is called by a program, without the host's server
         return None
-    server = PromptServer.instance
-    if not is_browser(server, server.client_id):
-        return None
-    running = list(server.prompt_queue.currently_running.values())
+    running = list(PromptServer.instance.prompt_queue.currently_running.values())
     return next(((prompt, context.node_id) for _, id, prompt, *_ in running if id == context.prompt_id), None)
 
 
+def is_watched() -> bool:
+    """Whether the prompt runs for a page."""
+    return is_browser(PromptServer.instance, PromptServer.instance.client_id)
+
+
 def send(prompt: dict, node_id: str, notes: list[Note]) -> None:
+    if not is_watched():
+        return
     server, prompt_id = PromptServer.instance, get_executing_context().prompt_id
     note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": encode(notes)}
     server.send_sync(EVENT, note, server.client_id)

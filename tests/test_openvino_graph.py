@@ -6,7 +6,7 @@ import pytest
 import torch
 from graph_recorder import LORA, draw
 from psnr import psnr
-from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, tiny_decoder
+from vega_pack.vega import accelerate, checkpoint, cpu_calls, cpu_decoder, lcm, lora, openvino_graph, tiny_decoder
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
@@ -44,9 +44,10 @@ def calls(model) -> cpu_calls.CpuCalls:
 def graphed(model, positive, mode="auto"):
     """The accelerated model, its graph made."""
     fast = accelerate.apply(model, mode)
-    draw(fast, positive)
+    draw(fast, positive, steps=1)
     if calls(fast).thread:
         calls(fast).thread.join()
+        draw(fast, positive, steps=1)
     return fast
 
 
@@ -57,6 +58,7 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
     assert_close(draw(fast, positive), expected)
     assert calls(fast).packed.forwards
     calls(fast).thread.join()
+    assert_close(draw(fast, positive), expected)
     assert len(calls(fast).graphs) == 1
     setattr(few_step.model, accelerate.KEY, None)
     fast = accelerate.apply(few_step, "auto")
@@ -79,14 +81,14 @@ def test_a_longer_prompt_is_served(nano, few_step, positive):
 
 
 def test_strengths_have_graphs_of_their_own(nano, positive):
-    """Another strength is drawn on packed weights until its graph is there, and an old one's graph is found again."""
+    """An old strength's graph is found again, and its pictures are the same to the last bit."""
+    drawn = {}
     for strength in (1.0, 0.5, 1.0, 0.5):
         plain = lora.apply(nano[0], LORA, strength)
-        fast = accelerate.apply(plain, "auto")
-        assert_close(draw(fast, positive), draw(plain, positive))
-        if calls(fast).thread:
-            calls(fast).thread.join()
-        assert_close(draw(fast, positive), draw(plain, positive))
+        fast = graphed(plain, positive)
+        picture = draw(fast, positive)
+        assert_close(picture, draw(plain, positive))
+        assert torch.equal(drawn.setdefault(strength, picture), picture)
     assert len(calls(fast).graphs) == 2
 
 
@@ -96,7 +98,7 @@ def test_only_so_many_strengths_are_kept(nano, positive):
     assert len(calls(fast).graphs) == cpu_calls.MAX_GRAPHS
 
 
-@pytest.mark.parametrize("family", ["SD 1.5", "SDXL"])
+@pytest.mark.parametrize("family", ["tiny-sd", *(pytest.param(f, marks=pytest.mark.soak) for f in ("SD 1.5", "SDXL"))])
 def test_other_small_unets_are_served(tmp_path, monkeypatch, family):
     monkeypatch.setattr(cpu_calls, "MAX_GRAPH_PARAMETERS", 50_000_000)
     folders.write(tmp_path, family)
@@ -120,6 +122,75 @@ def test_what_openvino_refuses_is_said_once(few_step, positive, monkeypatch, cap
             assert_close(draw(fast, positive, seed=seed), draw(few_step, positive, seed=seed))
     told = [record.message for record in caplog.records if "OpenVINO" in record.message]
     assert told == ["Accelerate (Vega) draws without OpenVINO: Exception from src/core: no such operation"]
+
+
+def test_a_picture_of_a_batch_is_what_it_is_alone(nano, few_step, positive):
+    """To the last bit, in the UNet and in the decoder."""
+    fast, vae = graphed(few_step, positive), nano[2]
+    decoder = vae.first_stage_model.taesd_decoder
+    tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
+    if thread := cpu_decoder.CALLS[decoder][torch.float32].thread:
+        thread.join()
+    batch = draw(fast, positive, batch=3)
+    alone = [draw(fast, positive, seed=5 + k) for k in range(3)]
+    assert torch.equal(batch, torch.cat(alone))
+    assert torch.equal(
+        tiny_decoder.decode(vae, batch, None, torch.float32),
+        torch.cat([tiny_decoder.decode(vae, one, None, torch.float32) for one in alone]),
+    )
+
+
+def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, caplog):
+    """OpenVINO then gives empty outputs, without an error and from then on; the graph is made anew."""
+    fast = graphed(few_step, positive)
+    expected = draw(few_step, positive)
+    (graph,) = calls(fast).graphs.values()
+    request = graph.model.create_infer_request
+
+    class Empty:
+        def __init__(self):
+            self.request = request()
+
+        def infer(self, *args, **kwargs):
+            return self.request.infer(*args, **kwargs)
+
+        def get_output_tensor(self, index):
+            return type("Tensor", (), {"data": self.request.get_output_tensor(index).data[..., :0]})
+
+    monkeypatch.setattr(graph, "model", type("Model", (), {"create_infer_request": Empty}))
+    with caplog.at_level(logging.WARNING):
+        assert_close(draw(fast, positive), expected)
+    assert "draws without OpenVINO: OpenVINO gave [1, 4, 8, 0] and not [1, 4, 8, 8]: is there memory enough?" in caplog.text
+    assert_close(draw(fast, positive), expected)
+    assert calls(fast).graphs
+    assert graph not in calls(fast).graphs.values()
+
+
+def test_damaged_weights_are_not_drawn_over(nano):
+    """OpenVINO's ReLU makes zeros of NaN: a picture, where the host's decoder gives none."""
+    vae = nano[2]
+    weight = vae.first_stage_model.taesd_decoder[1].weight
+    kept = weight[0, 0, 0, 0].item()
+    weight.data = weight.data.clone()
+    weight[0, 0, 0, 0] = float("nan")
+    try:
+        with pytest.raises(ValueError, match="its weights are damaged"):
+            tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
+    finally:
+        weight[0, 0, 0, 0] = kept
+
+
+def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
+    fast = graphed(few_step, positive)
+    file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    setattr(few_step.model, accelerate.KEY, None)
+    fast = accelerate.apply(few_step, "auto")
+    assert_close(draw(fast, positive), draw(few_step, positive))
+    assert not file.exists()
+    setattr(few_step.model, accelerate.KEY, None)
+    assert calls(graphed(few_step, positive)).graphs
 
 
 @pytest.mark.parametrize("installed", [True, False])

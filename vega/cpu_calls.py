@@ -4,6 +4,7 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management
@@ -18,6 +19,7 @@ from . import openvino_graph
 from .packed_layers import PackedLayers
 
 MAX_GRAPHS = 4  # with the weights of so many strengths of a LoRA, the last used
+MAX_FAILURES = 3  # of OpenVINO, after which the model is drawn without it
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
@@ -38,8 +40,8 @@ class CpuCalls:
         self.packed = PackedLayers(dtype)
         self.graphs: OrderedDict[str, openvino_graph.Compiled] = OrderedDict()  # digest of the weights -> graph
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
-        self.thread = None  # that converts or compiles
-        self.failed = False
+        self.thread = None  # that converts the structure
+        self.failures = 0  # of OpenVINO
 
     def clear(self) -> None:
         """Gives all memory back."""
@@ -56,7 +58,12 @@ class CpuCalls:
     ) -> tuple[torch.Tensor, str]:
         """The UNet's output for (x, timesteps, context, y), in x's dtype; and which of accelerate.STATES gave it."""
         if graph := self.graph(patcher, unet):
-            return graph(*inputs).to(inputs[0].dtype), "openvino"
+            try:
+                return graph(inputs[0].shape, *inputs).to(inputs[0].dtype), "openvino"
+            except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
+                self.graphs.clear()
+                self.failures += 1
+                log_failure(error)
         if not self.packed.forwards and not has_memory(unet, self.dtype):
             if self.dtype != torch.float32:
                 raise MemoryError("there is no memory for the UNet's weights in bf16")
@@ -71,40 +78,44 @@ class CpuCalls:
             return unet.forward(x_packed, timesteps, context, y, transformer_options=attention_options()).to(x.dtype)
 
     def graph(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
-        """The graph with the weights that are loaded, or None; then it is made beside the calls that follow.
+        """The graph with the weights that are loaded; None where there can't be one.
 
-        Where its structure is on disk, the first one is waited for: it takes less than a second.
-        """
-        if self.digest is None:
-            self.digest = weights_digest(unet) if can_be_graph(unet) else ""
-        if not self.digest or self.failed:
-            return None
-        if self.digest not in self.graphs and not (self.thread and self.thread.is_alive()):
-            while len(self.graphs) >= MAX_GRAPHS:
-                self.graphs.popitem(last=False)
-            unet_config = patcher.model.model_config.unet_config
-            weights = [weight.detach().clone() for weight in unet.parameters()]
-            made_of = (unet_config, graph_file(unet_config), self.digest, weights)
-            if made_of[1].is_file() and not self.graphs:
-                self.make_graph(*made_of)
-            else:
-                self.thread = threading.Thread(target=self.make_graph, args=made_of, daemon=True)
-                self.thread.start()
-        if self.digest in self.graphs:
-            self.graphs.move_to_end(self.digest)
-        return self.graphs.get(self.digest)
-
-    def make_graph(self, unet_config: dict, file: Path, digest: str, weights: list[torch.Tensor]) -> None:
-        """Converts the structure where it isn't on disk yet, and compiles it with the weights.
+        Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Binding weights to
+        it takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend on time.
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
+        if self.digest is None:
+            self.digest = weights_digest(unet) if can_be_graph(unet) else ""
+        if not self.digest or self.failures >= MAX_FAILURES or (self.thread and self.thread.is_alive()):
+            return None
+        if self.digest in self.graphs:
+            self.graphs.move_to_end(self.digest)
+            return self.graphs[self.digest]
+        unet_config = patcher.model.model_config.unet_config
+        file = graph_file(unet_config)
+        if not file.is_file():
+            self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file), daemon=True)
+            self.thread.start()
+            return None
+        while len(self.graphs) >= MAX_GRAPHS:
+            self.graphs.popitem(last=False)
+        graph = self.attempt(openvino_graph.Compiled, file, list(unet.parameters()), torch.float32)
+        if graph is not None:
+            self.graphs[self.digest] = graph
+        return graph
+
+    def attempt(self, make: Callable, *made_of):
+        """What make gives; None where it fails, which is logged: another version of OpenVINO, a full disk."""
         try:
-            convert(unet_config, file)
-            self.graphs[digest] = openvino_graph.Compiled(file, weights, torch.float32)
-        except Exception as error:  # another version of OpenVINO, a full disk
-            logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
-            self.failed = True
+            return make(*made_of)
+        except Exception as error:
+            self.failures = MAX_FAILURES
+            log_failure(error)
+
+
+def log_failure(error: Exception) -> None:
+    logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
 
 
 def can_be_graph(unet: UNetModel) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from . import openvino_graph
+from .latent_formats import PIXELS_PER_LATENT
 
 # decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
 CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -31,14 +32,15 @@ class CpuDecoder:
 
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
         self.dtype, self.weights = dtype, weights_of(decoder)
-        self.graph = self.in_bf16 = None
+        self.graph = self.in_bf16 = self.thread = None
         if openvino_graph.openvino is None:
             return
         file = graph_file(decoder)
         if file.is_file():
             self.make_graph(decoder, file)
         else:  # its pictures are drawn meanwhile
-            threading.Thread(target=self.make_graph, args=(decoder, file), daemon=True).start()
+            self.thread = threading.Thread(target=self.make_graph, args=(decoder, file), daemon=True)
+            self.thread.start()
 
     def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:
         try:
@@ -46,15 +48,24 @@ class CpuDecoder:
             weights = list(decoder.parameters())
             self.graph = openvino_graph.Compiled(file, weights, self.dtype)
         except Exception as error:  # another version of OpenVINO, a full disk
-            logging.warning("VAE Decode (Vega Tiny) decodes without OpenVINO: %s", " ".join(str(error).split()))
+            log_failure(error)
 
     def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
         if self.graph:
-            return self.graph(z)
+            batch, _, height, width = z.shape
+            try:
+                return self.graph((batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3), z)
+            except Exception as error:  # OpenVINO's, above all of memory
+                self.graph = None
+                log_failure(error)
         if self.dtype != torch.float32:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
+
+
+def log_failure(error: Exception) -> None:
+    logging.warning("VAE Decode (Vega Tiny) decodes without OpenVINO: %s", " ".join(str(error).split()))
 
 
 def graph_file(decoder: torch.nn.Module) -> Path:

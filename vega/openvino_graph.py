@@ -77,8 +77,14 @@ class Compiled:
     def __init__(self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype):
         # Copies of its own, which the graph reads where they lie.
         self.weights = [weight.detach().contiguous().clone() for weight in weights]
+        if not all(weight.isfinite().all() for weight in self.weights):
+            raise ValueError("the weights contain NaN or infinite values")  # of which OpenVINO's ReLU makes zeros
         core = openvino.Core()
-        graph = core.read_model(file)
+        try:
+            graph = core.read_model(file)
+        except RuntimeError:
+            file.unlink(missing_ok=True)  # damaged: the next process makes it anew
+            raise
         for parameter, weight in zip(graph.get_parameters()[-len(weights) :], self.weights, strict=True):
             constant = openvino.op.Constant(openvino.Tensor(weight.numpy(), shared_memory=True))
             parameter.output(0).replace(constant.output(0))
@@ -92,8 +98,19 @@ class Compiled:
         }
         self.model = core.compile_model(graph, "CPU", options)
 
-    def __call__(self, *inputs: torch.Tensor | None) -> torch.Tensor:
-        """The output in fp32. What a call needs beside the weights is given back at its end."""
+    def __call__(self, shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.Tensor:
+        """The output in fp32, of this shape. What a call needs beside the weights is given back at its end.
+
+        The items of a batch are computed one after the other: each is what it is alone, to the last bit. RuntimeError for
+        an output of another shape, as OpenVINO gives from when it once ran out of memory.
+        """
+        output = torch.empty(shape)
         request = self.model.create_infer_request()
-        request.infer([tensor.float().contiguous().numpy() for tensor in inputs if tensor is not None], share_inputs=True)
-        return torch.from_numpy(request.get_output_tensor(0).data.copy())
+        for item in range(shape[0]):
+            one = [tensor[item : item + 1].float().contiguous().numpy() for tensor in inputs if tensor is not None]
+            request.infer(one, share_inputs=True)
+            found = request.get_output_tensor(0).data
+            if found.shape != (1, *shape[1:]):
+                raise RuntimeError(f"OpenVINO gave {list(found.shape)} and not {[1, *shape[1:]]}: is there memory enough?")
+            output[item] = torch.from_numpy(found[0])
+        return output
