@@ -46,7 +46,7 @@ class VegaAccelerate(io.ComfyNode):
         patched = accelerate.apply(model, mode, report=say_state)
         runs = accelerate.resolve(model, mode)
         key = "on" if runs != "off" else "noGpu" if mode == "auto" else "off"
-        face_notes.say(face_notes.Note(key, {"mode": runs}))
+        face_notes.say(face_notes.Note(key, {"mode": mode}))
         return io.NodeOutput(patched)
 
 

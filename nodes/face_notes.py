@@ -51,11 +51,12 @@ def say(*notes: Note) -> None:
 
 
 def say_upstream(class_type: str, note: Note) -> None:
-    """The same for the nearest node of a type that the running one gets something from; it is true of this run alone."""
+    """The same for the nearest node of a type that the running one gets something from."""
     if not is_watched() or (running := running_prompt()) is None:
         return
     prompt, node_id = running
     if node_id := find_upstream(prompt, node_id, class_type):
+        remember(class_type, signature(prompt, node_id), encode([note]))
         send(prompt, node_id, [note])
 
 

@@ -111,8 +111,9 @@ def test_the_size_to_use_is_always_a_fine_one():
     for trained in GOOD:
         for width in range(64, 2049, 64):
             for height in range(64, 2049, 192):
-                if (better := trained_size.better(width, height, trained)) and max(width, height) <= 4 * min(width, height):
+                if better := trained_size.better(width, height, trained):
                     assert trained_size.better(*better, trained) is None, (trained, width, height)
+                    assert all(side % 32 == 0 for side in better)
 
 
 @pytest.mark.model

@@ -39,7 +39,12 @@ def better(width: int, height: int, trained: TrainedSize) -> tuple[int, int] | N
     area = width * height / trained.side**2
     if LEAST_AREA <= area <= LARGEST_AREA and max(width, height) <= trained.longest:
         return None
-    step = trained.best // 6 if trained.best < 512 else 64  # 32 of vega-nano's
-    scale = trained.best / (width * height) ** 0.5
-    scale = min(scale, trained.longest / max(width, height))
-    return tuple(max(step, round(side * scale / step) * step) for side in (width, height))
+    step = 32 if trained.best < 512 else 64
+    widest = trained.longest**2 / (LEAST_AREA * trained.side**2)  # a wider picture has too few pixels at its longest
+    ratio = min(max(width / height, 1 / widest), widest)
+    sides = [trained.best * ratio**0.5, trained.best / ratio**0.5]
+    scale = min(1, trained.longest / max(sides))
+    sides = [max(step, round(side * scale / step) * step) for side in sides]
+    while sides[0] * sides[1] < LEAST_AREA * trained.side**2:
+        sides[sides.index(min(sides))] += step
+    return tuple(sides)

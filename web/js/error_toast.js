@@ -2,6 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { nodeAt } from "./execution_id.js";
+import { opened, queuedFrom } from "./queued_from.js";
 
 const LABELS = {
   en: ["Show the node", "Close"],
@@ -63,7 +64,8 @@ async function select(executionId) {
   canvas.centerOnNode(node);
 }
 
-function show(executionId, type, message) {
+// workflow: the one that failed, where it is known; of another tab's there is no node to show.
+function show(executionId, type, message, workflow = opened()) {
   close();
   const [showNode, closeIt] = LABELS[app.extensionManager.setting.get("Comfy.Locale")] ?? LABELS.en;
   shown = document.createElement("div");
@@ -73,14 +75,13 @@ function show(executionId, type, message) {
   const text = document.createElement("div");
   text.style.overflowWrap = "anywhere";
   const title = document.createElement("strong");
-  title.textContent = nodeAt(executionId)?.title ?? type;
+  const isOpen = workflow === opened();
+  title.textContent = isOpen ? (nodeAt(executionId)?.title ?? type) : `${workflow.filename}: ${type}`;
   text.append(title, document.createElement("br"), message.trim().replaceAll("`", ""));
   const buttons = document.createElement("div");
   buttons.style.cssText = "flex: none; display: flex; flex-direction: column; gap: 6px";
-  buttons.append(
-    button(showNode, () => select(executionId)),
-    button(closeIt, close),
-  );
+  if (isOpen) buttons.append(button(showNode, () => select(executionId)));
+  buttons.append(button(closeIt, close));
   shown.append(text, buttons);
   document.body.append(shown);
   addEventListener("keydown", onKey, true);
@@ -102,7 +103,7 @@ api.queuePrompt = async function (...options) {
   close();
   try {
     const answer = await queuePrompt.apply(this, options);
-    rejected(answer.node_errors);
+    rejected(answer?.node_errors);
     return answer;
   } catch (error) {
     rejected(error.response?.node_errors);
@@ -111,5 +112,6 @@ api.queuePrompt = async function (...options) {
 };
 
 api.addEventListener("execution_error", ({ detail }) => {
-  if (isOurs(detail.node_type)) show(detail.node_id, detail.node_type, detail.exception_message);
+  if (!isOurs(detail.node_type)) return;
+  show(detail.node_id, detail.node_type, detail.exception_message, queuedFrom.get(detail.prompt_id));
 });

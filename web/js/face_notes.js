@@ -10,6 +10,7 @@ const LAST_PROMPTS = "Vega.LastPrompts"; // in the session's storage: a workflow
 const kept = new WeakMap(); // workflow -> { graph: its id, notes: execution id -> { type, notes, prompt } }
 const early = new Map(); // prompt id -> what came before the answer to its queueing: take()'s other arguments
 let running = null; // prompt id
+let isBroken = false;
 let restored = null; // the workflow that was last looked up in the session's storage
 
 const redraw = () => app.canvas?.setDirty(true, true);
@@ -82,7 +83,13 @@ app.registerExtension({
     const { onDrawForeground } = app.canvas;
     app.canvas.onDrawForeground = function (...options) {
       onDrawForeground?.apply(this, options);
-      drawOnFaces(current());
+      if (isBroken) return;
+      try {
+        drawOnFaces(current());
+      } catch (error) {
+        isBroken = true; // an error here would stop the canvas for good
+        console.error("Vega: no notes on nodes any more.", error);
+      }
     };
   },
 });

@@ -19,6 +19,7 @@ api.queuePrompt = async function (...options) {
   asking.add(workflow);
   try {
     const answer = await queuePrompt.apply(this, options);
+    if (!answer) return answer; // another pack has cancelled it
     queuedFrom.set(answer.prompt_id, workflow);
     const detail = { prompt_id: answer.prompt_id, workflow, graph };
     api.dispatchEvent(new CustomEvent("vega.queued", { detail }));
