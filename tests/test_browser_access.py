@@ -12,7 +12,7 @@ from template_cards import INSTANCE, PROMPT, face, is_vue, open_card, point, pro
 from dev import browser
 
 TABS = 150  # more than the page has stops
-BOTH = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+BOTH = pytest.mark.parametrize("renderer", ["classic", pytest.param("Nodes 2.0", marks=pytest.mark.soak)], indirect=True)
 # (text, its colour, the colour behind it) of a node, except for the small label that the frontend lays over a prompt.
 TEXTS = """node => [...node.querySelectorAll('*')]
     .filter(one => !one.closest('label, textarea') && !one.parentElement.querySelector(':scope > textarea'))

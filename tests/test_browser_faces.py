@@ -36,7 +36,9 @@ def renderer(page, request):
     browser.wait_until_ready(page)
 
 
-each_renderer = pytest.mark.parametrize("renderer", RENDERERS, indirect=True)
+each_renderer = pytest.mark.parametrize(
+    "renderer", [pytest.param("classic", marks=pytest.mark.soak), "Nodes 2.0"], indirect=True
+)
 
 
 def open_card(page, name: str) -> None:
@@ -78,8 +80,12 @@ def colours(page, note) -> tuple[str, str]:
     return background, max(names, key=lambda name: contrast(name, background))
 
 
-@each_renderer
-@pytest.mark.parametrize(("width", "height"), [(1280, 720), (1600, 1000)])
+@pytest.mark.parametrize(
+    ("renderer", "width", "height"),
+    [("classic", 1280, 720), ("Nodes 2.0", 1600, 1000)]
+    + [pytest.param(*case, marks=pytest.mark.soak) for case in (("classic", 1600, 1000), ("Nodes 2.0", 1280, 720))],
+    indirect=["renderer"],
+)
 def test_unknown_words_are_told_on_the_closed_subgraph(page, renderer, width, height, tmp_path):
     page.set_viewport_size({"width": width, "height": height})
     open_card(page, "vega_txt2img")

@@ -31,6 +31,10 @@ WINDOWS = [(1280, 720, 0.58), (1600, 1000, 0.7), (1920, 1080, 0.7)]  # width, he
 NODES2 = pytest.param("Nodes 2.0", marks=pytest.mark.soak)
 in_both = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
 # With Nodes 2.0 only in the soak, where what differs is the renderer's alone.
+# The classic one is used in test_browser_access.py.
+in_nodes2 = pytest.mark.parametrize(
+    "renderer", [pytest.param("classic", marks=pytest.mark.soak), "Nodes 2.0"], indirect=True
+)
 in_classic = pytest.mark.parametrize("renderer", ["classic", NODES2], indirect=True)
 
 
@@ -134,7 +138,14 @@ def test_each_card_opens_a_template_that_can_be_read(page, downloaded, renderer,
     assert page.complaints == []
 
 
-@pytest.mark.parametrize("name", [name for name, expected in DRAWN.items() if expected])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("vega_img2img", "vega_inpaint") else pytest.mark.soak)
+        for name, expected in DRAWN.items()
+        if expected
+    ],
+)
 @in_classic
 def test_run_draws_what_the_prompt_says(page, renderer, name, tmp_path):
     open_card(page, name)
@@ -144,7 +155,7 @@ def test_run_draws_what_the_prompt_says(page, renderer, name, tmp_path):
     assert page.complaints == []
 
 
-@in_both
+@in_nodes2
 def test_a_typed_prompt_is_drawn_and_then_another(page, renderer):
     """One types and runs; the second Run draws another picture of the same prompt."""
     open_card(page, "vega_txt2img")

@@ -92,7 +92,8 @@ def test_strengths_have_graphs_of_their_own(nano, positive):
     assert len(calls(fast).graphs) == 2
 
 
-def test_only_so_many_strengths_are_kept(nano, positive):
+def test_only_so_many_strengths_are_kept(nano, positive, monkeypatch):
+    monkeypatch.setattr(cpu_calls, "MAX_GRAPHS", 2)
     for strength in range(cpu_calls.MAX_GRAPHS + 2):
         fast = graphed(lora.apply(nano[0], LORA, 0.5 + strength / 10), positive)
     assert len(calls(fast).graphs) == cpu_calls.MAX_GRAPHS
