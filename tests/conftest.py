@@ -217,7 +217,7 @@ def pytest_sessionstart(session):
     Else the first server of a run would draw on packed weights while it makes them, and then with them: within rounding,
     but not to the last bit, which some tests compare.
     """
-    if hasattr(session.config, "workerinput") or openvino_graph.openvino is None:
+    if hasattr(session.config, "workerinput") or not openvino_graph.INSTALLED:
         return  # the process that starts the workers does it
     model, _, vae = checkpoint.load(checkpoint.NANO, "tiny", [])
     unet_config, decoder = model.model.model_config.unet_config, vae.first_stage_model.taesd_decoder

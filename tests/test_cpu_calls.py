@@ -2,15 +2,18 @@
 
 import gc
 import logging
+import sys
 import weakref
 
 import comfy.model_management
 import comfy.sample
 import pytest
 import torch
+from comfy.ldm.modules import attention
 from graph_recorder import LORA, draw
 from unet_patches import PATCHES, controlnet
-from vega_pack.vega import accelerate, checkpoint, cpu_calls, lora, openvino_graph, packed_layers
+from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, packed_layers
+from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 import nodes as host_nodes
 from dev import diffusers_folders as folders
@@ -36,7 +39,7 @@ def anew(nano):
 
 @pytest.fixture
 def without_openvino(monkeypatch):
-    monkeypatch.setattr(openvino_graph, "openvino", None)
+    monkeypatch.setattr(openvino_graph, "INSTALLED", False)
 
 
 def packs(model) -> int:
@@ -107,6 +110,82 @@ def test_a_controlnet_runs_eagerly(few_step, positive, without_openvino):
         positive, [], controlnet(few_step), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
     )
     assert torch.equal(draw(accelerate.apply(few_step, "auto"), steered), draw(few_step, steered))
+
+
+def circular_padding(layer):
+    layer.padding_mode, layer._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+
+
+def own_convolution(layer):
+    layer._conv_forward = lambda x, weight, bias: 1.5 * torch.nn.functional.conv2d(x, weight, bias, padding=1)
+
+
+def own_class(layer):
+    louder = type(
+        "Louder", (type(layer),), {"forward": lambda self, x: 1.5 * torch.nn.functional.conv2d(x, self.weight, padding=1)}
+    )
+    layer.__class__ = louder
+
+
+def other_weight(layer):
+    layer.weight.mul_(1.5)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("change", [circular_padding, own_convolution, own_class, other_weight])
+def test_a_layer_changed_in_place_is_noticed(nano, few_step, positive, monkeypatch, change, graph):
+    """As packs for seamless tiles do, between two runs; and it is noticed when it is put back."""
+    if not graph:
+        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
+    fast = accelerate.apply(few_step, "auto")
+    plain = draw(fast, positive)
+    layer = few_step.model.diffusion_model.out[2]
+    before, kind, weight = dict(vars(layer)), type(layer), layer.weight.clone()
+    change(layer)
+    try:
+        changed = draw(few_step, positive)
+        assert_close(draw(fast, positive), changed)
+        assert not torch.allclose(changed, plain, atol=1e-2)
+    finally:
+        layer.__class__ = kind
+        vars(layer).clear()
+        vars(layer).update(before)
+        layer.weight.copy_(weight)
+    assert_close(draw(fast, positive), plain)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_block_exchanged_in_place_is_noticed(few_step, positive, monkeypatch, graph):
+    if not graph:
+        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
+    fast = accelerate.apply(few_step, "auto")
+    plain = draw(fast, positive)
+    out = few_step.model.diffusion_model.out
+    silu, out[1] = out[1], torch.nn.Tanh()
+    try:
+        changed = draw(few_step, positive)
+        assert_close(draw(fast, positive), changed)
+        assert not torch.allclose(changed, plain, atol=1e-2)
+    finally:
+        out[1] = silu
+    assert_close(draw(fast, positive), plain)
+
+
+def test_attention_of_another_pack_is_used(few_step, positive, monkeypatch):
+    fast = accelerate.apply(few_step, "auto")
+    plain = draw(fast, positive)
+    hosts = attention.optimized_attention
+    for module in (attention, sys.modules["comfy.ldm.modules.attention"]):
+        monkeypatch.setattr(module, "optimized_attention", lambda q, k, v, *args, **kw: hosts(q, k, 1.5 * v, *args, **kw))
+    changed = draw(few_step, positive)
+    assert not torch.allclose(changed, plain, atol=1e-3)
+    assert_close(draw(fast, positive), changed)
+
+
+def test_a_second_pass_decodes_as_it_was_drawn(few_step, positive):
+    """bf16 of the first pass isn't left in the latent of a second one without it."""
+    first = {"samples": torch.zeros(1, 4, 8, 8), CPU_DTYPE_KEY: torch.bfloat16}
+    assert CPU_DTYPE_KEY not in lcm.sample(few_step, 5, 2, positive, first, 1.0, disable_progress=True)
 
 
 def test_a_hook_on_a_layer_runs_eagerly(few_step, positive, without_openvino):
@@ -189,8 +268,6 @@ def test_unloading_and_off_give_the_memory_back(few_step, positive, without_open
 
 def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openvino, monkeypatch):
     """--use-quad-cross-attention and --use-split-cross-attention are somebody's wish."""
-    from comfy.ldm.modules import attention
-
     seen = []
     pytorch = attention.attention_pytorch
     monkeypatch.setattr(attention, "attention_pytorch", lambda *a, **k: seen.append(1) or pytorch(*a, **k))

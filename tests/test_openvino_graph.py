@@ -1,6 +1,7 @@
 """Small UNets and the tiny decoder as OpenVINO graphs: the same pictures, made beside the drawing, kept on disk."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from dev import diffusers_folders as folders
 pytestmark = [
     pytest.mark.model,
     pytest.mark.usefixtures("inference"),
-    pytest.mark.skipif(openvino_graph.openvino is None, reason="OpenVINO is not installed (dev/requirements.txt has it)"),
+    pytest.mark.skipif(not openvino_graph.INSTALLED, reason="OpenVINO is not installed (dev/requirements.txt has it)"),
 ]
 BF16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
 
@@ -51,6 +52,31 @@ def graphed(model, positive, mode="auto"):
     return fast
 
 
+def states(fast, positive, **size) -> set[str]:
+    """How the calls of a picture are answered."""
+    told = []
+    getattr(fast.model, accelerate.KEY).report = lambda state, *_: told.append(state)
+    draw(fast, positive, **size)
+    return set(told)
+
+
+def test_no_home_folder_is_no_error(few_step, positive, monkeypatch, nano):
+    """Where the graphs can't be kept all is drawn without OpenVINO."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(openvino_graph.Path, "home", nowhere)
+    cpu_decoder.CALLS.clear()
+    fast = accelerate.apply(few_step, "auto")
+    assert_close(draw(fast, positive), draw(few_step, positive))
+    assert states(fast, positive) == {"packed"}
+    z = torch.zeros(1, 4, 8, 8)
+    assert torch.allclose(tiny_decoder.decode(nano[2], z, None, torch.float32), tiny_decoder.decode(nano[2], z), atol=1e-5)
+    cpu_decoder.CALLS.clear()
+
+
 def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
     """The first call on a machine doesn't wait for the conversion; a later process finds the graph on disk."""
     expected = draw(few_step, positive)
@@ -71,8 +97,7 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
 def test_one_graph_serves_every_size(few_step, positive, size):
     fast = graphed(few_step, positive)
     assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
-    assert not calls(fast).packed.forwards or not calls(fast).thread
-    assert not getattr(fast.model, accelerate.KEY).disabled
+    assert states(fast, positive, **size) == {"openvino"}
 
 
 def test_a_longer_prompt_is_served(nano, few_step, positive):
@@ -181,6 +206,19 @@ def test_damaged_weights_are_not_drawn_over(nano):
         weight[0, 0, 0, 0] = kept
 
 
+def test_a_file_of_other_contents_draws_nothing(few_step, positive):
+    """A value within it is another: the first call is compared with the UNet's own."""
+    fast = graphed(few_step, positive)
+    file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
+    whole = file.read_text()
+    assert 'epsilon="1e-05"' in whole or 'eps="' in whole
+    file.write_text(re.sub(r'(eps(?:ilon)?)="[^"]*"', r'\1="0.5"', whole))
+    setattr(few_step.model, accelerate.KEY, None)
+    fast = accelerate.apply(few_step, "auto")
+    assert_close(draw(fast, positive), draw(few_step, positive))
+    assert not file.exists()
+
+
 def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
     fast = graphed(few_step, positive)
     file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
@@ -198,11 +236,16 @@ def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
 @pytest.mark.parametrize("size", [(16, 16), (13, 21)])
 def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size):
     if not installed:
-        monkeypatch.setattr(openvino_graph, "openvino", None)
+        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
+    cpu_decoder.CALLS.clear()
     vae, z = nano[2], torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(0))
     expected = tiny_decoder.decode(vae, z)
-    for _ in range(2):
-        assert (tiny_decoder.decode(vae, z, None, torch.float32) - expected).abs().max() < 1e-5
+    assert (tiny_decoder.decode(vae, z, None, torch.float32) - expected).abs().max() < 1e-5
+    calls = cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32]
+    if calls.thread:
+        calls.thread.join()
+    assert bool(calls.graph) == installed
+    assert (tiny_decoder.decode(vae, z, None, torch.float32) - expected).abs().max() < 1e-5
 
 
 @BF16
@@ -210,7 +253,7 @@ def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size)
 def test_bf16_pictures_are_near(nano, few_step, positive, monkeypatch, installed):
     """UNet and decoder in bf16: 50 dB and more from the exact pictures."""
     if not installed:
-        monkeypatch.setattr(openvino_graph, "openvino", None)
+        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
     fast = graphed(few_step, positive, "bf16")
     for seed in range(4):
         latent = {"samples": torch.zeros(1, 4, 16, 16)}

@@ -95,6 +95,8 @@ def apply(
     if cache is None or (cache.mode, cache.record) != (mode, record):
         if cache is not None:
             cache.clear()
+            if cache.cpu:  # no child of the model any more, it does not learn when its weights move
+                cache.disabled = True
         cache = GraphCache(model.load_device, mode, record)
         setattr(model.model, KEY, cache)
     cache.report = report
@@ -150,6 +152,8 @@ class GraphCache(torch.nn.Module):
     def on_pre_run(self, patcher: comfy.model_patcher.ModelPatcher) -> None:
         """The host is about to sample with the patcher, whose weights are loaded."""
         self.told = None
+        if self.cpu:
+            self.cpu.begin(patcher.model.diffusion_model)
         self.patcher = weakref.ref(patcher) if is_static(patcher) else None
         if patcher.model.model_lowvram:  # what is recorded is void, and memory is short
             self.clear()
@@ -276,4 +280,7 @@ def weight_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
     """What changes whenever the weights do: which patches are in them, and where each lies."""
     unet = patcher.model.diffusion_model
     weights = itertools.chain(unet.parameters(), unet.buffers())
-    return patcher.model.current_weight_patches_uuid, *((w.data_ptr(), w.dtype) for w in weights)
+    marks = [(w.data_ptr(), w.dtype) for w in weights]
+    if patcher.load_device.type == "cpu":  # where copies are made of them: a change in place is seen by one value of each
+        marks.append(tuple(w.view(-1)[0].item() for w in unet.parameters()))
+    return patcher.model.current_weight_patches_uuid, *marks

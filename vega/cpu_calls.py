@@ -15,10 +15,11 @@ from comfy.cli_args import args
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from . import openvino_graph
+from . import openvino_graph, packed_layers
 from .packed_layers import PackedLayers
 
 MAX_GRAPHS = 4  # with the weights of so many strengths of a LoRA, the last used
+MAX_ERROR = 1e-4  # of an output, by its largest value; a graph's is 1e-6
 MAX_FAILURES = 3  # of OpenVINO, after which the model is drawn without it
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
@@ -40,6 +41,7 @@ class CpuCalls:
         self.packed = PackedLayers(dtype)
         self.graphs: OrderedDict[str, openvino_graph.Compiled] = OrderedDict()  # digest of the weights -> graph
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
+        self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
         self.failures = 0  # of OpenVINO
 
@@ -59,16 +61,41 @@ class CpuCalls:
         """The UNet's output for (x, timesteps, context, y), in x's dtype; and which of accelerate.STATES gave it."""
         if graph := self.graph(patcher, unet):
             try:
-                return graph(inputs[0].shape, *inputs).to(inputs[0].dtype), "openvino"
+                output = graph(inputs[0].shape, *inputs).to(inputs[0].dtype)
+                if not graph.is_checked:
+                    self.check(graph, unet, output, *inputs)
+                return output, "openvino"
+            except comfy.model_management.InterruptProcessingException:
+                raise
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
                 self.failures += 1
                 log_failure(error)
         if not self.packed.forwards and not has_memory(unet, self.dtype):
             if self.dtype != torch.float32:
-                raise MemoryError("there is no memory for the UNet's weights in bf16")
+                raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
             return unet.forward(*inputs, transformer_options=attention_options()), "notUsed"
         return self.call_packed(unet, *inputs), "packed"
+
+    def check(self, graph: openvino_graph.Compiled, unet: torch.nn.Module, output: torch.Tensor, *inputs) -> None:
+        """ValueError where a graph's first output isn't the UNet's: its file is damaged, or the UNet is another."""
+        expected = unet.forward(*inputs, transformer_options=attention_options())
+        if (output - expected).abs().max() > MAX_ERROR * expected.abs().max():
+            graph.file.unlink(missing_ok=True)
+            raise ValueError("OpenVINO's output is not the UNet's")
+        graph.is_checked = True
+
+    def begin(self, unet: torch.nn.Module) -> None:
+        """A run begins: what others have changed in place since the last one is noticed."""
+        modules = list(unet.modules())
+        if modules != self.modules:
+            self.clear()
+            self.modules = modules
+        self.packed.check(unet)
+        if self.digest and not can_be_graph(unet):
+            self.digest = ""
+        elif not self.digest:
+            self.digest = None
 
     def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
         """The UNet's output in x's dtype, with products in self.dtype."""
@@ -85,24 +112,26 @@ class CpuCalls:
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
+        if self.failures >= MAX_FAILURES or not has_hosts_attention():
+            return None
         if self.digest is None:
             self.digest = weights_digest(unet) if can_be_graph(unet) else ""
-        if not self.digest or self.failures >= MAX_FAILURES or (self.thread and self.thread.is_alive()):
+        if not self.digest or (self.thread and self.thread.is_alive()):
             return None
         if self.digest in self.graphs:
             self.graphs.move_to_end(self.digest)
             return self.graphs[self.digest]
-        unet_config = patcher.model.model_config.unet_config
+        return self.attempt(self.make_graph, patcher.model.model_config.unet_config, unet)
+
+    def make_graph(self, unet_config: dict, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
         file = graph_file(unet_config)
         if not file.is_file():
-            self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file), daemon=True)
+            self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file))
             self.thread.start()
             return None
         while len(self.graphs) >= MAX_GRAPHS:
             self.graphs.popitem(last=False)
-        graph = self.attempt(openvino_graph.Compiled, file, list(unet.parameters()), torch.float32)
-        if graph is not None:
-            self.graphs[self.digest] = graph
+        self.graphs[self.digest] = graph = openvino_graph.Compiled(file, list(unet.parameters()), torch.float32)
         return graph
 
     def attempt(self, make: Callable, *made_of):
@@ -119,12 +148,15 @@ def log_failure(error: Exception) -> None:
 
 
 def can_be_graph(unet: UNetModel) -> bool:
-    """Whether OpenVINO is there, and the UNet small and in fp32."""
+    """Whether OpenVINO is there, and the UNet the host's own, small and in fp32."""
     weights = list(unet.parameters())
+    layers = (layer for layer in unet.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear))
     return (
-        openvino_graph.openvino is not None
+        openvino_graph.INSTALLED
         and sum(weight.numel() for weight in weights) <= MAX_GRAPH_PARAMETERS
         and all(weight.dtype == torch.float32 for weight in weights)
+        and type(unet) is UNetModel
+        and all(map(packed_layers.can_pack, layers))
     )
 
 
@@ -155,11 +187,16 @@ def call(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
     return unet.forward(x, timesteps, context, y, transformer_options=torch_attention())
 
 
-def attention_options() -> dict:
-    """torch's attention, unless another pack has put its own in place of the host's, or the user has chosen one."""
-    is_hosts = attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split)
+def has_hosts_attention() -> bool:
+    """Whether attention is the host's, and no other pack's and nobody's choice on the command line."""
+    hosts = (attention.attention_sub_quad, attention.attention_split, attention.attention_pytorch)
     chosen_by_user = args.use_split_cross_attention or args.use_quad_cross_attention
-    return torch_attention() if is_hosts and not chosen_by_user else {}
+    return attention.optimized_attention in hosts and not chosen_by_user
+
+
+def attention_options() -> dict:
+    """torch's attention in place of the host's for processors, but of nobody else's."""
+    return torch_attention() if has_hosts_attention() else {}
 
 
 def torch_attention() -> dict:

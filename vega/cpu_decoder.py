@@ -33,13 +33,19 @@ class CpuDecoder:
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
         self.dtype, self.weights = dtype, weights_of(decoder)
         self.graph = self.in_bf16 = self.thread = None
-        if openvino_graph.openvino is None:
+        if openvino_graph.INSTALLED:
+            self.prepare(decoder)
+
+    def prepare(self, decoder: torch.nn.Module) -> None:
+        try:
+            file = graph_file(decoder)
+        except Exception as error:  # no home folder, a broken installation
+            log_failure(error)
             return
-        file = graph_file(decoder)
         if file.is_file():
             self.make_graph(decoder, file)
         else:  # its pictures are drawn meanwhile
-            self.thread = threading.Thread(target=self.make_graph, args=(decoder, file), daemon=True)
+            self.thread = threading.Thread(target=self.make_graph, args=(decoder, file))
             self.thread.start()
 
     def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:

@@ -192,6 +192,7 @@ def sample(
     out["samples"] = samples
     # For the tiny decoder, which would make a psychedelic picture of another family's latents.
     out[LATENT_FORMAT_KEY] = type(model.get_model_object("latent_format")).__name__
+    out.pop(CPU_DTYPE_KEY, None)  # of the pass before
     if dtype := accelerate.cpu_dtype(model):
         out[CPU_DTYPE_KEY] = dtype
     return out

@@ -5,9 +5,12 @@ with its LoRAs, are bound to it in a moment.
 """
 
 import hashlib
-import importlib.metadata
+import importlib.util
 import os
+import sys
 import threading
+import types
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +18,20 @@ from pathlib import Path
 import torch
 from comfyui_version import __version__
 
-try:
-    import openvino
-except ImportError:
-    openvino = None
-
+INSTALLED = importlib.util.find_spec("openvino") is not None
+FORMAT = 1  # of the graphs: another way to convert them has another number
+# Layers of the host ask at each call whether the user has cancelled, and take the wish away; torch's own do not.
+LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
+
+
+def load():
+    """The openvino package, without the usage statistics that it sends to its makers when they can be imported."""
+    sys.modules.setdefault("openvino_telemetry", None)
+    import openvino
+
+    return openvino
 
 
 class Stateless(torch.nn.Module):
@@ -43,7 +53,7 @@ class Stateless(torch.nn.Module):
 def path(structure: str) -> Path:
     """The file of the graph of a structure: in $XDG_CACHE_HOME or ~/.cache, as the models of Hugging Face."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vega-rt" / "openvino"
-    versions = [__version__, *(importlib.metadata.version(name) for name in ("openvino", "torch"))]
+    versions = [FORMAT, __version__, torch.__version__, load().__version__]
     return folder / f"{hashlib.sha256(repr((structure, versions)).encode()).hexdigest()[:32]}.xml"
 
 
@@ -52,19 +62,27 @@ def convert(
 ) -> None:
     """Writes the graph of call(module, *inputs), where it isn't yet; inputs are examples and their sizes, -1 for any.
 
-    The module may be on the meta device. ~6 s on two cores for vega-nano's UNet. OSError where the file can't be written.
+    The module is the caller's alone, perhaps on the meta device. ~6 s on two cores for vega-nano's UNet. OSError where the
+    file can't be written.
     """
     with converting:
         if file.is_file():
             return
+        openvino = load()
+        for layer in module.modules():
+            for kind in LAYERS:
+                if isinstance(layer, kind):
+                    layer.forward = types.MethodType(kind.forward, layer)
         weights = [torch.zeros(weight.shape) for weight in module.parameters()]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks in the host's code, true for every size
             examples = tuple(example for example, _ in inputs.values())
-            graph = openvino.convert_model(Stateless(module.eval(), call), example_input=(*examples, *weights))
+            # Traced once: torch's comparison with a second trace counts the tensors in the weights' places.
+            traced = torch.jit.trace(Stateless(module.eval(), call), (*examples, *weights), check_trace=False)
+            graph = openvino.convert_model(traced, example_input=(*examples, *weights))
         graph.reshape({port: size for port, (_, size) in zip(graph.inputs, inputs.values(), strict=False)})
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.stem}-{os.getpid()}.xml")
+        part = file.with_name(f"{uuid.uuid4().hex}.xml")
         openvino.save_model(graph, part, compress_to_fp16=False)
         # What the graph refers to first: another process that sees the graph finds it whole.
         part.with_suffix(".bin").replace(file.with_suffix(".bin"))
@@ -75,10 +93,12 @@ class Compiled:
     """A graph with weights bound to it, whose products are in dtype: fp32 gives the module's output within rounding."""
 
     def __init__(self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype):
+        self.file, self.is_checked = file, False
         # Copies of its own, which the graph reads where they lie.
         self.weights = [weight.detach().contiguous().clone() for weight in weights]
         if not all(weight.isfinite().all() for weight in self.weights):
             raise ValueError("the weights contain NaN or infinite values")  # of which OpenVINO's ReLU makes zeros
+        openvino = load()
         core = openvino.Core()
         try:
             graph = core.read_model(file)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import comfy.ops
 import torch
 
+HOST = comfy.ops.disable_weight_init  # whose layers have the functions of all its ways to cast weights
 NO_POST_OP = ("none", [], "")  # attr, scalars, algorithm: nothing is fused to the operation
 
 
@@ -23,9 +24,17 @@ class PackedLayers:
     def clear(self) -> None:
         self.forwards.clear()
 
+    def check(self, unet: torch.nn.Module) -> None:
+        """Forgets all where other layers can be packed than were: somebody has changed one in place."""
+        if self.forwards and [layer for layer, _ in self.forwards] != [layer for layer in unet.modules() if can_pack(layer)]:
+            self.clear()
+
     @contextlib.contextmanager
     def in_use(self, unet: torch.nn.Module) -> Iterator[None]:
         """Within it the layers of the UNet compute with packed weights; what it was, it is again afterwards."""
+        if any("forward" in layer.__dict__ for layer, _ in self.forwards):
+            yield  # somebody else has put one there for this call
+            return
         if not self.forwards:
             self.forwards = [(layer, packed(layer, self.dtype)) for layer in unet.modules() if can_pack(layer)]
         # Past Module.__setattr__, which would take as long as a small layer.
@@ -39,10 +48,17 @@ class PackedLayers:
 
 
 def can_pack(layer: torch.nn.Module) -> bool:
-    """Whether oneDNN's operation on a packed weight gives what the layer gives."""
+    """Whether the layer is the host's own, as it is, and oneDNN's operation on a packed weight gives what it gives."""
     if isinstance(layer, torch.nn.Conv2d):
-        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return isinstance(layer, torch.nn.Linear)
+        hosts, own = HOST.Conv2d, ("forward", "forward_comfy_cast_weights", "_conv_forward")
+        if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            return False
+    elif isinstance(layer, torch.nn.Linear):
+        hosts, own = HOST.Linear, ("forward", "forward_comfy_cast_weights")
+    else:
+        return False
+    is_hosts = all(getattr(type(layer), name) is getattr(hosts, name) and name not in vars(layer) for name in own)
+    return is_hosts and not layer.weight_function and not layer.bias_function
 
 
 def packed(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
