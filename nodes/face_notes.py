@@ -52,7 +52,7 @@ def say(*notes: Note) -> None:
 
 def say_upstream(class_type: str, note: Note) -> None:
     """The same for the nearest node of a type that the running one gets something from."""
-    if not is_watched() or (running := running_prompt()) is None:
+    if (running := running_prompt()) is None or not is_watched():
         return
     prompt, node_id = running
     if node_id := find_upstream(prompt, node_id, class_type):

@@ -82,7 +82,7 @@ def test_a_picture_too_large_for_the_memory_fails_alone(server):
 
 def test_the_prompt_of_a_failed_picture_is_in_no_log(server):
     """The prompt of a picture that fails while it is drawn gets into no log."""
-    room = psutil.Process(server.process.pid).memory_info().vms + 2**29
+    room = psutil.Process(server.process.pid).memory_info().vms + 2**27
     with limited(server, "RLIMIT_AS", room):
         large = dict(num_inference_steps=1, img_width=2048, img_height=2048)
         failed = [post(server, path, prompt="a zebra-secret-9153", **large) for path in (RT, BASE)]

@@ -103,8 +103,8 @@ def scrolled(page) -> bool:
 
 @pytest.mark.parametrize(
     ("renderer", "width", "height", "least"),
-    [("classic", *window) for window in WINDOWS]
-    + [("Nodes 2.0", *WINDOWS[0])]
+    [("classic", *WINDOWS[1]), ("Nodes 2.0", *WINDOWS[0])]
+    + [pytest.param("classic", *window, marks=pytest.mark.soak) for window in (WINDOWS[0], WINDOWS[2])]
     + [pytest.param("Nodes 2.0", *window, marks=pytest.mark.soak) for window in WINDOWS[1:]],
     indirect=["renderer"],
 )
