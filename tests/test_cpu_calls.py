@@ -67,7 +67,10 @@ def load(folder, family, bias):
     return model
 
 
-@pytest.mark.parametrize("family", folders.FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[] if f in ("Segmind-Vega", "tiny-sd") else pytest.mark.soak) for f in folders.FAMILIES],
+)
 def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, family):
     """Two models in turn, and sizes that the weights were not packed at."""
     models = [load(tmp_path / str(bias), family, bias) for bias in (0.0, 1.0)]
