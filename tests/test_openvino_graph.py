@@ -60,6 +60,7 @@ def states(fast, positive, **size) -> set[str]:
     return set(told)
 
 
+@pytest.mark.soak
 def test_no_home_folder_is_no_error(few_step, positive, monkeypatch, nano):
     """Where the graphs can't be kept all is drawn without OpenVINO."""
 
@@ -105,6 +106,7 @@ def test_a_longer_prompt_is_served(nano, few_step, positive):
     assert_close(draw(graphed(few_step, positive), long), draw(few_step, long))
 
 
+@pytest.mark.soak
 def test_strengths_have_graphs_of_their_own(nano, positive):
     """An old strength's graph is found again, and its pictures are the same to the last bit."""
     drawn = {}
@@ -117,6 +119,7 @@ def test_strengths_have_graphs_of_their_own(nano, positive):
     assert len(calls(fast).graphs) == 2
 
 
+@pytest.mark.soak
 def test_only_so_many_strengths_are_kept(nano, positive, monkeypatch):
     monkeypatch.setattr(cpu_calls, "MAX_GRAPHS", 2)
     for strength in range(cpu_calls.MAX_GRAPHS + 2):
@@ -124,7 +127,8 @@ def test_only_so_many_strengths_are_kept(nano, positive, monkeypatch):
     assert len(calls(fast).graphs) == cpu_calls.MAX_GRAPHS
 
 
-@pytest.mark.parametrize("family", ["tiny-sd", *(pytest.param(f, marks=pytest.mark.soak) for f in ("SD 1.5", "SDXL"))])
+@pytest.mark.soak
+@pytest.mark.parametrize("family", ["tiny-sd", "SD 1.5", "SDXL"])
 def test_other_small_unets_are_served(tmp_path, monkeypatch, family):
     monkeypatch.setattr(cpu_calls, "MAX_GRAPH_PARAMETERS", 50_000_000)
     folders.write(tmp_path, family)
@@ -166,6 +170,7 @@ def test_a_picture_of_a_batch_is_what_it_is_alone(nano, few_step, positive):
     )
 
 
+@pytest.mark.soak
 def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, caplog):
     """OpenVINO then gives empty outputs, without an error and from then on; the graph is made anew."""
     fast = graphed(few_step, positive)
@@ -206,6 +211,7 @@ def test_damaged_weights_are_not_drawn_over(nano):
         weight[0, 0, 0, 0] = kept
 
 
+@pytest.mark.soak
 def test_a_file_of_other_contents_draws_nothing(few_step, positive):
     """A value within it is another: the first call is compared with the UNet's own."""
     fast = graphed(few_step, positive)
@@ -219,6 +225,7 @@ def test_a_file_of_other_contents_draws_nothing(few_step, positive):
     assert not file.exists()
 
 
+@pytest.mark.soak
 def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
     fast = graphed(few_step, positive)
     file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
