@@ -26,8 +26,11 @@ serve: $(ENVIRONMENT)
 # Workers of one thread each take half the time of one with all of them, of which the others mostly wait; one more worker
 # than two cores can hold fills the time in which tests wait for their servers.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
+# OpenVINO's threads and memory stay out of the processes of all other tests.
+OPENVINO := tests/test_openvino_graph.py tests/test_cpu_calls.py
 test: $(ENVIRONMENT)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(OPENVINO:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(OPENVINO)
 
 # What a ComfyUI can break, on the oldest one that the pack is for and on later ones, each with what it requires itself;
 # `make 0.24.1` on that one alone.
