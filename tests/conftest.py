@@ -201,6 +201,15 @@ def nano(inference):
     return checkpoint.load(checkpoint.NANO, "tiny", [])
 
 
+@pytest.fixture
+def anew(nano):
+    """What a test makes of vega-nano for the processor is gone after it."""
+    from cpu_drawing import forget
+
+    yield
+    forget(nano[0])
+
+
 @pytest.fixture(scope="module")
 def few_step(nano):
     return lora.apply(nano[0], checkpoint.NANO_LORA, 1.0)

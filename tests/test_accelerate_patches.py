@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_freelunch import FreeU_V2
 from graph_recorder import Recorder, draw, graphed
-from unet_patches import PATCHES, controlnet
+from unet_patches import PATCHES, hooked, steered
 from vega_pack.vega import accelerate, checkpoint
 
 import nodes as host_nodes
@@ -25,10 +25,8 @@ def recorder():
 
 
 def test_a_controlnet_runs_eagerly(few_step, positive, recorder):
-    (steered, _) = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
-        positive, [], controlnet(few_step), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
-    )
-    assert torch.equal(draw(graphed(few_step, recorder), steered), draw(few_step, steered))
+    prompt = steered(few_step, positive)
+    assert torch.equal(draw(graphed(few_step, recorder), prompt), draw(few_step, prompt))
     assert recorder.recorded == 0
 
 
@@ -58,13 +56,10 @@ def test_a_hook_of_torch_runs_eagerly(few_step, positive, recorder):
     fast = graphed(few_step, recorder)
     plain = draw(fast, positive)
     replayed = recorder.replayed
-    handle = few_step.model.diffusion_model.out.register_forward_hook(lambda module, inputs, output: output * 1.5)
-    try:
-        hooked = draw(fast, positive)
-        assert torch.equal(hooked, draw(few_step, positive))
-        assert not torch.allclose(hooked, plain, atol=1e-3)
-    finally:
-        handle.remove()
+    with hooked(few_step.model.diffusion_model.out):
+        drawn = draw(fast, positive)
+        assert torch.equal(drawn, draw(few_step, positive))
+        assert not torch.allclose(drawn, plain, atol=1e-3)
     assert recorder.replayed == replayed
 
 

@@ -10,31 +10,15 @@ import comfy.sample
 import pytest
 import torch
 from comfy.ldm.modules import attention
+from cpu_drawing import assert_close, calls, needs_bf16
 from graph_recorder import LORA, draw
-from unet_patches import PATCHES, controlnet
+from unet_patches import PATCHES, hooked, steered
 from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, packed_layers
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
-import nodes as host_nodes
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-BF16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
-
-
-def assert_close(drawn, expected):
-    assert (drawn - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
-def calls(model) -> cpu_calls.CpuCalls:
-    return getattr(model.model, accelerate.KEY).cpu
-
-
-@pytest.fixture(autouse=True)
-def anew(nano):
-    """Each test begins without what another one packed."""
-    yield
-    setattr(nano[0].model, accelerate.KEY, None)
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "anew")]
 
 
 @pytest.fixture
@@ -48,12 +32,9 @@ def packs(model) -> int:
 
 def core(model, size=(8, 12), steps=2):
     """[1, 4, *size] by the host's own sampler with guidance, for a base model of any family."""
-    width, y = (
-        model.model.model_config.unet_config["context_dim"],
-        model.model.model_config.unet_config.get("adm_in_channels"),
-    )
+    features = model.model.model_config.unet_config["context_dim"]
     torch.manual_seed(1)
-    prompts = [[[torch.randn(1, 77, width), {"pooled_output": torch.randn(1, 1280 if y == 2816 else 64)}]] for _ in range(2)]
+    prompts = [[[torch.randn(1, 77, features), {"pooled_output": torch.randn(1, 64)}]] for _ in range(2)]
     empty = torch.zeros(1, 4, *size)
     noise = comfy.sample.prepare_noise(empty, 1)
     return comfy.sample.sample(model, noise, steps, 3.0, "euler", "normal", *prompts, empty, disable_pbar=True, seed=1)
@@ -79,7 +60,7 @@ def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, 
             fast = accelerate.apply(model, "auto")
             assert_close(core(fast, size), core(model, size))
             assert packs(fast) > 50
-            assert not getattr(fast.model, accelerate.KEY).disabled
+            assert not accelerate.cache_of(fast).disabled
     assert not torch.allclose(*(core(accelerate.apply(model, "auto")) for model in models), atol=0.1)
 
 
@@ -109,10 +90,8 @@ def test_a_patched_model_runs_eagerly(few_step, positive, without_openvino, patc
 
 
 def test_a_controlnet_runs_eagerly(few_step, positive, without_openvino):
-    (steered, _) = host_nodes.ControlNetApplyAdvanced().apply_controlnet(
-        positive, [], controlnet(few_step), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0
-    )
-    assert torch.equal(draw(accelerate.apply(few_step, "auto"), steered), draw(few_step, steered))
+    prompt = steered(few_step, positive)
+    assert torch.equal(draw(accelerate.apply(few_step, "auto"), prompt), draw(few_step, prompt))
 
 
 def circular_padding(layer):
@@ -194,14 +173,10 @@ def test_a_second_pass_decodes_as_it_was_drawn(few_step, positive):
 def test_a_hook_on_a_layer_runs_eagerly(few_step, positive, without_openvino):
     fast = accelerate.apply(few_step, "auto")
     plain = draw(fast, positive)
-    layer = few_step.model.diffusion_model.out[2]
-    handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.5)
-    try:
-        hooked = draw(fast, positive)
-        assert torch.equal(hooked, draw(few_step, positive))
-        assert not torch.allclose(hooked, plain, atol=1e-3)
-    finally:
-        handle.remove()
+    with hooked(few_step.model.diffusion_model.out[2]):
+        drawn = draw(fast, positive)
+        assert torch.equal(drawn, draw(few_step, positive))
+        assert not torch.allclose(drawn, plain, atol=1e-3)
 
 
 def test_torchs_private_operations_are_there():
@@ -282,7 +257,26 @@ def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openv
     assert not seen
 
 
-@BF16
+@needs_bf16
+@pytest.mark.parametrize("installed", [True, False])
+def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, installed):
+    """Each goes on with what it has made; the memory of both is given back."""
+    if not installed:
+        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
+    fast, faster = (accelerate.apply(few_step, mode) for mode in ("auto", "bf16"))
+    drawn = [draw(model, positive) for model in (fast, faster, fast, faster)]
+    assert torch.equal(drawn[0], drawn[2])
+    assert torch.equal(drawn[1], drawn[3])
+    assert_close(drawn[0], draw(few_step, positive))
+    assert calls(fast) is not calls(faster)
+    if not installed:
+        assert packs(fast) == packs(faster) > 50
+        assert not torch.equal(drawn[0], drawn[1])
+    comfy.model_management.unload_all_models()
+    assert packs(fast) == packs(faster) == 0
+
+
+@needs_bf16
 def test_bf16_changes_pictures_slightly(nano, few_step, positive, without_openvino):
     drawn = draw(accelerate.apply(few_step, "bf16"), positive)
     exact = draw(few_step, positive)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from cpu_drawing import assert_close, calls, forget, needs_bf16
 from graph_recorder import LORA, draw
 from psnr import psnr
 from vega_pack.vega import accelerate, checkpoint, cpu_calls, cpu_decoder, lcm, lora, openvino_graph, tiny_decoder
@@ -12,12 +13,7 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
 
-pytestmark = [
-    pytest.mark.model,
-    pytest.mark.usefixtures("inference"),
-    pytest.mark.skipif(not openvino_graph.INSTALLED, reason="OpenVINO is not installed (dev/requirements.txt has it)"),
-]
-BF16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +22,6 @@ def kept(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(autouse=True)
-def anew(nano, kept):
-    yield
-    setattr(nano[0].model, accelerate.KEY, None)
-
-
-def assert_close(drawn, expected):
-    assert (drawn - expected).abs().max() <= 1e-5 * expected.abs().max()
-
-
-def calls(model) -> cpu_calls.CpuCalls:
-    return getattr(model.model, accelerate.KEY).cpu
 
 
 def graphed(model, positive, mode="auto"):
@@ -55,7 +37,7 @@ def graphed(model, positive, mode="auto"):
 def states(fast, positive, **size) -> set[str]:
     """How the calls of a picture are answered."""
     told = []
-    getattr(fast.model, accelerate.KEY).report = lambda state, *_: told.append(state)
+    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
     draw(fast, positive, **size)
     return set(told)
 
@@ -87,7 +69,7 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
     calls(fast).thread.join()
     assert_close(draw(fast, positive), expected)
     assert len(calls(fast).graphs) == 1
-    setattr(few_step.model, accelerate.KEY, None)
+    forget(few_step)
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), expected)
     assert not calls(fast).thread
@@ -219,7 +201,7 @@ def test_a_file_of_other_contents_draws_nothing(few_step, positive):
     whole = file.read_text()
     assert 'epsilon="1e-05"' in whole or 'eps="' in whole
     file.write_text(re.sub(r'(eps(?:ilon)?)="[^"]*"', r'\1="0.5"', whole))
-    setattr(few_step.model, accelerate.KEY, None)
+    forget(few_step)
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), draw(few_step, positive))
     assert not file.exists()
@@ -231,11 +213,11 @@ def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
     file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    setattr(few_step.model, accelerate.KEY, None)
+    forget(few_step)
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), draw(few_step, positive))
     assert not file.exists()
-    setattr(few_step.model, accelerate.KEY, None)
+    forget(few_step)
     assert calls(graphed(few_step, positive)).graphs
 
 
@@ -255,7 +237,7 @@ def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size)
     assert (tiny_decoder.decode(vae, z, None, torch.float32) - expected).abs().max() < 1e-5
 
 
-@BF16
+@needs_bf16
 @pytest.mark.parametrize("installed", [True, False])
 def test_bf16_pictures_are_near(nano, few_step, positive, monkeypatch, installed):
     """UNet and decoder in bf16: 50 dB and more from the exact pictures."""

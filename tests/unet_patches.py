@@ -1,5 +1,6 @@
 """What other nodes and packs do to a UNet: each is a function of the host's MODEL."""
 
+import contextlib
 import copy
 
 import comfy.cldm.cldm
@@ -8,6 +9,8 @@ import comfy.ldm.modules.attention
 import comfy.ops
 import torch
 from comfy.patcher_extension import WrappersMP
+
+import nodes as host_nodes
 
 
 def controlnet(model):
@@ -19,6 +22,22 @@ def controlnet(model):
     for parameter in net.parameters():
         parameter.data = torch.randn_like(parameter) * 0.05
     return comfy.controlnet.ControlNet(net, load_device=model.load_device)
+
+
+def steered(model, positive):
+    """The prompt with that ControlNet on it, and a picture to follow."""
+    control = host_nodes.ControlNetApplyAdvanced()
+    return control.apply_controlnet(positive, [], controlnet(model), torch.rand(1, 64, 64, 3), 1.0, 0.0, 1.0)[0]
+
+
+@contextlib.contextmanager
+def hooked(layer):
+    """Within it a hook of torch makes the layer's output half as large again."""
+    handle = layer.register_forward_hook(lambda module, inputs, output: output * 1.5)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def attention_patch(model):

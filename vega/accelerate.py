@@ -23,6 +23,7 @@ MODES = ("auto", "cuda graph", "compile", "bf16", "off")
 # What becomes of a call: it is the first of its size, is recorded, replayed, compiled only, drawn on packed weights or by
 # OpenVINO, or runs as without this pack.
 STATES = ("firstRun", "recording", "replaying", "compiled", "packed", "openvino", "notUsed")
+CPU_DTYPES = {"cpu": torch.float32, "bf16": torch.bfloat16}  # of the products in the modes for processors
 KEY = "vega_accelerate"
 # Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
 # model_base.py, ldm/modules). Any other key may be a patch.
@@ -80,9 +81,9 @@ def apply(
     mode = resolve(model, mode)
     if mode == "bf16":
         check_bf16(model.load_device)
-    cache = getattr(model.model, KEY, None)
-    if mode == "off" and cache is not None and cache.cpu:
-        cache.clear()
+    if mode == "off":
+        for cache in filter(None, (getattr(model.model, slot(cpu_mode), None) for cpu_mode in CPU_DTYPES)):
+            cache.clear()
     if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
         return model
     patched = model.clone()
@@ -92,13 +93,12 @@ def apply(
     if mode == "off":
         return patched
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
+    cache = getattr(model.model, slot(mode), None)
     if cache is None or (cache.mode, cache.record) != (mode, record):
         if cache is not None:
             cache.clear()
-            if cache.cpu:  # no child of the model any more, it does not learn when its weights move
-                cache.disabled = True
         cache = GraphCache(model.load_device, mode, record)
-        setattr(model.model, KEY, cache)
+        setattr(model.model, slot(mode), cache)
     cache.report = report
     patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
     patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
@@ -106,11 +106,22 @@ def apply(
     return patched
 
 
+def slot(mode: str) -> str:
+    """The attribute of the host's model that has the GraphCache of a mode: on a processor each has its own."""
+    return f"{KEY}_{mode}" if mode in CPU_DTYPES else KEY
+
+
+def cache_of(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
+    """What an accelerated model's calls go through."""
+    for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(KEY, ()):
+        return wrapper.__self__
+    return None
+
+
 def cpu_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
     """The dtype of the products of a model that is accelerated on a processor, else None."""
-    for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(KEY, ()):
-        return wrapper.__self__.cpu and wrapper.__self__.cpu.dtype
-    return None
+    cache = cache_of(model)
+    return cache.cpu.dtype if cache and cache.cpu else None
 
 
 class GraphCache(torch.nn.Module):
@@ -122,7 +133,7 @@ class GraphCache(torch.nn.Module):
     def __init__(self, device: torch.device, mode: str, record: Callable):
         super().__init__()
         self.device, self.mode, self.record = device, mode, record
-        self.cpu = CpuCalls(torch.bfloat16 if mode == "bf16" else torch.float32) if mode in ("cpu", "bf16") else None
+        self.cpu = CpuCalls(CPU_DTYPES[mode]) if mode in CPU_DTYPES else None
         self.patcher = None  # whose run this is, if its calls can be replayed
         self.weights = None  # what the recorded calls read
         self.graphs = OrderedDict()  # key of a call -> (its replay, its memory in bytes), the last used at the end
@@ -249,9 +260,8 @@ def call(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
 
 def call_compiled(unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
     """The same for torch.compile, to which attention that asks for the free memory is a new function every time."""
-    options = {}
-    if attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split):
-        options["optimized_attention_override"] = lambda _, *args, **kwargs: attention.attention_pytorch(*args, **kwargs)
+    asks = attention.optimized_attention in (attention.attention_sub_quad, attention.attention_split)
+    options = cpu_calls.torch_attention() if asks else {}
     return unet.forward(x, timesteps, context, y, transformer_options=options)
 
 

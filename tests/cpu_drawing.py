@@ -1,0 +1,21 @@
+"""Accelerate (Vega) on a processor, as its tests look at it."""
+
+import pytest
+from vega_pack.vega import accelerate, cpu_calls
+
+needs_bf16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
+
+
+def assert_close(drawn, expected):
+    """Within rounding."""
+    assert (drawn - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def calls(model) -> cpu_calls.CpuCalls:
+    return accelerate.cache_of(model).cpu
+
+
+def forget(model) -> None:
+    """What was made of a model is not there any more, as in a new process."""
+    for mode in accelerate.CPU_DTYPES:
+        setattr(model.model, accelerate.slot(mode), None)
