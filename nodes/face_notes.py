@@ -21,6 +21,7 @@ from ..images.delivery import is_browser
 EVENT = "vega.note"
 ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
 MAX_REMEMBERED = 1000  # a few hundred bytes each
+LONG_TEXT = 1000  # characters
 SEEDS = ("seed", "noise_seed")  # no note depends on one, and templates have a new one for each run
 remembered: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
 
@@ -86,6 +87,10 @@ def encode(notes: list[Note]) -> list[dict]:
 
 
 def remember(class_type: str, signature: str, notes: list[dict]) -> None:
+    """In place of what was said of the same before; nothing needs no place."""
+    if not notes:
+        remembered.pop((class_type, signature), None)
+        return
     remembered[class_type, signature] = notes
     remembered.move_to_end((class_type, signature))
     if len(remembered) > MAX_REMEMBERED:
@@ -104,7 +109,8 @@ def signature(prompt: dict, node_id: str) -> str:
                     waiting.append(value[0])
                 inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
             elif name not in SEEDS:
-                inputs[name] = value
+                # A picture within a prompt has megabytes, of which Python keeps the hash.
+                inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT else value
         rows.append([node["class_type"], inputs])
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -127,7 +133,8 @@ def add_route(routes: web.RouteTableDef) -> None:
 async def answer(request: web.Request) -> web.Response:
     """What was said of the nodes of a prompt that runs or has run, in this run or in one before with the same inputs."""
     prompt_id, queue = request.match_info["prompt_id"], PromptServer.instance.prompt_queue
-    items = [*list(queue.currently_running.values()), *(one["prompt"] for one in queue.get_history(prompt_id).values())]
+    done = queue.get_history(prompt_id, map_function=lambda entry: entry["prompt"])  # without a copy of graph and outputs
+    items = [*queue.currently_running.values(), *done.values()]
     prompt = next((prompt for _, id, prompt, *_ in items if id == prompt_id), {})
     types = {class_type for class_type, _ in list(remembered)}  # a signature takes a while in a large graph
     found = {}

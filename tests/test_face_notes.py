@@ -240,6 +240,6 @@ def test_the_nearest_node_of_a_type_is_found():
 def test_no_more_notes_are_kept_than_said(monkeypatch):
     monkeypatch.setattr(face_notes, "remembered", type(face_notes.remembered)())
     for k in range(face_notes.MAX_REMEMBERED + 5):
-        face_notes.remember("VegaLoader", str(k), [])
+        face_notes.remember("VegaLoader", str(k), [{"key": "on"}])
     assert next(iter(face_notes.remembered)) == ("VegaLoader", "5")
     assert len(face_notes.remembered) == face_notes.MAX_REMEMBERED
