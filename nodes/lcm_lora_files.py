@@ -13,8 +13,8 @@ def names() -> list[str]:
 
     Without the last, ComfyUI's page would report those as missing and offer their download.
     """
-    files = model_lists.lora_names()
-    found = [name for name in published_loras.MODULES if name not in files and len(downloads_of(name)) == 1]
+    files, contents = model_lists.lora_names(), downloads()
+    found = [name for name in published_loras.MODULES if name not in files and len(certain(name, contents)) == 1]
     return [model_lists.EMBEDDED_LORA, *files, *found]
 
 
@@ -22,23 +22,24 @@ def path(lora_name: str) -> Path:
     """The file of a name in the list; ValueError where there is none, where two fit equally, and where it isn't certain."""
     if lora_name not in published_loras.MODULES or folder_paths.get_full_path("loras", lora_name):
         return model_lists.lora_path(lora_name)
-    fitting = downloads_of(lora_name)
+    contents = downloads()
+    fitting = certain(lora_name, contents)
     if len(fitting) == 1:
         return model_lists.lora_path(fitting[0])
     missing = f"There is no LoRA {lora_name!r} in models/loras"
     if fitting:
         both = " and ".join(map(repr, fitting))
         raise ValueError(f"{missing}, and these fit it equally: {both}. Choose one of them in lora_name.")
-    doubtful = [f"{name!r} may be it, but {of.doubt}" for name, of in downloads().items() if of.name == lora_name]
+    doubtful = [f"{name!r} may be it, but {of.doubt}" for name, of in contents.items() if of.name == lora_name]
     if doubtful:
         source = lora.BASES[published_loras.MODULES[lora_name]][1]
         raise ValueError(f"{missing}. {'; '.join(doubtful)}. If it is {source}, choose it in lora_name.")
     return model_lists.lora_path(lora_name)
 
 
-def downloads_of(lora_name: str) -> list[str]:
+def certain(lora_name: str, contents: dict[str, published_loras.Contents]) -> list[str]:
     """The downloads that are this published LCM-LoRA for certain."""
-    return [name for name, of in downloads().items() if of == (lora_name, "")]
+    return [name for name, of in contents.items() if of == (lora_name, "")]
 
 
 def downloads() -> dict[str, published_loras.Contents]:
