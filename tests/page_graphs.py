@@ -37,6 +37,13 @@ def refresh(page) -> None:
     page.evaluate("window.app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
 
 
+def open_help(page, kind: str) -> None:
+    """Selects the node and presses its i."""
+    x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node(kind)}.pos)")
+    page.mouse.click(x + 60, y - 8)
+    page.get_by_test_id("info-button").click()
+
+
 # Whose node 7, as Send Image's, is one of another kind, or another Send Image.
 OTHERS = {"another workflow": "vega_img2img", "the same workflow twice": "vega_live_drawing"}
 SLOW = 30  # steps, so that there is time to do something else

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from api_calls import wait_for
-from page_graphs import SAVED, read, refresh
+from page_graphs import SAVED, open_help, read, refresh
 from PIL import Image
 from safetensors.torch import save
 
@@ -200,9 +200,7 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
 
 def test_the_help_page_is_shown_with_its_picture(page):
     browser.load(page, SAVED["vega_txt2img"])
-    x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node('VegaLoader')}.pos)")
-    page.mouse.click(x + 60, y - 8)
-    page.get_by_test_id("info-button").click()
+    open_help(page, "VegaLoader")
     page.get_by_text("Which autoencoder makes the pixels.").first.wait_for()
     page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import shown
 import tomllib
-from page_graphs import SAVED
+from page_graphs import SAVED, open_help
 
 from dev import browser
-from dev.browser import node
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "web" / "docs"
@@ -153,9 +152,7 @@ def test_the_info_panel_shows_the_french_page_in_french(page):
         page.reload()
         browser.wait_until_ready(page)
         browser.load(page, SAVED["vega_txt2img"])
-        x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node('VegaLoader')}.pos)")
-        page.mouse.click(x + 60, y - 8)
-        page.get_by_test_id("info-button").click()
+        open_help(page, "VegaLoader")
         page.get_by_text("L'autoencodeur qui produit les pixels.").first.wait_for()
         page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")
         assert page.get_by_text("Which autoencoder makes the pixels.").count() == 0
