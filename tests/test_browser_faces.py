@@ -2,36 +2,29 @@
 
 import io
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from contrast import contrast
 from page_graphs import SAVED, open_tab
 from PIL import Image
-from workflow_files import template
+from template_cards import INSTANCE, face, open_card
 
 from dev import browser
-from dev.templates import TEMPLATES
 
-ROOT = Path(__file__).resolve().parents[1]
-SUBGRAPH = "window.app.graph.nodes.find(n => n.subgraph)"
 READABLE = 4.5  # WCAG 2.2, 1.4.3
 UNKNOWN = "night, sunset, mountains, forest, lake"
-RENDERERS = {"classic": "false", "Nodes 2.0": "true"}
 
 
 @pytest.fixture(autouse=True)
 def calm(page):
     yield
-    page.evaluate("window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', false)")
     page.evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
     page.set_viewport_size({"width": 1600, "height": 900})
 
 
 @pytest.fixture
-def renderer(page, request):
-    """One of the two; the page is loaded anew with it, since it keeps the view of each graph that was open."""
-    page.evaluate(f"window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', {RENDERERS[request.param]})")
+def fresh(page, renderer):
+    """The page loaded anew in a renderer, since it keeps the view of each graph that was open."""
     page.reload()
     browser.wait_until_ready(page)
 
@@ -41,22 +34,8 @@ each_renderer = pytest.mark.parametrize(
 )
 
 
-def open_card(page, name: str) -> None:
-    """Opens a template as people do, by its card."""
-    workflow = template(name)
-    page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.get_by_role("dialog").get_by_text(ROOT.name, exact=True).first.click()  # badges of nodes have that text, too
-    card = page.get_by_test_id(f"template-workflow-{TEMPLATES[name].title}")
-    card.dispatch_event("click")
-    card.wait_for(state="detached")
-    page.wait_for_function(
-        "([id, count]) => window.app.graph.id === id && window.app.graph.nodes.length === count",
-        arg=[workflow["id"], len(workflow["nodes"])],
-    )
-
-
 def set_widget(page, name: str, value: str) -> None:
-    page.evaluate(f"{SUBGRAPH}.widgets.find(w => w.name === '{name}').value = {value}")
+    page.evaluate(f"{face(name)}.value = {value}")
 
 
 def read(page, kind: str) -> list[str]:
@@ -65,7 +44,11 @@ def read(page, kind: str) -> list[str]:
 
 
 def warning(page, said: str):
-    note = page.locator(".vega-note-warning:visible", has_text=said).first
+    return wait_for_note(page, "warning", said)
+
+
+def wait_for_note(page, kind: str, said: str):
+    note = page.locator(f".vega-note-{kind}:visible", has_text=said).first
     note.wait_for()
     return note
 
@@ -86,7 +69,7 @@ def colours(page, note) -> tuple[str, str]:
     + [pytest.param(*case, marks=pytest.mark.soak) for case in (("classic", 1600, 1000), ("Nodes 2.0", 1280, 720))],
     indirect=["renderer"],
 )
-def test_unknown_words_are_told_on_the_closed_subgraph(page, renderer, width, height, tmp_path):
+def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh, width, height, tmp_path):
     page.set_viewport_size({"width": width, "height": height})
     open_card(page, "vega_txt2img")
     sizes = "window.app.graph.nodes.map(n => [n.id, ...n.pos, ...n.size].join())"
@@ -94,6 +77,8 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, renderer, width, he
     set_widget(page, "prompt", "'portrait of a smiling woman'")
     assert browser.run(page) == "execution_success"
     note = warning(page, UNKNOWN)
+    for told in ("vega-nano", "182 of 182"):  # which the page asks for where the server has their nodes in its cache
+        wait_for_note(page, "info", told)
     page.screenshot(path=tmp_path / "unknown.png")
     assert len(read(page, "warning")) == 1
     assert "vega-nano" in read(page, "info")[0]
@@ -109,7 +94,7 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, renderer, width, he
     assert info[0] != background
     left, top, right, bottom = page.evaluate(
         f"""() => {{
-            const {{ pos, size }} = {SUBGRAPH}
+            const {{ pos, size }} = {INSTANCE}
             const {{ ds }} = window.app.canvas
             return [...ds.convertOffsetToCanvas(pos), ...ds.convertOffsetToCanvas([pos[0] + size[0], pos[1] + size[1]])]
         }}"""
@@ -124,7 +109,7 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, renderer, width, he
 
 
 @each_renderer
-def test_a_far_size_is_told_with_the_one_to_use(page, renderer):
+def test_a_far_size_is_told_with_the_one_to_use(page, fresh):
     """On the closed subgraph; when it is opened, on the sampler's own face."""
     open_card(page, "vega_txt2img")
     for side in ("width", "height"):
@@ -132,7 +117,7 @@ def test_a_far_size_is_told_with_the_one_to_use(page, renderer):
     set_widget(page, "steps", "1")
     assert browser.run(page) == "execution_success"
     warning(page, "192 x 192")
-    page.evaluate(f"window.app.canvas.openSubgraph({SUBGRAPH}.subgraph, {SUBGRAPH})")
+    page.evaluate(f"window.app.canvas.openSubgraph({INSTANCE}.subgraph, {INSTANCE})")
     note = warning(page, "192 x 192")
     sampler = page.evaluate("window.app.canvas.graph.nodes.find(n => n.type === 'VegaLCMSampler').id")
     assert note.evaluate("note => note.parentElement.dataset.node") == str(sampler)

@@ -61,14 +61,16 @@ async function restore(workflow) {
   redraw();
 }
 
-// The open graph's notes as [execution id, notes]; none of a node that has become another one.
+// The open graph's notes as [execution id, notes], in the order in which the nodes run: those of the host's cache are told
+// later than those that run. None of a node that has become another one.
 function current() {
   const workflow = opened();
   if (!workflow || isLoading()) return [];
   if (restored !== workflow) restore((restored = workflow));
   const { graph, notes } = kept.get(workflow) ?? {};
   if (graph !== graphId() || !notes) return [];
-  return [...notes].filter(([id, { type }]) => nodeAt(id)?.type === type).map(([id, note]) => [id, note.notes]);
+  const told = [...notes].filter(([id, { type }]) => nodeAt(id)?.type === type);
+  return told.sort(([a], [b]) => nodeAt(a).order - nodeAt(b).order).map(([id, note]) => [id, note.notes]);
 }
 
 api.addEventListener("vega.queued", ({ detail }) => queued(detail));
