@@ -1,7 +1,6 @@
 """A UNet's calls on a processor: on packed weights, or as an OpenVINO graph where the UNet is small."""
 
 import hashlib
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +24,7 @@ MAX_FAILURES = 3  # of OpenVINO, after which the model is drawn without it
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
 CPU = torch.device("cpu")
+DRAWS = "Accelerate (Vega) draws"
 
 
 def supports_bf16() -> bool:
@@ -70,7 +70,7 @@ class CpuCalls:
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
                 self.failures += 1
-                log_failure(error)
+                openvino_graph.log_failure(DRAWS, error)
         if not self.packed.forwards and not has_memory(unet, self.dtype):
             if self.dtype != torch.float32:
                 raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
@@ -140,11 +140,7 @@ class CpuCalls:
             return make(*made_of)
         except Exception as error:
             self.failures = MAX_FAILURES
-            log_failure(error)
-
-
-def log_failure(error: Exception) -> None:
-    logging.warning("Accelerate (Vega) draws without OpenVINO: %s", " ".join(str(error).split()))
+            openvino_graph.log_failure(DRAWS, error)
 
 
 def can_be_graph(unet: UNetModel) -> bool:

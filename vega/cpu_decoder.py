@@ -1,7 +1,6 @@
 """The tiny decoder (TAESD) on a processor: as an OpenVINO graph where that is installed, or in bf16."""
 
 import copy
-import logging
 import threading
 import weakref
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from . import openvino_graph
 from .latent_formats import PIXELS_PER_LATENT
 
+DECODES = "VAE Decode (Vega Tiny) decodes"
 # decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
 CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -40,7 +40,7 @@ class CpuDecoder:
         try:
             file = graph_file(decoder)
         except Exception as error:  # no home folder, a broken installation
-            log_failure(error)
+            openvino_graph.log_failure(DECODES, error)
             return
         if file.is_file():
             self.make_graph(decoder, file)
@@ -51,10 +51,9 @@ class CpuDecoder:
     def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:
         try:
             convert(decoder, file)
-            weights = list(decoder.parameters())
-            self.graph = openvino_graph.Compiled(file, weights, self.dtype)
+            self.graph = openvino_graph.Compiled(file, list(decoder.parameters()), self.dtype)
         except Exception as error:  # another version of OpenVINO, a full disk
-            log_failure(error)
+            openvino_graph.log_failure(DECODES, error)
 
     def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
         if self.graph:
@@ -63,15 +62,11 @@ class CpuDecoder:
                 return self.graph((batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3), z)
             except Exception as error:  # OpenVINO's, above all of memory
                 self.graph = None
-                log_failure(error)
+                openvino_graph.log_failure(DECODES, error)
         if self.dtype != torch.float32:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
-
-
-def log_failure(error: Exception) -> None:
-    logging.warning("VAE Decode (Vega Tiny) decodes without OpenVINO: %s", " ".join(str(error).split()))
 
 
 def graph_file(decoder: torch.nn.Module) -> Path:

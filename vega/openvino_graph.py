@@ -6,6 +6,7 @@ with its LoRAs, are bound to it in a moment.
 
 import hashlib
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -32,6 +33,11 @@ def load():
     import openvino
 
     return openvino
+
+
+def log_failure(who: str, error: Exception) -> None:
+    """One line of what kept a node from using OpenVINO: its sentences have several."""
+    logging.warning("%s without OpenVINO: %s", who, " ".join(str(error).split()))
 
 
 class Stateless(torch.nn.Module):
