@@ -132,6 +132,9 @@ def test_what_openvino_refuses_is_said_once(few_step, positive, monkeypatch, cap
         for seed in range(2):
             fast = graphed(few_step, positive)
             assert_close(draw(fast, positive, seed=seed), draw(few_step, positive, seed=seed))
+        for _ in range(openvino_graph.MAX_FAILURES):
+            states(fast, positive)
+    assert calls(fast).failures.are_too_many
     told = [record.message for record in caplog.records if "OpenVINO" in record.message]
     assert told == ["Accelerate (Vega) draws without OpenVINO: Exception from src/core: no such operation"]
 
@@ -150,6 +153,30 @@ def test_a_picture_of_a_batch_is_what_it_is_alone(nano, few_step, positive):
         tiny_decoder.decode(vae, batch, None, torch.float32),
         torch.cat([tiny_decoder.decode(vae, one, None, torch.float32) for one in alone]),
     )
+
+
+def test_a_failure_that_passes_changes_no_later_picture(nano, few_step, positive, monkeypatch, caplog):
+    """UNet and decoder are called by OpenVINO again: pictures are what they were to the last bit."""
+    fast, vae = graphed(few_step, positive), nano[2]
+    tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
+    if thread := cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32].thread:
+        thread.join()
+
+    def image():
+        latents = draw(fast, positive)
+        return latents, tiny_decoder.decode(vae, latents, None, torch.float32)
+
+    def no_memory(*_):
+        raise RuntimeError("std::bad_alloc")
+
+    expected = image()
+    for _ in range(openvino_graph.MAX_FAILURES + 1):
+        with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+            patched.setattr(openvino_graph.Compiled, "__call__", no_memory)
+            tiny_decoder.decode(vae, expected[0], None, torch.float32)
+            draw(fast, positive, steps=1)
+        assert all(map(torch.equal, image(), expected))
+    assert caplog.text.count("decodes without OpenVINO") == caplog.text.count("draws without OpenVINO") > 1
 
 
 @pytest.mark.soak

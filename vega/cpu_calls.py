@@ -19,12 +19,10 @@ from .packed_layers import PackedLayers
 
 MAX_GRAPHS = 4  # with the weights of so many strengths of a LoRA, the last used
 MAX_ERROR = 1e-4  # of an output, by its largest value; a graph's is 1e-6
-MAX_FAILURES = 3  # of OpenVINO, after which the model is drawn without it
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
 CPU = torch.device("cpu")
-DRAWS = "Accelerate (Vega) draws"
 
 
 def supports_bf16() -> bool:
@@ -43,7 +41,7 @@ class CpuCalls:
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
-        self.failures = 0  # of OpenVINO
+        self.failures = openvino_graph.Failures("Accelerate (Vega) draws")
 
     def clear(self) -> None:
         """Gives all memory back."""
@@ -64,13 +62,13 @@ class CpuCalls:
                 output = graph(inputs[0].shape, *inputs).to(inputs[0].dtype)
                 if not graph.is_checked:
                     self.check(graph, unet, output, *inputs)
+                self.failures.clear()
                 return output, "openvino"
             except comfy.model_management.InterruptProcessingException:
                 raise
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
-                self.failures += 1
-                openvino_graph.log_failure(DRAWS, error)
+                self.failures.add(error)
         if not self.packed.forwards and not has_memory(unet, self.dtype):
             if self.dtype != torch.float32:
                 raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
@@ -112,10 +110,11 @@ class CpuCalls:
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
-        if self.failures >= MAX_FAILURES or not has_hosts_attention():
+        if self.failures.are_too_many or not has_hosts_attention():
             return None
         if self.digest is None:
-            self.digest = weights_digest(unet) if can_be_graph(unet) else ""
+            fits = can_be_graph(unet) and openvino_graph.are_finite(unet.parameters())
+            self.digest = weights_digest(unet) if fits else ""
         if not self.digest or (self.thread and self.thread.is_alive()):
             return None
         if self.digest in self.graphs:
@@ -135,12 +134,11 @@ class CpuCalls:
         return graph
 
     def attempt(self, make: Callable, *made_of):
-        """What make gives; None where it fails, which is logged: another version of OpenVINO, a full disk."""
+        """What make gives; None where it fails: another version of OpenVINO, a full disk."""
         try:
             return make(*made_of)
         except Exception as error:
-            self.failures = MAX_FAILURES
-            openvino_graph.log_failure(DRAWS, error)
+            self.failures.add(error)
 
 
 def can_be_graph(unet: UNetModel) -> bool:

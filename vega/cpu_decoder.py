@@ -10,7 +10,6 @@ import torch
 from . import openvino_graph
 from .latent_formats import PIXELS_PER_LATENT
 
-DECODES = "VAE Decode (Vega Tiny) decodes"
 # decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
 CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -33,40 +32,42 @@ class CpuDecoder:
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
         self.dtype, self.weights = dtype, weights_of(decoder)
         self.graph = self.in_bf16 = self.thread = None
-        if openvino_graph.INSTALLED:
-            self.prepare(decoder)
-
-    def prepare(self, decoder: torch.nn.Module) -> None:
-        try:
-            file = graph_file(decoder)
-        except Exception as error:  # no home folder, a broken installation
-            openvino_graph.log_failure(DECODES, error)
-            return
-        if file.is_file():
-            self.make_graph(decoder, file)
-        else:  # its pictures are drawn meanwhile
-            self.thread = threading.Thread(target=self.make_graph, args=(decoder, file))
-            self.thread.start()
-
-    def make_graph(self, decoder: torch.nn.Module, file: Path) -> None:
-        try:
-            convert(decoder, file)
-            self.graph = openvino_graph.Compiled(file, list(decoder.parameters()), self.dtype)
-        except Exception as error:  # another version of OpenVINO, a full disk
-            openvino_graph.log_failure(DECODES, error)
+        self.failures = openvino_graph.Failures("VAE Decode (Vega Tiny) decodes")
+        self.can_be_graph = openvino_graph.INSTALLED and openvino_graph.are_finite(decoder.parameters())
 
     def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
-        if self.graph:
-            batch, _, height, width = z.shape
-            try:
-                return self.graph((batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3), z)
-            except Exception as error:  # OpenVINO's, above all of memory
-                self.graph = None
-                openvino_graph.log_failure(DECODES, error)
+        try:
+            if graph := self.find_graph(decoder):
+                batch, _, height, width = z.shape
+                image = graph((batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3), z)
+                self.failures.clear()
+                return image
+        except Exception as error:  # OpenVINO's, above all of memory; a broken installation, no home folder
+            self.graph = None
+            self.failures.add(error)
         if self.dtype != torch.float32:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
+
+    def find_graph(self, decoder: torch.nn.Module) -> openvino_graph.Compiled | None:
+        """None where there can't be one, and while it is made: pictures are decoded without it meanwhile."""
+        is_made = self.thread and self.thread.is_alive()
+        if self.graph or not self.can_be_graph or is_made or self.failures.are_too_many:
+            return self.graph
+        file = graph_file(decoder)
+        if file.is_file():
+            self.graph = openvino_graph.Compiled(file, list(decoder.parameters()), self.dtype)
+        else:
+            self.thread = threading.Thread(target=self.convert, args=(decoder, file))
+            self.thread.start()
+        return self.graph
+
+    def convert(self, decoder: torch.nn.Module, file: Path) -> None:
+        try:
+            convert(decoder, file)
+        except Exception as error:  # another version of OpenVINO, a full disk
+            self.failures.add(error)
 
 
 def graph_file(decoder: torch.nn.Module) -> Path:

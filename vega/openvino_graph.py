@@ -13,7 +13,7 @@ import threading
 import types
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ INSTALLED = importlib.util.find_spec("openvino") is not None
 FORMAT = 1  # of the graphs: another way to convert them has another number
 # Layers of the host ask at each call whether the user has cancelled, and take the wish away; torch's own do not.
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+MAX_FAILURES = 3  # one after the other
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
 
@@ -35,9 +36,9 @@ def load():
     return openvino
 
 
-def log_failure(who: str, error: Exception) -> None:
-    """One line of what kept a node from using OpenVINO: its sentences have several."""
-    logging.warning("%s without OpenVINO: %s", who, " ".join(str(error).split()))
+def are_finite(weights: Iterable[torch.Tensor]) -> bool:
+    """Whether a graph can have these weights: of NaN OpenVINO's ReLU makes zeros."""
+    return all(weight.isfinite().all() for weight in weights)
 
 
 class Stateless(torch.nn.Module):
@@ -54,6 +55,28 @@ class Stateless(torch.nn.Module):
         for (parent, _, name), weight in zip(self.names, inputs[first_weight:], strict=True):
             self.module.get_submodule(parent)._parameters[name] = weight
         return self.call(self.module, *inputs[:first_weight])
+
+
+class Failures:
+    """What kept a module from being called by OpenVINO since it last was. One may pass, as a lack of memory does."""
+
+    def __init__(self, who: str):
+        self.who, self.count, self.said = who, 0, None
+
+    @property
+    def are_too_many(self) -> bool:
+        return self.count >= MAX_FAILURES
+
+    def add(self, error: Exception) -> None:
+        """Logs it in one line, and not twice in turn: OpenVINO's sentences have several."""
+        self.count += 1
+        sentence = " ".join(str(error).split())
+        if sentence != self.said:
+            logging.warning("%s without OpenVINO: %s", self.who, sentence)
+        self.said = sentence
+
+    def clear(self) -> None:
+        self.count, self.said = 0, None
 
 
 def path(structure: str) -> Path:
@@ -102,8 +125,6 @@ class Compiled:
         self.file, self.is_checked = file, False
         # Copies of its own, which the graph reads where they lie.
         self.weights = [weight.detach().contiguous().clone() for weight in weights]
-        if not all(weight.isfinite().all() for weight in self.weights):
-            raise ValueError("the weights contain NaN or infinite values")  # of which OpenVINO's ReLU makes zeros
         openvino = load()
         core = openvino.Core()
         try:
