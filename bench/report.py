@@ -18,7 +18,7 @@ class Table(NamedTuple):
     rows: list[list]
 
 
-def table_of(rows: list[dict], cell) -> tuple[list[str], list[list]]:
+def pivot(rows: list[dict], cell) -> tuple[list[str], list[list]]:
     """Headers and rows with a row for each variant and a column for each case; cell(row) is what stands there."""
     cases = list(dict.fromkeys(Case(*row["case"]) for row in rows))
     cells = {(row["variant"], Case(*row["case"])): cell(row) for row in rows}
@@ -33,7 +33,7 @@ def ends(run: dict) -> Table:
     )
     counts = sorted({row["n"] for row in run["ends"]})
     note += f" {counts[0]}{f' to {counts[-1]}' * (len(counts) > 1)} prompts a cell."
-    return Table("End to end", note, *table_of(run["ends"], lambda row: f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}"))
+    return Table("End to end", note, *pivot(run["ends"], lambda row: f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}"))
 
 
 def ratios(run: dict) -> Table | None:
@@ -44,7 +44,7 @@ def ratios(run: dict) -> Table | None:
         return None
     # Not by the better of ours: where both are the same, that would only choose the luckier.
     note = f"The others' median by that of {ACCELERATED}, in the same run."
-    return Table("Times as long", note, *table_of(others, lambda row: f"{row['p50_ms'] / ours[Case(*row['case'])]:.2f}"))
+    return Table("Times as long", note, *pivot(others, lambda row: f"{row['p50_ms'] / ours[Case(*row['case'])]:.2f}"))
 
 
 def models(run: dict) -> Table | None:
@@ -59,7 +59,7 @@ def models(run: dict) -> Table | None:
         f"{rates['flop_per_second'] / 1e12:.4g} TFLOP/s in a matrix product, {rates['bytes_per_second'] / 1e9:.4g} GB/s in "
         "a copy. Caches can beat the roofline where pictures are small."
     )
-    headers, rows = table_of(run["models"], lambda row: f"{row['ms']:.1f} ({row['ms'] / roofline[Case(*row['case'])]:.2f})")
+    headers, rows = pivot(run["models"], lambda row: f"{row['ms']:.1f} ({row['ms'] / roofline[Case(*row['case'])]:.2f})")
     cases = list(dict.fromkeys(Case(*row["case"]) for row in run["models"]))
     return Table("UNet and decoder", note, headers, [*rows, ["roofline", *(f"{roofline[c]:.2f}" for c in cases)]])
 

@@ -49,7 +49,7 @@ def watched(client: comfyui.Client, graph: dict, count: int) -> tuple[served.Dra
     return drawing, client.server.get("/bench/spans").json()
 
 
-def split(graph: dict, drawing: served.Drawing, spans: list) -> dict[str, float]:
+def stage_seconds(graph: dict, drawing: served.Drawing, spans: list) -> dict[str, float]:
     """Seconds of each stage; together, without "UNet + decode", they are what the drawing took.
 
     A span counts up to the pictures' arrival. The executor is what no node accounts for: HTTP, queue, cache, websocket.
@@ -97,7 +97,7 @@ def alone(name: str, models: Models, cases: list[Case], prompts: Iterator) -> di
             samples = []
             for _ in range(SAMPLES):
                 graph = graph_of(models, case, *next(prompts))
-                samples.append(split(graph, *watched(client, graph, case.batch)))
+                samples.append(stage_seconds(graph, *watched(client, graph, case.batch)))
             medians = {stage: statistics.median(s[stage] for s in samples) for stage in samples[0]}
             found.append({"variant": name, "case": case, **medians})
     return {"peak": peak, "stages": found}

@@ -80,7 +80,7 @@ def test_the_stages_add_up_to_the_whole():
     }
     spans = [["node", "a", 1.0, 2.0], ["encoder", None, 1.0, 1.5], ["unet", None, 2.5, 4.0], ["unet", None, 4.0, 5.0]]
     spans += [["node", "b", 2.0, 6.0], ["node", "c", 7.0, 9.5], ["prompt", None, 0.5, 10.0]]
-    found = stages.split(graph, served.Drawing([b""], posted=0.0, arrived=9.0), spans)
+    found = stages.stage_seconds(graph, served.Drawing([b""], posted=0.0, arrived=9.0), spans)
     assert found == {
         "text": 1.0,
         "UNet": 2.5,

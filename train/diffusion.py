@@ -8,9 +8,11 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from .device import default_device
 
-TIMESTEPS = 1000
+NUM_TRAIN_TIMESTEPS = 1000
 # The schedule of Segmind-Vega, and of SDXL.
-NOISE_SCHEDULE = dict(num_train_timesteps=TIMESTEPS, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+NOISE_SCHEDULE = dict(
+    num_train_timesteps=NUM_TRAIN_TIMESTEPS, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+)
 SNR_CAP = 5.0  # gamma of min-SNR weighting, Hang et al. 2023 (arXiv 2303.09556)
 
 
@@ -65,7 +67,7 @@ def stratified_uniform(count: int) -> torch.Tensor:
 
 def sample_timesteps(count: int) -> torch.Tensor:
     """[count] timesteps, stratified, a little denser at high noise, where the composition is decided."""
-    return (TIMESTEPS * stratified_uniform(count) ** 0.75).long().clamp(max=TIMESTEPS - 1)
+    return (NUM_TRAIN_TIMESTEPS * stratified_uniform(count) ** 0.75).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
 
 
 def loss_weight(snr: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from .diffusion import TIMESTEPS, Diffusion, predict_noise, stratified_uniform
+from .diffusion import NUM_TRAIN_TIMESTEPS, Diffusion, predict_noise, stratified_uniform
 from .files import atomic_write
 from .text_encoding import empty_prompt_ids
 
@@ -24,14 +24,16 @@ GUIDANCE = 3.0
 DDIM_STEP_TIMESTEPS = 100
 PURE_NOISE_FRACTION = 0.5  # of the trajectories; sampling always begins at pure noise
 IMAGES_PER_FILE = 24  # one trajectory each; fewer of large ones
-LAST_TIMESTEP = TIMESTEPS - 1
+LAST_TIMESTEP = NUM_TRAIN_TIMESTEPS - 1
 
 
 def start_timesteps(count: int) -> torch.Tensor:
     """[count] timesteps to start trajectories at; mostly late ones, as every trajectory passes the early ones."""
     pure = int(count * PURE_NOISE_FRACTION)
     uniform = stratified_uniform(count - pure)
-    return torch.cat([torch.full((pure,), LAST_TIMESTEP), (TIMESTEPS * uniform**0.5).long().clamp(1, LAST_TIMESTEP)])
+    return torch.cat(
+        [torch.full((pure,), LAST_TIMESTEP), (NUM_TRAIN_TIMESTEPS * uniform**0.5).long().clamp(1, LAST_TIMESTEP)]
+    )
 
 
 def ddim_trajectories(

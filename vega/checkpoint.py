@@ -56,7 +56,7 @@ def size_of(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size
     if path.is_dir():
         return trained_size.of_side(native_resolution.pixels(path))
     is_sdxl = model.model.model_config.unet_config["adm_in_channels"]
-    return trained_size.of_side(native_resolution.SDXL_PIXELS if is_sdxl else native_resolution.SD15_PIXELS)
+    return trained_size.of_side(native_resolution.SDXL_RESOLUTION if is_sdxl else native_resolution.SD15_RESOLUTION)
 
 
 def from_folder(

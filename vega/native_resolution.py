@@ -7,7 +7,7 @@ from threading import Lock
 from . import weights
 from .latent_formats import PIXELS_PER_LATENT
 
-SDXL_PIXELS, SD15_PIXELS = 1024, 512
+SDXL_RESOLUTION, SD15_RESOLUTION = 1024, 512
 READ_LOCK = Lock()  # a pickle may be held whole while it is read: one at a time
 SECOND_ENCODER_PREFIX = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
 
@@ -38,6 +38,8 @@ def read(path: Path, modified_ns: int) -> int:
         config = weights.read_json(config_file(path))
         size = config.get("sample_size")
         if not isinstance(size, int):
-            return SDXL_PIXELS if config.get("addition_embed_type") else SD15_PIXELS
+            return SDXL_RESOLUTION if config.get("addition_embed_type") else SD15_RESOLUTION
         return PIXELS_PER_LATENT * size
-    return SDXL_PIXELS if any(key.startswith(SECOND_ENCODER_PREFIX) for key in weights.read(path)[0]) else SD15_PIXELS
+    return (
+        SDXL_RESOLUTION if any(key.startswith(SECOND_ENCODER_PREFIX) for key in weights.read(path)[0]) else SD15_RESOLUTION
+    )

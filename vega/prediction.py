@@ -18,7 +18,7 @@ MARKERS = {
     "ztsnr": ZERO_SNR,
 }
 # Options of metadata and of configurations that name what is predicted; modelspec. and ss_ may stand before them.
-PREDICTED = ("prediction_type", "predict_key", "parameterization")
+PREDICTION_TYPE_KEYS = ("prediction_type", "predict_key", "parameterization")
 # Options that are true of what they are called.
 STATED = {"v_parameterization": V, "v_prediction": V, "zero_terminal_snr": ZERO_SNR, "rescale_betas_zero_snr": ZERO_SNR}
 # The noise levels of every model of these families, as the original configurations name them.
@@ -64,7 +64,7 @@ def check_file(path: Path, keys: Collection[str], metadata: dict[str, str]) -> N
 def stated(option: str, value: object) -> str | None:
     """What a model is of which an option has this value, if not one that predicts the noise."""
     name = option.lower().removeprefix("modelspec.").removeprefix("ss_")
-    if name in PREDICTED:
+    if name in PREDICTION_TYPE_KEYS:
         return predicts(str(value))
     return STATED.get(name) if str(value).strip().lower() in ("true", "1") else None
 
@@ -79,7 +79,7 @@ def says(path: Path) -> str | None:
         parts = list(yaml.safe_load_all(content))  # yaml itself tells UTF-8 from UTF-16
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         text = content.replace(b"\0", b"").lower()
-        if not any(option.encode() in text for option in (*PREDICTED, *STATED, "scaling_config", "model:")):
+        if not any(option.encode() in text for option in (*PREDICTION_TYPE_KEYS, *STATED, "scaling_config", "model:")):
             return None  # notes of somebody's, and no configuration
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} can't be read ({reason}). Mend it, or move it away if it is not the model's.") from error

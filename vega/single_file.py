@@ -9,7 +9,7 @@ import torch
 
 from . import prediction, text_encoders, unet_keys, unsupported, weights
 
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 TEXT = ("conditioner.embedders.", "cond_stage_model.")
 # Since transformers 5 a CLIPTextModel is saved without text_model., which the host adds in SD 1.5's layout alone.
 WITHOUT_TEXT_MODEL = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
@@ -29,7 +29,7 @@ def read(path: Path) -> Parts:
     state_dict, metadata = weights.read(path)
     prediction.check_file(path, state_dict.keys(), metadata)
     unsupported.check(path, state_dict)
-    unet, vae = strip_prefix(state_dict, UNET), strip_prefix(state_dict, VAE)
+    unet, vae = strip_prefix(state_dict, UNET_PREFIX), strip_prefix(state_dict, VAE_PREFIX)
     if not unet:
         raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe(state_dict)}.")
     # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.

@@ -57,12 +57,12 @@ def encode_all(work: Path, count: int) -> dict[tuple[int, int], torch.Tensor]:
         file = work / "latents" / f"{number} of {width}x{height}.safetensors"
         if not file.exists():
             with atomic_write(file) as partial:
-                save_file({"latents": encode_size(work, number, width, height)}, partial)
+                save_file({"latents": encode_bucket(work, number, width, height)}, partial)
         bank[width, height] = load_file(file)["latents"]
     return bank
 
 
-def encode_size(work: Path, count: int, width: int, height: int) -> torch.Tensor:
+def encode_bucket(work: Path, count: int, width: int, height: int) -> torch.Tensor:
     encoder = AutoencoderTiny.from_pretrained(work / "autoencoder").to(default_device()).encoder
     loader = DataLoader(RenderedPictures(count, width, height), batch_size=16, num_workers=1)
     with torch.no_grad():
