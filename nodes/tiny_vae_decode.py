@@ -1,9 +1,15 @@
 """VAE Decode (Vega Tiny)."""
 
+import logging
+
 from comfy_api.v0_0_2 import io
 
 from ..vega import tiny_decoder
 from ..vega.latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY
+from . import face_notes
+
+# Of the host. Attention in fp16 overflows on some versions of macOS, and finite, black pictures come of it.
+FLAG = "--force-upcast-attention"
 
 
 class VegaTinyVAEDecode(io.ComfyNode):
@@ -25,4 +31,10 @@ class VegaTinyVAEDecode(io.ComfyNode):
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
         drawn_as, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
-        return io.NodeOutput(tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype))
+        images = tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype)
+        notes = []
+        if tiny_decoder.is_black(images):
+            logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", FLAG)
+            notes.append(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
+        face_notes.say(*notes)
+        return io.NodeOutput(images)

@@ -6,8 +6,10 @@ import comfy.model_management
 import numpy as np
 import pytest
 import torch
+from comfy import cli_args
 from diffusers import AutoencoderTiny
 from torch.profiler import ProfilerActivity, profile
+from vega_pack.nodes import tiny_vae_decode
 from vega_pack.vega import checkpoint, tiny_decoder
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
@@ -111,3 +113,24 @@ def test_pictures_are_laid_out_as_the_host_saves_them(vae, latents):
     assert drawn.shape == (2, 8 * 42, 8 * 57, 3)
     assert drawn.device == comfy.model_management.intermediate_device()
     assert drawn.dtype == comfy.model_management.intermediate_dtype()
+
+
+def test_a_black_picture_is_told(vae, latents, caplog):
+    """With the host's flag for Macs; a single light pixel is a picture."""
+    last = vae.first_stage_model.taesd_decoder[-1]
+    bias = last.bias.clone()
+    try:
+        last.bias.fill_(-1e3)
+        black = tiny_vae_decode.VegaTinyVAEDecode.execute({"samples": latents}, vae).args[0]
+    finally:
+        last.bias.copy_(bias)
+    assert not black.any()
+    assert "a picture is black. On a Mac start ComfyUI with --force-upcast-attention." in caplog.text
+    assert "--force-upcast-attention" in cli_args.parser.format_help()
+    black[:, 3, 5] = 0.01
+    assert not tiny_decoder.is_black(black)
+    black[1] = 0
+    assert tiny_decoder.is_black(black)
+    caplog.clear()
+    tiny_vae_decode.VegaTinyVAEDecode.execute({"samples": latents}, vae)
+    assert not caplog.text

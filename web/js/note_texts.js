@@ -21,6 +21,7 @@ const TEXTS = {
     notUsed: "Accelerate not used for {size}: ControlNet, another patch or too little memory",
     unknown: "The model knows none of these words. Use some of its own: {words}. All are on Load Vega's help page.",
     size: "{size} is far from what the model was trained on. Use {better}.",
+    black: "The picture is black. If you did not want that and use a Mac, start ComfyUI with {flag}.",
   },
   es: {
     loaded: "{family} · {precision} · {parameters} parámetros · entrenado a {size}",
@@ -41,6 +42,7 @@ const TEXTS = {
     notUsed: "Accelerate no se usa para {size}: ControlNet, otro parche o poca memoria",
     unknown: "El modelo no conoce ninguna de estas palabras. Usa algunas de las suyas: {words}. Todas están en la ayuda de Load Vega.",
     size: "{size} está lejos del tamaño con que se entrenó el modelo. Usa {better}.",
+    black: "La imagen es negra. Si no es lo que querías y usas un Mac, inicia ComfyUI con {flag}.",
   },
   fr: {
     loaded: "{family} · {precision} · {parameters} paramètres · entraîné en {size}",
@@ -61,6 +63,7 @@ const TEXTS = {
     notUsed: "Accelerate inutilisé en {size} : ControlNet, autre patch ou mémoire insuffisante",
     unknown: "Le modèle ne connaît aucun de ces mots. Utilisez les siens : {words}. Tous sont dans l'aide de Load Vega.",
     size: "{size} est loin de la taille d'entraînement du modèle. Utilisez {better}.",
+    black: "L'image est noire. Si ce n'est pas voulu et que vous avez un Mac, lancez ComfyUI avec {flag}.",
   },
   ja: {
     loaded: "{family} · {precision} · パラメータ {parameters} · 学習サイズ {size}",
@@ -81,6 +84,7 @@ const TEXTS = {
     notUsed: "Accelerate は {size} で未使用: ControlNet、他のパッチ、またはメモリ不足",
     unknown: "モデルはこれらの単語を一つも知りません。知っている単語を使ってください: {words}。一覧は Load Vega のヘルプにあります。",
     size: "{size} はモデルの学習サイズから離れすぎています。{better} にしてください。",
+    black: "画像が真っ黒です。意図したものでなく Mac をお使いなら、ComfyUI を {flag} 付きで起動してください。",
   },
   ko: {
     loaded: "{family} · {precision} · 파라미터 {parameters} · 학습 크기 {size}",
@@ -101,6 +105,7 @@ const TEXTS = {
     notUsed: "{size}에 Accelerate 사용 안 함: ControlNet, 다른 패치 또는 메모리 부족",
     unknown: "모델이 아는 단어가 없습니다. 모델이 아는 단어를 쓰세요: {words}. 전체 목록은 Load Vega 도움말에 있습니다.",
     size: "{size}은(는) 모델의 학습 크기와 많이 다릅니다. {better}(으)로 바꾸세요.",
+    black: "그림이 새까맣습니다. 의도한 것이 아니고 Mac을 쓴다면 ComfyUI를 {flag} 옵션으로 시작하세요.",
   },
   ru: {
     loaded: "{family} · {precision} · параметров: {parameters} · обучена на {size}",
@@ -121,6 +126,7 @@ const TEXTS = {
     notUsed: "Accelerate не используется для {size}: ControlNet, другой патч или мало памяти",
     unknown: "Модель не знает ни одного из этих слов. Возьмите слова, которые она знает: {words}. Все слова — в справке Load Vega.",
     size: "{size} далеко от размера, на котором обучена модель. Поставьте {better}.",
+    black: "Картинка чёрная. Если это не нарочно и у вас Mac, запустите ComfyUI с {flag}.",
   },
   zh: {
     loaded: "{family} · {precision} · {parameters} 参数 · 训练尺寸 {size}",
@@ -141,6 +147,7 @@ const TEXTS = {
     notUsed: "{size} 未使用 Accelerate：ControlNet、其他补丁或显存不足",
     unknown: "模型不认识这些词。请使用它认识的词：{words}。全部词语见 Load Vega 的帮助页。",
     size: "{size} 与模型的训练尺寸相差太远。请改用 {better}。",
+    black: "图片全黑。如果这不是您想要的，而您用的是 Mac，请用 {flag} 启动 ComfyUI。",
   },
   "zh-TW": {
     loaded: "{family} · {precision} · {parameters} 參數 · 訓練尺寸 {size}",
@@ -161,6 +168,7 @@ const TEXTS = {
     notUsed: "{size} 未使用 Accelerate：ControlNet、其他修補或記憶體不足",
     unknown: "模型不認識這些詞。請使用它認識的詞：{words}。全部詞語見 Load Vega 的說明頁。",
     size: "{size} 與模型的訓練尺寸相差太遠。請改用 {better}。",
+    black: "圖片全黑。如果這不是您想要的，而您用的是 Mac，請用 {flag} 啟動 ComfyUI。",
   },
 };
 
