@@ -77,10 +77,13 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
 
 
 @pytest.mark.parametrize("size", [dict(height=13, width=17), dict(batch=3), dict(height=24, width=16)])
-def test_one_graph_serves_every_size(few_step, positive, size):
+def test_every_size_has_its_graph(few_step, positive, size):
+    """As has each shape of a prompt; the items of a batch share one."""
     fast = graphed(few_step, positive)
     assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
     assert states(fast, positive, **size) == {"openvino"}
+    assert states(fast, positive) == {"openvino"}
+    assert len(calls(fast).graphs) == (1 if size == dict(batch=3) else 2)
 
 
 def test_a_longer_prompt_is_served(nano, few_step, positive):
@@ -102,7 +105,7 @@ def test_strengths_have_graphs_of_their_own(nano, positive):
 
 
 @pytest.mark.soak
-def test_only_so_many_strengths_are_kept(nano, positive, monkeypatch):
+def test_only_so_many_graphs_are_kept(nano, positive, monkeypatch):
     monkeypatch.setattr(cpu_calls, "MAX_GRAPHS", 2)
     for strength in range(cpu_calls.MAX_GRAPHS + 2):
         fast = graphed(lora.apply(nano[0], LORA, 0.5 + strength / 10), positive)

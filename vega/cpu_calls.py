@@ -17,7 +17,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from . import openvino_graph, packed_layers
 from .packed_layers import PackedLayers
 
-MAX_GRAPHS = 4  # with the weights of so many strengths of a LoRA, the last used
+MAX_GRAPHS = 4  # of so many sizes, and strengths of a LoRA, the last used
 MAX_ERROR = 1e-4  # of an output, by its largest value; a graph's is 1e-6
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
@@ -37,7 +37,7 @@ class CpuCalls:
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
         self.packed = PackedLayers(dtype)
-        self.graphs: OrderedDict[str, openvino_graph.Compiled] = OrderedDict()  # digest of the weights -> graph
+        self.graphs: OrderedDict[tuple, openvino_graph.Compiled] = OrderedDict()  # (digest of the weights, shapes) -> graph
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
@@ -57,7 +57,7 @@ class CpuCalls:
         self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, *inputs: torch.Tensor | None
     ) -> tuple[torch.Tensor, str]:
         """The UNet's output for (x, timesteps, context, y), in x's dtype; and which of accelerate.STATES gave it."""
-        if graph := self.graph(patcher, unet):
+        if graph := self.graph(patcher, unet, inputs):
             try:
                 output = graph(inputs[0].shape, *inputs).to(inputs[0].dtype)
                 if not graph.is_checked:
@@ -102,11 +102,14 @@ class CpuCalls:
         with self.packed.in_use(unet):
             return unet.forward(x_packed, timesteps, context, y, transformer_options=attention_options()).to(x.dtype)
 
-    def graph(self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
-        """The graph with the weights that are loaded; None where there can't be one.
+    def graph(
+        self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, inputs: tuple[torch.Tensor | None, ...]
+    ) -> openvino_graph.Compiled | None:
+        """The graph with the weights that are loaded, for an item of such a batch; None where there can't be one.
 
-        Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Binding weights to
-        it takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend on time.
+        Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it for
+        these weights and sizes takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend
+        on time.
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
@@ -117,26 +120,28 @@ class CpuCalls:
             self.digest = weights_digest(unet) if fits else ""
         if not self.digest or (self.thread and self.thread.is_alive()):
             return None
-        if self.digest in self.graphs:
-            self.graphs.move_to_end(self.digest)
-            return self.graphs[self.digest]
-        return self.attempt(self.make_graph, patcher.model.model_config.unet_config, unet)
+        shapes = [(1, *tensor.shape[1:]) for tensor in inputs if tensor is not None]
+        key = self.digest, *shapes
+        if key in self.graphs:
+            self.graphs.move_to_end(key)
+            return self.graphs[key]
+        self.attempt(self.make_graph, key, shapes, patcher.model.model_config.unet_config, unet)
+        return self.graphs.get(key)
 
-    def make_graph(self, unet_config: dict, unet: torch.nn.Module) -> openvino_graph.Compiled | None:
+    def make_graph(self, key: tuple, shapes: list[tuple[int, ...]], unet_config: dict, unet: torch.nn.Module) -> None:
         file = graph_file(unet_config)
         if not file.is_file():
             self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file))
             self.thread.start()
-            return None
+            return
         while len(self.graphs) >= MAX_GRAPHS:
             self.graphs.popitem(last=False)
-        self.graphs[self.digest] = graph = openvino_graph.Compiled(file, list(unet.parameters()), torch.float32)
-        return graph
+        self.graphs[key] = openvino_graph.Compiled(file, list(unet.parameters()), torch.float32, shapes)
 
-    def attempt(self, make: Callable, *made_of):
-        """What make gives; None where it fails: another version of OpenVINO, a full disk."""
+    def attempt(self, make: Callable, *made_of) -> None:
+        """Remembers why it fails: another version of OpenVINO, a full disk."""
         try:
-            return make(*made_of)
+            make(*made_of)
         except Exception as error:
             self.failures.add(error)
 
