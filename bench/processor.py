@@ -113,6 +113,28 @@ def vega_unet() -> UNet2DConditionModel:
     return unet.requires_grad_(False)
 
 
+def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
+    """After a call by the host, after one by Accelerate in each of its modes, and after `off`."""
+    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import unet as loader
+
+    config, process = json.loads(unet.to_json_string()), psutil.Process()
+    patcher = loader.load(NANO, NANO, config, dict(unet.state_dict()))
+    native = patcher.model.diffusion_model
+    features = patcher.model.model_config.unet_config["adm_in_channels"]
+    text, y = torch.randn(1, roofline.TOKENS, config["cross_attention_dim"]), torch.randn(1, features)
+    inputs = torch.randn(1, 4, size // 8, size // 8), torch.tensor([499.0]), text, y
+    accelerate.call(native, *inputs)
+    found = [process.memory_info().rss / MIB]
+    modes = [cpu_calls.CpuCalls(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_calls.supports_bf16()]]
+    for calls in modes:
+        calls(patcher, native, *inputs)
+        found.append(process.memory_info().rss / MIB)
+        calls.clear()
+    gc.collect()
+    return [*found, process.memory_info().rss / MIB]
+
+
 def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list[Variant]:
     from vega_pack.vega import accelerate, cpu_calls
     from vega_pack.vega import unet as loader
@@ -226,6 +248,8 @@ def main() -> None:
     # Outside of inference mode, in which operations can't be counted.
     counted = {"UNet": roofline.unet_call(config, options.size, 1), "decode": roofline.tiny_decode(options.size, 1)}
     with torch.inference_mode():
+        before, *kept, after = resident_mib(vega_unet(), options.size)
+        gc.collect()
         rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
         tables = {"decode": table(measure(decode_variants(options.size), options.rounds), counted["decode"], rates)}
         gc.collect()
@@ -242,6 +266,9 @@ def main() -> None:
         f"{MATRIX} x {MATRIX} matrices; peak memory of the process {process.memory_info().rss / MIB:.0f} MiB.",
         "",
         "The error is the largest difference from core's output by its largest value. A roofline is a dtype's own.",
+        "",
+        f"Resident memory: {before:.0f} MiB after a call by core, {' and '.join(f'{mib:.0f}' for mib in kept)} after one by "
+        f"`{'` and `'.join(('auto', 'bf16')[: len(kept)])}`, {after:.0f} after `off`.",
     ]
     titles = {"UNet": "One call of Segmind-Vega's UNet (its shapes, random weights)", "decode": "TAESD's decoder"}
     for part in ("UNet", "decode"):

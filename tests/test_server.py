@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from cpu_drawing import needs_bf16
 from diffusers import LCMScheduler, StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import load
@@ -129,8 +130,11 @@ def test_one_seed_is_always_the_same_bytes_and_memory_stays_flat(server, client)
     assert late - early < 32
 
 
-def sent_pictures(server, count):
-    """Draws and sends `count` pictures, each with a prompt and a seed of its own: (seconds of each, MiB after each)."""
+def sent_pictures(server, count, **changes):
+    """Draws and sends `count` pictures, each with a prompt and a seed of its own: (seconds of each, MiB after each).
+
+    changes are inputs of the graph by turns, as in {"VegaLCMLora__strength_model": (1, 0.5)}.
+    """
     process = psutil.Process(server.process.pid)
     times, memory = [], []
     with server.connect() as client:
@@ -141,6 +145,7 @@ def sent_pictures(server, count):
                 VegaLCMSampler__steps=1,
                 EmptyLatentImage__width=64,
                 EmptyLatentImage__height=64,
+                **{name: values[i % len(values)] for name, values in changes.items()},
             )
             graph[graphs.SAVE] = graphs.sending(graphs.DECODE)
             began = time.perf_counter()
@@ -224,3 +229,17 @@ def test_previews_cost_less_than_5_percent(server, client, record_property):
     cost = statistics.median(shown / plain for shown, plain in pairs) - 1
     record_property("cost of previews in percent", round(100 * cost, 1))
     assert cost < 0.05
+
+
+@pytest.mark.server
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["auto", pytest.param("bf16", marks=needs_bf16)])
+def test_a_thousand_changes_of_strength_leak_nothing(tmp_path, record_property, mode):
+    """With Accelerate, which makes the weights of each ready anew."""
+    strengths = (1.0, 0.5, 0.75, 0.9, 0.6, 0.8)  # more than Accelerate keeps
+    with comfyui.serve(tmp_path, "--cache-classic") as server:
+        accelerated = dict(VegaAccelerate__mode=(mode,), VegaLCMLora__strength_model=strengths)
+        _, memory = sent_pictures(server, 1000, **accelerated)
+    record_property("memory_after_100_mib", round(memory[99]))
+    record_property("memory_after_1000_mib", round(memory[-1]))
+    assert memory[-1] - memory[99] < 64
