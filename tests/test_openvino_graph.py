@@ -76,14 +76,22 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
     assert not calls(fast).packed.forwards
 
 
-@pytest.mark.parametrize("size", [dict(height=13, width=17), dict(batch=3), dict(height=24, width=16)])
-def test_every_size_has_its_graph(few_step, positive, size):
-    """As has each shape of a prompt; the items of a batch share one."""
+@pytest.mark.parametrize("size", [dict(height=13, width=17), dict(batch=3), dict(height=24, width=16), dict(height=8)])
+def test_one_graph_serves_other_sizes(few_step, positive, size):
     fast = graphed(few_step, positive)
     assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
     assert states(fast, positive, **size) == {"openvino"}
-    assert states(fast, positive) == {"openvino"}
-    assert len(calls(fast).graphs) == (1 if size == dict(batch=3) else 2)
+    assert len(calls(fast).graphs) == 1
+
+
+@pytest.mark.parametrize("side", [16, 24])
+def test_the_models_own_sizes_have_graphs_of_their_own(few_step, positive, side):
+    own = dict(height=side, width=side)
+    fast = graphed(few_step, positive)
+    for size in (own, {**own, "batch": 2}):
+        assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
+    assert states(fast, positive, **own) == {"openvino"}
+    assert len(calls(fast).graphs) == 2
 
 
 def test_a_longer_prompt_is_served(nano, few_step, positive):

@@ -15,7 +15,7 @@ from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import CallbacksMP, WrapperExecutor, WrappersMP
 
-from . import cpu_calls, cuda_graph, sd15_blocks
+from . import cpu_calls, cuda_graph, module_tree, sd15_blocks
 from .cpu_calls import CpuCalls
 from .latent_formats import PIXELS_PER_LATENT
 
@@ -275,7 +275,7 @@ def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
         or patcher.weight_wrapper_patches
         or patcher.get_additional_models_with_key("multigpu")
         or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
-        or any(is_changed(module, is_submodule=module is not unet) for module in unet.modules())
+        or any(is_changed(module, is_submodule=module is not unet) for module in module_tree.modules(unet))
     )
 
 
@@ -288,9 +288,9 @@ def is_changed(module: torch.nn.Module, is_submodule: bool) -> bool:
 
 def weight_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
     """What changes whenever the weights do: which patches are in them, and where each lies."""
-    unet = patcher.model.diffusion_model
-    weights = itertools.chain(unet.parameters(), unet.buffers())
-    marks = [(w.data_ptr(), w.dtype) for w in weights]
+    modules = module_tree.modules(patcher.model.diffusion_model)
+    parameters = module_tree.parameters(modules)
+    marks = [(w.data_ptr(), w.dtype) for w in itertools.chain(parameters, module_tree.buffers(modules))]
     if patcher.load_device.type == "cpu":  # where copies are made of them: a change in place is seen by one value of each
-        marks.append(tuple(w.view(-1)[0].item() for w in unet.parameters()))
+        marks.append(tuple(w.view(-1)[0].item() for w in parameters))
     return patcher.model.current_weight_patches_uuid, *marks

@@ -14,10 +14,11 @@ from comfy.cli_args import args
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from . import openvino_graph, packed_layers
+from . import module_tree, openvino_graph, packed_layers, trained_size
+from .latent_formats import PIXELS_PER_LATENT
 from .packed_layers import PackedLayers
 
-MAX_GRAPHS = 4  # of so many sizes, and strengths of a LoRA, the last used
+MAX_GRAPHS = 4  # of so many strengths of a LoRA, and sizes that have graphs of their own, the last used
 MAX_ERROR = 1e-4  # of an output, by its largest value; a graph's is 1e-6
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
@@ -85,12 +86,12 @@ class CpuCalls:
 
     def begin(self, unet: torch.nn.Module) -> None:
         """A run begins: what others have changed in place since the last one is noticed."""
-        modules = list(unet.modules())
+        modules = module_tree.modules(unet)
         if modules != self.modules:
             self.clear()
             self.modules = modules
-        self.packed.check(unet)
-        if self.digest and not can_be_graph(unet):
+        self.packed.check(modules)
+        if self.digest and not can_be_graph(modules):
             self.digest = ""
         elif not self.digest:
             self.digest = None
@@ -107,20 +108,23 @@ class CpuCalls:
     ) -> openvino_graph.Compiled | None:
         """The graph with the weights that are loaded, for an item of such a batch; None where there can't be one.
 
-        Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it for
-        these weights and sizes takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend
-        on time.
+        Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it with
+        these weights takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend on time.
+
+        One serves all sizes except the model's own: those have graphs for them alone, a third faster.
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
         if self.failures.are_too_many or not has_hosts_attention():
             return None
         if self.digest is None:
-            fits = can_be_graph(unet) and openvino_graph.are_finite(unet.parameters())
+            fits = can_be_graph(module_tree.modules(unet)) and openvino_graph.are_finite(unet.parameters())
             self.digest = weights_digest(unet) if fits else ""
         if not self.digest or (self.thread and self.thread.is_alive()):
             return None
         shapes = [(1, *tensor.shape[1:]) for tensor in inputs if tensor is not None]
+        if not is_own_size(patcher, inputs[0]):
+            shapes = []
         key = self.digest, *shapes
         if key in self.graphs:
             self.graphs.move_to_end(key)
@@ -146,17 +150,24 @@ class CpuCalls:
             self.failures.add(error)
 
 
-def can_be_graph(unet: UNetModel) -> bool:
-    """Whether OpenVINO is there, and the UNet the host's own, small and in fp32."""
-    weights = list(unet.parameters())
-    layers = (layer for layer in unet.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear))
+def can_be_graph(modules: list[torch.nn.Module]) -> bool:
+    """Whether OpenVINO is there, and the UNet of these modules, itself the first, the host's own, small and in fp32."""
+    weights = module_tree.parameters(modules)
+    layers = (layer for layer in modules if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear))
     return (
         openvino_graph.INSTALLED
         and sum(weight.numel() for weight in weights) <= MAX_GRAPH_PARAMETERS
         and all(weight.dtype == torch.float32 for weight in weights)
-        and type(unet) is UNetModel
+        and type(modules[0]) is UNetModel
         and all(map(packed_layers.can_pack, layers))
     )
+
+
+def is_own_size(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
+    """Whether latents [B, 4, h, w] are of the square that the model was trained on, or that it draws best."""
+    height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
+    trained = trained_size.of_model(patcher)
+    return trained is not None and height == width and width in (trained.side, trained.best)
 
 
 def graph_file(unet_config: dict) -> Path:

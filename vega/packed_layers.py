@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import comfy.ops
 import torch
 
+from . import module_tree
+
 HOST = comfy.ops.disable_weight_init  # whose layers have the functions of all its ways to cast weights
 NO_POST_OP = ("none", [], "")  # attr, scalars, algorithm: nothing is fused to the operation
 
@@ -24,9 +26,9 @@ class PackedLayers:
     def clear(self) -> None:
         self.forwards.clear()
 
-    def check(self, unet: torch.nn.Module) -> None:
+    def check(self, modules: list[torch.nn.Module]) -> None:
         """Forgets all where other layers can be packed than were: somebody has changed one in place."""
-        if self.forwards and [layer for layer, _ in self.forwards] != [layer for layer in unet.modules() if can_pack(layer)]:
+        if self.forwards and [layer for layer, _ in self.forwards] != list(filter(can_pack, modules)):
             self.clear()
 
     @contextlib.contextmanager
@@ -36,7 +38,7 @@ class PackedLayers:
             yield  # somebody else has put one there for this call
             return
         if not self.forwards:
-            self.forwards = [(layer, packed(layer, self.dtype)) for layer in unet.modules() if can_pack(layer)]
+            self.forwards = [(layer, packed(layer, self.dtype)) for layer in module_tree.modules(unet) if can_pack(layer)]
         # Past Module.__setattr__, which would take as long as a small layer.
         for layer, forward in self.forwards:
             layer.__dict__["forward"] = forward
