@@ -115,7 +115,7 @@ def vega_unet() -> UNet2DConditionModel:
 
 def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
     """After a call by the host, after one by Accelerate in each of its modes, and after `off`."""
-    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import accelerate, cpu_calls, heap
     from vega_pack.vega import unet as loader
 
     config, process = json.loads(unet.to_json_string()), psutil.Process()
@@ -125,6 +125,7 @@ def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
     text, y = torch.randn(1, roofline.TOKENS, config["cross_attention_dim"]), torch.randn(1, features)
     inputs = torch.randn(1, 4, size // 8, size // 8), torch.tensor([499.0]), text, y
     accelerate.call(native, *inputs)
+    heap.trim()
     found = [process.memory_info().rss / MIB]
     modes = [cpu_calls.CpuCalls(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_calls.supports_bf16()]]
     for calls in modes:

@@ -16,6 +16,7 @@ from unet_patches import PATCHES, hooked, steered
 from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, packed_layers
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
+from bench import processor
 from dev import diffusers_folders as folders
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "anew")]
@@ -242,6 +243,16 @@ def test_unloading_and_off_give_the_memory_back(few_step, positive, without_open
         give_back()
         gc.collect()
         assert not any(ref() for ref in kept)
+
+
+@pytest.mark.soak
+def test_off_gives_the_memory_back_to_the_system(record_property):
+    """With Segmind-Vega's shapes, to within 5 % of what was resident before."""
+    before, *kept, after = processor.resident_mib(processor.vega_unet(), size=128)
+    for name, mib in {"before": before, "kept": max(kept), "after": after}.items():
+        record_property(f"resident_{name}_mib", round(mib))
+    assert max(kept) > 1.3 * before
+    assert after <= 1.05 * before
 
 
 def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openvino, monkeypatch):

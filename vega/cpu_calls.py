@@ -14,7 +14,7 @@ from comfy.cli_args import args
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-from . import module_tree, openvino_graph, packed_layers, trained_size
+from . import heap, module_tree, openvino_graph, packed_layers, trained_size
 from .latent_formats import PIXELS_PER_LATENT
 from .packed_layers import PackedLayers
 
@@ -46,8 +46,11 @@ class CpuCalls:
 
     def clear(self) -> None:
         """Gives all memory back."""
+        is_empty = not self.packed.forwards and not self.graphs
         self.weights_changed()
         self.graphs.clear()
+        if not is_empty:
+            heap.trim()
 
     def weights_changed(self) -> None:
         """Forgets what was made of the weights, except the graphs: they have copies and are told by their digests."""
