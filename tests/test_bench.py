@@ -215,5 +215,6 @@ def test_a_reduced_run_measures_everything(tmp_path):
     assert {row["variant"] for row in run["ends"]} == {*variants.GROUPS["ours"], *variants.GROUPS["core"], "diffusers"}
     assert run["loading"].keys() == {variants.ACCELERATED, variants.CORE}
     assert len(run["roofline"]) == len(machine.cases(sizes))
+    assert all(row["UNet + decode"] > row["UNet"] > 0 for row in run["stages"])
     assert not run["left_out"] and run["peaks"].keys() >= {variants.OURS, variants.CORE, "diffusers"}
     results.write(json.loads(json.dumps(run)), tmp_path)

@@ -7,7 +7,9 @@ While it watches, a GPU is waited for at both ends of every span.
 """
 
 import asyncio
+import contextlib
 import functools
+import sys
 import time
 
 import comfy.model_patcher
@@ -42,18 +44,43 @@ def arithmetic(value) -> list[tuple[str, torch.nn.Module]]:
     return []
 
 
+def record(what: str, began: float) -> None:
+    global computed
+    running.append((what, None, began, now()))
+    computed += running[-1][3] - began
+
+
 def hooked(what: str, module: torch.nn.Module) -> list:
     began = []
-
-    def after(*_):
-        global computed
-        running.append((what, None, began.pop(), now()))
-        computed += running[-1][3] - running[-1][2]
-
     return [
         module.register_forward_pre_hook(lambda *_: began.append(now())),
-        module.register_forward_hook(after),
+        module.register_forward_hook(lambda *_: record(what, began.pop())),
     ]
+
+
+@contextlib.contextmanager
+def watched_graphs():
+    """The pack's decoder on processors, which calls no module where it has a graph."""
+    pack = next((module for name, module in sys.modules.items() if name.endswith(".vega.cpu_decoder")), None)
+    if pack is None:  # another variant's server
+        yield
+        return
+    real = pack.decode
+
+    def decode(*inputs):
+        global computed
+        spans, before, began = len(running), computed, now()
+        output = real(*inputs)
+        computed = before  # a module that was called is within this call
+        del running[spans:]
+        record("decoder", began)
+        return output
+
+    pack.decode = decode
+    try:
+        yield
+    finally:
+        pack.decode = real
 
 
 def watched_node(real):
@@ -65,7 +92,8 @@ def watched_node(real):
         hooks = [hook for value in values for part in arithmetic(value) for hook in hooked(*part)]
         began = now()
         try:
-            answer = await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
+            with watched_graphs():
+                answer = await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
