@@ -48,13 +48,13 @@ class Family(NamedTuple):
 
 
 def timed(run: Callable[[], object], calls: int) -> float:
-    """Median seconds, after one call to warm up."""
+    """Median seconds, after one call to warm up; 0 calls time that one."""
     seconds = []
     for _ in range(1 + calls):
         began = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds[1:] or seconds)
 
 
 def measure(name: str, calls: int) -> Family:
@@ -77,7 +77,7 @@ def measure(name: str, calls: int) -> Family:
     one, pair, states = inputs(1), inputs(2), []
     ours = cpu_calls.CpuCalls(torch.float32)
     core = timed(lambda: accelerate.call(native, *one), calls)
-    core_pair = timed(lambda: accelerate.call(native, *pair), 1)
+    core_pair = timed(lambda: accelerate.call(native, *pair), 0)  # minutes, for SDXL
     accelerated = timed(lambda: states.append(ours(patcher, native, *one)[1]), calls)
     return Family(name, parameters, flop(config, side), core, core_pair, accelerated, states[-1])
 
