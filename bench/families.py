@@ -1,6 +1,7 @@
 """The makers' own comparisons on this machine: `python -m bench.families` measures the six bases at their own sizes.
 
-A picture's time is computed: so many UNet calls as its steps take, and one decode, each timed alone. Weights are random.
+A picture's time is computed: as many UNet calls as its steps take, and one decode, each timed alone. Weights are random.
+Of a base that is measured again (`--only`) the last results count; the others keep theirs.
 """
 
 import argparse
@@ -11,16 +12,19 @@ import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from matplotlib import pyplot
 from tabulate import tabulate
 from tqdm import tqdm
 
 from dev import diffusers_folders as folders
 from dev import host_setup
 
-from . import machine, roofline, weights
+from . import chart, machine, roofline, weights
+from .variants import ACCELERATED
 from .weights import NANO
 
 CALLS = 3
@@ -36,15 +40,25 @@ CLAIMS = [
 
 
 class Family(NamedTuple):
-    """Of one base: parameters and FLOP of its UNet, and seconds of a call by the host and by the pack's Accelerate."""
+    """Of one base: parameters and FLOP of its UNet, and seconds of its calls and decodes."""
 
     name: str
     parameters: int
     flop: int
     core: float
     core_pair: float  # two pictures in one call, as CFG computes them
-    ours: float
+    ours: float  # by the pack's Accelerate
     how: str  # which of accelerate.STATES it was
+    tiny_decode: float
+    full_decode: float
+    measured: str  # when, and by how many calls
+
+    def base_seconds(self, decode: float) -> float:
+        """Of a picture with guidance, by the host."""
+        return CFG_STEPS * self.core_pair + decode
+
+    def few_step_seconds(self, decode: float) -> float:
+        return FEW_STEPS * self.ours + decode
 
 
 def timed(run: Callable[[], object], calls: int) -> float:
@@ -57,7 +71,7 @@ def timed(run: Callable[[], object], calls: int) -> float:
     return statistics.median(seconds[1:] or seconds)
 
 
-def measure(name: str, calls: int) -> Family:
+def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
     from vega_pack.vega import accelerate, cpu_calls
     from vega_pack.vega import unet as loader
 
@@ -79,7 +93,11 @@ def measure(name: str, calls: int) -> Family:
     core = timed(lambda: accelerate.call(native, *one), calls)
     core_pair = timed(lambda: accelerate.call(native, *pair), 0)  # minutes, for SDXL
     accelerated = timed(lambda: states.append(ours(patcher, native, *one)[1]), calls)
-    return Family(name, parameters, flop(config, side), core, core_pair, accelerated, states[-1])
+    measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {calls}"
+    calls_seconds = core, core_pair, accelerated
+    return Family(
+        name, parameters, flop(config, side), *calls_seconds, states[-1], decodes["tiny"], decodes["full"], measured
+    )
 
 
 def flop(config: dict, side: int) -> int:
@@ -100,20 +118,41 @@ def decoders(pixels: int) -> dict[str, float]:
     }
 
 
-def families_table(families: list[Family], decoding: dict[int, dict[str, float]]) -> str:
+def families_table(families: list[Family]) -> str:
     rows = []
     for family in families:
-        decode = decoding[PIXELS[family.name]]
-        cfg, few = CFG_STEPS * family.core_pair, FEW_STEPS * family.ours
-        pictures = [cfg + decode["full"], cfg + decode["tiny"], few + decode["full"], few + decode["tiny"]]
+        decodes = family.full_decode, family.tiny_decode
+        pictures = [*map(family.base_seconds, decodes), *map(family.few_step_seconds, decodes)]
         sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", PIXELS[family.name]]
         calls = [f"{family.core:.1f}", f"{family.ours:.1f} ({family.how})"]
-        rows.append(
-            [family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), f"{pictures[0] / pictures[-1]:.0f}"]
-        )
+        times = f"{pictures[0] / pictures[-1]:.0f}"
+        rows.append([family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), times, family.measured])
     headers = ["", "UNet", "TFLOP a call", "pixels", "core, s a call", "Accelerate, s a call", "25 steps, CFG, full VAE, s"]
-    headers += ["tiny VAE", "4 steps, Accelerate, full VAE, s", "tiny VAE", "times as fast"]
+    headers += ["tiny VAE", "4 steps, Accelerate, full VAE, s", "tiny VAE", "times as fast", "measured, calls"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def draw(families: list[Family], path: Path) -> None:
+    """The seconds of a picture as its base draws it and in few steps, on a scale of powers of ten."""
+    figure, axes = pyplot.subplots(figsize=(9, 3.6), layout="constrained")
+    places = range(len(families))
+    bars = {
+        f"{CFG_STEPS} steps with CFG, full VAE, ComfyUI's own nodes": [f.base_seconds(f.full_decode) for f in families],
+        f"{FEW_STEPS} steps, tiny VAE, this pack": [f.few_step_seconds(f.tiny_decode) for f in families],
+    }
+    for (label, seconds), offset, colour in zip(
+        bars.items(), (-0.2, 0.2), (chart.OTHERS, chart.COLOURS[ACCELERATED]), strict=True
+    ):
+        drawn = axes.barh([place + offset for place in places], seconds, height=0.38, color=colour, label=label)
+        axes.bar_label(drawn, fmt="%.0f s", padding=3, fontsize=chart.FONT_PT)
+    axes.set_yticks(places, [f"{f.name}, {PIXELS[f.name]} px" for f in families])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    axes.set_title(f"{machine.name()}: seconds of a picture", fontsize=10)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=chart.FONT_PT, frameon=False)
+    figure.savefig(path, dpi=chart.DPI)
+    pyplot.close(figure)
 
 
 def claims_table(families: list[Family]) -> str:
@@ -128,7 +167,7 @@ def claims_table(families: list[Family]) -> str:
                     claim,
                     f"{speed:.2f} times",
                     f"{less:.0%} fewer",
-                    "holds" if speed >= times else "no",
+                    "holds" if speed >= times else "not here",
                 ]
             )
     return tabulate(rows, ["", "its maker", "a call here", "parameters", "speed"], tablefmt="github", disable_numparse=True)
@@ -141,26 +180,30 @@ def main() -> None:
     options = parser.parse_args()
     host_setup.load_pack()
     began = os.getloadavg()[0]
-    families = []
+    path = weights.ROOT / "bench" / "results" / f"{machine.file_stem()}-families.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    found = {family.name: family for family in (Family(**row) for row in stored)}
     with torch.inference_mode():
         decoding = {pixels: decoders(pixels) for pixels in sorted({PIXELS[name] for name in options.only})}
         for name in tqdm(options.only, desc="families"):
-            families.append(measure(name, options.calls))
+            found[name] = measure(name, options.calls, decoding[PIXELS[name]])
             gc.collect()
+    families = [found[name] for name in PIXELS if name in found]
+    path.write_text(json.dumps([family._asdict() for family in families], indent=1) + "\n", encoding="utf-8")
+    draw(families, path.with_suffix(".png"))
     lines = [
         f"# {machine.name()}: the six bases",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `python -m bench.families`: {os.cpu_count()} CPUs, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, load average {began:.1f} before, "
-        f"{os.getloadavg()[0]:.1f} after; {options.calls} calls each, medians, fp32. "
-        f"Of a picture only UNet and decoder are counted. The makers measured on GPUs.",
+        f"`python -m bench.families`: {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"load average {began:.1f} before, {os.getloadavg()[0]:.1f} after; fp32, medians. Of a picture only UNet and "
+        "decoder are counted. The makers measured on GPUs.",
         "",
-        families_table(families, decoding),
+        families_table(families),
         "",
         claims_table(families),
     ]
     text = "\n".join(lines) + "\n"
-    (weights.ROOT / "bench" / "results" / f"{machine.file_stem()}-families.md").write_text(text, encoding="utf-8")
+    path.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
 
 
