@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lora_files import kohya, matrices, written
-from vega_pack.vega import few_step_adapters, lcm, lora
+from vega_pack.vega import few_step_adapters, lora, model_sampling, recipes
 
 # Files as they are published or as people have them -> what they are, and what of the recipe its makers' own says.
 PUBLISHED = {
@@ -103,7 +103,7 @@ def test_the_name_decides_between_lightning_and_lcm(vega, tmp_path):
     with pytest.raises(ValueError, match="is SDXL-Lightning by its name.*KSampler set to euler, sgm_uniform"):
         lora.apply(vega[1], named, 1.0)
     renamed = named.rename(tmp_path / "lcm-sdxl_lightning.safetensors")
-    assert lcm.has_lcm_sampling(lora.apply(vega[1], renamed, 1.0))
+    assert model_sampling.carried_recipe(lora.apply(vega[1], renamed, 1.0)) is recipes.LCM
 
 
 @pytest.mark.model

@@ -10,7 +10,7 @@ import comfy.model_patcher
 import comfy.weight_adapter
 import torch
 
-from . import few_step_adapters, lcm, lora_keys, peft_alpha, sd15_blocks, unet, weights
+from . import few_step_adapters, lora_keys, model_sampling, peft_alpha, recipes, sd15_blocks, unet, weights
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
 ADAPTED = re.compile(
@@ -52,7 +52,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     """
     if strength == 0:
         return model
-    if lcm.has_lcm_sampling(model):
+    if model_sampling.carried_recipe(model):
         raise ValueError("This model already samples as an LCM: apply one LCM-LoRA, and only one, to a base model.")
     tensors, metadata = weights.read(path)
     config = model.model.model_config.unet_config
@@ -74,7 +74,7 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
         raise ValueError(
             f"{path}: ComfyUI took {len(applied)} of {len(targets)} modules: connect `Load Vega` straight to this node."
         )
-    patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    patched.add_object_patch("model_sampling", model_sampling.of_recipe(recipes.LCM, model.model.model_config))
     logging.info(
         "LCM-LoRA %s: %d of %d modules, %s, base %s",
         path.name,
