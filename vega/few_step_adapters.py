@@ -60,9 +60,7 @@ def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Ch
     Names go for little: a file that is published is known by its contents. ValueError for a name that no recipe has.
     """
     if name != recipes.AUTO:
-        if name not in recipes.BY_NAME:
-            raise ValueError(f"recipe is {name!r}: choose auto or one of {', '.join(recipes.BY_NAME)}.")
-        return Choice(name, for_steps(recipes.BY_NAME[name], path), "user", "the recipe that was chosen")
+        return Choice(name, for_steps(recipes.by_name(name), path), "user", "choice of the user")
     if recipe := published_files.recipe_of(path):
         return Choice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
     if found := identify(path, metadata):

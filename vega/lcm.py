@@ -95,7 +95,7 @@ def sample(
     callback: Callable | None = None,
     disable_progress: bool = False,
     negative: list | None = None,
-    cfg: float = 1.0,
+    cfg: float = recipes.UNSET_CFG,
 ) -> dict:
     """The latent dict with "samples" [B, C, h, w] drawn anew; its other keys are kept, its own tensors untouched.
 
@@ -111,9 +111,9 @@ def sample(
     recipe = carried_recipe(model)
     if recipe is None:
         raise ValueError(
-            "This model doesn't sample as an LCM. Put `Apply LCM-LoRA (Vega)` before this sampler, "
-            "or `ModelSamplingDiscrete` set to lcm if the checkpoint has its LCM-LoRA fused in. A checkpoint with another "
-            "few-step adapter in it (DMD2, Lightning, Hyper-SD, Turbo) is for ComfyUI's own KSampler."
+            "This model has no recipe for a few steps. Put `Apply LCM-LoRA (Vega)` before this sampler. If the checkpoint "
+            "has its few-step LoRA fused in, set lora_name there to none and choose the recipe; for an LCM-LoRA "
+            "`ModelSamplingDiscrete` set to lcm does it, too."
         )
     table = model.get_model_object("model_sampling").sigmas.tolist()
     plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)

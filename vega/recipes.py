@@ -9,6 +9,7 @@ from typing import NamedTuple
 from . import step_rules, timestep_grids
 
 AUTO = "auto"
+UNSET_CFG = 1.0
 ANY_STEPS = range(1, timestep_grids.MAX_STEPS + 1)
 NON_COMMERCIAL = "CC BY-NC 4.0"
 
@@ -90,6 +91,13 @@ BY_NAME = {
 }
 
 
+def by_name(name: str) -> Recipe:
+    """The recipe that is called so; ValueError where there is none."""
+    if name not in BY_NAME:
+        raise ValueError(f"recipe is {name!r}: choose {AUTO} or one of {', '.join(BY_NAME)}.")
+    return BY_NAME[name]
+
+
 def with_eta(recipe: Recipe, eta: float | None) -> Recipe:
     """The recipe with another eta than its own (None); ValueError where it takes none, or not this."""
     if eta is None:
@@ -103,7 +111,7 @@ def with_eta(recipe: Recipe, eta: float | None) -> Recipe:
 
 
 def guidance_scale(recipe: Recipe, cfg: float) -> float:
-    """The cfg to draw with: 1 means the makers' own. ValueError beyond what they give."""
+    """The cfg to draw with: UNSET_CFG means the makers' own. ValueError above what they give."""
     if not cfg >= 1:
         raise ValueError(f"cfg is {cfg:g}; 1 is without guidance: raise cfg to 1.")
     if cfg > recipe.guidance.most:
@@ -112,4 +120,4 @@ def guidance_scale(recipe: Recipe, cfg: float) -> float:
         raise ValueError(
             f"cfg is {cfg:g}; the makers of {recipe.name} go up to {recipe.guidance.most:g}: lower cfg to it, or to less."
         )
-    return recipe.guidance.start if cfg == 1 else cfg
+    return recipe.guidance.start if cfg == UNSET_CFG else cfg
