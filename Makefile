@@ -36,8 +36,9 @@ test: $(ENVIRONMENT)
 # `make 0.24.1` on that one alone.
 CORE := accelerate accelerate_patches api_concurrency api_failures api_keys api_limits api_pictures api_validation \
     bad_input batch composition exactness few_step_adapters host_version incomplete_files lcm loading lora lora_refused \
-    model_paths nodes operators progress received said_elsewhere sampling saved_otherwise sd15_blocks sd15_loras send_image \
-    send_image_backpressure send_image_encoding send_image_metadata send_image_stored server single_cond tiny_decoder
+    model_paths nodes operators progress received recipe_nodes recipe_sampling recipes recipes_exact said_elsewhere \
+    sampling saved_otherwise sd15_blocks sd15_loras send_image send_image_backpressure send_image_encoding \
+    send_image_metadata send_image_stored server single_cond tiny_decoder
 hosts: $(HOSTS)
 $(HOSTS): %: .host/venv-%/installed
 	COMFYUI_PATH=$(CURDIR)/.host/ComfyUI-$@ OMP_NUM_THREADS=1 .host/venv-$@/bin/python -m pytest $(WORKERS) $(CORE:%=tests/test_%.py)

@@ -130,7 +130,7 @@ def steps_compared(g: Graph) -> None:
         steps = g.node("CreateList", 3, 690, "All steps", inputs=numbers)
         drawn = sampler(g, 4, 60, fast, text, size, steps=steps)
         decode = decoded(g, 5, 60, load, drawn, 1070)
-        scaled, whole = grid(g, 5, 350, decode, ["1 step", *(f"{count} steps" for count in counts[1:])], 5)
+        scaled, whole = grid(g, 5, 400, decode, ["1 step", *(f"{count} steps" for count in counts[1:])], 5)
         g.group("2. Prompt and size", text, size)
         g.group("3. Steps to compare", *numbers, steps)
         g.group("4. Draw", drawn, decode, scaled)

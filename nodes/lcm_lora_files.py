@@ -9,17 +9,22 @@ from . import model_lists
 
 
 def names() -> list[str]:
-    """The embedded LCM-LoRA, the files in models/loras, and the published ones that are found among these by contents.
+    """The embedded LCM-LoRA, none, the files in models/loras, and the published ones that are found among these by contents.
 
     Without the last, ComfyUI's page would report those as missing and offer their download.
     """
     files, contents = model_lists.lora_names(), downloads()
     found = [name for name in published_loras.MODULES if name not in files and len(certain(name, contents)) == 1]
-    return [model_lists.EMBEDDED_LORA, *files, *found]
+    return [model_lists.EMBEDDED_LORA, model_lists.FUSED_LORA, *files, *found]
 
 
-def path(lora_name: str) -> Path:
-    """The file of a name in the list; ValueError where there is none, where two fit equally, and where it isn't certain."""
+def path(lora_name: str) -> Path | None:
+    """The file of a name in the list, None for a LoRA that is fused in the checkpoint.
+
+    ValueError where there is none, where two fit equally, and where it isn't certain.
+    """
+    if lora_name == model_lists.FUSED_LORA:
+        return None
     if lora_name not in published_loras.MODULES or folder_paths.get_full_path("loras", lora_name):
         return model_lists.lora_path(lora_name)
     contents = downloads()

@@ -10,6 +10,7 @@ from . import diffusers_folders
 
 EMBEDDED_MODEL = "vega-nano (embedded)"
 EMBEDDED_LORA = "vega-nano LCM-LoRA (embedded)"
+FUSED_LORA = "none (fused in the checkpoint)"
 
 
 def model_names() -> list[str]:
@@ -66,6 +67,8 @@ def validate(to_path: Callable[[str], Path], name: str | None) -> bool | str:
     if name is not None and not isinstance(name, str):
         return f"{name!r} is no name. Choose one from the list."
     try:
-        return name is None or bool(to_path(name))
+        if name is not None:
+            to_path(name)
+        return True
     except ValueError as error:
         return str(error)

@@ -106,6 +106,25 @@ def test_second_lcm_lora(client):
     refused(client, graph, "extra", "already samples as an LCM", "only one")
 
 
+def test_guidance_on_a_recipe_without(client):
+    refused(
+        client, graphs.text_to_image(VegaLCMLora__recipe="DMD2", VegaLCMSampler__cfg=2.0), graphs.SAMPLER, "set cfg to 1"
+    )
+    graph = graphs.text_to_image(VegaLCMLora__recipe="Hyper-SD CFG")
+    refused(client, graph, graphs.SAMPLER, "Hyper-SD CFG draws with guidance (cfg 5)", "connect one")
+
+
+def test_eta_out_of_range_that_comes_over_a_link(client):
+    graph = graphs.text_to_image(VegaLCMLora__recipe="TCD", VegaLCMLora__eta=["extra", 0])
+    graph["extra"] = {"class_type": "PrimitiveFloat", "inputs": {"value": 1.5}}
+    refused(client, graph, graphs.LORA, "eta is 1.5; TCD takes 0 to 1")
+
+
+def test_a_fused_lora_without_recipe(client):
+    graph = graphs.text_to_image(VegaLCMLora__lora_name="none (fused in the checkpoint)")
+    refused(client, graph, graphs.LORA, "set recipe to that of the adapter")
+
+
 def test_lora_for_another_model(server, client):
     path = server.base / "models" / "loras" / "other.safetensors"
     tensors, _ = lora_files.kohya(lora_files.matrices_of("SDXL"))

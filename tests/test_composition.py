@@ -16,7 +16,7 @@ from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
 from lcm_drawing import draw, empty
 from safetensors.torch import save_file
 from vega_pack.nodes.tiny_vae_decode import VegaTinyVAEDecode
-from vega_pack.vega import checkpoint, lcm
+from vega_pack.vega import checkpoint, lcm, model_sampling
 
 import nodes as host_nodes
 from dev import diffusers_folders as folders
@@ -96,7 +96,7 @@ def test_an_attention_patch_reaches_every_block_it_is_for(few_step, positive):
 def test_freeu_reaches_the_blocks_of_its_widths(tmp_path):
     folders.write(tmp_path / "model", "Segmind-Vega")
     model, clip, _ = checkpoint.load(tmp_path / "model", "tiny", [])
-    model.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    model.add_object_patch("model_sampling", model_sampling.LCMSampling(model.model.model_config))
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     (freed,) = FreeU_V2.execute(model, 1.3, 1.4, 0.9, 0.2).args
     plain, out = draw(model, prompt, empty(), steps=1), draw(freed, prompt, empty(), steps=1)
@@ -201,6 +201,6 @@ def test_latents_of_one_family_are_not_decoded_as_the_others(nano, few_step, pos
 
 
 def test_the_model_that_came_in_is_unchanged(nano, few_step):
-    assert not lcm.has_lcm_sampling(nano[0])
+    assert model_sampling.carried_recipe(nano[0]) is None
     assert not nano[0].patches
     assert len(few_step.patches) > 100

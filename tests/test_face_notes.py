@@ -7,6 +7,7 @@ import pytest
 import torch
 from graph_recorder import Recorder, draw
 from vega_pack.nodes import face_notes, lora_loader
+from vega_pack.nodes.lcm_lora import TOLD_BY
 from vega_pack.nodes.lcm_sampler import size_notes
 from vega_pack.vega import accelerate, known_words, model_facts, style_lora, trained_size
 
@@ -186,7 +187,7 @@ def test_each_sentence_is_there_in_every_language():
     for table in tables.values():
         assert {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in table.items()} == values
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
-    sent = set(re.findall(r'Note\("(\w+)"', sources)) | {*accelerate.STATES, "on", "off", "noGpu"}
+    sent = set(re.findall(r'Note\("(\w+)"', sources)) | {*accelerate.STATES, "on", "off", "noGpu", *TOLD_BY.values()}
     assert set(values) == sent
 
 

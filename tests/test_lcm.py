@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from diffusers import LCMScheduler
-from vega_pack.vega import lcm
+from vega_pack.vega import lcm, model_sampling, recipes, step_rules, timestep_grids
 
 SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
 
@@ -19,15 +19,15 @@ def test_timesteps_are_the_schedulers_or_refused_where_it_raises(percent):
             scheduler.set_timesteps(steps, strength=denoise)
         except ValueError:
             with pytest.raises(ValueError, match="at most|leaves no step"):
-                lcm.timesteps(steps, denoise)
+                timestep_grids.lcm(steps, denoise)
         else:
-            assert lcm.timesteps(steps, denoise) == scheduler.timesteps.tolist(), (steps, denoise)
+            assert timestep_grids.lcm(steps, denoise) == scheduler.timesteps.tolist(), (steps, denoise)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 51, 1000])
 def test_steps_that_no_grid_has_are_refused(steps):
     with pytest.raises(ValueError, match="at least 1 and at most 50"):
-        lcm.timesteps(steps, 1.0)
+        timestep_grids.lcm(steps, 1.0)
 
 
 @pytest.mark.parametrize("percent", range(2, 101))
@@ -35,22 +35,22 @@ def test_refused_steps_come_with_numbers_that_work(percent):
     """Both numbers of the sentence are accepted, and a hundredth less of denoise is not."""
     for steps in range(int(50 * (percent / 100)) + 1, 51):
         with pytest.raises(ValueError, match="lower steps to") as refused:
-            lcm.timesteps(steps, percent / 100)
+            timestep_grids.lcm(steps, percent / 100)
         fewer, more = re.fullmatch(r".*lower steps to (\d+), or raise denoise to ([\d.]+)\.", str(refused.value)).groups()
-        lcm.timesteps(int(fewer), percent / 100)
-        lcm.timesteps(steps, float(more))
+        timestep_grids.lcm(int(fewer), percent / 100)
+        timestep_grids.lcm(steps, float(more))
         with pytest.raises(ValueError, match="at most|leaves no step"):
-            lcm.timesteps(steps, float(more) - 0.01)
+            timestep_grids.lcm(steps, float(more) - 0.01)
 
 
 @pytest.mark.parametrize("denoise", [-0.1, 1.1, float("nan")])
 def test_denoise_outside_its_range_is_refused(denoise):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        lcm.timesteps(4, denoise)
+        timestep_grids.lcm(4, denoise)
 
 
 def sampling():
-    return lcm.LCMSampling(None)
+    return model_sampling.LCMSampling(None)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8, 50])
@@ -59,7 +59,10 @@ def test_sigmas_are_the_schedulers_noise_levels(steps):
     scheduler.set_timesteps(steps)
     a = scheduler.alphas_cumprod[scheduler.timesteps].double()
     expected = ((1 - a) / a).sqrt()
-    assert torch.allclose(lcm.sigmas(sampling(), steps, 1.0)[:-1].double(), expected, rtol=1e-5)
+    table, recipe = sampling().sigmas.tolist(), recipes.LCM
+    plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, 1.0), steps)
+    assert torch.allclose(torch.tensor([levels.now for levels in plan]).double(), expected, rtol=1e-5)
+    assert [levels.following for levels in plan] == [*(levels.now for levels in plan[1:]), 0]
 
 
 @pytest.mark.parametrize("t", [19, 259, 499, 999])

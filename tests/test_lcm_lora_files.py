@@ -41,7 +41,13 @@ def test_two_downloads_are_told_apart(loras, number):
         distilled_loras.kohya(loras / name, family)
     assert lcm_lora_files.path(RT) == loras / NAMES[number]
     assert lcm_lora_files.path(SSD) == loras / FIRST
-    assert lcm_lora_files.names() == [model_lists.EMBEDDED_LORA, *sorted([FIRST, NAMES[number]]), SSD, RT]
+    assert lcm_lora_files.names() == [
+        model_lists.EMBEDDED_LORA,
+        model_lists.FUSED_LORA,
+        *sorted([FIRST, NAMES[number]]),
+        SSD,
+        RT,
+    ]
     for name in (RT, SSD, FIRST, NAMES[number]):
         assert lcm_lora.VegaLCMLora.validate_inputs(name) is True
 

@@ -13,14 +13,14 @@ import shown
 LOCALES = Path(__file__).resolve().parents[1] / "locales"
 # Texts that are the same in a language as in English: each one on purpose.
 SAME = {
-    "zh": {"VAE", "CLIP"},
-    "zh-TW": {"VAE", "CLIP"},
-    "ja": {"VAE", "CLIP"},
-    "ko": {"VAE", "CLIP", "KSampler (Vega LCM)"},
-    "fr": {"VAE", "CLIP", "KSampler (Vega LCM)", "seed", "mode", "images", "image", "format"},
-    "de": {"VAE", "CLIP", "KSampler (Vega LCM)", "Seed", "Format"},
-    "es": {"VAE", "CLIP", "KSampler (Vega LCM)"},
-    "ru": {"VAE", "CLIP", "KSampler (Vega LCM)"},
+    "zh": {"VAE", "CLIP", "CFG"},
+    "zh-TW": {"VAE", "CLIP", "CFG"},
+    "ja": {"VAE", "CLIP", "CFG"},
+    "ko": {"VAE", "CLIP", "CFG", "KSampler (Vega LCM)"},
+    "fr": {"VAE", "CLIP", "KSampler (Vega LCM)", "seed", "mode", "images", "image", "format", "cfg", "eta"},
+    "de": {"VAE", "CLIP", "KSampler (Vega LCM)", "Seed", "Format", "CFG", "Eta"},
+    "es": {"VAE", "CLIP", "KSampler (Vega LCM)", "cfg", "eta"},
+    "ru": {"VAE", "CLIP", "KSampler (Vega LCM)", "CFG"},
 }
 # What no language changes: numbers, paths, code, our names, and words of several capitals (GPU, LoRA, UNet, WebP).
 CODE = re.compile(r"torch\.compile|vega-nano|Vega|\+ k\b|[\w:/;]*[\d_/][\w:/;,.]*|\b[A-Za-z]*[A-Z][a-z]*[A-Z]\w*")

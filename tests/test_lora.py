@@ -7,7 +7,7 @@ import loads
 import pytest
 import torch
 from lora_files import STYLES, check_merge, kohya, made_from, matrices, matrices_of, peft, written
-from vega_pack.vega import checkpoint, lcm, lora
+from vega_pack.vega import checkpoint, lora, model_sampling, recipes
 
 from dev import diffusers_folders as folders
 
@@ -43,8 +43,8 @@ def test_every_module_is_patched_exactly(bases, tmp_path, family, style):
     patched = lora.apply(model, written(tmp_path / "lora.safetensors", *write(pairs, family)), strength)
     assert len(patched.patches) == len(pairs)
     check_merge(model, patched, reference, pairs, lambda name: strength * scale)
-    assert lcm.has_lcm_sampling(patched)
-    assert not lcm.has_lcm_sampling(model)
+    assert model_sampling.carried_recipe(patched) is recipes.LCM
+    assert model_sampling.carried_recipe(model) is None
     loads.seen(f"LCM-LoRA: {style}", family)
 
 

@@ -17,10 +17,10 @@ from vega_pack.extension import (
 
 INPUTS = {
     VegaLoader: ["model_name", "vae"],
-    VegaLCMLora: ["model", "lora_name", "strength_model"],
+    VegaLCMLora: ["model", "lora_name", "strength_model", "recipe", "eta"],
     VegaLoraLoader: ["model", "lora_name", "strength_model", "clip", "strength_clip", "made_for"],
     VegaAccelerate: ["model", "mode"],
-    VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise"],
+    VegaLCMSampler: ["model", "seed", "steps", "positive", "latent_image", "denoise", "negative", "cfg"],
     VegaTinyVAEDecode: ["samples", "vae"],
     VegaSendImage: ["images", "format", "quality", "metadata"],
     VegaReceiveImage: ["image"],

@@ -8,7 +8,17 @@ import torch
 from cpu_drawing import assert_close, calls, forget, needs_bf16
 from graph_recorder import LORA, draw
 from psnr import psnr
-from vega_pack.vega import accelerate, checkpoint, cpu_calls, cpu_decoder, lcm, lora, openvino_graph, tiny_decoder
+from vega_pack.vega import (
+    accelerate,
+    checkpoint,
+    cpu_calls,
+    cpu_decoder,
+    lcm,
+    lora,
+    model_sampling,
+    openvino_graph,
+    tiny_decoder,
+)
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
@@ -127,7 +137,7 @@ def test_other_small_unets_are_served(tmp_path, monkeypatch, family):
     folders.write(tmp_path, family)
     model, clip, _ = checkpoint.load(tmp_path, "tiny", [])
     model = model.clone()
-    model.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    model.add_object_patch("model_sampling", model_sampling.LCMSampling(model.model.model_config))
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("night"))
     fast = graphed(model, prompt)
     assert calls(fast).graphs

@@ -10,7 +10,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from diffusers import LCMScheduler, UNet2DConditionModel
 from lcm_drawing import draw, empty
-from vega_pack.vega import checkpoint, lcm
+from vega_pack.vega import checkpoint, lcm, model_sampling
 
 import nodes as host_nodes
 
@@ -43,7 +43,7 @@ def test_core_sampling_makes_our_sampler_work_on_fused_models(nano, positive, st
     model = nano[0]
     (fused,) = ModelSamplingDiscrete().patch(model, "lcm", False)
     ours = model.clone()
-    ours.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    ours.add_object_patch("model_sampling", model_sampling.LCMSampling(model.model.model_config))
     expected = draw(ours, positive, empty(), steps=steps)
     assert (draw(fused, positive, empty(), steps=steps) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -110,7 +110,7 @@ def test_image_to_image_is_the_schedulers_loop(nano, few_step, positive, steps, 
         epsilon = unet(x, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": sizes}).sample
         x = scheduler.step(epsilon, t, x, generator=generators).prev_sample
     base = nano[0].clone()
-    base.add_object_patch("model_sampling", lcm.LCMSampling(base.model.model_config))
+    base.add_object_patch("model_sampling", model_sampling.LCMSampling(base.model.model_config))
     out = draw(base, positive, {"samples": picture}, steps=steps, denoise=denoise)
     assert (out * SCALE - x).abs().max() <= 1e-4 * x.abs().max()
 

@@ -14,7 +14,7 @@ import torch
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from lora_files import kohya, matrices_of, written
 from sd15 import KEPT, each_small, randomized, replacement, sd15_controlnet
-from vega_pack.vega import accelerate, lcm, lora, unet
+from vega_pack.vega import accelerate, lcm, lora, model_sampling, unet
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
 # The model's own output blocks and the SD 1.5 ones that they were.
@@ -197,7 +197,7 @@ def test_the_hosts_own_loader_knows_no_blocks(small, family):
     inner = comfy.model_base.BaseModel(plain, device="cpu")
     inner.diffusion_model.load_state_dict(model.model.diffusion_model.state_dict())
     loaded = comfy.model_patcher.ModelPatcher(inner, model.load_device, model.offload_device)
-    loaded.add_object_patch("model_sampling", lcm.LCMSampling(plain))
+    loaded.add_object_patch("model_sampling", model_sampling.LCMSampling(plain))
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     lcm.sample(loaded, 0, 1, positive, latent, 1.0, disable_progress=True)
@@ -212,14 +212,14 @@ def test_the_hosts_own_loader_knows_no_blocks(small, family):
 def test_a_merge_with_a_model_of_other_blocks_is_refused(small):
     _, model, clip = small["small-sd"]
     few_step = model.clone()
-    few_step.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
+    few_step.add_object_patch("model_sampling", model_sampling.LCMSampling(model.model.model_config))
     (with_own,) = ModelMergeSimple().merge(few_step, model, 0.5)
     (with_sd15,) = ModelMergeSimple().merge(few_step, small["SD 1.5"][1], 0.5)
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     latent = {"samples": torch.zeros(1, 4, 8, 8)}
     lcm.sample(with_own, 0, 1, positive, latent, 1.0, disable_progress=True)
     sd15 = small["SD 1.5"][1].clone()
-    sd15.add_object_patch("model_sampling", lcm.LCMSampling(sd15.model.model_config))
+    sd15.add_object_patch("model_sampling", model_sampling.LCMSampling(sd15.model.model_config))
     (onto_sd15,) = ModelMergeSimple().merge(sd15, model, 0.5)
     for mixed in (with_sd15, onto_sd15):
         with pytest.raises(ValueError, match="merged with one of other blocks"):

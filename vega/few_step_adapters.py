@@ -1,29 +1,36 @@
-"""Few-step LoRAs that are no LCM-LoRAs although they adapt the same modules: told by what their files are called.
+"""What kind of few-step adapter a LoRA file is, and the recipe that draws it: LCM's, or another's.
 
-Their tensors cannot tell them apart. What draws each right in ComfyUI's own nodes is what its makers say of it, with the
-scheduler `simple` where they say "trailing": it gives those timesteps exactly (999, 749, 499, 249 at four steps).
+Their tensors cannot tell them apart: the same modules, shapes and ranks. Told by the contents of a published file, by the
+metadata, or by what the file is called.
 """
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
-KSAMPLER = "with Load LoRA (Vega) and ComfyUI's own KSampler set to "
-OF_THE_FILE = "the number of steps in the file's name"
-DMD2, FLASH = "DMD2", "Flash Diffusion"
-# A pattern for its name -> what it is called, and how to draw with it; the first that matches counts.
-PUBLISHED = {
-    "dmd2?|distribution matching": (DMD2, KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
-    "hyper.*cfg": ("Hyper-SD CFG", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 5 to 8"),
-    "hyper.* 1 ?step": ("Hyper-SD for one step", KSAMPLER + "lcm, simple, 1 step and cfg 1"),
-    "hyper": ("Hyper-SD", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 1"),
-    "lightning": ("SDXL-Lightning", KSAMPLER + f"euler, sgm_uniform, {OF_THE_FILE} and cfg 1"),
-    "tcd|trajectory consistency": ("TCD", "with a node pack that has TCD's own sampler: ComfyUI has none"),
+from . import published_files, recipes
+
+# A pattern for its name -> the recipe that draws it; the first that matches counts.
+NAMED = {
+    "dmd2?|distribution matching": recipes.DMD2,
+    "hyper.*cfg": recipes.HYPER_CFG,
+    "hyper.* 1 ?steps?": recipes.HYPER_ONE_STEP,
+    "hyper": recipes.HYPER,
+    "lightning": recipes.LIGHTNING,
+    "tcd|trajectory consistency": recipes.TCD,
+    "pcm.*lcm ?like|phased consistency.*lcm ?like": recipes.LCM,
+    "pcm.*normal ?cfg|phased consistency.*normal ?cfg": recipes.PCM_NORMAL_CFG,
+    "pcm|phased consistency": recipes.PCM,
+    "flash (sdxl|sd|diffusion)": recipes.FLASH,
+}
+# Those whose makers give no recipe that this pack has -> what they are called, and what draws with them.
+WITHOUT_RECIPE = {
+    "flash": ("a Flash LoRA", "as its makers say, or set recipe to Flash Diffusion if it is theirs"),
     "tdd|target driven": ("TDD", "with a node pack that has its own sampler: ComfyUI has none"),
-    "pcm.*lcm ?like|phased consistency.*lcm ?like": ("PCM (LCM-like)", KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
-    "pcm.*normal ?cfg": ("PCM (normal CFG)", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 7.5"),
-    "pcm|phased consistency": ("PCM", KSAMPLER + f"ddim, simple, {OF_THE_FILE} and cfg 1"),
-    "flash": (FLASH, KSAMPLER + "lcm, simple, 4 steps and cfg 1"),
-    "turbo": ("a Turbo-LoRA", KSAMPLER + "euler_ancestral, simple, 4 steps or more and cfg 1"),
+    "turbo": (
+        "a Turbo-LoRA",
+        "with Load LoRA (Vega) and ComfyUI's own KSampler set to euler_ancestral, simple, 4 steps or more and cfg 1",
+    ),
 }
 LCM = "lcm|latent consistency"
 # Names that say nothing: files that their publishers all call the same, with the number of a browser's copy, and folders of
@@ -37,21 +44,66 @@ MODEL_FOLDERS = ("loras", "lora", "models")  # folders of everybody's files
 TITLE_KEYS = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
 
 
-def identify(path: Path, metadata: dict[str, str]) -> tuple[str, str, str] | None:
-    """(what the file's name or its metadata say that it is, how to draw with it, what said so); None if nothing does.
+class Choice(NamedTuple):
+    """What a file is drawn as, and what told."""
+
+    name: str
+    recipe: recipes.Recipe | None  # none: it can't be drawn here
+    told_by: str  # "digest", "metadata", "name", "user" or "" for nothing
+    source: str = ""  # in words, with what told
+    how_else: str = ""  # without a recipe: what draws with it
+
+
+def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Choice:
+    """The recipe of this name, or for "auto" the one that the file tells; LCM's where nothing tells.
+
+    Names go for little: a file that is published is known by its contents. ValueError for a name that no recipe has.
+    """
+    if name != recipes.AUTO:
+        return Choice(name, for_steps(recipes.by_name(name), path), "user", "choice of the user")
+    if recipe := published_files.recipe_of(path):
+        return Choice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
+    if found := identify(path, metadata):
+        return found
+    title = file_title(path)
+    if says_lcm(title):
+        return Choice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
+    return Choice(recipes.LCM.name, recipes.LCM, "")
+
+
+def identify(path: Path, metadata: dict[str, str]) -> Choice | None:
+    """What the file's metadata or else its name say that it is, if that is something else than an LCM-LoRA.
 
     A file whose name says LCM is an LCM-LoRA whatever else it says, except DMD2's, which are drawn with that sampler, and
     PCM's LCM-like ones.
     """
-    name = file_title(path)
-    if published := match_published(name):
-        if not says_lcm(name) or published[0] in (DMD2, PUBLISHED["pcm.*lcm ?like|phased consistency.*lcm ?like"][0]):
-            return *published, f"its name, {name!r}"
-        return None
+    title = file_title(path)
     for key, value in metadata.items():
-        if key in TITLE_KEYS and not says_lcm(f"{name} {value}") and (published := match_published(value)):
-            return *published, f"{key} in its metadata, {value[:80]!r}"
-    return None
+        tells = key in TITLE_KEYS and not says_lcm(f"{title} {value}")
+        if tells and (found := match(value, path, "metadata", f"{key} in its metadata, {value[:80]!r}")):
+            return found
+    found = match(title, path, "name", f"its name, {title!r}")
+    if found and says_lcm(title) and found.name not in (recipes.DMD2.name, recipes.LCM.name):
+        return None
+    return found
+
+
+def match(text: str, path: Path, told_by: str, source: str) -> Choice | None:
+    """What a text says that the file is; the first pattern that matches counts."""
+    for pattern, (name, how_else) in WITHOUT_RECIPE.items():
+        if has_word(pattern, text) and not any(has_word(of_recipe, text) for of_recipe in NAMED):
+            return Choice(name, None, told_by, source, how_else)
+    recipe = next((recipe for pattern, recipe in NAMED.items() if has_word(pattern, text)), None)
+    return recipe and Choice(recipe.name, for_steps(recipe, path, text), told_by, source)
+
+
+def for_steps(recipe: recipes.Recipe, *names: Path | str) -> recipes.Recipe:
+    """The recipe for the number of steps alone that a file's name or the text has, if it is one that the recipe is for."""
+    if not isinstance(recipe.steps, tuple):
+        return recipe  # it is for every number in a range
+    texts = [part for name in names for part in (name.parts[-3:] if isinstance(name, Path) else [name])]
+    found = [int(number) for text in texts for number in re.findall(r"(?<!\d)(\d+) ?steps?(?![a-z])", words(text))]
+    return next((recipe._replace(steps=(number,)) for number in reversed(found) if number in recipe.steps), recipe)
 
 
 def file_title(path: Path) -> str:
@@ -62,10 +114,6 @@ def file_title(path: Path) -> str:
         if not MEANINGLESS_NAME.fullmatch(words(name).strip()):
             return name
     return path.stem
-
-
-def match_published(text: str) -> tuple[str, str] | None:
-    return next((published for pattern, published in PUBLISHED.items() if has_word(pattern, text)), None)
 
 
 def says_lcm(text: str) -> bool:

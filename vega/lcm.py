@@ -1,85 +1,22 @@
-"""Latent consistency sampling (Luo et al. 2023, arXiv 2310.04378) inside the host's sampling stack."""
+"""Few-step sampling inside the host's sampling stack: by the recipe that the model carries, LCM's or another's."""
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
-import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
-from . import accelerate, progress, sd15_blocks, single_cond
+from . import accelerate, progress, recipes, sd15_blocks, single_cond, step_rules
 from .latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY, PIXELS_PER_LATENT
+from .model_sampling import carried_recipe
 
-ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th of 1000 timesteps
-TIMESTEP_STRIDE = 1000 // ORIGINAL_STEPS
-SIGMA_DATA = 0.5
-TIMESTEP_SCALING = 10.0
 CLIP_CHUNK_TOKENS = 77  # tokens of a prompt that CLIP reads at once
 MAX_TOKEN_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
-
-
-class LCMSampling(host_lcm.ModelSamplingDiscreteDistilled, host_lcm.LCM):
-    """Model sampling of a consistency model: its clean prediction is c_skip x + c_out x0, the identity at t = 0."""
-
-    def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The timestep of each noise level, looked up where sigma lies.
-
-        The host's own takes sigma to the table, which it leaves on the CPU: there, every step would wait for the GPU twice.
-        """
-        if self.log_sigmas.device != sigma.device:
-            self.to(sigma.device)
-        return super().timestep(sigma)
-
-    def calculate_denoised(self, sigma, model_output, model_input):
-        """x0 [B, 4, h, w] from the predicted noise, as diffusers' LCMScheduler.step: c_skip meets the VP latent."""
-        t = self.timestep(sigma) * TIMESTEP_SCALING
-        c_skip = SIGMA_DATA**2 / (t**2 + SIGMA_DATA**2)
-        c_out = t / (t**2 + SIGMA_DATA**2) ** 0.5
-        sigma, c_skip, c_out = (v.view(-1, *[1] * (model_input.ndim - 1)) for v in (sigma, c_skip, c_out))
-        return c_out * (model_input - sigma * model_output) + c_skip * model_input / (1 + sigma**2) ** 0.5
-
-
-def has_lcm_sampling(model: comfy.model_patcher.ModelPatcher) -> bool:
-    """Whether the model samples as a consistency model, through this pack or through the host's ModelSamplingDiscrete."""
-    return isinstance(model.get_model_object("model_sampling"), host_lcm.LCM)
-
-
-def remedy(steps: int, available: int) -> str:
-    """What to set instead, with the numbers."""
-    if steps < 1:
-        return "raise steps to 1"
-    if steps > ORIGINAL_STEPS:
-        return f"lower steps to {available}"
-    # In hundredths, as the widget has them; int(50 * 0.58) is 28.
-    enough = next(k / 100 for k in range(1, 101) if int(ORIGINAL_STEPS * (k / 100)) >= steps)
-    return f"lower steps to {available}, or raise denoise to {enough:g}"
-
-
-def timesteps(steps: int, denoise: float) -> list[int]:
-    """The descending timesteps of LCMScheduler.set_timesteps(steps, strength=denoise); ValueError where it raises."""
-    if not 0 < denoise <= 1:
-        raise ValueError(f"denoise is {denoise}; it must be between 0 and 1.")
-    available = int(ORIGINAL_STEPS * denoise)
-    if available < 1:
-        raise ValueError(f"denoise {denoise:g} leaves no step to do: use at least {1 / ORIGINAL_STEPS:g}, or 0 for none.")
-    if not 1 <= steps <= available:
-        raise ValueError(
-            f"steps is {steps}; with denoise {denoise:g} an LCM has at least 1 and at most {available} steps: "
-            f"{remedy(steps, available)}."
-        )
-    # In floating point, as numpy.linspace there: exact integers differ at some steps (33 at denoise 0.9).
-    stride = available / steps
-    return [(available - int(i * stride)) * TIMESTEP_STRIDE - 1 for i in range(steps)]
-
-
-def sigmas(model_sampling, steps: int, denoise: float) -> torch.Tensor:
-    """[steps + 1] noise levels of the timesteps, from the model's own table, and a final zero."""
-    table = model_sampling.sigmas.tolist()
-    return torch.tensor([table[(t + 1) // TIMESTEP_STRIDE - 1] for t in timesteps(steps, denoise)] + [0.0])
 
 
 def generators(seed: int, indices: list[int]) -> list[torch.Generator]:
@@ -92,10 +29,15 @@ def noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Te
     return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
 
 
-def make_sampler(guider: comfy.samplers.CFGGuider, generators: list[torch.Generator], levels: list[float]) -> Callable:
-    """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, noise it to the next level, repeat.
+def make_sampler(
+    guider: comfy.samplers.CFGGuider,
+    generators: list[torch.Generator],
+    rule: step_rules.StepRule,
+    plan: list[step_rules.Levels],
+) -> Callable:
+    """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, step to the next level, repeat.
 
-    levels are the sigmas as numbers: the loop never waits for the device.
+    plan has the sigmas as numbers: the loop never waits for the device.
     """
 
     def sample_vega_lcm(model, x, sigmas, extra_args, callback, disable):
@@ -104,16 +46,27 @@ def make_sampler(guider: comfy.samplers.CFGGuider, generators: list[torch.Genera
             WrappersMP.CALC_COND_BATCH, single_cond.calc_cond_batch, extra_args["model_options"], is_model_options=True
         )
         ones = x.new_ones(len(x))
-        for i in progress.step_range(len(levels) - 1, disable):
+        for i in progress.step_range(len(plan), disable):
             clean = model(x, sigmas[i] * ones, **extra_args)
             if callback is not None:
                 callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
-            x = clean
-            if levels[i + 1] > 0:
-                x = clean + levels[i + 1] * to_device_async(noise(x.shape, generators), x.device)
-        return x
+            x = rule(x, clean, plan[i], lambda: to_device_async(noise(x.shape, generators), x.device))  # noqa: B023
+        return hide_again(x, model, sigmas[-2] * ones, **extra_args) if plan[-1].target > 0 else x
 
     return sample_vega_lcm
+
+
+def hide_again(x: torch.Tensor, model, sigma: torch.Tensor, denoise_mask, model_options: dict, **others) -> torch.Tensor:
+    """x with the latent that came in where a mask hides it: DDIM's and TCD's last step leaves a little noise there.
+
+    The mask is the one of the last step, which the host has just used (comfy/samplers.py, KSamplerX0Inpaint).
+    """
+    if denoise_mask is None:
+        return x
+    if function := model_options.get("denoise_mask_function"):
+        options = {"model": model.inner_model, "sigmas": model.sigmas}
+        denoise_mask = function(sigma, denoise_mask, extra_options=options)
+    return x * denoise_mask + model.latent_image * (1 - denoise_mask)
 
 
 def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -125,7 +78,7 @@ def to_device_async(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def move_conditioning(conds: dict[str, list[dict]], device: torch.device) -> None:
     """The tensors that the host made of the conditioning (model_conds), to the device: it would copy them at every step."""
-    for entry in conds["positive"]:
+    for entry in itertools.chain.from_iterable(conds.values()):
         for name, cond in entry["model_conds"].items():
             if isinstance(cond.cond, torch.Tensor):
                 entry["model_conds"][name] = moved = copy.copy(cond)
@@ -141,10 +94,13 @@ def sample(
     denoise: float,
     callback: Callable | None = None,
     disable_progress: bool = False,
+    negative: list | None = None,
+    cfg: float = recipes.UNSET_CFG,
 ) -> dict:
     """The latent dict with "samples" [B, C, h, w] drawn anew; its other keys are kept, its own tensors untouched.
 
-    seed + batch index seeds each picture. denoise 0 returns the latent as it came.
+    seed + batch index seeds each picture. denoise 0 returns the latent as it came. cfg 1 is the recipe's own guidance: none,
+    or where it needs some, what its makers start with.
     Raises ValueError for a model, conditioning or latent that cannot give a right picture.
     """
     out = latent.copy()
@@ -152,16 +108,22 @@ def sample(
     out.pop("downscale_ratio_temporal", None)
     if denoise == 0:
         return out
-    if not has_lcm_sampling(model):
+    recipe = carried_recipe(model)
+    if recipe is None:
         raise ValueError(
-            "This model doesn't sample as an LCM. Put `Apply LCM-LoRA (Vega)` before this sampler, "
-            "or `ModelSamplingDiscrete` set to lcm if the checkpoint has its LCM-LoRA fused in. A checkpoint with another "
-            "few-step adapter in it (DMD2, Lightning, Hyper-SD, Turbo) is for ComfyUI's own KSampler."
+            "This model has no recipe for a few steps. Put `Apply LCM-LoRA (Vega)` before this sampler. If the checkpoint "
+            "has its few-step LoRA fused in, set lora_name there to none and choose the recipe; for an LCM-LoRA "
+            "`ModelSamplingDiscrete` set to lcm does it, too."
         )
-    levels = sigmas(model.get_model_object("model_sampling"), steps, denoise)
-    check_conditioning(model, positive)
+    table = model.get_model_object("model_sampling").sigmas.tolist()
+    plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)
+    cfg = recipes.guidance_scale(recipe, cfg)
+    check_guidance(model, recipe, cfg, negative)
+    conds = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
     sd15_blocks.check_patches(model)
-    sd15_blocks.check_conditioning(model, positive)
+    for name, entries in conds.items():
+        check_conditioning(model, entries, name)
+        sd15_blocks.check_conditioning(model, entries)
     start = check_latent(model, latent["samples"], ratio)
     indices = latent.get("batch_index") or range(len(start))
     if len(indices) != len(start):
@@ -171,12 +133,13 @@ def sample(
         )
     streams = generators(seed, list(indices))
     guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": positive})
+    guider.inner_set_conds(conds)
+    guider.set_cfg(cfg)
     samples = guider.sample(
         noise(tuple(start.shape), streams),
         start,
-        comfy.samplers.KSAMPLER(make_sampler(guider, streams, levels.tolist())),
-        levels,
+        comfy.samplers.KSAMPLER(make_sampler(guider, streams, recipe.rule, plan)),
+        torch.tensor([*(levels.now for levels in plan), 0.0]),
         denoise_mask=latent.get("noise_mask"),
         callback=callback,
         disable_pbar=disable_progress,
@@ -198,27 +161,46 @@ def sample(
     return out
 
 
-def check_conditioning(model: comfy.model_patcher.ModelPatcher, positive: list) -> None:
-    """ValueError unless every entry of the conditioning can enter this model's UNet."""
-    if not positive:
-        raise ValueError("positive has no entries: connect the output of a CLIP Text Encode.")
+def check_guidance(
+    model: comfy.model_patcher.ModelPatcher, recipe: recipes.Recipe, cfg: float, negative: list | None
+) -> None:
+    """ValueError where something needs a negative prompt and none is connected."""
+    if negative is not None:
+        return
+    connect = "connect one, an empty CLIP Text Encode will do"
+    if cfg != 1:
+        needs = f"cfg {cfg:g}" if recipe.guidance.least == 1 else f"{recipe.name} draws with guidance (cfg {cfg:g}), which"
+        raise ValueError(
+            f"{needs} needs a negative prompt: {connect}{'' if recipe.guidance.least > 1 else ', or set cfg to 1'}."
+        )
+    if model.model_options.get("disable_cfg1_optimization"):
+        raise ValueError(
+            "A patch on the model compares with the negative prompt (Self-Attention Guidance, NAGuidance and others), and "
+            f"negative is not connected: {connect}, or take the patch away."
+        )
+
+
+def check_conditioning(model: comfy.model_patcher.ModelPatcher, entries: list, name: str = "positive") -> None:
+    """ValueError unless every entry of the conditioning can enter this model's UNet. name: of the input."""
+    if not entries:
+        raise ValueError(f"{name} has no entries: connect the output of a CLIP Text Encode.")
     width = model.model.model_config.unet_config.get("context_dim")
     dtype = model.model.manual_cast_dtype or model.model.get_dtype()  # what the UNet computes in
-    for context, _ in positive:
+    for context, _ in entries:
         if isinstance(width, int) and context.shape[-1] != width:
             raise ValueError(
-                f"positive has {context.shape[-1]} features a token, this model needs {width}: "
+                f"{name} has {context.shape[-1]} features a token, this model needs {width}: "
                 "encode the prompt with the CLIP that comes from the same loader as the model."
             )
         if not context.to(dtype).isfinite().all():
             raise ValueError(
-                "positive contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
+                f"{name} contains NaN or infinite values: an emphasis in the prompt is no number or far too large, as in "
                 "(word:inf) or (word:1e30), or its text encoder or a LoRA on it is damaged. Emphasise by 0.5 to "
                 "2, or download those again."
             )
         if (spread := token_spread(context)) > MAX_TOKEN_SPREAD:
             raise ValueError(
-                f"positive has tokens {spread:.0f} times as large as others: an emphasis in the prompt is far too large, as "
+                f"{name} has tokens {spread:.0f} times as large as others: an emphasis in the prompt is far too large, as "
                 "in (Blade Runner: 2049). Write \\( and \\) for parentheses that are only text, and emphasise by 0.5 to 2."
             )
 

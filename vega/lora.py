@@ -1,4 +1,4 @@
-"""An LCM-LoRA file onto a model: every module, or a clear refusal."""
+"""A few-step LoRA onto a model: every module of it, and the recipe that draws it, or a clear refusal."""
 
 import logging
 import re
@@ -10,13 +10,15 @@ import comfy.model_patcher
 import comfy.weight_adapter
 import torch
 
-from . import few_step_adapters, lcm, lora_keys, peft_alpha, sd15_blocks, unet, weights
+from . import few_step_adapters, lora_keys, model_sampling, peft_alpha, recipes, sd15_blocks, unet, weights
+from .few_step_adapters import Choice
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
 ADAPTED = re.compile(
     r"_(to_q|to_k|to_v|to_out_0|proj_in|proj_out|ff_net_0_proj|ff_net_2|conv1|conv2|conv_shortcut"
     r"|downsamplers_0_conv|upsamplers_0_conv|time_emb_proj)$"
 )
+ATTENTION = re.compile(r"_(to_q|to_k|to_v|to_out_0)$")  # all that Flash Diffusion's LoRAs adapt
 # No LoRA for a style has these unless it was trained on convolutions too.
 RESIDUAL = ("conv1", "conv2", "time_emb_proj")
 # Number of such modules -> the base, and where its LCM-LoRA is.
@@ -29,6 +31,7 @@ BASES = {
     147: ("tiny-sd", "latent-consistency/lcm-lora-sdv1-5"),
 }
 SD15 = 278
+SD15_ATTENTION = 128  # such modules of SD 1.5 alone
 # Begins the keys of a few-step LoRA's adapters that Load LoRA (Vega) puts on.
 FEW_STEP = f"{sd15_blocks.OURS}few-step."
 NANO = (182, 64)  # modules and channels of vega-nano
@@ -44,20 +47,25 @@ USE_LOADER = (
 USE_OURS = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."
 
 
-def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) -> comfy.model_patcher.ModelPatcher:
-    """A clone of the model with the LCM-LoRA as a weight patch and LCM sampling set; the model itself at strength 0.
+def apply(
+    model: comfy.model_patcher.ModelPatcher,
+    path: Path,
+    strength: float,
+    choice: Choice | None = None,
+    eta: float | None = None,
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model with the few-step LoRA as a weight patch, and its recipe; the model itself at strength 0.
 
-    Raises ValueError unless the file adapts exactly the modules that an LCM-LoRA for this model adapts. One for Stable
+    choice: what the file is drawn as, by default what few_step_adapters.choose() tells. eta: another than the recipe's.
+    Raises ValueError unless the file adapts exactly the modules that such a LoRA for this model adapts. One for Stable
     Diffusion 1.5 is mapped onto small-sd and tiny-sd, which were made from it by leaving blocks out.
     """
     if strength == 0:
         return model
-    if lcm.has_lcm_sampling(model):
-        raise ValueError("This model already samples as an LCM: apply one LCM-LoRA, and only one, to a base model.")
+    check_base(model)
     tensors, metadata = weights.read(path)
     config = model.model.model_config.unet_config
-    targets = lcm_targets(model)
-    if not targets:
+    if not lcm_targets(model):
         raise ValueError(
             f"{path}: the model has no UNet of the Stable Diffusion family, so no LCM-LoRA fits it: take a "
             "model from `Load Vega`."
@@ -65,25 +73,53 @@ def apply(model: comfy.model_patcher.ModelPatcher, path: Path, strength: float) 
     sd15_blocks.check_patches(model)
     if has_few_step(model):
         raise ValueError("A few-step LoRA is on this model already, from Load LoRA (Vega): apply one of the two.")
-    adapter = match_modules(path, tensors, metadata, targets, config)
+    choice = choice or few_step_adapters.choose(path, metadata)
+    adapter = match_modules(path, tensors, metadata, model, choice)
     weights.check_end(path)
 
-    patched = model.clone()
+    patched = with_recipe(model, choice.recipe, eta)
+    targets = recipe_targets(model, choice.recipe)
     applied = patched.add_patches(make_patches(path, adapter, targets, model), strength)
     if len(applied) != len(targets):
         raise ValueError(
             f"{path}: ComfyUI took {len(applied)} of {len(targets)} modules: connect `Load Vega` straight to this node."
         )
-    patched.add_object_patch("model_sampling", lcm.LCMSampling(model.model.model_config))
     logging.info(
-        "LCM-LoRA %s: %d of %d modules, %s, base %s",
+        "%s LoRA %s: %d of %d modules, %s, base %s; recipe by %s",
+        choice.name,
         path.name,
         len(applied),
         len(targets),
         summary(adapter),
-        base_name(len(targets), config["model_channels"]),
+        base_name(len(lcm_targets(model)), config["model_channels"]),
+        choice.source or "nothing that says otherwise",
     )
     return patched
+
+
+def with_recipe(
+    model: comfy.model_patcher.ModelPatcher, recipe: recipes.Recipe, eta: float | None = None
+) -> comfy.model_patcher.ModelPatcher:
+    """A clone of the model that is drawn by the recipe; ValueError where the recipe is not for such a model."""
+    check_base(model)
+    recipe = recipes.with_eta(recipe, eta)
+    config = model.model.model_config
+    if recipe.is_for_sdxl and config.unet_config.get("adm_in_channels") is None:
+        name = base_name(len(lcm_targets(model)), config.unet_config["model_channels"])
+        raise ValueError(f"{recipe.name} is for SDXL alone, and the model is {name}: choose another recipe or model.")
+    patched = model.clone()
+    patched.add_object_patch("model_sampling", model_sampling.of_recipe(recipe, config))
+    return patched
+
+
+def check_base(model: comfy.model_patcher.ModelPatcher) -> None:
+    """ValueError for a model that is drawn by a recipe already."""
+    if recipe := model_sampling.carried_recipe(model):
+        kind = "an LCM" if recipe == recipes.LCM else f"{recipe.name} does"
+        raise ValueError(
+            f"This model already samples as {kind}: apply one LCM-LoRA or other few-step LoRA, and only one, to a base "
+            "model."
+        )
 
 
 def has_few_step(model: comfy.model_patcher.ModelPatcher) -> bool:
@@ -98,6 +134,12 @@ def lcm_targets(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
     state_dict = model.model.diffusion_model.state_dict()
     names = unet.diffusers_to_native(model.model.model_config.unet_config, state_dict)
     return {kohya: key for name, key in names.items() if ADAPTED.search(kohya := lora_keys.kohya(name))}
+
+
+def recipe_targets(model: comfy.model_patcher.ModelPatcher, recipe: recipes.Recipe) -> dict[str, str]:
+    """As lcm_targets(), of a LoRA for this recipe."""
+    targets = lcm_targets(model)
+    return {m: key for m, key in targets.items() if ATTENTION.search(m)} if recipe.is_attention_only else targets
 
 
 def make_patches(
@@ -142,13 +184,14 @@ def match_modules(
     path: Path,
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
-    targets: dict[str, str],
-    config: dict,
+    model: comfy.model_patcher.ModelPatcher,
+    choice: Choice,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each of the model's modules -> its matrices in the file; ValueError unless the file has just these.
 
     Names and shapes alone would let an SDXL LCM-LoRA onto Vega: the smaller model's modules are a subset.
     """
+    config = model.model.model_config.unet_config
     channels = config["model_channels"]
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
@@ -166,31 +209,36 @@ def match_modules(
     adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
     modules = adapter.keys()
     residual = any(module.endswith(RESIDUAL) for module in modules)
-    other = few_step_adapters.identify(path, metadata)
-    if other and (residual or other[0] == few_step_adapters.FLASH):
-        name, recipe, source = other
-        rename = "" if name == few_step_adapters.DMD2 else " If it is an LCM-LoRA all the same, begin its name with lcm-."
+    if choice.recipe is None and residual:
         raise ValueError(
-            f"{path} is {name} by {source}, and no LCM-LoRA: on an LCM's timesteps it would draw another picture. Draw with "
-            f"it {recipe}.{rename}"
+            f"{path} is {choice.name} by {choice.source}, and there is no recipe for it here. Draw with it "
+            f"{choice.how_else}. If it is an LCM-LoRA all the same, set recipe to LCM."
         )
-    if not residual:
+    attention_only = choice.recipe is not None and choice.recipe.is_attention_only
+    if attention_only and residual:
+        raise ValueError(f"{path} changes residual blocks too, as no LoRA of {choice.name} does: set recipe to auto.")
+    if not residual and not attention_only:
         raise ValueError(
             f"{path} is no LCM-LoRA: it changes attention layers alone, as most LoRAs for a style or a subject do, and "
-            f"so does Flash Diffusion's. {remedy}"
+            f"so does Flash Diffusion's. {remedy} If it is Flash Diffusion's, set recipe to that."
         )
+    targets = recipe_targets(model, choice.recipe)
     if modules == targets.keys():
         return adapter
-    if len(modules) == SD15 and levels:
+    if len(modules) in (SD15, SD15_ATTENTION) and levels:
         sources = {module: sd15_blocks.in_sd15(module, levels) for module in targets}
         if all(source in modules for source in sources.values()):
             return {module: adapter[source] for module, source in sources.items()}
     strangers, missing = sorted(modules - targets.keys()), sorted(targets.keys() - modules)
-    ours = f"the model is {base_name(len(targets), channels)}, which has {len(targets)}"
-    where = "the embedded LCM-LoRA" if is_nano(len(targets), channels) else BASES.get(len(targets), (0, "its own"))[1]
+    base = len(lcm_targets(model))
+    ours = f"the model is {base_name(base, channels)}, which has {len(targets)}"
+    where = "the embedded LCM-LoRA" if is_nano(base, channels) else BASES.get(base, (0, "its own"))[1]
+    if choice.name != recipes.LCM.name:
+        where = f"the file of {choice.name} for that, if there is one"
     if len(modules) in BASES and len(modules) != len(targets):
         raise ValueError(
-            f"{path}: this LCM-LoRA has {len(modules)} modules and matches {BASES[len(modules)][0]}; {ours}: use {where}."
+            f"{path}: this {choice.name} LoRA has {len(modules)} modules and matches {BASES[len(modules)][0]}; {ours}: use "
+            f"{where}."
         )
     parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
     parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []

@@ -5,7 +5,6 @@ another form, because it lacks the residual blocks, has another rank, has no alp
 """
 
 import functools
-import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import few_step_adapters, lora, lora_keys
+from . import few_step_adapters, lora, lora_keys, published_files
 
 # What browsers save: the first download, and Chrome's, Firefox's, Safari's and macOS's next one of the same name.
 DOWNLOAD = re.compile(r"(?:^|[/\\])pytorch_lora_weights( ?\(\d+\)|[- ]\d+)?\.safetensors\Z")
@@ -60,7 +59,7 @@ def judge(path: Path, size: int, mtime_ns: int) -> Contents:
     if any(map(lora_keys.is_text_encoder_key, tensors)) or any(key in metadata for key in lora.STYLE_METADATA):
         return Contents(None, "it looks like a LoRA for a style or a subject")
     if other := few_step_adapters.identify(path, metadata):
-        return Contents(None, f"it is {other[0]} by {other[2]}")
+        return Contents(None, f"it is {other.name} by {other.source}")
     if not adapter or not all(map(lora.ADAPTED.search, adapter)) or not any(m.endswith(lora.RESIDUAL) for m in adapter):
         return Contents(None, "it is no LCM-LoRA")
     name = next((name for name, modules in MODULES.items() if modules == len(adapter)), None)
@@ -78,17 +77,9 @@ def doubt(path: Path, size: int, adapter: dict[str, dict[str, torch.Tensor]]) ->
     if size != published_bytes:
         return f"it has {size:,} bytes and not {published_bytes:,}, and TCD's LoRA has the same name and modules"
     says_lcm = few_step_adapters.says_lcm(few_step_adapters.file_title(path))
-    if len(adapter) == lora.SD15 and not says_lcm and sha256(path) != SD15_SHA256:
+    if len(adapter) == lora.SD15 and not says_lcm and published_files.sha256(path, path.stat().st_mtime_ns) != SD15_SHA256:
         return "it is not the published file, and TCD's LoRA has the same name, modules and size"
     return ""
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def read_header(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

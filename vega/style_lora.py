@@ -14,7 +14,7 @@ import comfy.utils
 import comfy.weight_adapter
 import torch
 
-from . import few_step_adapters, lcm, lora, lora_keys, peft_alpha, sd15_blocks, unet, weights
+from . import few_step_adapters, lora, lora_keys, model_sampling, peft_alpha, sd15_blocks, unet, weights
 
 AUTO, SD15, THIS_MODEL = "auto", "Stable Diffusion 1.5", "this model"
 MADE_FOR = (AUTO, SD15, THIS_MODEL)
@@ -55,7 +55,7 @@ def apply(
     if adapter and strength_model:
         sd15_blocks.check_patches(model)
         few_step = not for_text and is_few_step(path, metadata, adapter)
-        if few_step and lcm.has_lcm_sampling(model):
+        if few_step and model_sampling.carried_recipe(model):
             raise ValueError(f"{path} is a few-step LoRA by its name, and the model has one already: apply one of the two.")
         check_matrices(path, adapter)
         targets, note = place_modules(path, adapter, model, made_for)

@@ -85,6 +85,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         ) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; none of another, and of one that can't be read, which read() refuses."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
+
+
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     is_zip = zipfile.is_zipfile(path)
     try:

@@ -1,0 +1,72 @@
+"""From one noise level to the next: the step functions of diffusers' LCM, TCD, DDIM and Euler schedulers.
+
+In the host's terms: x is the clean latent plus sigma times noise, which is diffusers' latent times sqrt(1 + sigma^2).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from .timestep_grids import TRAIN_TIMESTEPS
+
+
+class Levels(NamedTuple):
+    """The noise levels (sigmas) of a step. target: where the predicted noise alone leads to, if the rule has its own."""
+
+    now: float
+    following: float  # that the UNet is asked at next; 0 after the last step
+    target: float
+
+
+# (x [B, C, h, w], its predicted clean latent, levels, what draws noise of its shape) -> x for the next step.
+StepRule = Callable[[torch.Tensor, torch.Tensor, Levels, Callable[[], torch.Tensor]], torch.Tensor]
+
+
+def lcm(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Luo et al. 2023 (arXiv 2310.04378): the clean latent with new noise."""
+    return clean + levels.following * noise() if levels.following > 0 else clean
+
+
+def tcd(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Zheng et al. 2024 (arXiv 2402.19159): down to (1 - eta) times the next timestep, then up to it with new noise."""
+    reached = towards(x, clean, levels)
+    if levels.following == 0:
+        return reached / (1 + levels.target**2) ** 0.5
+    if levels.target < levels.following:  # not so at eta 0
+        reached = reached + (levels.following**2 - levels.target**2) ** 0.5 * noise()
+    return reached
+
+
+def ddim(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Song et al. 2021 (arXiv 2010.02502) without noise. As diffusers has it, the last step ends at timestep 0's level, and
+    the target may be one timestep off the level that the UNet is asked at next.
+    """
+    return towards(x, clean, levels) * ((1 + levels.following**2) / (1 + levels.target**2)) ** 0.5
+
+
+def euler(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Karras et al. 2022 (arXiv 2206.00364), algorithm 2 without noise."""
+    return x + (x - clean) / levels.now * (levels.following - levels.now)
+
+
+def towards(x: torch.Tensor, clean: torch.Tensor, levels: Levels) -> torch.Tensor:
+    """The clean latent with the predicted noise at the target's level."""
+    return clean + (x - clean) / levels.now * levels.target
+
+
+def plan(rule: StepRule, eta: float | None, table: list[float], timesteps: list[int], steps: int) -> list[Levels]:
+    """The levels of each step. table: the sigmas of evenly spaced timesteps; steps: of the whole grid, before img2img."""
+    now = [level(table, t) for t in timesteps]
+    following = [*now[1:], 0.0]
+    targets = following
+    if rule is tcd:
+        targets = [level(table, int((1 - eta) * t)) for t in (*timesteps[1:], 0)]
+    elif rule is ddim:
+        targets = [level(table, max(t - TRAIN_TIMESTEPS // steps, 0)) for t in timesteps]
+    return [Levels(*of_step) for of_step in zip(now, following, targets, strict=True)]
+
+
+def level(table: list[float], timestep: int) -> float:
+    """The sigma of a timestep: a table of 50 entries has those of 19, 39, ... 999."""
+    return table[(timestep + 1) * len(table) // TRAIN_TIMESTEPS - 1]
