@@ -1,32 +1,41 @@
-"""Training on your own pictures: `python -m train inspect PICTURES` tells what is in a folder."""
+"""Training on your own pictures: `inspect` tells what is in a folder, `lora` trains a style or a subject."""
 
 import argparse
 import sys
-from pathlib import Path
 
-from . import inspect
-
-RESOLUTION = 1024
+from . import inspect, options
+from .interruption import interrupt_by_any_signal
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = found.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="what is in a folder of pictures, and what is left out of it")
-    command.add_argument("pictures", type=Path, help="a folder of pictures, or a .tar")
-    command.add_argument("--resolution", type=int, default=RESOLUTION, help="side of a square of the area of the buckets")
-    command.add_argument("--instance-prompt", default="", help="the caption of pictures that have none")
+    options.add_data(command)
     command.set_defaults(run=inspect.run)
+    command = commands.add_parser("lora", help="a LoRA of a style or a subject, and DreamBooth")
+    options.add_lora(command)
+    command.set_defaults(run=run_lora)
     return found
 
 
+def run_lora(chosen: argparse.Namespace) -> None:
+    from . import lora  # seconds of imports, which a wrong option need not wait for
+
+    lora.run(chosen)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+    chosen = parser().parse_args(arguments)
     try:
-        options.run(options)
-    except ValueError as error:
+        chosen.run(chosen)
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted. What is done is kept: the same command goes on.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
+    interrupt_by_any_signal()
     main()

@@ -18,6 +18,7 @@ from vega import diffusers_config, encoder_files, prediction, single_file, weigh
 from .files import fingerprint_of_ends
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
+NANO_LCM_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
 NANO_NAME = "vega-nano"
 NANO_PIXELS, XL_PIXELS, SD_PIXELS = 128, 1024, 512
 PIXELS_PER_LATENT = 8
