@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import save_file
-from vega_pack.vega import lora, unet
+from vega_pack.vega import diffusers_config, lora, unet
 
 from dev import diffusers_folders as folders
 
@@ -76,7 +76,7 @@ def dotted(pairs):
 
 def native_names(family):
     """diffusers' module name -> Stability's, as the host names this family's modules."""
-    config = unet.host_config(json.loads(folders.unet(family).to_json_string()), "config.json")
+    config = diffusers_config.host_config(json.loads(folders.unet(family).to_json_string()), "config.json")
     keys = unet.comfy.utils.unet_to_diffusers(config)
     return lambda name: keys[f"{name}.weight"].removesuffix(".weight")
 

@@ -52,7 +52,7 @@ ARROWS = {
     "serve": {"contract"},
     "vega_client": set(),
     "docs": {"vega_client"},
-    "train": set(),
+    "train": {"vega"},
     "train.nano": {"train"},
     "dev": {"vega_client", "vega_pack"},
     "bench": {"dev", "nodes", "vega_client", "vega_pack"},

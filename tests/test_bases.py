@@ -11,7 +11,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from model_files import changed, ckpt, folder, pickled, refused, relative, single, tiny_files
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
-from vega_pack.vega import checkpoint, unet, unet_keys
+from vega_pack.vega import checkpoint, diffusers_config, unet, unet_keys
 
 from dev import diffusers_folders as folders
 from dev import single_files
@@ -90,14 +90,14 @@ def test_every_key_of_the_real_layout_maps(family):
     reference = folders.real_unet(family)
     theirs = reference.state_dict()
     assert round(sum(v.numel() for v in theirs.values()) / 1e6, 1) == MILLIONS[family]
-    config = unet.host_config(json.loads(reference.to_json_string()), Path("config.json"))
+    config = diffusers_config.host_config(json.loads(reference.to_json_string()), Path("config.json"))
     xl = config["adm_in_channels"] is not None
     in_single_file = {single_files.unet_key(name, xl): tensor for name, tensor in theirs.items()}
     assert len(in_single_file) == len(theirs)
     names = unet_keys.stability_to_diffusers(list(in_single_file))
     assert set(names.values()) == set(theirs)
     assert all(theirs[names[key]].shape == tensor.shape for key, tensor in in_single_file.items())
-    seen = unet.host_config(unet_keys.infer_config(theirs), Path("model.safetensors"))
+    seen = diffusers_config.host_config(unet_keys.infer_config(theirs), Path("model.safetensors"))
     assert seen == config
     native = UNetModel(**config, device="meta", operations=comfy.ops.disable_weight_init).state_dict()
     mapped = unet.diffusers_to_native(config, native)

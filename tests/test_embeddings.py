@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from vega_pack.api import embeddings
 from vega_pack.nodes import model_lists
-from vega_pack.vega import checkpoint, hidden_sizes, single_file, text_encoders
+from vega_pack.vega import checkpoint, encoder_files, hidden_sizes, single_file, text_encoders
 
 from dev import diffusers_folders as folders
 from dev import single_files
@@ -136,8 +136,8 @@ def test_widths_are_those_of_the_loaded_encoders(tmp_path, family, expected):
     folders.write(tmp_path / "folder", family)
     single_files.write(tmp_path / "file.safetensors", family)
     file = tmp_path / "file.safetensors"
-    loaded = {tmp_path / "folder": text_encoders.from_folder(tmp_path / "folder")}
-    loaded[file] = single_file.encoders(file, single_file.read(file))
+    loaded = {tmp_path / "folder": encoder_files.from_folder(tmp_path / "folder")}
+    loaded[file] = text_encoders.from_file(file, single_file.read(file))
     for path, encoders in loaded.items():
         assert hidden_sizes.of_text_encoders(path) == expected == {name: encoder.width for name, encoder in encoders.items()}
     assert hidden_sizes.of_text_encoders(checkpoint.NANO) == {"clip_l": WIDTH, "clip_g": WIDTH}

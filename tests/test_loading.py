@@ -155,7 +155,7 @@ def test_loads_the_same_into_layers_without_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
     monkeypatch.setattr(comfy.model_management, "WINDOWS", True)  # where ComfyUI 0.24 to 0.27 does it, too
     lazy = comfy.ops.manual_cast.Linear(2, 2)
-    assert lazy.weight is None, "the host no longer does this: weights.EagerOps may go"
+    assert lazy.weight is None, "the host no longer does this: host_layers.EagerOps may go"
     dynamic = checkpoint.load(tmp_path / "model", "tiny", [])
     pairs = [(plain[0].model.diffusion_model, dynamic[0].model.diffusion_model)]
     pairs += [

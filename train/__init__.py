@@ -1,1 +1,1 @@
-"""Training. The modules here serve every SDXL-family checkpoint; train/nano makes the embedded model, vega-nano."""
+"""Training. `python -m train` trains on people's own pictures; train/nano makes the embedded model, vega-nano."""

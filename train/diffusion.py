@@ -53,11 +53,12 @@ def prepare_for_device(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def predict_noise(
-    unet, noisy: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor], size_ids: torch.Tensor
+    unet, noisy: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor | None], size_ids: torch.Tensor
 ) -> torch.Tensor:
-    """The noise [B, 4, h, w] that an SDXL UNet predicts, given (context, pooled text) and [B, 6] size ids."""
+    """The noise [B, 4, h, w] that a UNet predicts, given (context, pooled text) and [B, 6] size ids, which SD 1.5 lacks."""
     context, pooled = text
-    return unet(noisy, t, context, added_cond_kwargs={"text_embeds": pooled, "time_ids": size_ids}).sample
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids}
+    return unet(noisy, t, context, added_cond_kwargs=added).sample
 
 
 def stratified_uniform(count: int) -> torch.Tensor:

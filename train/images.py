@@ -18,9 +18,9 @@ def to_pil(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(a) for a in array]
 
 
-def make_grid(images: list[Image.Image], size: int) -> Image.Image:
-    """The images side by side, COLUMNS to a row, each in a square of `size` pixels."""
-    sheet = Image.new("RGB", (size * min(COLUMNS, len(images)), size * -(-len(images) // COLUMNS)))
+def make_grid(images: list[Image.Image], size: int, columns: int = COLUMNS) -> Image.Image:
+    """The images side by side, so many to a row, each in a square of `size` pixels."""
+    sheet = Image.new("RGB", (size * min(columns, len(images)), size * -(-len(images) // columns)))
     for i, image in enumerate(images):
-        sheet.paste(image, (i % COLUMNS * size, i // COLUMNS * size))
+        sheet.paste(image, (i % columns * size, i // columns * size))
     return sheet

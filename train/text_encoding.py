@@ -1,4 +1,4 @@
-"""SDXL's two CLIP text encoders: token ids to what the UNet is given."""
+"""CLIP text encoders, SDXL's two or SD 1.5's one: token ids to what the UNet is given."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,8 +14,13 @@ PADDING = (END_OF_TEXT, 0)  # of the first and the second encoder
 MAX_TOKENS = 77
 
 
-def encode(encoders, ids: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two [B, 77] id tensors -> (context [B, 77, sum of widths], pooled [B, width]), as SDXL's pipeline encodes."""
+def encode(encoders, ids: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """[B, 77] ids for each encoder -> (context [B, 77, sum of widths], pooled [B, width]) as diffusers' pipelines have them.
+
+    SD 1.5 has no pooled text.
+    """
+    if len(encoders) == 1:
+        return encoders[0](ids[0]).last_hidden_state, None
     first, second = (e(i, output_hidden_states=True) for e, i in zip(encoders, ids, strict=True))
     return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
@@ -34,7 +39,7 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
 
 
 def tokenize(tokenizers, texts: list[str]) -> list[torch.Tensor]:
-    """Two [B, 77] id tensors."""
+    """A [B, 77] id tensor for each tokenizer."""
     return [
         t(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt").input_ids
         for t in tokenizers

@@ -9,6 +9,8 @@ import comfy.utils
 import torch
 
 from . import (
+    diffusers_config,
+    encoder_files,
     full_autoencoder,
     native_resolution,
     prediction,
@@ -68,7 +70,7 @@ def from_folder(
     prediction.check_scheduler(folder / "scheduler" / "scheduler_config.json")
     config_file = folder / "unet" / "config.json"
     config = weights.read_json(config_file)
-    encoders = text_encoders.from_folder(folder)
+    encoders = encoder_files.from_folder(folder)
     path, state_dict = weights.read_part(folder / "unet", "diffusion_pytorch_model")
     model = unet.load(path, config_file, config, state_dict)
     check_widths(config_file, model.model.model_config.unet_config, encoders)
@@ -93,7 +95,7 @@ def advice(folder: Path) -> str:
     index = folder / "model_index.json"
     pipeline = weights.read_json(index).get("_class_name") if index.is_file() else None
     if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
-        return f"If it has none, it is {unet.REFINER}. Else download it again."
+        return f"If it has none, it is {diffusers_config.REFINER}. Else download it again."
     if isinstance(pipeline, str) and ("StableDiffusion" not in pipeline or "StableDiffusion3" in pipeline):
         return f"It is for {pipeline}; Load Vega takes models of the SDXL and SD 1.5 families."
     return "Download it again."
@@ -104,7 +106,7 @@ def from_file(
 ):
     parts = single_file.read(path)
     model = unet.load(path, path, parts.config, parts.unet)
-    encoders = single_file.encoders(path, parts)
+    encoders = text_encoders.from_file(path, parts)
     check_widths(path, model.model.model_config.unet_config, encoders)
     progress.update(1)
     clip = text_encoders.load(encoders, embedding_directory)
@@ -124,7 +126,7 @@ def from_file(
     return model, clip, full_autoencoder.load(path, parts.vae)
 
 
-def check_widths(path: Path, unet_config: dict, encoders: dict[str, text_encoders.Encoder]) -> None:
+def check_widths(path: Path, unet_config: dict, encoders: dict[str, encoder_files.Encoder]) -> None:
     """ValueError where the text encoders are not this UNet's own: every prompt would fail, or mean something else."""
     needed, pooled = unet_config["context_dim"], unet_config["adm_in_channels"]
     if pooled and "clip_g" not in encoders:

@@ -1,62 +1,44 @@
 """CLIP text encoders as the host's CLIP, with the host's own tokenizer and prompt syntax."""
 
-import re
 from pathlib import Path
-from typing import NamedTuple
 
 import comfy.clip_model
 import comfy.model_management
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
+import comfy.supported_models
 import comfy.supported_models_base
 import torch
 
-from . import weights
-
-# What the host's CLIPTextModel can be (comfy/clip_model.py).
-REQUIRED = {
-    "eos_token_id": (49407, 2),  # old configs say 2 and mean 49407 (huggingface/transformers#24773)
-    "layer_norm_eps": (1e-5,),
-    "max_position_embeddings": (77,),
-    "vocab_size": (49408,),
-}
-# CLIP-L's activation and CLIP-G's; a first encoder with CLIP-H's is Stable Diffusion 2, whose prompts are padded otherwise.
-ACTIVATION = {"clip_l": "quick_gelu", "clip_g": "gelu"}
-# Of each option that the host reads: CLIPTextConfig's default, and the most that it may be; far above every CLIP.
-DEFAULT_AND_MAX = {
-    "hidden_size": (512, 4096),
-    "intermediate_size": (2048, 16384),
-    "max_position_embeddings": (77, 77),
-    "num_attention_heads": (8, 128),
-    "num_hidden_layers": (12, 64),
-}
-CHANNELS_PER_HEAD = 64  # of every published CLIP text encoder; it cannot be seen in the weights
+from . import host_layers, weights
+from .encoder_files import ACTIVATION, WITHOUT_TEXT_MODEL, Encoder, host_config, infer_config, normalize_keys
+from .single_file import Parts, strip_prefix
 
 
-class Encoder(NamedTuple):
-    """One text encoder: the files that errors name, its config.json and its weights."""
-
-    path: Path
-    config_source: Path
-    config: dict
-    state_dict: dict[str, torch.Tensor]
-
-    @property
-    def width(self) -> int:
-        """Features of a token, by its weights; 0 where they have no token embedding."""
-        return next((v.shape[-1] for k, v in self.state_dict.items() if k.endswith("token_embedding.weight") and v.ndim), 0)
-
-
-def from_folder(folder: Path) -> dict[str, Encoder]:
-    """The host's name of each text encoder in a diffusers folder (clip_l, and clip_g in the SDXL family) -> the encoder."""
-    encoders = {}
-    for name, part in (("clip_l", folder / "text_encoder"), ("clip_g", folder / "text_encoder_2")):
-        if part.is_dir():
-            config_file = part / "config.json"
-            path, state_dict = weights.read_part(part, "model")
-            encoders[name] = Encoder(path, config_file, weights.read_json(config_file), state_dict)
-    return encoders
+def from_file(path: Path, parts: Parts) -> dict[str, Encoder]:
+    """The host's name of each text encoder (clip_l, and in the SDXL family clip_g) -> the encoder."""
+    xl = parts.config["addition_embed_type"] is not None
+    family = comfy.supported_models.SDXL if xl else comfy.supported_models.SD15
+    text = {WITHOUT_TEXT_MODEL.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
+    try:
+        renamed = family({}).process_clip_state_dict(text)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"{path}: its text encoders can't be read ({error}). Download it again.") from error
+    result = {}
+    for name in ("clip_l", "clip_g") if xl else ("clip_l",):
+        encoder = strip_prefix(renamed, f"{name}.transformer.")
+        if name == "clip_l":  # some files hold a projection, which is never used
+            encoder = {key: tensor for key, tensor in encoder.items() if "text_projection" not in key}
+        try:
+            config = infer_config(encoder, ACTIVATION[name])
+        except (KeyError, IndexError) as error:
+            raise ValueError(
+                f"{path} lacks the text encoder {name} or a part of it ({error}): Load Vega needs the whole model. "
+                "Use a file that holds it, or a diffusers folder."
+            ) from error
+        result[name] = Encoder(path, path, config, encoder)
+    return result
 
 
 def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.sd.CLIP:
@@ -69,7 +51,7 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
         f"{name}_model_config": host_config(encoder.config, encoder.config_source, ACTIVATION[name])
         for name, encoder in encoders.items()
     }
-    eager = {**options, "custom_operations": weights.EagerOps}
+    eager = {**options, "custom_operations": host_layers.EagerOps}
     needed = classes[1](device="meta", dtype=torch.float32, model_options=eager).state_dict()
     state_dict, stored_dtype = {}, torch.float16
     for name, encoder in encoders.items():
@@ -87,7 +69,7 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
     clip = comfy.sd.CLIP(
         comfy.supported_models_base.ClipTarget(*classes),
         embedding_directory=embedding_directory,
-        state_dict={k: weights.cast(v, dtype) for k, v in state_dict.items()},
+        state_dict={k: host_layers.cast(v, dtype) for k, v in state_dict.items()},
         parameters=sum(v.numel() for v in state_dict.values()),
         model_options={**options, "dtype": dtype},
         disable_dynamic=True,
@@ -110,45 +92,3 @@ def compute_in(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
         if isinstance(module, comfy.clip_model.CLIPTextModel):
             module.register_forward_pre_hook(cast_embeddings, with_kwargs=True)
     clip.patcher.set_model_compute_dtype(dtype)
-
-
-def normalize_keys(state_dict: dict[str, torch.Tensor], projected: bool, hidden_size: int) -> dict[str, torch.Tensor]:
-    """Names with the text_model. prefix that transformers 5 dropped, and a projection where the file has none."""
-    used = {k: v for k, v in state_dict.items() if not k.endswith(("position_ids", "logit_scale"))}
-    renamed = {k if k.startswith(("text_model.", "text_projection.")) else f"text_model.{k}": v for k, v in used.items()}
-    if not projected and "text_projection.weight" not in renamed:
-        # The first encoder's pooled output is never used; the host's class has the layer all the same.
-        dtype = next(iter(renamed.values())).dtype
-        renamed["text_projection.weight"] = torch.eye(hidden_size, dtype=dtype)
-    return renamed
-
-
-def infer_config(state_dict: dict[str, torch.Tensor], activation: str) -> dict:
-    """The config.json of the CLIPTextModel that has these weights; KeyError where they are not one's."""
-    hidden_size = state_dict["text_model.embeddings.token_embedding.weight"].shape[1]
-    layers = {match[1] for name in state_dict if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
-    return {
-        "hidden_act": activation,
-        "hidden_size": hidden_size,
-        "intermediate_size": state_dict["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "max_position_embeddings": state_dict["text_model.embeddings.position_embedding.weight"].shape[0],
-        "num_attention_heads": max(1, hidden_size // CHANNELS_PER_HEAD),
-        "num_hidden_layers": len(layers),
-    }
-
-
-def host_config(config: dict, path: Path, activation: str) -> dict:
-    """config.json of a CLIPTextModel -> what the host's CLIPTextModel reads; ValueError on what it can't be."""
-    weights.require(path, config, {**REQUIRED, "hidden_act": (activation,)})
-    values = {}
-    for option, (default, most) in DEFAULT_AND_MAX.items():
-        values[option] = value = config.get(option, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise weights.unsupported_config(path, f"{option} = {value!r} is not supported (only 1 to {most})")
-    if values["num_hidden_layers"] < 3:
-        raise weights.unsupported_config(path, f"{values['num_hidden_layers']} layers; at least 3 are needed")
-    if values["hidden_size"] % values["num_attention_heads"]:
-        raise weights.unsupported_config(
-            path, f"num_attention_heads {values['num_attention_heads']} does not divide hidden_size"
-        )
-    return {**values, "hidden_act": activation}

@@ -7,8 +7,6 @@ import re
 import zipfile
 from pathlib import Path
 
-import comfy.memory_management
-import comfy.ops
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -24,22 +22,6 @@ PICKLE_STEM = {"model": "pytorch_model"}
 # What torch.compile, DDP and FSDP put before the names within what they wrap; kohya writes _ for each dot.
 WRAPPER = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
 WRAPPERS = re.compile(rf"(?:^|(?<=\.)){WRAPPER}\.|_{WRAPPER}(?=_)")
-
-
-class EagerOps(comfy.ops.manual_cast):
-    """The host's layers with their weights there from the start, to read the shapes that a model needs.
-
-    With dynamic VRAM the host's Linear and Embedding have none until a state dict brings them; it spares subclasses
-    that load state dicts by themselves (comfy/ops.py, guarded by tests/test_loading.py).
-    """
-
-    class Linear(comfy.ops.manual_cast.Linear):
-        def _load_from_state_dict(self, *args):
-            return super()._load_from_state_dict(*args)
-
-    class Embedding(comfy.ops.manual_cast.Embedding):
-        def _load_from_state_dict(self, *args):
-            return super()._load_from_state_dict(*args)
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -223,15 +205,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path} holds no JSON object. Download it again.")
     return value
-
-
-def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The tensor as the host should be given it.
-
-    With dynamic VRAM the host's Linear takes its dtype from the tensors it is given (comfy/ops.py, guarded by
-    tests/test_loading.py). Elsewhere it casts them one by one, and casting all of them before would double the memory.
-    """
-    return tensor.to(dtype) if comfy.memory_management.aimdo_enabled else tensor
 
 
 def unsupported_config(path: Path, what: str) -> ValueError:

@@ -1,0 +1,282 @@
+"""Runs of `python -m train lora`: what they write, what they refuse, and that a broken one ends as an unbroken one does."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import training_files as files
+import training_runs as runs
+from accelerate.state import AcceleratorState
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from train import training_loop
+from train.__main__ import main
+from train.base import NANO
+
+pytestmark = pytest.mark.model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with pictures and a run of four steps on them."""
+    folder = tmp_path_factory.mktemp("run")
+    runs.pictures(folder / "pictures")
+    main(runs.arguments(folder))
+    return folder
+
+
+def again(run: Path, folder: Path, *flags, **changed) -> dict[str, torch.Tensor]:
+    """The file of the same run in another folder, with these options changed."""
+    runs.pictures(folder / "pictures")
+    main(runs.arguments(folder, "vega-nano", *flags, **changed))
+    return runs.weights(folder)
+
+
+def test_the_file_says_what_it_is(run):
+    with safe_open(run / "test.safetensors", "pt") as file:
+        about, names = file.metadata(), list(file.keys())
+    assert about["ss_network_dim"] == "2"
+    assert about["ss_network_alpha"] == "2.0"
+    assert about["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert about["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+    assert about["modelspec.resolution"] == "64x64"
+    assert json.loads(about["ss_tag_frequency"])["pictures"]["a lake at night, 2"] == 1
+    assert {name.rsplit(".", 2)[-1] for name in names} == {"weight", "alpha"}
+    assert all(name.startswith("lora_unet_") for name in names)
+    assert len(names) % 3 == 0
+    assert max(t.abs().max() for name, t in runs.weights(run).items() if "lora_up" in name) > 0
+
+
+def test_it_is_the_same_every_time(run, tmp_path):
+    assert runs.largest_difference(again(run, tmp_path), runs.weights(run)) == 0
+    with safe_open(run / "test.safetensors", "pt") as one, safe_open(tmp_path / "test.safetensors", "pt") as other:
+        assert one.metadata() == other.metadata()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seed": 1},
+        {"learning_rate": 2e-3},
+        {"snr_gamma": 0},
+        {"ema_decay": 0.5},
+        {"lr_scheduler": "cosine"},
+        {"gradient_accumulation_steps": 2},
+        {"max_grad_norm": 1e-4},
+        {"caption_dropout": 1},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_settings_matter(run, tmp_path, changed):
+    found, plain = again(run, tmp_path, **changed), runs.weights(run)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    assert runs.largest_difference(found, plain) > 1e-4
+
+
+def test_checkpointing_changes_nothing(run, tmp_path):
+    assert runs.largest_difference(again(run, tmp_path, "--gradient-checkpointing"), runs.weights(run)) < 2e-4
+
+
+def test_bf16(run, tmp_path):
+    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
+    try:
+        found = again(run, tmp_path, mixed_precision="bf16")
+    finally:
+        AcceleratorState._reset_state()
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    state = load_file(tmp_path / "work" / "test" / "training" / "4" / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_flips_and_text_encoders(run, tmp_path):
+    found = again(run, tmp_path, "--random-flip", "--train-text-encoder", text_encoder_lr=1e-3)
+    prefixes = {name.partition("_text_model")[0] for name in found if "_te" in name}
+    assert prefixes == {"lora_te1", "lora_te2"}
+    assert len(list((tmp_path / "work" / "cache" / "latents").rglob("*.safetensors"))) == 8
+    moved = [name for name in found if "lora_te" in name and "lora_up" in name and found[name].abs().max() > 1e-4]
+    assert len(moved) > 10
+
+
+def test_the_same_command_goes_on(run, tmp_path, capsys):
+    """With a constant rate also to more steps; the result is that of one run."""
+    again(run, tmp_path, steps=2)
+    main(runs.arguments(tmp_path))
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) == 0
+    before = (tmp_path / "test.safetensors").stat().st_mtime_ns
+    main(runs.arguments(tmp_path))
+    assert (tmp_path / "test.safetensors").stat().st_mtime_ns >= before
+    assert "loss" not in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_other_settings_are_refused_by_name(run):
+    assert "rank was 2 and is 4" in runs.refused(run, {"rank": 4})
+    assert "learning_rate was 0.001 and is 0.01" in runs.refused(run, {"learning_rate": 0.01})
+
+
+def test_other_pictures_are_refused(run, tmp_path):
+    again(run, tmp_path)
+    (tmp_path / "pictures" / "0.txt").write_text("another caption")
+    assert "pictures was" in runs.refused(tmp_path, {})
+    main(runs.arguments(tmp_path, "vega-nano", "--overwrite"))
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) > 0
+    assert len(list((tmp_path / "work" / "cache" / "latents").rglob("*.safetensors"))) == 4
+    assert len(list((tmp_path / "work" / "cache" / "texts").rglob("*.safetensors"))) == 6
+
+
+def test_a_file_that_exists_is_kept(tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    (tmp_path / "test.safetensors").write_bytes(b"mine")
+    assert "exists" in runs.refused(tmp_path, {})
+    assert (tmp_path / "test.safetensors").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "words"),
+    [
+        ("nowhere", {}, "does not exist"),
+        (NANO / "lcm-lora" / "pytorch_lora_weights.safetensors", {}, "it is a LoRA"),
+        ("vega-nano", {"mixed_precision": "fp16"}, "needs a GPU"),
+        ("vega-nano", {"report_to": "wandb"}, "pip install wandb"),
+        ("vega-nano", {"vae": "nowhere"}, "--vae nowhere"),
+        ("vega-nano", {"target_modules": "to_nowhere"}, "to_nowhere"),
+    ],
+    ids=["base", "lora", "fp16", "wandb", "vae", "targets"],
+)
+def test_bad_calls_get_one_sentence(tmp_path, base, changed, words):
+    runs.pictures(tmp_path / "pictures")
+    said = runs.refused(tmp_path, base, changed)
+    assert words in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "given", ["--rank=0", "--name=a/b", "--name=", "--caption-dropout=2", "--steps=many", "--batch-size=0"]
+)
+def test_options_that_can_not_be(tmp_path, given, capsys):
+    with pytest.raises(SystemExit):
+        main([*runs.arguments(tmp_path), given])
+    assert given.partition("=")[0] in capsys.readouterr().err
+
+
+def test_no_pictures(tmp_path):
+    files.write(tmp_path / "pictures", {"a.png": files.png()})
+    assert "no caption" in runs.refused(tmp_path, {})
+
+
+def test_a_nan_ends_the_run(tmp_path):
+    """With a sentence, and the save from before it stays."""
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, steps=2))
+    for file in (tmp_path / "work" / "cache" / "latents").rglob("*.safetensors"):
+        stored = load_file(file)
+        stored["latents"][:] = float("nan")
+        save_file(stored, file)
+    said = runs.refused(tmp_path, {})
+    assert "no finite number" in said
+    assert "Step 2 is saved" in said
+    assert (tmp_path / "work" / "test" / "training" / "latest").read_text() == "2"
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, steps=2))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_loop.Accelerator, "save_state", full)
+        said = runs.refused(tmp_path, {})
+    assert "No space left on device" in said
+    assert "step 2 is saved" in said
+    main(runs.arguments(tmp_path))
+
+
+def test_events_for_programs(tmp_path, capsys):
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, "vega-nano", "--progress=json"))
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    steps = [event for event in events if event["event"] == "step"]
+    assert [event["step"] for event in steps] == [1, 2, 3, 4]
+    assert steps[-1]["seconds_left"] == 0
+    assert events[-1]["event"] == "done"
+    assert events[-1]["file"] == str(tmp_path / "test.safetensors")
+
+
+def latest(folder: Path) -> Path:
+    return folder / "work" / "test" / "training" / "latest"
+
+
+def saved(folder: Path) -> int:
+    try:
+        return int(latest(folder).read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
+def test_sigterm_saves(run, tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    process = runs.start(runs.arguments(tmp_path, steps=500, save_every=500))
+    lines = iter(process.stdout.readline, "")
+    next(line for line in lines if "training" in line)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    status, printed = runs.ended(process)
+    assert status == training_loop.INTERRUPTED, printed
+    assert "which is saved" in printed
+    assert 0 < saved(tmp_path) < 500
+    assert "Traceback" not in printed
+    main(runs.arguments(tmp_path, steps=saved(tmp_path) + 1, save_every=500))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise")
+def test_killed_it_ends_the_same(run, tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    process = runs.start(runs.arguments(tmp_path))
+    runs.wait_until(process, lambda: saved(tmp_path) >= 2)
+    runs.kill(process)
+    main(runs.arguments(tmp_path))
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) == 0
+
+
+def test_two_processes_are_one(tmp_path):
+    """Batches of two in each of two processes make the weights of batches of four in one, also after a kill."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        runs.pictures(folder / "pictures")
+    given = [runs.arguments(folder, batch_size=size, steps=6) for folder, size in zip(folders, (4, 2), strict=True)]
+    one = runs.start(given[0], double=True)
+    two = runs.start(given[1], processes=2, double=True)
+    runs.wait_until(two, lambda: saved(folders[1]) >= 2)
+    runs.kill(two)
+    for process in (one, runs.start(given[1], processes=2, double=True)):
+        status, printed = runs.ended(process)
+        assert status == 0, printed
+    states = [load_file(folder / "work" / "test" / "training" / "6" / "model.safetensors") for folder in folders]
+    assert {tensor.dtype for tensor in states[0].values()} == {torch.float64}
+    assert max((states[0][key] - states[1][key]).abs().max().item() for key in states[0]) < 1e-6
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_three_times_it_ends_the_same(tmp_path, processes):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        runs.pictures(folder / "pictures")
+    status, printed = runs.ended(runs.start(runs.arguments(whole, steps=40), processes))
+    assert status == 0, printed
+    for _ in range(3):
+        process = runs.start(runs.arguments(broken, steps=40), processes)
+        end = time.monotonic() + random.uniform(3, 20)
+        runs.wait_until(process, lambda end=end: time.monotonic() > end)
+        runs.kill(process)
+    status, printed = runs.ended(runs.start(runs.arguments(broken, steps=40), processes))
+    assert status == 0, printed
+    assert runs.largest_difference(runs.weights(broken), runs.weights(whole)) == 0

@@ -1,0 +1,125 @@
+"""Steps of the optimizer against the same arithmetic written from public classes of diffusers, peft and torch alone."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from torch import nn
+
+from dev import diffusers_folders
+from train import adapters
+from train.denoising import Batch, denoising_loss, prior_preserving_loss
+from train.optimization import make_optimizer, schedule
+from train.options import TARGET_MODULES
+from train.training_loop import train
+
+pytestmark = pytest.mark.model
+RANK, ALPHA, RATE, GAMMA, WEIGHT = 4, 2.0, 1e-2, 5.0, 0.7
+SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+
+
+def batches(config, count: int, seed: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    found = []
+    for k in range(count):
+        pooled = normal(2, 64) if config.addition_embed_type else None
+        size_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
+        timesteps = torch.randint(0, 1000, (2,), generator=generator)
+        text = normal(2, 7, config.cross_attention_dim), pooled
+        found.append(Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, size_ids))
+    return found
+
+
+def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float, accumulation: int, steps: int):
+    """diffusers' train_dreambooth_lora_sdxl.py, step by step: one stacked batch, chunked; SNR weights for the first half."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGET_MODULES), init_lora_weights="gaussian")
+    unet = inject_adapter_in_model(config, unet)
+    scheduler = DDPMScheduler(**SCHEDULE)
+    learned = [p for p in unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=RATE, betas=(0.9, 0.999), weight_decay=1e-2, eps=1e-8)
+    losses = []
+    for step in range(steps):
+        total = 0.0
+        for k in range(step * accumulation, (step + 1) * accumulation):
+            parts = [instance[k], prior[k]] if prior else [instance[k]]
+            latents, noise, t, context, size_ids = (
+                torch.cat(column)
+                for column in zip(*((b.latents, b.noise, b.timesteps, b.text[0], b.size_ids) for b in parts), strict=True)
+            )
+            added = None
+            if parts[0].text[1] is not None:
+                added = {"text_embeds": torch.cat([b.text[1] for b in parts]), "time_ids": size_ids}
+            noisy = scheduler.add_noise(latents, noise, t)
+            predicted = unet(noisy, t, context, added_cond_kwargs=added).sample
+            size = len(instance[k].latents)
+            loss = F.mse_loss(predicted[:size], noise[:size], reduction="none").mean(dim=[1, 2, 3])
+            if gamma:
+                snr = compute_snr(scheduler, t[:size])
+                loss = loss * (torch.stack([snr, gamma * torch.ones_like(snr)], dim=1).min(dim=1)[0] / snr)
+            loss = loss.mean()
+            if prior:
+                loss = loss + WEIGHT * F.mse_loss(predicted[size:], noise[size:])
+            (loss / accumulation).backward()
+            total += loss.item() / accumulation
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+    return get_peft_model_state_dict(unet), losses
+
+
+def ours(unet, instance, prior, gamma, accumulation, steps, folder):
+    torch.manual_seed(0)
+    groups = [{"params": adapters.add(unet, RANK, ALPHA, TARGET_MODULES), "lr": RATE}]
+    scheduler = DDPMScheduler(**SCHEDULE)
+
+    def compute_loss(number: int) -> torch.Tensor:
+        if prior is None:
+            return denoising_loss(unet, scheduler, instance[number], gamma)
+        return prior_preserving_loss(unet, scheduler, instance[number], prior[number], WEIGHT, gamma)
+
+    learned, optimizer = nn.ParameterList(groups[0]["params"]), make_optimizer(groups)
+    rates = schedule("constant", steps)
+    losses = train(learned, compute_loss, optimizer, rates, folder, steps, accumulation=accumulation)
+    return get_peft_model_state_dict(unet), losses
+
+
+@pytest.mark.parametrize("kind", ["lora", "min-SNR", "prior, min-SNR, accumulated"])
+@pytest.mark.parametrize("family", list(diffusers_folders.FAMILIES))
+def test_steps_are_those_of_diffusers(tmp_path, family, kind):
+    unet = diffusers_folders.modules(family)["unet"].double().requires_grad_(False)
+    accumulation = 2 if "accumulated" in kind else 1
+    instance = batches(unet.config, 2 * accumulation, 1)
+    prior = batches(unet.config, 2 * accumulation, 2) if "prior" in kind else None
+    gamma = GAMMA if "SNR" in kind else 0.0
+    expected, losses = oracle(copy.deepcopy(unet), instance, prior, gamma, accumulation, 2)
+    found, our_losses = ours(unet, instance, prior, gamma, accumulation, 2, tmp_path)
+    assert found.keys() == expected.keys()
+    assert our_losses == pytest.approx(losses, rel=1e-9)
+    moved = [found[key].abs().max() > 1e-4 for key in found if "lora_B" in key]
+    assert sum(moved) > 0.9 * len(moved)  # attention over one cell, in the middle of SD 1.5, has nothing to learn
+    for key in expected:
+        assert (found[key] - expected[key]).abs().max() < 1e-9, key
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "linear"])
+def test_learning_rates_are_those_of_diffusers(name):
+    from diffusers.optimization import get_scheduler
+
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1.0)
+    called = "constant_with_warmup" if name == "constant" else name
+    theirs = get_scheduler(called, optimizer, num_warmup_steps=3, num_training_steps=10)
+    factor = schedule(name, 10, 3)
+    for step in range(10):
+        assert factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()

@@ -1,0 +1,156 @@
+"""Class pictures of DreamBooth, sample sheets, the loss plot, and the files of every family in every loader."""
+
+import numpy as np
+import pytest
+import torch
+import training_runs as runs
+from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from safetensors.torch import load_file
+from vega_pack.vega import checkpoint, style_lora
+
+from dev import diffusers_folders, single_files
+from train import loss_plot
+from train.__main__ import main
+from train.base import NANO, NANO_LCM_LORA, open_base
+from train.drawing import Artist
+from train.examples import EncodedTexts
+from train.options import TARGET_MODULES
+
+pytestmark = pytest.mark.model
+PROMPTS = ["night, desert, full moon", "a lake at dawn"]
+
+
+def pipeline(path, **changed):
+    pipe = StableDiffusionXLPipeline.from_pretrained(path, add_watermarker=False, torch_dtype=torch.float32, **changed)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(pipe, prompt: str, seed: int, **given) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    image = pipe(prompt, negative_prompt="", generator=generator, height=64, width=64, **given).images[0]
+    return np.asarray(image).astype(int)
+
+
+@pytest.fixture(scope="module")
+def artist():
+    base = open_base("vega-nano")
+    return Artist(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, 64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def test_it_draws_as_the_pipeline_does(artist):
+    """In 25 steps, and in four with the LCM-LoRA; and the UNet is as it was after that."""
+    pipe = pipeline(NANO)
+    pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    few = artist.draw_in_few_steps(NANO_LCM_LORA, PROMPTS, [3, 4])
+    many = artist.draw(PROMPTS, [3, 4])
+    for k, prompt in enumerate(PROMPTS):
+        expected = drawn(pipe, prompt, 3 + k, num_inference_steps=25, guidance_scale=5.0)
+        assert np.abs(np.asarray(many[k]).astype(int) - expected).max() <= 2
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    pipe.load_lora_weights(NANO_LCM_LORA.parent, weight_name=NANO_LCM_LORA.name)
+    for k, prompt in enumerate(PROMPTS):
+        expected = drawn(pipe, prompt, 3 + k, num_inference_steps=4, guidance_scale=1.0)
+        assert np.abs(np.asarray(few[k]).astype(int) - expected).max() <= 2
+
+
+def test_class_pictures_samples_and_plot(tmp_path):
+    """Missing class pictures are drawn, by the base; those that are there are kept; nothing of it changes the weights."""
+    runs.pictures(tmp_path / "pictures")
+    prompts = ["--class-prompt", *PROMPTS]
+    given = runs.arguments(tmp_path, "vega-nano", num_class_images=3, learning_rate=1e-2)
+    with torch.enable_grad():
+        main([*given, *prompts, "--sample-prompts", *PROMPTS])
+    run = tmp_path / "work" / "test"
+    assert sorted(file.name for file in (run / "class").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    with Image.open(run / "samples" / "000004.png") as sheet:
+        assert sheet.size == (128, 128)
+    with Image.open(run / "loss.png") as plot:
+        assert plot.size == (loss_plot.WIDTH, loss_plot.HEIGHT)
+    expected = runs.weights(tmp_path)
+    first, second = (file.read_bytes() for file in sorted((run / "class").iterdir())[:2])
+    (run / "class" / "0001.png").unlink()
+    with torch.enable_grad():
+        main([*given, *prompts, "--overwrite"])
+    assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
+    assert (run / "class" / "0000.png").read_bytes() == first
+    assert (run / "class" / "0001.png").read_bytes() == second
+
+
+def test_the_plot_shows_the_losses(tmp_path):
+    losses = np.linspace(1, 0, 400)
+    loss_plot.write(tmp_path / "loss.png", losses.tolist())
+    pixels = np.asarray(Image.open(tmp_path / "loss.png"))
+    rows, columns = np.nonzero((pixels == loss_plot.DARK).all(-1))
+    assert np.corrcoef(columns, rows)[0, 1] > 0.99
+    assert loss_plot.smoothed(np.arange(100.0))[-1] == pytest.approx(97)
+
+
+def host_modules(file, path):
+    """On how many modules the host's own LoRA code and ours put the file, and how many it has."""
+    import comfy.lora
+
+    tensors = load_file(file)
+    model, clip, _ = checkpoint.load(path, "tiny", [])
+    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, comfy.lora.model_lora_keys_unet(model.model, {}))
+    loaded = comfy.lora.load_lora(dict(tensors), keys, log_missing=False)
+    patched = len(model.clone().add_patches(loaded, 1.0)) + len(clip.clone().add_patches(loaded, 1.0))
+    applied = style_lora.apply(model, clip, file, 1.0, 1.0)[2]
+    return patched, applied.modules + applied.text_modules, sum(name.endswith(".alpha") for name in tensors)
+
+
+@pytest.mark.parametrize("family", list(diffusers_folders.FAMILIES))
+def test_every_family_loads_everywhere(tmp_path, family, capsys):
+    """A run with text encoders, its file in diffusers, in ComfyUI's own code and in ours: N of N."""
+    path = tmp_path / "base"
+    modules = diffusers_folders.write(path, family)
+    runs.pictures(tmp_path / "pictures", 2)
+    with torch.enable_grad():
+        main(runs.arguments(tmp_path, path, "--train-text-encoder", steps=1, alpha=1, text_encoder_lr=1e-3))
+    attended = [name for name, _ in modules["unet"].named_modules() if name.endswith(TARGET_MODULES)]
+    count = len(attended) + 16 * (len(modules) - 2)
+    assert f"{count} of {count} modules load back in diffusers" in capsys.readouterr().out
+    with torch.inference_mode():
+        assert host_modules(tmp_path / "test.safetensors", path) == (count, count, count)
+
+
+@pytest.mark.parametrize("family", ["SDXL", "tiny-sd"])
+def test_a_single_file_is_the_same_base(tmp_path, family):
+    """As the folder with these weights; a file without autoencoder takes the one of --vae."""
+    diffusers_folders.write(tmp_path / "base", family)
+    single_files.write(tmp_path / "base.safetensors", family)
+    found = []
+    for folder, base in ((tmp_path / "one", tmp_path / "base"), (tmp_path / "two", tmp_path / "base.safetensors")):
+        runs.pictures(folder / "pictures", 2)
+        with torch.enable_grad():
+            main(runs.arguments(folder, base, steps=2, vae=tmp_path / "base" / "vae"))
+        found.append(runs.weights(folder))
+    assert runs.largest_difference(*found) == 0
+
+
+@pytest.mark.parametrize("family", ["SD 1.5"])
+def test_a_merge_is_the_trained_model(tmp_path, family):
+    """What diffusers' public loader merges, against alpha / rank times the two matrices, in float64."""
+    modules = diffusers_folders.write(tmp_path / "base", family)
+    runs.pictures(tmp_path / "pictures", 2)
+    with torch.enable_grad():
+        main(runs.arguments(tmp_path, tmp_path / "base", steps=3, alpha=6, learning_rate=1e-2))
+    tensors, alphas = StableDiffusionPipeline.lora_state_dict(tmp_path / "test.safetensors")
+    unet = modules["unet"]
+    before = {name: module.weight.double() for name, module in unet.named_modules() if name.endswith(TARGET_MODULES)}
+    StableDiffusionPipeline.load_lora_into_unet(tensors, alphas, unet)
+    unet.fuse_lora()
+    file = runs.weights(tmp_path)
+    for name, weight in before.items():
+        key = f"lora_unet_{name.replace('.', '_')}"
+        up, down = (file[f"{key}.lora_{side}.weight"].double().flatten(1) for side in ("up", "down"))
+        expected = weight + 3 * (up @ down).view_as(weight)
+        found = dict(unet.named_modules())[name].base_layer.weight.double()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,95 @@
+"""Short runs of `python -m train lora` on a few small pictures."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+import training_files as files
+from safetensors.torch import load_file
+
+from train.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = {"resolution": 64, "rank": 2, "steps": 4, "gradient-accumulation-steps": 1, "batch-size": 2, "save-every": 1}
+SHORT |= {"learning-rate": 1e-3, "name": "test"}
+
+
+def pictures(folder: Path, count: int = 4) -> Path:
+    return files.write(
+        folder,
+        {
+            **{f"{k}.png": files.png(k, (96, 96) if k % 2 else (150, 100)) for k in range(count)},
+            **{f"{k}.txt": f"a lake at night, {k}" for k in range(count)},
+        },
+    )
+
+
+def arguments(folder: Path, base: str | Path = "vega-nano", *flags: str, **changed) -> list[str]:
+    """Of a run in `folder`, on the pictures in folder/pictures."""
+    options = {name: value for name, value in {**SHORT, **changed}.items() if value is not None}
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    where = [f"--output-dir={folder}", f"--work={folder / 'work'}"]
+    return ["lora", str(base), str(folder / "pictures"), *given, *where, *flags]
+
+
+def refused(*given) -> str:
+    """The sentence that the run ends with."""
+    try:
+        main(arguments(*given[:1], *given[1:-1], **given[-1]))
+    except SystemExit as error:
+        return str(error)
+    raise AssertionError("the run was not refused")
+
+
+def command(processes: int, given: list[str], double: bool) -> list[str]:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    program = [str(Path(__file__).with_name("double_precision.py"))] if double else ["-m", "train"]
+    return [sys.executable, *launch, *program, *given]
+
+
+def environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
+
+
+def start(given: list[str], processes: int = 1, double: bool = False) -> subprocess.Popen:
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command(processes, given, double), cwd=ROOT, env=environment(), start_new_session=True, **pipes)
+
+
+def ended(process: subprocess.Popen) -> tuple[int, str]:
+    """(exit status, all that it printed)."""
+    printed = process.communicate(timeout=900)[0]
+    return process.returncode, printed
+
+
+def kill(process: subprocess.Popen) -> None:
+    """With SIGKILL, the run and all that it started: torch's launcher puts each process into a session of its own."""
+    if process.poll() is None:
+        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+            each.kill()
+    process.communicate()
+
+
+def wait_until(process: subprocess.Popen, is_time: Callable[[], bool]) -> None:
+    while process.poll() is None and not is_time():
+        time.sleep(0.01)
+
+
+def weights(folder: Path, name: str = "test") -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}.safetensors")
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max((one[key].float() - other[key].float()).abs().max().item() for key in one)

@@ -1,0 +1,41 @@
+"""Training on your own pictures: `inspect` tells what is in a folder, `lora` trains a style or a subject."""
+
+import argparse
+import sys
+
+from . import inspect, options
+from .interruption import interrupt_by_any_signal
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    commands = found.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("inspect", help="what is in a folder of pictures, and what is left out of it")
+    options.add_data(command)
+    command.set_defaults(run=inspect.run)
+    command = commands.add_parser("lora", help="a LoRA of a style or a subject, and DreamBooth")
+    options.add_lora(command)
+    command.set_defaults(run=run_lora)
+    return found
+
+
+def run_lora(chosen: argparse.Namespace) -> None:
+    from . import lora  # seconds of imports, which a wrong option need not wait for
+
+    lora.run(chosen)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    chosen = parser().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        print("Interrupted. What is done is kept: the same command goes on.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    interrupt_by_any_signal()
+    main()

@@ -1,0 +1,58 @@
+"""LoRA on a UNet and on text encoders by PEFT, and the file that it is saved to: kohya's keys with alpha.
+
+ComfyUI, diffusers, A1111 and Forge read that form whole; of PEFT's own keys ComfyUI applies less than half.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import nn
+
+from .files import atomic_write
+
+TEXT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+def add(module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], dropout: float = 0.0) -> list[nn.Parameter]:
+    """Puts a LoRA on the modules whose names end with targets; its parameters, which alone can learn and never in half
+    precision. ValueError where there is no such module.
+    """
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=dropout, init_lora_weights="gaussian"
+    )
+    module.add_adapter(config)
+    if next(module.parameters()).dtype in (torch.float16, torch.bfloat16):
+        cast_training_params(module, torch.float32)
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def prefixes(unet: nn.Module, encoders: list[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """kohya's prefix of each model that a file may adapt: lora_te_ is SD 1.5's encoder, lora_te1_ and lora_te2_ SDXL's."""
+    yield "lora_unet_", unet
+    for number, encoder in enumerate(encoders, 1):
+        yield f"lora_te{number if len(encoders) > 1 else ''}_", encoder
+
+
+def kohya_state_dict(unet: nn.Module, encoders: list[nn.Module], alpha: float) -> dict[str, torch.Tensor]:
+    """The LoRA on the UNet, and on the text encoders where they have one, in fp16."""
+    tensors = {}
+    for prefix, module in prefixes(unet, encoders):
+        if not getattr(module, "peft_config", None):
+            continue
+        for key, value in get_peft_model_state_dict(module).items():
+            name, side = key.removesuffix(".weight").rsplit(".", 1)
+            if prefix != "lora_unet_" and not name.startswith("text_model."):
+                name = f"text_model.{name}"  # which transformers 5 leaves out
+            name = prefix + name.replace(".", "_")
+            tensors[f"{name}.lora_{'down' if side == 'lora_A' else 'up'}.weight"] = value.half().contiguous().cpu()
+            tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=torch.float16)
+    return tensors
+
+
+def save(tensors: dict[str, torch.Tensor], out: Path, metadata: dict[str, str]) -> None:
+    with atomic_write(out) as file:
+        save_file(tensors, file, metadata={"format": "pt", **metadata})

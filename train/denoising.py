@@ -1,0 +1,43 @@
+"""The objective of LoRA and DreamBooth: predict the noise in noised latents, as diffusers' training scripts have it."""
+
+from typing import NamedTuple
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+
+from .diffusion import predict_noise
+
+
+class Batch(NamedTuple):
+    """Clean latents [B, 4, h, w], the noise for each, timesteps [B], (context, pooled) text, and size ids [B, 6]."""
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    text: tuple[torch.Tensor, torch.Tensor | None]
+    size_ids: torch.Tensor
+
+
+def denoising_loss(unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: float = 0.0) -> torch.Tensor:
+    """The mean squared error of the predicted noise.
+
+    With snr_gamma each picture has its min-SNR weight (Hang et al. 2023, arXiv 2303.09556).
+    """
+    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+    predicted = predict_noise(unet, noisy, batch.timesteps, batch.text, batch.size_ids)
+    errors = (predicted.to(batch.noise.dtype) - batch.noise).square().mean((1, 2, 3))
+    if snr_gamma:
+        snr = compute_snr(scheduler, batch.timesteps)
+        errors = snr.clamp(max=snr_gamma) / snr * errors
+    return errors.mean()
+
+
+def prior_preserving_loss(
+    unet, scheduler: DDPMScheduler, instance: Batch, prior: Batch, weight: float, snr_gamma: float = 0.0
+) -> torch.Tensor:
+    """DreamBooth's (Ruiz et al. 2022, arXiv 2208.12242): the loss of the pictures and, weighted, that of the class's.
+
+    As in diffusers' scripts min-SNR weights are for the former alone.
+    """
+    return denoising_loss(unet, scheduler, instance, snr_gamma) + weight * denoising_loss(unet, scheduler, prior)

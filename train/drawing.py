@@ -1,0 +1,96 @@
+"""Pictures that the model under training draws, by diffusers' own pipelines: class pictures and sample sheets."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+from torch import nn
+
+from .diffusion import NOISE_SCHEDULE
+from .images import to_pil
+
+STEPS, GUIDANCE = 25, 5.0
+SAMPLER = dict(timestep_spacing="leading", steps_offset=1)  # as the bases' own scheduler_config.json
+LCM_STEPS = 4
+LCM = "lcm"  # the adapter's name
+
+
+class Artist:
+    """Draws prompts with a UNet as it is. texts gives (context, pooled) of captions; the VAE is read when it is needed."""
+
+    def __init__(self, unet: nn.Module, open_vae: Callable[[], nn.Module], texts: Callable, is_xl: bool, side: int):
+        self.unet, self.open_vae, self.texts, self.is_xl, self.side = unet, open_vae, texts, is_xl, side
+        pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
+        parts = dict(vae=self.empty_vae(), unet=unet, scheduler=EulerDiscreteScheduler(**NOISE_SCHEDULE, **SAMPLER))
+        parts |= dict(text_encoder=None, tokenizer=None)
+        if is_xl:
+            parts |= dict(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
+        else:
+            parts |= dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        self.pipe = pipeline(**parts)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def draw(
+        self, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE
+    ) -> list[Image.Image]:
+        """One picture of each prompt, on its seed."""
+        device, dtype = self.unet.device, self.unet.dtype
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        context, pooled = self.texts(prompts)
+        given = {"prompt_embeds": context}
+        if self.is_xl:
+            given["pooled_prompt_embeds"] = pooled
+        if guidance > 1:
+            context, pooled = self.texts([""] * len(prompts))
+            given["negative_prompt_embeds"] = context
+            if self.is_xl:
+                given["negative_pooled_prompt_embeds"] = pooled
+        latents = self.pipe(
+            **{name: tensor.to(device, dtype) for name, tensor in given.items()},
+            generator=generators,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=self.side,
+            width=self.side,
+            output_type="latent",
+        ).images
+        vae = self.open_vae().to(device)
+        pixels = [vae.decode(latent[None].float() / vae.config.scaling_factor).sample for latent in latents]
+        return [image for each in pixels for image in to_pil(each)]
+
+    def draw_in_few_steps(self, lcm_lora: Path, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+        """The same with an LCM-LoRA beside what is on the UNet, in four steps."""
+        with self.few_step(lcm_lora):
+            return self.draw(prompts, seeds, LCM_STEPS, 1.0)
+
+    @contextmanager
+    def few_step(self, lcm_lora: Path):
+        """Within it the LCM-LoRA is on the UNet, and the pipeline has its sampler."""
+        learned = [parameter for parameter in self.unet.parameters() if parameter.requires_grad]
+        there = self.unet.active_adapters() if getattr(self.unet, "peft_config", None) else []
+        tensors, alphas = type(self.pipe).lora_state_dict(lcm_lora, unet_config=self.unet.config)
+        type(self.pipe).load_lora_into_unet(tensors, alphas, self.unet, adapter_name=LCM)
+        self.unet.set_adapters([*there, LCM])
+        before = self.pipe.scheduler
+        self.pipe.scheduler = LCMScheduler(**NOISE_SCHEDULE)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = before
+            self.unet.delete_adapters(LCM)
+            if there:
+                self.unet.set_adapters(there)
+            for parameter in self.unet.parameters():
+                parameter.requires_grad_(False)
+            for parameter in learned:
+                parameter.requires_grad_(True)
+
+    def empty_vae(self) -> nn.Module:
+        """The pipeline asks it for the size of a latent, and for nothing else: latents are decoded here."""
+        from diffusers import AutoencoderKL
+
+        with torch.device("meta"):
+            return AutoencoderKL(block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4)

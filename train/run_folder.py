@@ -1,0 +1,56 @@
+"""The folder of one run: its settings, which a resumed run must share, and where its state and results are."""
+
+import json
+import shutil
+from pathlib import Path
+
+from .files import atomic_write
+
+# What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
+FREE = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
+FREE |= {"sample_prompts", "sample_every", "lcm_lora"}
+
+
+class RunFolder:
+    """work/name, and the file that the run ends with."""
+
+    def __init__(self, work: Path, name: str, output_dir: Path):
+        self.folder, self.name = work / name, name
+        self.output = output_dir / f"{name}.safetensors"
+        self.cache, self.state = work / "cache", self.folder / "training"
+        self.settings, self.samples = self.folder / "settings.json", self.folder / "samples"
+        self.class_pictures, self.loss_plot = self.folder / "class", self.folder / "loss.png"
+
+    def begin(self, settings: dict, overwrite: bool) -> None:
+        """Notes the settings; ValueError naming those that differ from the ones that the run began with.
+
+        overwrite forgets an earlier run of that name, and its result.
+        """
+        if overwrite:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.output.unlink(missing_ok=True)
+        settings = json.loads(json.dumps(settings, default=str))
+        if self.settings.exists():
+            self.check(settings)
+        elif self.output.exists():
+            raise ValueError(
+                f"{self.output} exists, and {self.folder} has no run that made it: choose another --name, or give "
+                "--overwrite to replace it."
+            )
+        with atomic_write(self.settings) as file:
+            file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+    def check(self, settings: dict) -> None:
+        try:
+            began = json.loads(self.settings.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.settings} is broken ({error}): give --overwrite to begin anew.") from error
+        free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" else set())
+        names = sorted((began.keys() | settings.keys()) - free)
+        changed = [name for name in names if began.get(name) != settings.get(name)]
+        if changed:
+            listed = ", ".join(f"{name} was {began.get(name)} and is {settings.get(name)}" for name in changed)
+            raise ValueError(
+                f"The run {self.name} began with other settings: {listed}. Give the old ones to go on, --overwrite to begin "
+                "anew, or another --name."
+            )
