@@ -22,7 +22,8 @@ EVENT = "vega.note"
 ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
 MAX_REMEMBERED = 1000  # a few hundred bytes each
 LONG_TEXT = 1000  # characters
-SEEDS = ("seed", "noise_seed")  # no note depends on one, and templates have a new one for each run
+# Of the notes those on these nodes alone depend on seeds, and templates have a new one for each run.
+SEEDS, OF_A_PICTURE = ("seed", "noise_seed"), ("VegaTinyVAEDecode",)
 remembered: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
 
 
@@ -100,6 +101,7 @@ def remember(class_type: str, signature: str, notes: list[dict]) -> None:
 def signature(prompt: dict, node_id: str) -> str:
     """What is the same for a node of the same type into which the same goes, other nodes' work included, whatever its id."""
     numbers, waiting = {node_id: 0}, [node_id]
+    left_out = () if prompt[node_id]["class_type"] in OF_A_PICTURE else SEEDS
     rows = []
     for id in waiting:  # which grows meanwhile
         node, inputs = prompt.get(id, {"class_type": None, "inputs": {}}), {}
@@ -108,7 +110,7 @@ def signature(prompt: dict, node_id: str) -> str:
                 if value[0] not in numbers:
                     waiting.append(value[0])
                 inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
-            elif name not in SEEDS:
+            elif name not in left_out:
                 # A picture within a prompt has megabytes, of which Python keeps the hash.
                 inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT else value
         rows.append([node["class_type"], inputs])

@@ -211,6 +211,14 @@ def anew(nano):
 
 
 @pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder of graphs for this file alone, empty at first."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
 def few_step(nano):
     return lora.apply(nano[0], checkpoint.NANO_LORA, 1.0)
 

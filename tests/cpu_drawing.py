@@ -1,7 +1,7 @@
 """Accelerate (Vega) on a processor, as its tests look at it."""
 
 import pytest
-from vega_pack.vega import accelerate, cpu_calls
+from vega_pack.vega import accelerate, cpu_calls, openvino_graph
 
 needs_bf16 = pytest.mark.skipif(not cpu_calls.supports_bf16(), reason="this processor has no bf16 arithmetic")
 
@@ -17,5 +17,9 @@ def calls(model) -> cpu_calls.CpuCalls:
 
 def forget(model) -> None:
     """What was made of a model is not there any more, as in a new process."""
+    openvino_graph.right_files.clear()
     for mode in accelerate.CPU_DTYPES:
+        cache = getattr(model.model, accelerate.slot(mode), None)
+        if cache and cache.cpu.thread:
+            cache.cpu.thread.join()
         setattr(model.model, accelerate.slot(mode), None)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIBRARIES = {"cuda", "torch", "safetensors", "tqdm", "yaml"}  # cuda: torch's own bindings
 # What each part may import besides the standard library and, relatively, itself.
 ALLOWED = {
-    "vega": {"comfy", "comfy_extras", "comfyui_version", "openvino"} | LIBRARIES,  # openvino: optional
+    "vega": {"comfy", "comfy_extras", "comfyui_version", "openvino", "psutil"} | LIBRARIES,  # openvino: optional
     "nodes": {"aiohttp", "comfy", "comfy_api", "comfy_execution", "folder_paths", "latent_preview", "server", "torch"}
     | {"images", "vega"},
     "images": {"comfy", "comfy_api", "folder_paths", "protocol", "server", "aiohttp", "numpy", "torch", "PIL"},
@@ -64,7 +64,18 @@ PACKAGES = {
     "serve": {"httpx", "multidict", "psutil", "pydantic", "ray", "starlette", "uvicorn"},
     "vega_client": {"PIL", "httpx", "tenacity", "typing_extensions", "websockets"},
     "docs": set(),
-    "train": {"PIL", "accelerate", "diffusers", "numpy", "peft", "safetensors", "torch", "tqdm", "transformers"},
+    "train": {
+        "PIL",
+        "accelerate",
+        "bitsandbytes",
+        "diffusers",
+        "numpy",
+        "peft",
+        "safetensors",
+        "torch",
+        "tqdm",
+        "transformers",
+    },
 }
 PACKAGES["train.nano"] = PACKAGES["train"]
 ROOMS = {*ALLOWED, *ARROWS, "host_version", "vega_pack"}

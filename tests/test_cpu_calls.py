@@ -19,7 +19,7 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 from bench import processor
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
 
 
 @pytest.fixture
@@ -232,6 +232,21 @@ def test_where_memory_is_short_nothing_is_packed(few_step, positive, without_ope
             fast = accelerate.apply(few_step, "auto")
             assert_close(draw(fast, positive), draw(few_step, positive))
             assert bool(packs(fast)) == packed
+
+
+@needs_bf16
+def test_one_mode_makes_room_for_the_other(few_step, positive, without_openvino, monkeypatch):
+    exact, fast = (accelerate.apply(few_step, mode) for mode in ("auto", "bf16"))
+    draw(exact, positive)
+
+    def get_free_memory(device=None, torch_free_too=False):
+        free = 0 if packs(exact) else 2**40
+        return (free, free) if torch_free_too else free
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", get_free_memory)
+    draw(fast, positive)
+    assert packs(fast) > 50
+    assert not packs(exact)
 
 
 def test_unloading_and_off_give_the_memory_back(few_step, positive, without_openvino):

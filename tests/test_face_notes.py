@@ -196,6 +196,7 @@ GRAPH = {
     "2": {"class_type": "VegaAccelerate", "inputs": {"model": ["1", 0], "mode": "auto"}},
     "3": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "night"}},
     "4": {"class_type": "KSampler", "inputs": {"model": ["2", 0], "positive": ["3", 0], "seed": 1}},
+    "5": {"class_type": "VegaTinyVAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
 }
 
 
@@ -206,14 +207,15 @@ def changed(node_id: str, **inputs) -> dict:
 @pytest.mark.parametrize(
     ("graph", "others"),
     [
-        (changed("4", seed=2), set()),
-        (changed("3", text="day"), {"3", "4"}),
-        (changed("1", model_name="b"), {"1", "2", "3", "4"}),
-        (changed("3", clip=["1", 0]), {"3", "4"}),
+        (changed("4", seed=2), {"5"}),
+        (changed("5", samples=["3", 0]), {"5"}),
+        (changed("3", text="day"), {"3", "4", "5"}),
+        (changed("1", model_name="b"), {"1", "2", "3", "4", "5"}),
+        (changed("3", clip=["1", 0]), {"3", "4", "5"}),
     ],
 )
 def test_a_note_is_of_all_that_goes_into_its_node(graph, others):
-    """Except the seed."""
+    """Except the seed, on which the note of a black picture alone depends."""
     before, after = ({id: face_notes.signature(one, id) for id in one} for one in (GRAPH, graph))
     assert {id for id in GRAPH if before[id] != after[id]} == others
     assert len(set(before.values())) == len(GRAPH)

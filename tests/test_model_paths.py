@@ -20,7 +20,7 @@ from vega_pack.api.service import Service
 from vega_pack.contract.settings import Settings
 from vega_pack.extension import VegaExtension
 from vega_pack.nodes import lcm_lora, loader, model_lists
-from vega_pack.vega import checkpoint, native_resolution
+from vega_pack.vega import checkpoint, native_resolution, trained_size
 
 import nodes as host_nodes
 
@@ -68,6 +68,12 @@ def test_everything_elsewhere_is_listed_and_draws(server, client, elsewhere, sav
     for name in ("sub/nano.safetensors", "sub/nano/"):
         same = drawn(client, VegaLoader__model_name=name, VegaLCMLora__lora_name="sub/lcm.safetensors")
         assert same == expected, name
+
+
+def test_a_file_of_vega_nano_has_its_sizes(saved):
+    """As its folder, so that the same note stands on the sampler and the same graph draws it."""
+    model = checkpoint.load(saved / "with.safetensors", "tiny", [])[0]
+    assert trained_size.of_model(model) == trained_size.NANO
 
 
 def test_the_tiny_decoder_elsewhere_is_found(server, client, elsewhere, saved):
@@ -206,7 +212,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     assert valid, (error, errors)
     assert native_resolution.pixels(model_lists.model_path("nano/")) == 128
     assert not looks
-    assert listed(lcm_lora.VegaLCMLora, "lora_name")[1:] == ["sub/lcm.safetensors"]
+    assert listed(lcm_lora.VegaLCMLora, "lora_name")[2:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]
     assert len(folders) > 310
     looks.clear()

@@ -3,6 +3,7 @@
 import logging
 import re
 
+import psutil
 import pytest
 import torch
 from cpu_drawing import assert_close, calls, forget, needs_bf16
@@ -13,6 +14,7 @@ from vega_pack.vega import (
     checkpoint,
     cpu_calls,
     cpu_decoder,
+    heap,
     lcm,
     lora,
     model_sampling,
@@ -24,14 +26,6 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 from dev import diffusers_folders as folders
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory):
-    """A folder of graphs for this file alone, empty at first."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def graphed(model, positive, mode="auto"):
@@ -195,7 +189,7 @@ def test_a_failure_that_passes_changes_no_later_picture(nano, few_step, positive
         with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
             patched.setattr(openvino_graph.Compiled, "__call__", no_memory)
             tiny_decoder.decode(vae, expected[0], None, torch.float32)
-            draw(fast, positive, steps=1)
+            draw(fast, positive)  # in several steps, each of which may fail
         assert all(map(torch.equal, image(), expected))
     assert caplog.text.count("decodes without OpenVINO") == caplog.text.count("draws without OpenVINO") > 1
 
@@ -218,7 +212,7 @@ def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, capl
         def get_output_tensor(self, index):
             return type("Tensor", (), {"data": self.request.get_output_tensor(index).data[..., :0]})
 
-    monkeypatch.setattr(graph, "model", type("Model", (), {"create_infer_request": Empty}))
+    monkeypatch.setattr(graph, "model", type("Model", (), {"create_infer_request": Empty, "release_memory": lambda: None}))
     with caplog.at_level(logging.WARNING):
         assert_close(draw(fast, positive), expected)
     assert "draws without OpenVINO: OpenVINO gave [1, 4, 8, 0] and not [1, 4, 8, 8]: is there memory enough?" in caplog.text
@@ -239,6 +233,73 @@ def test_damaged_weights_are_not_drawn_over(nano):
             tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
     finally:
         weight[0, 0, 0, 0] = kept
+
+
+def test_a_picture_is_drawn_in_one_way(few_step, positive):
+    """A graph that is ready within a picture waits for the next one."""
+    fast, told = accelerate.apply(few_step, "auto"), []
+    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
+    cpu_calls.graph_file(few_step.model.model_config.unet_config).unlink(missing_ok=True)
+    for expected in ("packed", "openvino"):
+        lcm.sample(
+            fast,
+            1,
+            3,
+            positive,
+            {"samples": torch.zeros(1, 4, 8, 8)},
+            1.0,
+            callback=lambda *_: calls(fast).thread and calls(fast).thread.join(),
+            disable_progress=True,
+        )
+        assert set(told) == {expected}
+        told.clear()
+    assert not calls(fast).packed.forwards  # nobody needs them any more
+
+
+def test_a_damaged_decoder_decodes_nothing(nano):
+    """A bit of it is another; the file is made anew by the next process."""
+    vae, z = nano[2], torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    decoder = vae.first_stage_model.taesd_decoder
+    file = cpu_decoder.graph_file(decoder)
+    cpu_decoder.convert(decoder, file)
+    xml = file.read_text()
+    file.write_text(xml.replace('auto_broadcast="numpy"', 'auto_broadcast="none"').replace('type="Multiply"', 'type="Add"'))
+    assert file.read_text() != xml
+    openvino_graph.right_files.discard(file)
+    cpu_decoder.CALLS.clear()
+    decoded = tiny_decoder.decode(vae, z, None, torch.float32)
+    assert (decoded - tiny_decoder.decode(vae, z)).abs().max() < 1e-5
+    assert not file.exists()
+    cpu_decoder.CALLS.clear()
+
+
+def test_a_decoder_changed_in_place_is_noticed(nano):
+    vae, z = nano[2], torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    weight = vae.first_stage_model.taesd_decoder[1].weight
+    before = tiny_decoder.decode(vae, z, None, torch.float32)
+    weight.mul_(0.5)
+    try:
+        changed = tiny_decoder.decode(vae, z, None, torch.float32)
+        assert (changed - tiny_decoder.decode(vae, z)).abs().max() < 1e-5
+    finally:
+        weight.mul_(2)
+    assert not torch.allclose(changed, before, atol=1e-2)
+
+
+def test_a_large_picture_leaves_no_memory_behind(nano):
+    """OpenVINO keeps what its largest call needed until it is told to give that back."""
+    vae, process = nano[2], psutil.Process()
+    small, large = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 80, 80)
+    for z in (small, large):
+        tiny_decoder.decode(vae, z, None, torch.float32)
+        if thread := cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32].thread:
+            thread.join()
+    tiny_decoder.decode(vae, small, None, torch.float32)
+    heap.trim()
+    before = process.memory_info().rss
+    tiny_decoder.decode(vae, large, None, torch.float32)
+    heap.trim()
+    assert process.memory_info().rss - before < 50 * 2**20
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ from .data.batches import Batches
 from .data.buckets import bucket_of, resolutions
 from .data.dataset import Picture
 from .denoising import Batch
-from .diffusion import TIMESTEPS
+from .diffusion import NUM_TRAIN_TIMESTEPS
 from .text_encoding import encode, tokenize
 
 
@@ -77,7 +77,7 @@ class Examples:
         for row in self.rows:
             generator = torch.Generator().manual_seed(row_seed(self.seed, number, row))
             drop, flip = torch.rand(2, generator=generator).tolist()
-            timestep = torch.randint(0, TIMESTEPS, (), generator=generator)
+            timestep = torch.randint(0, NUM_TRAIN_TIMESTEPS, (), generator=generator)
             picture, bucket = self.pictures[chosen[row]], self.buckets[chosen[row]]
             mirrored = self.random_flip and flip < 0.5
             stored = self.cache.load(latent_key(picture, bucket, mirrored, self.vae))

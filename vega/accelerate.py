@@ -292,5 +292,5 @@ def weight_fingerprint(patcher: comfy.model_patcher.ModelPatcher) -> tuple:
     parameters = module_tree.parameters(modules)
     marks = [(w.data_ptr(), w.dtype) for w in itertools.chain(parameters, module_tree.buffers(modules))]
     if patcher.load_device.type == "cpu":  # where copies are made of them: a change in place is seen by one value of each
-        marks.append(tuple(w.view(-1)[0].item() for w in parameters))
+        marks.append(tuple(w[(0,) * w.ndim].item() for w in parameters))
     return patcher.model.current_weight_patches_uuid, *marks

@@ -12,6 +12,7 @@ from . import (
     diffusers_config,
     encoder_files,
     full_autoencoder,
+    model_facts,
     native_resolution,
     prediction,
     single_file,
@@ -52,8 +53,8 @@ def load(
 
 
 def size_of(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size.TrainedSize:
-    """A folder says it in its config.json; a file is of its family's."""
-    if path == NANO:
+    """vega-nano's in whatever file it lies; of others a folder says it in its config.json, and a file is of its family's."""
+    if model_facts.family(model) == "vega-nano":
         return trained_size.NANO
     if path.is_dir():
         return trained_size.of_side(native_resolution.pixels(path))

@@ -18,8 +18,7 @@ from . import heap, module_tree, openvino_graph, packed_layers, trained_size
 from .latent_formats import PIXELS_PER_LATENT
 from .packed_layers import PackedLayers
 
-MAX_GRAPHS = 4  # of so many strengths of a LoRA, and sizes that have graphs of their own, the last used
-MAX_ERROR = 1e-4  # of an output, by its largest value; a graph's is 1e-6
+MAX_GRAPHS = 8  # of so many strengths of a LoRA, and sizes that have graphs of their own, the last used
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
@@ -42,53 +41,72 @@ class CpuCalls:
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
+        self.rests = False  # OpenVINO, until the next run: a picture is drawn in one way
         self.failures = openvino_graph.Failures("Accelerate (Vega) draws")
 
     def clear(self) -> None:
         """Gives all memory back."""
-        is_empty = not self.packed.forwards and not self.graphs
         self.weights_changed()
-        self.graphs.clear()
-        if not is_empty:
+        if self.graphs:
+            self.graphs.clear()
             heap.trim()
 
     def weights_changed(self) -> None:
         """Forgets what was made of the weights, except the graphs: they have copies and are told by their digests."""
-        self.packed.clear()
         self.digest = None
+        self.forget_packed()
+
+    def forget_packed(self) -> None:
+        if self.packed.forwards:
+            self.packed.clear()
+            heap.trim()
 
     def __call__(
         self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, *inputs: torch.Tensor | None
     ) -> tuple[torch.Tensor, str]:
         """The UNet's output for (x, timesteps, context, y), in x's dtype; and which of accelerate.STATES gave it."""
+
+        def by_host() -> torch.Tensor:
+            return unet.forward(*inputs, transformer_options=attention_options())
+
         if graph := self.graph(patcher, unet, inputs):
             try:
                 output = graph(inputs[0].shape, *inputs).to(inputs[0].dtype)
                 if not graph.is_checked:
-                    self.check(graph, unet, output, *inputs)
+                    graph.check(output, by_host())
                 self.failures.clear()
+                self.forget_packed()
                 return output, "openvino"
             except comfy.model_management.InterruptProcessingException:
                 raise
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
-                self.failures.add(error)
-        if not self.packed.forwards and not has_memory(unet, self.dtype):
+                self.fail(error)
+        if not self.packed.forwards and not self.has_room(patcher.model, unet):
             if self.dtype != torch.float32:
                 raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
-            return unet.forward(*inputs, transformer_options=attention_options()), "notUsed"
+            return by_host(), "notUsed"
         return self.call_packed(unet, *inputs), "packed"
 
-    def check(self, graph: openvino_graph.Compiled, unet: torch.nn.Module, output: torch.Tensor, *inputs) -> None:
-        """ValueError where a graph's first output isn't the UNet's: its file is damaged, or the UNet is another."""
-        expected = unet.forward(*inputs, transformer_options=attention_options())
-        if (output - expected).abs().max() > MAX_ERROR * expected.abs().max():
-            graph.file.unlink(missing_ok=True)
-            raise ValueError("OpenVINO's output is not the UNet's")
-        graph.is_checked = True
+    def has_room(self, model: torch.nn.Module, unet: torch.nn.Module) -> bool:
+        """Whether there is memory to pack the weights, if need be by forgetting what the model's other mode has packed."""
+        if has_memory(unet, self.dtype):
+            return True
+        for cache in model.children():
+            other = getattr(cache, "cpu", None)  # a method, of all other modules
+            if isinstance(other, CpuCalls) and other is not self:
+                other.forget_packed()
+        return has_memory(unet, self.dtype)
+
+    def fail(self, error: Exception) -> None:
+        self.rests = True
+        self.failures.add(error)
 
     def begin(self, unet: torch.nn.Module) -> None:
-        """A run begins: what others have changed in place since the last one is noticed."""
+        """A run begins: what others have changed in place since the last one is noticed.
+
+        Of a weight its first value is compared (accelerate.weight_fingerprint).
+        """
         modules = module_tree.modules(unet)
         if modules != self.modules:
             self.clear()
@@ -98,6 +116,7 @@ class CpuCalls:
             self.digest = ""
         elif not self.digest:
             self.digest = None
+        self.rests = self.failures.are_too_many or bool(self.thread and self.thread.is_alive())
 
     def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
         """The UNet's output in x's dtype, with products in self.dtype."""
@@ -112,18 +131,18 @@ class CpuCalls:
         """The graph with the weights that are loaded, for an item of such a batch; None where there can't be one.
 
         Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it with
-        these weights takes less than one and is waited for: when a picture is drawn by OpenVINO does not depend on time.
+        these weights takes less than one and is waited for. A run that began without OpenVINO ends without it.
 
         One serves all sizes except the model's own: those have graphs for them alone, a third faster.
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
-        if self.failures.are_too_many or not has_hosts_attention():
+        if self.rests or not has_hosts_attention():
             return None
         if self.digest is None:
             fits = can_be_graph(module_tree.modules(unet)) and openvino_graph.are_finite(unet.parameters())
             self.digest = weights_digest(unet) if fits else ""
-        if not self.digest or (self.thread and self.thread.is_alive()):
+        if not self.digest:
             return None
         shapes = [(1, *tensor.shape[1:]) for tensor in inputs if tensor is not None]
         if not is_own_size(patcher, inputs[0]):
@@ -140,17 +159,20 @@ class CpuCalls:
         if not file.is_file():
             self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file))
             self.thread.start()
+            self.rests = True
             return
         while len(self.graphs) >= MAX_GRAPHS:
             self.graphs.popitem(last=False)
-        self.graphs[key] = openvino_graph.Compiled(file, list(unet.parameters()), torch.float32, shapes)
+        weights = next((graph.weights for (digest, *_), graph in self.graphs.items() if digest == self.digest), None)
+        weights = weights or openvino_graph.copies(unet.parameters())
+        self.graphs[key] = openvino_graph.Compiled(file, weights, torch.float32, shapes)
 
     def attempt(self, make: Callable, *made_of) -> None:
         """Remembers why it fails: another version of OpenVINO, a full disk."""
         try:
             make(*made_of)
         except Exception as error:
-            self.failures.add(error)
+            self.fail(error)
 
 
 def can_be_graph(modules: list[torch.nn.Module]) -> bool:

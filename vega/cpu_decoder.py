@@ -10,6 +10,7 @@ import torch
 from . import openvino_graph
 from .latent_formats import PIXELS_PER_LATENT
 
+CHECKED_LATENTS = 16  # on a side, of the first picture
 # decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
 CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
@@ -22,8 +23,15 @@ def decode(decoder: torch.nn.Module, z: torch.Tensor, dtype: torch.dtype) -> tor
     return calls[dtype](decoder, z)
 
 
-def weights_of(decoder: torch.nn.Module) -> list[int]:
-    return [weight.data_ptr() for weight in decoder.parameters()]
+def begin(decoder: torch.nn.Module) -> None:
+    """A picture begins, which is decoded in one way, in however many parts."""
+    for calls in CALLS.get(decoder, {}).values():
+        calls.begin()
+
+
+def weights_of(decoder: torch.nn.Module) -> list[tuple[int, float]]:
+    """Where each weight lies, and its first value: what is changed in place is mostly seen."""
+    return [(weight.data_ptr(), weight[(0,) * weight.ndim].item()) for weight in decoder.parameters()]
 
 
 class CpuDecoder:
@@ -34,40 +42,52 @@ class CpuDecoder:
         self.graph = self.in_bf16 = self.thread = None
         self.failures = openvino_graph.Failures("VAE Decode (Vega Tiny) decodes")
         self.can_be_graph = openvino_graph.INSTALLED and openvino_graph.are_finite(decoder.parameters())
+        self.rests = not self.can_be_graph  # OpenVINO, until the next picture
+
+    def begin(self) -> None:
+        is_converting = self.thread is not None and self.thread.is_alive()
+        self.rests = not self.can_be_graph or is_converting or self.failures.are_too_many
 
     def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
         try:
-            if graph := self.find_graph(decoder):
-                batch, _, height, width = z.shape
-                image = graph((batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3), z)
+            self.graph = self.graph or self.make_graph(decoder, z)
+            if self.graph and not self.rests:
+                output = self.graph(picture_shape(z), z)
                 self.failures.clear()
-                return image
+                return output
         except Exception as error:  # OpenVINO's, above all of memory; a broken installation, no home folder
-            self.graph = None
+            self.graph, self.rests = None, True
             self.failures.add(error)
         if self.dtype != torch.float32:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
 
-    def find_graph(self, decoder: torch.nn.Module) -> openvino_graph.Compiled | None:
-        """None where there can't be one, and while it is made: pictures are decoded without it meanwhile."""
-        is_made = self.thread and self.thread.is_alive()
-        if self.graph or not self.can_be_graph or is_made or self.failures.are_too_many:
-            return self.graph
+    def make_graph(self, decoder: torch.nn.Module, z: torch.Tensor) -> openvino_graph.Compiled | None:
+        """None while it is converted: pictures are decoded without it meanwhile."""
+        if self.rests:
+            return None
         file = graph_file(decoder)
-        if file.is_file():
-            self.graph = openvino_graph.Compiled(file, list(decoder.parameters()), self.dtype)
-        else:
+        if not file.is_file():
             self.thread = threading.Thread(target=self.convert, args=(decoder, file))
             self.thread.start()
-        return self.graph
+            self.rests = True
+            return None
+        graph = openvino_graph.Compiled(file, openvino_graph.copies(decoder.parameters()), self.dtype)
+        corner = z[:1, :, :CHECKED_LATENTS, :CHECKED_LATENTS].contiguous()
+        graph.check(graph(picture_shape(corner), corner), channels_last(decoder, corner))
+        return graph
 
     def convert(self, decoder: torch.nn.Module, file: Path) -> None:
         try:
             convert(decoder, file)
         except Exception as error:  # another version of OpenVINO, a full disk
             self.failures.add(error)
+
+
+def picture_shape(z: torch.Tensor) -> tuple[int, ...]:
+    batch, _, height, width = z.shape
+    return batch, PIXELS_PER_LATENT * height, PIXELS_PER_LATENT * width, 3
 
 
 def graph_file(decoder: torch.nn.Module) -> Path:

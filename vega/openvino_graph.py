@@ -4,6 +4,7 @@ A graph holds no weights: it is converted once for each structure of a module an
 with its LoRAs, are bound to it in a moment.
 """
 
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -23,9 +24,11 @@ INSTALLED = importlib.util.find_spec("openvino") is not None
 FORMAT = 1  # of the graphs: another way to convert them has another number
 # Layers of the host ask at each call whether the user has cancelled, and take the wish away; torch's own do not.
 LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
-MAX_FAILURES = 3  # one after the other
+MAX_FAILURES = 3  # runs, one after the other
+MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of an output, by its largest value; a graph's is 1e-6 or 1e-2
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
 converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
+right_files: set[Path] = set()  # whose graph has given a module's output in this process
 
 
 def load():
@@ -34,6 +37,12 @@ def load():
     import openvino
 
     return openvino
+
+
+@functools.cache
+def core():
+    """OpenVINO's Core, one for the process as its makers advise."""
+    return load().Core()
 
 
 def are_finite(weights: Iterable[torch.Tensor]) -> bool:
@@ -91,8 +100,8 @@ def convert(
 ) -> None:
     """Writes the graph of call(module, *inputs), where it isn't yet; inputs are examples and their sizes, -1 for any.
 
-    The module is the caller's alone, perhaps on the meta device. ~6 s on two cores for vega-nano's UNet. OSError where the
-    file can't be written.
+    The module is the caller's alone, perhaps on the meta device. ~6 s on two cores for vega-nano's UNet, of which OpenVINO
+    holds Python's lock for about one. OSError where the file can't be written.
     """
     with converting:
         if file.is_file():
@@ -118,40 +127,42 @@ def convert(
         part.replace(file)
 
 
+def copies(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Weights for Compiled, which graphs may share."""
+    return [weight.detach().contiguous().clone() for weight in weights]
+
+
 class Compiled:
     """A graph with weights bound to it, whose products are in dtype: fp32 gives the module's output within rounding.
 
-    With the shapes of its inputs it is for those alone, which saves OpenVINO the work of finding every operation's shape in
-    each call: a third of a call of vega-nano's UNet.
+    It reads the weights where they lie: they are to be its own. With the shapes of its inputs it is for those alone, which
+    saves OpenVINO the work of finding every operation's shape in each call: a third of a call of vega-nano's UNet.
     """
 
     def __init__(
         self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype, shapes: list[tuple[int, ...]] | None = None
     ):
-        self.file, self.is_checked = file, False
-        # Copies of its own, which the graph reads where they lie.
-        self.weights = [weight.detach().contiguous().clone() for weight in weights]
+        self.file, self.weights, self.dtype, self.is_checked = file, weights, dtype, False
         openvino = load()
-        core = openvino.Core()
         try:
-            graph = core.read_model(file)
-        except RuntimeError:
-            file.unlink(missing_ok=True)  # damaged: the next process makes it anew
+            graph = core().read_model(file)
+            for parameter, weight in zip(graph.get_parameters()[-len(weights) :], weights, strict=True):
+                constant = openvino.op.Constant(openvino.Tensor(weight.numpy(), shared_memory=True))
+                parameter.output(0).replace(constant.output(0))
+                graph.remove_parameter(parameter)
+            if shapes:
+                graph.reshape(dict(zip(graph.inputs, map(list, shapes), strict=True)))
+            options = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                # Else every process of a server binds its threads to the same first cores.
+                "ENABLE_CPU_PINNING": False,
+            }
+            self.model = core().compile_model(graph, "CPU", options)
+        except (RuntimeError, ValueError):
+            self.discard_file()
             raise
-        for parameter, weight in zip(graph.get_parameters()[-len(weights) :], self.weights, strict=True):
-            constant = openvino.op.Constant(openvino.Tensor(weight.numpy(), shared_memory=True))
-            parameter.output(0).replace(constant.output(0))
-            graph.remove_parameter(parameter)
-        if shapes:
-            graph.reshape(dict(zip(graph.inputs, map(list, shapes), strict=True)))
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Else every process of a server binds its threads to the same first cores.
-            "ENABLE_CPU_PINNING": False,
-        }
-        self.model = core.compile_model(graph, "CPU", options)
 
     def __call__(self, shape: tuple[int, ...], *inputs: torch.Tensor | None) -> torch.Tensor:
         """The output in fp32, of this shape. What a call needs beside the weights is given back at its end.
@@ -161,11 +172,29 @@ class Compiled:
         """
         output = torch.empty(shape)
         request = self.model.create_infer_request()
-        for item in range(shape[0]):
-            one = [tensor[item : item + 1].float().contiguous().numpy() for tensor in inputs if tensor is not None]
-            request.infer(one, share_inputs=True)
-            found = request.get_output_tensor(0).data
-            if found.shape != (1, *shape[1:]):
-                raise RuntimeError(f"OpenVINO gave {list(found.shape)} and not {[1, *shape[1:]]}: is there memory enough?")
-            output[item] = torch.from_numpy(found[0])
+        try:
+            for item in range(shape[0]):
+                one = [tensor[item : item + 1].float().contiguous().numpy() for tensor in inputs if tensor is not None]
+                request.infer(one, share_inputs=True)
+                found = request.get_output_tensor(0).data
+                if found.shape != (1, *shape[1:]):
+                    wanted = [1, *shape[1:]]
+                    raise RuntimeError(f"OpenVINO gave {list(found.shape)} and not {wanted}: is there memory enough?")
+                output[item] = torch.from_numpy(found[0])
+        finally:
+            del request
+            self.model.release_memory()
         return output
+
+    def check(self, output: torch.Tensor, expected: torch.Tensor) -> None:
+        """ValueError where an output isn't the module's within rounding: the file is damaged, or the module is another."""
+        if (output - expected).abs().max() > MAX_ERROR[self.dtype] * expected.abs().max():
+            self.discard_file()
+            raise ValueError("OpenVINO's output is not the model's")
+        self.is_checked = True
+        right_files.add(self.file)
+
+    def discard_file(self) -> None:
+        """So that the next process makes it anew; not where the fault can't be the file's."""
+        if self.file not in right_files:
+            self.file.unlink(missing_ok=True)

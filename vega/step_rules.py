@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from .timestep_grids import TRAIN_TIMESTEPS
+from .timestep_grids import NUM_TRAIN_TIMESTEPS
 
 
 class Levels(NamedTuple):
@@ -63,10 +63,10 @@ def plan(rule: StepRule, eta: float | None, table: list[float], timesteps: list[
     if rule is tcd:
         targets = [level(table, int((1 - eta) * t)) for t in (*timesteps[1:], 0)]
     elif rule is ddim:
-        targets = [level(table, max(t - TRAIN_TIMESTEPS // steps, 0)) for t in timesteps]
+        targets = [level(table, max(t - NUM_TRAIN_TIMESTEPS // steps, 0)) for t in timesteps]
     return [Levels(*of_step) for of_step in zip(now, following, targets, strict=True)]
 
 
 def level(table: list[float], timestep: int) -> float:
     """The sigma of a timestep: a table of 50 entries has those of 19, 39, ... 999."""
-    return table[(timestep + 1) * len(table) // TRAIN_TIMESTEPS - 1]
+    return table[(timestep + 1) * len(table) // NUM_TRAIN_TIMESTEPS - 1]

@@ -1,8 +1,8 @@
 """The timesteps of the UNet's calls, by the grid that an adapter was distilled on; img2img keeps the last ones of a grid."""
 
-TRAIN_TIMESTEPS = 1000  # of every model of these families
+NUM_TRAIN_TIMESTEPS = 1000  # of every model of these families
 ORIGINAL_STEPS = 50  # the grid that LCM-LoRAs are distilled on: every 20th timestep
-TIMESTEP_STRIDE = TRAIN_TIMESTEPS // ORIGINAL_STEPS
+TIMESTEP_STRIDE = NUM_TRAIN_TIMESTEPS // ORIGINAL_STEPS
 MAX_STEPS = 50
 
 
@@ -46,8 +46,8 @@ def trailing(steps: int, denoise: float) -> list[int]:
             f"{f', or steps to {more}' if more else ''}."
         )
     # As numpy.arange(1000, 0, -1000 / steps).round() has it to the last bit: exact halves differ at some steps (48).
-    stride = (TRAIN_TIMESTEPS - TRAIN_TIMESTEPS / steps) - TRAIN_TIMESTEPS
-    grid = [round(TRAIN_TIMESTEPS + i * stride) - 1 for i in range(steps)]
+    stride = (NUM_TRAIN_TIMESTEPS - NUM_TRAIN_TIMESTEPS / steps) - NUM_TRAIN_TIMESTEPS
+    grid = [round(NUM_TRAIN_TIMESTEPS + i * stride) - 1 for i in range(steps)]
     return grid[steps - drawn :]
 
 

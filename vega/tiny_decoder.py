@@ -46,6 +46,8 @@ def decode(
         raise ValueError("samples contains NaN or infinite values: look at the node that made them.")
     if vae.device.type != "cpu" or vae.vae_dtype != torch.float32:
         cpu_dtype = None
+    if cpu_dtype:
+        cpu_decoder.begin(vae.first_stage_model.taesd_decoder)
     with comfy.model_management.cuda_device_context(vae.device):
         return decode_within_memory(vae, samples, cpu_dtype)
 
