@@ -21,6 +21,9 @@ REALVIS = on_hub("SG161222/RealVisXL_V2.0", "checkpoints", "6.9 GB", "RealVisXL_
 SDXL = on_hub("stabilityai/stable-diffusion-xl-base-1.0", "checkpoints", "6.9 GB", "sd_xl_base_1.0.safetensors")
 LCM_SDXL = on_hub("latent-consistency/lcm-lora-sdxl", "loras", "394 MB", LCM, "lcm-lora-sdxl.safetensors")
 LCM_SD15 = on_hub("latent-consistency/lcm-lora-sdv1-5", "loras", "135 MB", LCM, "lcm-lora-sdv1-5.safetensors")
+LIGHTNING = on_hub("ByteDance/SDXL-Lightning", "loras", "394 MB", "sdxl_lightning_4step_lora.safetensors")
+HYPER_SD = on_hub("ByteDance/Hyper-SD", "loras", "787 MB", "Hyper-SDXL-4steps-lora.safetensors")
+DMD2 = on_hub("tianweiy/DMD2", "loras", "394 MB", "dmd2_sdxl_4step_lora_fp16.safetensors")
 PIXEL_ART = on_hub("nerijs/pixel-art-xl", "loras", "171 MB", "pixel-art-xl.safetensors")
 CANNY = on_hub("lllyasviel/sd_control_collection", "controlnet", "0.5 GB", "diffusers_xl_canny_mid.safetensors")
 NANO_SIDE = 192  # pixels: what vega-nano draws best
@@ -241,6 +244,32 @@ def send_image_api(g: Graph) -> None:
     with g.subgraph("Text to picture (for programs)") as face:
         picture = text_to_image(g, face, "a starry night over the ocean with a boat", NANO_SIDE)
     shown(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95)
+
+
+def recipes_compared(g: Graph) -> None:
+    """One base with four few-step LoRAs, whose models go through the sampler as a list."""
+    loras = {"LCM": LCM_SDXL, "SDXL-Lightning": LIGHTNING, "Hyper-SD": HYPER_SD, "DMD2": DMD2}
+    with g.subgraph("Four few-step LoRAs compared (SDXL)") as face:
+        load = g.node("VegaLoader", 1, 0, model_name=SDXL, vae="full")
+        made = [
+            g.node("VegaLCMLora", 2, 200 * k, name, model=load["MODEL"], lora_name=lora)
+            for k, (name, lora) in enumerate(loras.items())
+        ]
+        listed = g.node("CreateList", 3, 0, "All models", inputs=made)
+        fast = g.node("VegaAccelerate", 4, 0, model=listed)
+        text = prompt(g, 3, 260, load, "photo of a lighthouse on a cliff at sunset, waves, dramatic clouds, detailed")
+        size = empty(g, 4, 310, 1024)
+        drawn = sampler(g, 5, 60, fast, text, size)
+        decode = decoded(g, 6, 60, load, drawn, 1070)
+        scaled, whole = grid(g, 6, 400, decode, list(loras), 5)
+        g.group("1. Model and LoRAs", load, *made)
+        g.group("2. One after the other", listed, fast)
+        g.group("3. Prompt and size", text, size)
+        g.group("4. Draw", drawn, decode, scaled)
+        names = ("lcm_lora", "lightning_lora", "hyper_sd_lora", "dmd2_lora")
+        chosen = {name: (node, "lora_name") for name, node in zip(names, made, strict=True)}
+        face.show(prompt=(text, "text"), **of_size(size), **of_sampler(drawn), model=(load, "model_name"), **chosen)
+    saved(g, whole, LARGE, "few_step_loras")
 
 
 def text_to_image(

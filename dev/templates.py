@@ -49,6 +49,7 @@ TEMPLATES = {
     "vega_style_lora": Template("10 A style LoRA in few steps", template_graphs.style_lora),
     "vega_controlnet": Template("11 ControlNet in few steps", template_graphs.controlnet),
     "vega_send_image_api": Template("12 For programs - Send Image", template_graphs.send_image_api),
+    "vega_recipes_compared": Template("13 Four few-step LoRAs compared", template_graphs.recipes_compared),
 }
 
 

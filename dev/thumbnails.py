@@ -15,6 +15,7 @@ NANO_PROMPTS = {  # what vega-nano draws in the place of models that are downloa
     "vega_realvisxl_lcm": "a pink dawn over mountains with a calm lake",
     "vega_small_sd_tiny_sd": "a bright day, rolling hills with a house",
     "vega_style_lora": "a starry night over a city, full moon",
+    "vega_recipes_compared": "a bright day, the sea with a boat and the sun",
     "vega_controlnet": "early morning, pine trees with reflections in a lake",
 }
 TITLE_PIXELS, SMALL_PIXELS, MARGIN_PIXELS = 36, 26, 20  # letters' sizes and the space around them, in pixels

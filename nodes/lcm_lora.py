@@ -106,6 +106,7 @@ class VegaLCMLora(io.ComfyNode):
 def fused(model, strength, recipe, eta):
     """The model with a recipe alone, for a checkpoint that has its adapter in it."""
     if not strength:
+        face_notes.say(face_notes.applied(0, 0.0))
         return model
     if recipe == recipes.AUTO:
         raise ValueError("There is no LoRA to tell the recipe by: set recipe to that of the adapter in the checkpoint.")

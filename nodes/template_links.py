@@ -18,6 +18,7 @@ FIRST_NAMES = {
     "vega_style_lora": "10 A style LoRA in few steps",
     "vega_controlnet": "11 ControlNet in few steps",
     "vega_send_image_api": "12 For programs - Send Image",
+    "vega_recipes_compared": "13 Four few-step LoRAs compared",
 }
 
 

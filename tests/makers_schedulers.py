@@ -9,9 +9,7 @@ from diffusers import (
     StableDiffusionXLImg2ImgPipeline,
     TCDScheduler,
 )
-from diffusers.utils import (
-    logging,
-)
+from diffusers.utils import logging
 
 # What scheduler_config.json of SDXL and of Stable Diffusion 1.5 says, from which the makers take the rest.
 BASE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)

@@ -45,4 +45,4 @@ def test_labels_of_grids():
         if "TextOverlay" in inputs:
             grids += 1
             assert inputs["TextOverlay"]["font_size"] / 100 * inputs["ImageGrid"]["cell_height"] >= MIN_LETTER_PIXELS
-    assert grids == 1
+    assert grids == 2

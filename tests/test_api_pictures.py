@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 
 import graphs
 import pytest
@@ -9,6 +10,7 @@ import requests
 from api_calls import BASE, PROMPT, RT, in_base64, opened, post
 from PIL import Image
 from vega_pack.contract import schema
+from vega_pack.vega import checkpoint
 
 from dev import comfyui
 
@@ -124,3 +126,20 @@ def test_other_parentheses_are_drawn_as_the_graph_draws_them(server, client, pro
     expected = Image.open(io.BytesIO(client.download(file))).convert("RGB").tobytes()
     image = opened(post(server, prompt=prompt, seed=7, format="png"))
     assert {a - b for a, b in zip(image.tobytes(), expected, strict=True)} <= {0, 1}
+
+
+@pytest.mark.soak
+def test_another_few_step_lora_is_drawn_by_its_recipe(tmp_path):
+    """VEGA_API_LORA is enough: the recipe comes with the model."""
+    with comfyui.serve(tmp_path, VEGA_API_LORA="sdxl_lightning_4step_lora.safetensors") as server:
+        loras = server.base / "models" / "loras"
+        loras.mkdir(parents=True, exist_ok=True)
+        shutil.copy(checkpoint.NANO_LORA, loras / "sdxl_lightning_4step_lora.safetensors")
+        image = opened(post(server, prompt=PROMPT, seed=3, format="png"))
+        graph = graphs.text_to_image(
+            VegaLCMLora__recipe="SDXL-Lightning", VegaLCMSampler__seed=3, CLIPTextEncode__text=PROMPT
+        )
+        with server.connect() as client:
+            (file,) = comfyui.images(client.run(graph))
+            expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
+    assert {abs(a - b) for a, b in zip(image.tobytes(), expected.tobytes(), strict=True)} <= {0, 1}

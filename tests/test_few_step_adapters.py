@@ -70,6 +70,19 @@ def test_a_published_name_tells(name):
     assert choice.source.startswith("its name")
 
 
+@pytest.mark.soak
+@pytest.mark.model
+@pytest.mark.parametrize("name", [*PUBLISHED, "anything"])
+@torch.inference_mode()
+def test_a_file_shaped_as_published_is_drawn_by_its_recipe(vega, tmp_path, name):
+    path = tmp_path / "loras" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True)
+    recipe, steps = PUBLISHED.get(name, ("LCM", recipes.ANY_STEPS))
+    pairs = attention("Segmind-Vega") if recipe == "Flash Diffusion" else matrices(vega[0])
+    carried = model_sampling.carried_recipe(lora.apply(vega[1], written(path, kohya(pairs)[0]), 1.0))
+    assert carried == recipes.BY_NAME[recipe]._replace(steps=steps)
+
+
 @pytest.mark.parametrize("name", WITHOUT_RECIPE)
 def test_a_name_without_recipe_tells_too(name):
     choice = few_step_adapters.identify(Path("loras", f"{name}.safetensors"), {})

@@ -142,6 +142,7 @@ def test_cores_patches_on_the_negative_work_with_one_alone(few_step, nano):
     assert (drawn - plain).abs().max() > 0.01
 
 
+@pytest.mark.soak
 def test_self_attention_guidance_works_with_a_negative(small):
     """On a UNet that has attention in its middle, which vega-nano and Segmind-Vega have not."""
     _, base, clip = small["SD 1.5"]

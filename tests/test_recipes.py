@@ -1,5 +1,7 @@
 """The table of recipes: its timesteps and steps against the makers' schedulers, its numbers against their bounds."""
 
+from pathlib import Path
+
 import makers_schedulers
 import pytest
 import torch
@@ -111,3 +113,33 @@ def test_guidance_has_its_makers_bounds(name):
     for low in (0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="raise cfg to 1"):
             recipes.guidance_scale(recipe, low)
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+
+
+def row(name: str, header: str) -> list[str]:
+    """The cells of a recipe's row in the page's table that has this header."""
+    table = PAGE.partition(f"| recipe | {header} |")[2].partition("\n\n")[0]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_says_what_the_table_has(name):
+    recipe = recipes.BY_NAME[name]
+    for_, steps, cfg, licence = row(name, "for | steps | cfg | licence of the files")
+    least, most, start = recipe.guidance
+    scale = "1" if most == 1 else f"{least:g} to {most:g}" + (f", from {start:g}" if start > 1 else "")
+    is_range = isinstance(recipe.steps, range)
+    assert steps == (f"1 to {recipe.steps[-1]}" if is_range else ", ".join(map(str, recipe.steps)))
+    assert cfg == scale
+    assert (for_ == "SDXL") == recipe.is_for_sdxl
+    assert licence.startswith(recipe.licence)
+    assert ("no commercial use" in licence) == bool(recipe.licence)
+    times, step, page = row(name, "timesteps of 4 steps | step | its makers' page")
+    assert times == ", ".join(map(str, recipe.grid(4, 1.0)))
+    assert step.split(",")[0].lower() == recipe.rule.__name__
+    assert step.partition(" eta ")[2] == (f"{recipe.eta:g}" if recipe.eta is not None else "")
+    assert recipe.source.split(";")[0].split(",")[0] in page
+    assert recipe.strength == 1.0, "the page says so"

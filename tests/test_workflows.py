@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from psnr import psnr
+from vega_pack.nodes import model_lists
 from workflow_files import (
     FIRST_NAMES,
     WORKFLOWS,
@@ -218,3 +219,23 @@ def test_live_drawing_repeats_no_work(client):
     drawing = {"VegaLCMSampler", "VegaTinyVAEDecode", "VegaSendImage"}
     assert ran("VegaLCMSampler", seed=102) == drawing
     assert ran("CLIPTextEncode", text="day, hills, a house") == drawing | {"CLIPTextEncode"}
+
+
+def test_the_compared_recipes_draw_four_pictures(server):
+    """The template's graph on vega-nano: four models through one sampler, each by its own recipe."""
+    prompt = read(ROOT / "workflows" / "api" / "vega_recipes_compared.json")
+    recipes = iter(("LCM", "SDXL-Lightning", "Hyper-SD", "DMD2"))
+    for node in prompt.values():
+        inputs = node["inputs"]
+        if node["class_type"] == "VegaLoader":
+            inputs |= {"model_name": model_lists.EMBEDDED_MODEL, "vae": "tiny"}
+        elif node["class_type"] == "VegaLCMLora":
+            inputs |= {"lora_name": model_lists.EMBEDDED_LORA, "recipe": next(recipes)}
+        elif node["class_type"] == "EmptyLatentImage":
+            inputs |= {"width": 128, "height": 128}
+        elif node["class_type"] == "VAEDecode":
+            node["class_type"] = "VegaTinyVAEDecode"
+    with Client(server.url) as client:
+        (grid,) = client.queue(prompt)
+    cells = [np.asarray(grid.crop((x, y, x + 384, y + 384)), dtype=float) for x in (0, 388) for y in (0, 388)]
+    assert all(psnr(one, other) < 30 for k, one in enumerate(cells) for other in cells[:k])

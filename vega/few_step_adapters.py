@@ -50,17 +50,17 @@ class Choice(NamedTuple):
     name: str
     recipe: recipes.Recipe | None  # none: it can't be drawn here
     told_by: str  # "digest", "metadata", "name", "user" or "" for nothing
-    source: str = ""  # in words, with what told
+    source: str  # in words, with what told
     how_else: str = ""  # without a recipe: what draws with it
 
 
 def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Choice:
     """The recipe of this name, or for "auto" the one that the file tells; LCM's where nothing tells.
 
-    Names go for little: a file that is published is known by its contents. ValueError for a name that no recipe has.
+    A published file is known by its contents, whatever its name says. ValueError for a name that no recipe has.
     """
     if name != recipes.AUTO:
-        return Choice(name, for_steps(recipes.by_name(name), path), "user", "choice of the user")
+        return Choice(name, for_steps(recipes.by_name(name), path), "user", "the user")
     if recipe := published_files.recipe_of(path):
         return Choice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
     if found := identify(path, metadata):
@@ -68,7 +68,7 @@ def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Ch
     title = file_title(path)
     if says_lcm(title):
         return Choice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
-    return Choice(recipes.LCM.name, recipes.LCM, "")
+    return Choice(recipes.LCM.name, recipes.LCM, "", "the default, because nothing in the file tells")
 
 
 def identify(path: Path, metadata: dict[str, str]) -> Choice | None:

@@ -85,14 +85,14 @@ def apply(
             f"{path}: ComfyUI took {len(applied)} of {len(targets)} modules: connect `Load Vega` straight to this node."
         )
     logging.info(
-        "%s LoRA %s: %d of %d modules, %s, base %s; recipe by %s",
+        "%s LoRA %s: %d of %d modules, %s, base %s; recipe from %s",
         choice.name,
         path.name,
         len(applied),
         len(targets),
         summary(adapter),
         base_name(len(lcm_targets(model)), config["model_channels"]),
-        choice.source or "nothing that says otherwise",
+        choice.source,
     )
     return patched
 

@@ -17,7 +17,7 @@ def lcm(steps: int, denoise: float) -> list[int]:
         raise ValueError(f"denoise {denoise:g} leaves no step to do: use at least {1 / ORIGINAL_STEPS:g}, or 0 for none.")
     if not 1 <= steps <= available:
         raise ValueError(
-            f"steps is {steps}; with denoise {denoise:g} there are at least 1 and at most {available}: "
+            f"steps is {steps}; with denoise {denoise:g} there are at least 1 and at most {available} steps: "
             f"{remedy(steps, available)}."
         )
     # In floating point, as numpy.linspace there: exact integers differ at some steps (33 at denoise 0.9).
@@ -34,7 +34,7 @@ def trailing(steps: int, denoise: float) -> list[int]:
     check_denoise(denoise)
     if not 1 <= steps <= MAX_STEPS:
         raise ValueError(
-            f"steps is {steps}; there are at least 1 and at most {MAX_STEPS}: "
+            f"steps is {steps}; there are at least 1 and at most {MAX_STEPS} steps: "
             f"{'raise steps to 1' if steps < 1 else f'lower steps to {MAX_STEPS}'}."
         )
     drawn = int(steps * denoise)
