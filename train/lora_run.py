@@ -14,6 +14,7 @@ from torch import nn
 from . import adapters, loading_back, loss_plot, metadata, prior, training_loop
 from .base import NANO, NANO_LCM_LORA, Base, open_vae
 from .cache import Cache, cache_latents, cache_texts
+from .data.buckets import bucket_of, resolutions
 from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
 from .diffusion import NOISE_SCHEDULE, prepare_for_device
@@ -50,6 +51,8 @@ class LoraRun:
         self.encoders = base.text_encoders(self.dtype) if options.train_text_encoder else []
         self.texts = self.conditioning()
         self.lcm_lora = options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
+        if self.lcm_lora and not self.lcm_lora.is_file():
+            raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
         self.done = 0
 
     def run(self) -> None:
@@ -122,7 +125,8 @@ class LoraRun:
         return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
 
     def artist(self, unet: nn.Module) -> Artist:
-        return Artist(unet, self.open_vae, self.texts, self.base.is_xl, self.options.resolution)
+        side, _ = bucket_of(1, 1, resolutions(self.options.resolution))
+        return Artist(unet, self.open_vae, self.texts, self.base.is_xl, side)
 
     def prior(self, unet: nn.Module) -> Examples:
         """The class pictures, drawn where they are missing."""
@@ -173,7 +177,7 @@ class LoraRun:
             images += artist.draw(prompts, seeds)
         file = self.folder.samples / f"{self.done:06}.png"
         with atomic_write(file) as partial_file:
-            make_grid(images, self.options.resolution, len(prompts)).save(partial_file, "PNG")
+            make_grid(images, artist.side, len(prompts)).save(partial_file, "PNG")
         self.events.send("samples", step=self.done, file=str(file))
 
     def finish(self, unet: nn.Module, losses: list[float]) -> None:
