@@ -1,5 +1,8 @@
 """Class pictures of DreamBooth, sample sheets, the loss plot, and the files of every family in every loader."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -82,6 +85,28 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
     assert (run / "class" / "0000.png").read_bytes() == first
     assert (run / "class" / "0001.png").read_bytes() == second
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
+def test_interrupted_while_it_draws_class_pictures(tmp_path):
+    """What is drawn is kept, and the same command goes on."""
+    runs.pictures(tmp_path / "pictures")
+    given = [*runs.arguments(tmp_path, num_class_images=400, steps=1), "--class-prompt", *PROMPTS]
+    directory = tmp_path / "work" / "test" / "class"
+    process = runs.start(given)
+    runs.wait_until(process, lambda: directory.exists() and len(list(directory.glob("*.png"))) >= 4)
+    process.send_signal(signal.SIGTERM)
+    status, printed = runs.ended(process)
+    assert status == 130, printed
+    assert "Interrupted. What is done is kept" in printed
+    assert "Traceback" not in printed
+    kept = {file: file.read_bytes() for file in directory.glob("*.png")}
+    assert 4 <= len(kept) < 400
+    for k in range(len(kept), 400):
+        (directory / f"{k:04}.png").write_bytes((directory / "0000.png").read_bytes())
+    with torch.enable_grad():
+        main(given)
+    assert all(file.read_bytes() == content for file, content in kept.items())
 
 
 def test_the_plot_shows_the_losses(tmp_path):
