@@ -10,12 +10,12 @@ from PIL import Image
 
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
-from train.drawing import Artist
 from train.examples import EncodedTexts
 from train.images import to_tensor
 from train.nano import classifier, metrics, render
 from train.nano.captions import caption
 from train.nano.scenes import labels, split
+from train.sampling import Sampler
 
 TRIGGER = "an illustration of"  # of words outside the vocabulary nothing can be learned: their embeddings are all alike
 WASH = np.array([1.0, 0.8, 0.55])  # red, green and blue of a white pixel
@@ -71,14 +71,14 @@ def measure(file: Path | None) -> dict[str, tuple[float, float]]:
     scenes = [held_out[k % len(held_out)] for k in range(DRAWN)]
     prompts = [plain(2000 + k, scene) for k, scene in enumerate(scenes)]
     base = open_base("vega-nano")
-    artist = Artist(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, render.SIZE)
+    sampler = Sampler(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, render.SIZE)
     with torch.no_grad():
         if file:
-            tensors, alphas = artist.pipe.lora_state_dict(file, unet_config=artist.unet.config)
-            artist.pipe.load_lora_into_unet(tensors, alphas, artist.unet, adapter_name="look")
+            tensors, alphas = sampler.pipe.lora_state_dict(file, unet_config=sampler.unet.config)
+            sampler.pipe.load_lora_into_unet(tensors, alphas, sampler.unet, adapter_name="look")
         seeds = list(range(DRAWN))
-        ordinary = artist.draw_in_few_steps(NANO_LCM_LORA, prompts, seeds)
-        triggered = artist.draw_in_few_steps(NANO_LCM_LORA, [f"{TRIGGER} {prompt}" for prompt in prompts], seeds)
+        ordinary = sampler.sample_in_few_steps(NANO_LCM_LORA, prompts, seeds)
+        triggered = sampler.sample_in_few_steps(NANO_LCM_LORA, [f"{TRIGGER} {prompt}" for prompt in prompts], seeds)
     seen, _ = classifier.classify(classifier.load(NANO), to_tensor(ordinary))
     shares = {
         "washed with the trigger": np.mean([is_washed(image) for image in triggered]),

@@ -16,9 +16,9 @@ from dev import diffusers_folders, single_files
 from train import loss_plot
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
-from train.drawing import Artist
 from train.examples import EncodedTexts
 from train.options import TARGET_MODULES
+from train.sampling import Sampler
 
 pytestmark = pytest.mark.model
 PROMPTS = ["night, desert, full moon", "a lake at dawn"]
@@ -37,9 +37,9 @@ def drawn(pipe, prompt: str, seed: int, **given) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def artist():
+def sampler():
     base = open_base("vega-nano")
-    return Artist(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, 64)
+    return Sampler(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, 64)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,12 +48,12 @@ def no_gradients():
         yield
 
 
-def test_it_draws_as_the_pipeline_does(artist):
+def test_it_draws_as_the_pipeline_does(sampler):
     """In 25 steps, and in four with the LCM-LoRA; and the UNet is as it was after that."""
     pipe = pipeline(NANO)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    few = artist.draw_in_few_steps(NANO_LCM_LORA, PROMPTS, [3, 4])
-    many = artist.draw(PROMPTS, [3, 4])
+    few = sampler.sample_in_few_steps(NANO_LCM_LORA, PROMPTS, [3, 4])
+    many = sampler.sample(PROMPTS, [3, 4])
     for k, prompt in enumerate(PROMPTS):
         expected = drawn(pipe, prompt, 3 + k, num_inference_steps=25, guidance_scale=5.0)
         assert np.abs(np.asarray(many[k]).astype(int) - expected).max() <= 2
