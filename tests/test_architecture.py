@@ -64,18 +64,8 @@ PACKAGES = {
     "serve": {"httpx", "multidict", "psutil", "pydantic", "ray", "starlette", "uvicorn"},
     "vega_client": {"PIL", "httpx", "tenacity", "typing_extensions", "websockets"},
     "docs": set(),
-    "train": {
-        "PIL",
-        "accelerate",
-        "bitsandbytes",
-        "diffusers",
-        "numpy",
-        "peft",
-        "safetensors",
-        "torch",
-        "tqdm",
-        "transformers",
-    },
+    "train": {"PIL", "accelerate", "diffusers", "numpy", "peft", "safetensors", "torch", "tqdm", "transformers"}
+    | {"bitsandbytes"},  # optional
 }
 PACKAGES["train.nano"] = PACKAGES["train"]
 ROOMS = {*ALLOWED, *ARROWS, "host_version", "vega_pack"}

@@ -144,9 +144,10 @@ def test_a_file_that_exists_is_kept(tmp_path):
         ("vega-nano", {"mixed_precision": "fp16"}, "needs a GPU"),
         ("vega-nano", {"report_to": "wandb"}, "pip install wandb"),
         ("vega-nano", {"vae": "nowhere"}, "--vae nowhere"),
+        ("vega-nano", {"lcm_lora": "nowhere"}, "--lcm-lora nowhere"),
         ("vega-nano", {"target_modules": "to_nowhere"}, "to_nowhere"),
     ],
-    ids=["base", "lora", "fp16", "wandb", "vae", "targets"],
+    ids=["base", "lora", "fp16", "wandb", "vae", "lcm-lora", "targets"],
 )
 def test_bad_calls_get_one_sentence(tmp_path, base, changed, words):
     runs.pictures(tmp_path / "pictures")

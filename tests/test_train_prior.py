@@ -1,5 +1,8 @@
 """Class pictures of DreamBooth, sample sheets, the loss plot, and the files of every family in every loader."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +16,9 @@ from dev import diffusers_folders, single_files
 from train import loss_plot
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
-from train.drawing import Artist
 from train.examples import EncodedTexts
 from train.options import TARGET_MODULES
+from train.sampling import Sampler
 
 pytestmark = pytest.mark.model
 PROMPTS = ["night, desert, full moon", "a lake at dawn"]
@@ -34,9 +37,9 @@ def drawn(pipe, prompt: str, seed: int, **given) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def artist():
+def sampler():
     base = open_base("vega-nano")
-    return Artist(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, 64)
+    return Sampler(base.unet(), base.vae, EncodedTexts(base.text_encoders(), base.tokenizers()), True, 64)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,12 +48,12 @@ def no_gradients():
         yield
 
 
-def test_it_draws_as_the_pipeline_does(artist):
+def test_it_draws_as_the_pipeline_does(sampler):
     """In 25 steps, and in four with the LCM-LoRA; and the UNet is as it was after that."""
     pipe = pipeline(NANO)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    few = artist.draw_in_few_steps(NANO_LCM_LORA, PROMPTS, [3, 4])
-    many = artist.draw(PROMPTS, [3, 4])
+    few = sampler.sample_in_few_steps(NANO_LCM_LORA, PROMPTS, [3, 4])
+    many = sampler.sample(PROMPTS, [3, 4])
     for k, prompt in enumerate(PROMPTS):
         expected = drawn(pipe, prompt, 3 + k, num_inference_steps=25, guidance_scale=5.0)
         assert np.abs(np.asarray(many[k]).astype(int) - expected).max() <= 2
@@ -82,6 +85,28 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
     assert (run / "class" / "0000.png").read_bytes() == first
     assert (run / "class" / "0001.png").read_bytes() == second
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
+def test_interrupted_while_it_draws_class_pictures(tmp_path):
+    """What is drawn is kept, and the same command goes on."""
+    runs.pictures(tmp_path / "pictures")
+    given = [*runs.arguments(tmp_path, num_class_images=400, steps=1), "--class-prompt", *PROMPTS]
+    directory = tmp_path / "work" / "test" / "class"
+    process = runs.start(given)
+    runs.wait_until(process, lambda: directory.exists() and len(list(directory.glob("*.png"))) >= 4)
+    process.send_signal(signal.SIGTERM)
+    status, printed = runs.ended(process)
+    assert status == 130, printed
+    assert "Interrupted. What is done is kept" in printed
+    assert "Traceback" not in printed
+    kept = {file: file.read_bytes() for file in directory.glob("*.png")}
+    assert 4 <= len(kept) < 400
+    for k in range(len(kept), 400):
+        (directory / f"{k:04}.png").write_bytes((directory / "0000.png").read_bytes())
+    with torch.enable_grad():
+        main(given)
+    assert all(file.read_bytes() == content for file, content in kept.items())
 
 
 def test_the_plot_shows_the_losses(tmp_path):

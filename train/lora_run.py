@@ -14,16 +14,17 @@ from torch import nn
 from . import adapters, loading_back, loss_plot, metadata, prior, training_loop
 from .base import NANO, NANO_LCM_LORA, Base, open_vae
 from .cache import Cache, cache_latents, cache_texts
+from .data.buckets import bucket_of, resolutions
 from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
 from .diffusion import NOISE_SCHEDULE, prepare_for_device
-from .drawing import Artist
 from .events import Events
 from .examples import CachedTexts, EncodedTexts, Examples
 from .files import atomic_write, fingerprint_of_ends
 from .images import make_grid
 from .optimization import make_optimizer, schedule
 from .run_folder import RunFolder
+from .sampling import Sampler
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the others
@@ -50,6 +51,8 @@ class LoraRun:
         self.encoders = base.text_encoders(self.dtype) if options.train_text_encoder else []
         self.texts = self.conditioning()
         self.lcm_lora = options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
+        if self.lcm_lora and not self.lcm_lora.is_file():
+            raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
         self.done = 0
 
     def run(self) -> None:
@@ -121,14 +124,15 @@ class LoraRun:
     def open_vae(self) -> nn.Module:
         return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
 
-    def artist(self, unet: nn.Module) -> Artist:
-        return Artist(unet, self.open_vae, self.texts, self.base.is_xl, self.options.resolution)
+    def sampler(self, unet: nn.Module) -> Sampler:
+        side, _ = bucket_of(1, 1, resolutions(self.options.resolution))
+        return Sampler(unet, self.open_vae, self.texts, self.base.is_xl, side)
 
     def prior(self, unet: nn.Module) -> Examples:
         """The class pictures, drawn where they are missing."""
         directory, prompts, count = self.folder.class_pictures, self.options.class_prompt, self.options.num_class_images
         with self.accelerator.autocast():
-            self.in_main(lambda: prior.draw(directory, prompts, count, partial(self.artist, unet)))
+            self.in_main(lambda: prior.draw(directory, prompts, count, partial(self.sampler, unet)))
         examples = self.examples(prior.dataset(directory, prompts, count), SEED_OF_PRIOR)
         self.in_main(partial(self.fill_caches, examples))
         return examples
@@ -166,14 +170,14 @@ class LoraRun:
 
     def draw_samples(self, unet: nn.Module) -> None:
         """A sheet: the prompts across, with an LCM-LoRA in four steps where there is one, and below in 25 without it."""
-        artist, prompts = self.artist(unet), self.options.sample_prompts
+        sampler, prompts = self.sampler(unet), self.options.sample_prompts
         seeds = [self.options.seed + k for k in range(len(prompts))]
         with self.accelerator.autocast():
-            images = artist.draw_in_few_steps(self.lcm_lora, prompts, seeds) if self.lcm_lora else []
-            images += artist.draw(prompts, seeds)
+            images = sampler.sample_in_few_steps(self.lcm_lora, prompts, seeds) if self.lcm_lora else []
+            images += sampler.sample(prompts, seeds)
         file = self.folder.samples / f"{self.done:06}.png"
         with atomic_write(file) as partial_file:
-            make_grid(images, self.options.resolution, len(prompts)).save(partial_file, "PNG")
+            make_grid(images, sampler.side, len(prompts)).save(partial_file, "PNG")
         self.events.send("samples", step=self.done, file=str(file))
 
     def finish(self, unet: nn.Module, losses: list[float]) -> None:

@@ -7,8 +7,8 @@ import torch
 from tqdm import tqdm
 
 from .data.dataset import Dataset, Picture, checked
-from .drawing import Artist
 from .files import atomic_write
+from .sampling import Sampler
 
 AT_ONCE = 4
 
@@ -18,16 +18,16 @@ def files(directory: Path, prompts: list[str], count: int) -> list[tuple[Path, s
     return [(directory / f"{k:04}.png", prompts[k % len(prompts)]) for k in range(count)]
 
 
-def draw(directory: Path, prompts: list[str], count: int, make_artist: Callable[[], Artist]) -> None:
+def draw(directory: Path, prompts: list[str], count: int, make_sampler: Callable[[], Sampler]) -> None:
     """Draws those that are not there yet, one seed each; what an interrupted run has drawn is kept."""
     missing = [(k, *one) for k, one in enumerate(files(directory, prompts, count)) if not one[0].exists()]
     if not missing:
         return
-    artist = make_artist()
+    sampler = make_sampler()
     for start in tqdm(range(0, len(missing), AT_ONCE), desc="class pictures", mininterval=1, disable=None):
         seeds, paths, texts = zip(*missing[start : start + AT_ONCE], strict=True)
         with torch.no_grad():
-            images = artist.draw(list(texts), list(seeds))
+            images = sampler.sample(list(texts), list(seeds))
         for path, image in zip(paths, images, strict=True):
             with atomic_write(path) as file:
                 image.save(file, "PNG")

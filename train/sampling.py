@@ -5,7 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from PIL import Image
 from torch import nn
 
@@ -13,18 +19,18 @@ from .diffusion import NOISE_SCHEDULE
 from .images import to_pil
 
 STEPS, GUIDANCE = 25, 5.0
-SAMPLER = dict(timestep_spacing="leading", steps_offset=1)  # as the bases' own scheduler_config.json
+SPACING = dict(timestep_spacing="leading", steps_offset=1)  # as the bases' own scheduler_config.json
 LCM_STEPS = 4
 LCM = "lcm"  # the adapter's name
 
 
-class Artist:
+class Sampler:
     """Draws prompts with a UNet as it is. texts gives (context, pooled) of captions; the VAE is read when it is needed."""
 
     def __init__(self, unet: nn.Module, open_vae: Callable[[], nn.Module], texts: Callable, is_xl: bool, side: int):
         self.unet, self.open_vae, self.texts, self.is_xl, self.side = unet, open_vae, texts, is_xl, side
         pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
-        parts = dict(vae=self.empty_vae(), unet=unet, scheduler=EulerDiscreteScheduler(**NOISE_SCHEDULE, **SAMPLER))
+        parts = dict(vae=self.empty_vae(), unet=unet, scheduler=EulerDiscreteScheduler(**NOISE_SCHEDULE, **SPACING))
         parts |= dict(text_encoder=None, tokenizer=None)
         if is_xl:
             parts |= dict(text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
@@ -33,7 +39,7 @@ class Artist:
         self.pipe = pipeline(**parts)
         self.pipe.set_progress_bar_config(disable=True)
 
-    def draw(
+    def sample(
         self, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE
     ) -> list[Image.Image]:
         """One picture of each prompt, on its seed."""
@@ -61,10 +67,10 @@ class Artist:
         pixels = [vae.decode(latent[None].float() / vae.config.scaling_factor).sample for latent in latents]
         return [image for each in pixels for image in to_pil(each)]
 
-    def draw_in_few_steps(self, lcm_lora: Path, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
+    def sample_in_few_steps(self, lcm_lora: Path, prompts: list[str], seeds: list[int]) -> list[Image.Image]:
         """The same with an LCM-LoRA beside what is on the UNet, in four steps."""
         with self.few_step(lcm_lora):
-            return self.draw(prompts, seeds, LCM_STEPS, 1.0)
+            return self.sample(prompts, seeds, LCM_STEPS, 1.0)
 
     @contextmanager
     def few_step(self, lcm_lora: Path):
@@ -90,7 +96,5 @@ class Artist:
 
     def empty_vae(self) -> nn.Module:
         """The pipeline asks it for the size of a latent, and for nothing else: latents are decoded here."""
-        from diffusers import AutoencoderKL
-
         with torch.device("meta"):
             return AutoencoderKL(block_out_channels=(32,) * 4, down_block_types=("DownEncoderBlock2D",) * 4)
