@@ -13,6 +13,7 @@ import pytest
 import shown
 import tomllib
 
+from bench.families import Family
 from dev.templates import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,7 @@ def test_the_times_are_those_that_were_measured():
     assert told == [(name, f"{rows[name]['p50_ms']:.0f}", f"{rows[name]['p95_ms']:.0f}") for name in names]
     assert {str(rows[name]["n"]) for name, *_ in told} == set(re.findall(r"Those are (\d+) pictures each", README))
     faster = re.search(
-        r"about (\d+) % faster than diffusers and about (\d+) % faster\s+than ComfyUI's own nodes", README
+        r"about (\d+) % faster than diffusers and\s+about (\d+) % faster than ComfyUI's own nodes", README
     ).groups()
     assert [int(percent) for percent in faster] == [
         round(100 * (rows[name]["p50_ms"] / rows[ours]["p50_ms"] - 1)) for name in (diffusers, core)
@@ -59,6 +60,26 @@ def test_the_unets_times_are_those_that_were_measured():
     names = {name.replace("`", "").replace("compiled by inductor", "inductor, freezing"): row for name, *row in told}
     assert {name: list(measured[name]) for name in names} == names
     assert len(names) == 6
+
+
+def test_the_bases_times_are_those_that_were_measured():
+    families = [Family(**row) for row in json.loads((RESULTS / "amd-epyc-families.json").read_text(encoding="utf-8"))]
+    told = re.findall(r"^\| ([^|]+) \| (\d+) M \| (\d\.\d\d) \| (\d+) s \| (\d+) s \|$", README, re.MULTILINE)
+    assert told == [
+        (
+            family.name,
+            f"{family.parameters / 1e6:.0f}",
+            f"{family.flop / 1e12:.2f}",
+            f"{family.base_seconds(family.full_decode):.0f}",
+            f"{family.few_step_seconds(family.tiny_decode):.0f}",
+        )
+        for family in families
+    ]
+    calls = {family.name: family.core for family in families}
+    times = [calls["SDXL"] / calls[name] for name in ("Segmind-Vega", "SSD-1B")]
+    times += [calls["SD 1.5"] / calls[name] for name in ("small-sd", "tiny-sd")]
+    said = re.findall(r"(?:call is|they are) (\d\.\d\d) and (\d\.\d\d) times as fast", README)
+    assert [float(number) for pair in said for number in pair] == [round(number, 2) for number in times]
 
 
 def test_no_gpu_was_measured_as_it_says():
