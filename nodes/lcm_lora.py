@@ -104,7 +104,7 @@ class VegaLCMLora(io.ComfyNode):
 
 
 def fused(model, strength, recipe, eta):
-    """The model with a recipe alone, for a checkpoint that has its adapter in it."""
+    """The model with a recipe alone, for a checkpoint that has its adapter in it, at any strength except 0."""
     if not strength:
         face_notes.say(face_notes.applied(0, 0.0))
         return model

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..vega import lora, published_loras
+from ..vega import lora, published_loras, recipes
 from . import model_lists
 
 
@@ -15,7 +15,7 @@ def names() -> list[str]:
     """
     files, contents = model_lists.lora_names(), downloads()
     found = [name for name in published_loras.MODULES if name not in files and len(certain(name, contents)) == 1]
-    return [model_lists.EMBEDDED_LORA, model_lists.FUSED_LORA, *files, *found]
+    return [model_lists.EMBEDDED_LORA, recipes.FUSED_LORA, *files, *found]
 
 
 def path(lora_name: str) -> Path | None:
@@ -23,7 +23,7 @@ def path(lora_name: str) -> Path | None:
 
     ValueError where there is none, where two fit equally, and where it isn't certain.
     """
-    if lora_name == model_lists.FUSED_LORA:
+    if lora_name == recipes.FUSED_LORA:
         return None
     if lora_name not in published_loras.MODULES or folder_paths.get_full_path("loras", lora_name):
         return model_lists.lora_path(lora_name)

@@ -10,7 +10,6 @@ from . import diffusers_folders
 
 EMBEDDED_MODEL = "vega-nano (embedded)"
 EMBEDDED_LORA = "vega-nano LCM-LoRA (embedded)"
-FUSED_LORA = "none (fused in the checkpoint)"
 
 
 def model_names() -> list[str]:

@@ -18,6 +18,7 @@ PUBLISHED = {
     "distribution_matching_distillation": ("DMD2", (4,)),
     "Hyper-SDXL-2steps-lora": ("Hyper-SD", (2,)),
     "Hyper-SDXL-8steps-lora": ("Hyper-SD", (8,)),
+    "Hyper-SDXL-8steps-no-cfg": ("Hyper-SD", (8,)),
     "Hyper-SD15-4steps-lora": ("Hyper-SD", (4,)),
     "Hyper-SD15-1step-lora": ("Hyper-SD 1-step", range(1, 9)),
     "Hyper-SDXL-1step-lora": ("Hyper-SD 1-step", range(1, 9)),
@@ -214,7 +215,7 @@ def test_flash_diffusions_attention_alone_is_its_recipe(vega, tmp_path):
     chosen = few_step_adapters.choose(unnamed, {}, "Flash Diffusion")
     assert lora.apply(vega[1], unnamed, 1.0, chosen).patches.keys() == flash.patches.keys()
     written(path, kohya(matrices(vega[0]))[0])
-    refused(vega[1], path, "changes residual blocks too", "set recipe to auto")
+    refused(vega[1], path, "changes residual blocks too", "set recipe to LCM or to its own")
     other = written(tmp_path / "flash-sdxl.safetensors", kohya(attention("SDXL"))[0])
     refused(vega[1], other, "match no base that is known", "se the file of Flash Diffusion for that", "not in the model")
 

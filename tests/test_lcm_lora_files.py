@@ -7,6 +7,7 @@ import folder_paths
 import pytest
 from distilled_loras import NAMES, RT, SD15, SD15_BYTES, SDXL, SDXL_BYTES, SSD, TCD_SDXL_BYTES
 from vega_pack.nodes import lcm_lora, lcm_lora_files, model_lists
+from vega_pack.vega import recipes
 
 pytestmark = pytest.mark.model
 FIRST, SECOND = NAMES[:2]
@@ -43,7 +44,7 @@ def test_two_downloads_are_told_apart(loras, number):
     assert lcm_lora_files.path(SSD) == loras / FIRST
     assert lcm_lora_files.names() == [
         model_lists.EMBEDDED_LORA,
-        model_lists.FUSED_LORA,
+        recipes.FUSED_LORA,
         *sorted([FIRST, NAMES[number]]),
         SSD,
         RT,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from recipe_drawing import with_recipe
 from vega_pack.nodes import lcm_lora, lcm_lora_files, lcm_sampler, model_lists
 from vega_pack.nodes.lcm_lora import VegaLCMLora
@@ -9,7 +10,7 @@ from vega_pack.nodes.lcm_sampler import VegaLCMSampler
 from vega_pack.vega import model_sampling, recipes
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-EMBEDDED, FUSED = model_lists.EMBEDDED_LORA, model_lists.FUSED_LORA
+EMBEDDED, FUSED = model_lists.EMBEDDED_LORA, recipes.FUSED_LORA
 
 
 def applied(model, *inputs, **more):
@@ -39,6 +40,16 @@ def test_a_fused_checkpoint_gets_a_recipe_and_no_lora(nano):
         applied(nano[0], FUSED, 1.0)
     with pytest.raises(ValueError, match="already samples as Hyper-SD 1-step does"):
         applied(patched, EMBEDDED, 1.0)
+
+
+def test_other_kinds_of_models_get_no_recipe(nano):
+    """Of v-prediction, by the host's ModelSamplingDiscrete as by a checkpoint; with a LoRA and without one."""
+    (other,) = ModelSamplingDiscrete().patch(nano[0], "v_prediction", False)
+    for name, recipe in ((FUSED, "LCM"), (FUSED, "Hyper-SD"), (EMBEDDED, "auto")):
+        with pytest.raises(ValueError, match="are for models of the Stable Diffusion family that predict the noise"):
+            applied(other, name, 1.0, recipe)
+    (same,) = ModelSamplingDiscrete().patch(nano[0], "eps", False)
+    assert applied(same, FUSED, 1.0, "LCM")[1] is recipes.LCM
 
 
 def test_none_is_in_the_list_and_is_no_file():

@@ -231,6 +231,16 @@ def test_previews_cost_less_than_5_percent(server, client, record_property):
     assert cost < 0.05
 
 
+def test_the_hosts_node_for_fused_lcms_is_known_in_the_server(client):
+    """There its class is another one: the server loads that file under another name."""
+    graph = graphs.text_to_image(VegaLCMSampler__steps=1)
+    graph[graphs.LORA] = {
+        "class_type": "ModelSamplingDiscrete",
+        "inputs": {"model": [graphs.LOADER, 0], "sampling": "lcm", "zsnr": False},
+    }
+    assert client.run(graph)[graphs.SAVE]["images"]
+
+
 @pytest.mark.server
 @pytest.mark.soak
 @pytest.mark.parametrize("mode", ["auto", pytest.param("bf16", marks=needs_bf16)])

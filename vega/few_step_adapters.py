@@ -13,7 +13,7 @@ from . import published_files, recipes
 # A pattern for its name -> the recipe that draws it; the first that matches counts.
 NAMED = {
     "dmd2?|distribution matching": recipes.DMD2,
-    "hyper.*cfg": recipes.HYPER_CFG,
+    r"hyper.*(?<!no)(?<!no )cfg": recipes.HYPER_CFG,
     "hyper.* 1 ?steps?": recipes.HYPER_ONE_STEP,
     "hyper": recipes.HYPER,
     "lightning": recipes.LIGHTNING,

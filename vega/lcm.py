@@ -112,8 +112,8 @@ def sample(
     if recipe is None:
         raise ValueError(
             "This model has no recipe for a few steps. Put `Apply LCM-LoRA (Vega)` before this sampler. If the checkpoint "
-            "has its few-step LoRA fused in, set lora_name there to none and choose the recipe; for an LCM-LoRA "
-            "`ModelSamplingDiscrete` set to lcm does it, too."
+            f"has its few-step LoRA fused in, set lora_name there to {recipes.FUSED_LORA!r} and choose the recipe; for an "
+            "LCM-LoRA `ModelSamplingDiscrete` set to lcm does it, too. If it stands there, raise strength_model from 0."
         )
     table = model.get_model_object("model_sampling").sigmas.tolist()
     plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)

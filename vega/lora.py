@@ -72,7 +72,10 @@ def apply(
         )
     sd15_blocks.check_patches(model)
     if has_few_step(model):
-        raise ValueError("A few-step LoRA is on this model already, from Load LoRA (Vega): apply one of the two.")
+        raise ValueError(
+            "A few-step LoRA is on this model already, from Load LoRA (Vega): take it away there, or keep it there and set "
+            f"lora_name here to {recipes.FUSED_LORA!r} and recipe to its own."
+        )
     choice = choice or few_step_adapters.choose(path, metadata)
     adapter = match_modules(path, tensors, metadata, model, choice)
     weights.check_end(path)
@@ -104,6 +107,12 @@ def with_recipe(
     check_base(model)
     recipe = recipes.with_eta(recipe, eta)
     config = model.model.model_config
+    sampling = model.get_model_object("model_sampling")
+    if not lcm_targets(model) or not model_sampling.predicts_noise(sampling):
+        raise ValueError(
+            "Few-step recipes are for models of the Stable Diffusion family that predict the noise, and this one is of "
+            "another family or predicts something else (v-prediction): take a model from `Load Vega`."
+        )
     if recipe.is_for_sdxl and config.unet_config.get("adm_in_channels") is None:
         name = base_name(len(lcm_targets(model)), config.unet_config["model_channels"])
         raise ValueError(f"{recipe.name} is for SDXL alone, and the model is {name}: choose another recipe or model.")
@@ -216,7 +225,8 @@ def match_modules(
         )
     attention_only = choice.recipe is not None and choice.recipe.is_attention_only
     if attention_only and residual:
-        raise ValueError(f"{path} changes residual blocks too, as no LoRA of {choice.name} does: set recipe to auto.")
+        remedy = "set recipe to auto" if choice.told_by == "user" else "set recipe to LCM or to its own"
+        raise ValueError(f"{path} changes residual blocks too, as no LoRA of {choice.name} does: {remedy}.")
     if not residual and not attention_only:
         raise ValueError(
             f"{path} is no LCM-LoRA: it changes attention layers alone, as most LoRAs for a style or a subject do, and "
@@ -235,9 +245,10 @@ def match_modules(
     where = "the embedded LCM-LoRA" if is_nano(base, channels) else BASES.get(base, (0, "its own"))[1]
     if choice.name != recipes.LCM.name:
         where = f"the file of {choice.name} for that, if there is one"
-    if len(modules) in BASES and len(modules) != len(targets):
+    made_for = SD15 if len(modules) == SD15_ATTENTION else len(modules)
+    if made_for in BASES and len(modules) != len(targets):
         raise ValueError(
-            f"{path}: this {choice.name} LoRA has {len(modules)} modules and matches {BASES[len(modules)][0]}; {ours}: use "
+            f"{path}: this {choice.name} LoRA has {len(modules)} modules and matches {BASES[made_for][0]}; {ours}: use "
             f"{where}."
         )
     parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []

@@ -71,4 +71,12 @@ def of_recipe(recipe: recipes.Recipe, model_config) -> comfy.model_sampling.Mode
 def carried_recipe(model: comfy.model_patcher.ModelPatcher) -> recipes.Recipe | None:
     """The recipe that a model is drawn by: LCM's for one that the host's ModelSamplingDiscrete made sample as such."""
     sampling = model.get_model_object("model_sampling")
-    return getattr(sampling, "recipe", recipes.LCM if isinstance(sampling, host_lcm.LCM) else None)
+    # By its name: the server loads the file of that node under another module's name, so its class is another one.
+    is_hosts_lcm = any(base.__name__ == host_lcm.LCM.__name__ for base in type(sampling).__mro__)
+    return getattr(sampling, "recipe", recipes.LCM if is_hosts_lcm else None)
+
+
+def predicts_noise(sampling) -> bool:
+    """Whether a model with this sampling predicts the noise, for which every recipe was made."""
+    others = comfy.model_sampling.V_PREDICTION, comfy.model_sampling.X0
+    return isinstance(sampling, comfy.model_sampling.EPS) and not isinstance(sampling, others)

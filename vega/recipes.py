@@ -9,6 +9,7 @@ from typing import NamedTuple
 from . import step_rules, timestep_grids
 
 AUTO = "auto"
+FUSED_LORA = "none (fused in the checkpoint)"  # in place of a LoRA's name
 UNSET_CFG = 1.0
 ANY_STEPS = range(1, timestep_grids.MAX_STEPS + 1)
 NON_COMMERCIAL = "CC BY-NC 4.0"
@@ -33,7 +34,6 @@ class Recipe(NamedTuple):
     source: str
     guidance: Guidance = NO_GUIDANCE
     eta: float | None = None  # TCD's share of new noise
-    strength: float = 1.0  # of the LoRA
     is_for_sdxl: bool = False  # published for no other family
     is_attention_only: bool = False  # its LoRA leaves out residual blocks and feed-forward layers
     licence: str = ""  # of the files, where it is a non-commercial one
