@@ -70,7 +70,7 @@ def test_a_full_disk_fails_only_who_saves(server, client):
 
 def test_a_picture_too_large_for_the_memory_fails_alone(server):
     expected = [post(server, prompt=PROMPT, seed=seed).content for seed in range(3)]
-    room = psutil.Process(server.process.pid).memory_info().vms + 2**29
+    room = psutil.Process(server.process.pid).memory_info().vms + 2**30 + 2**28
     with limited(server, "RLIMIT_AS", room), concurrent.futures.ThreadPoolExecutor(4) as pool:
         large = pool.submit(post, server, prompt=PROMPT, num_inference_steps=1, img_width=2048, img_height=2048)
         others = [pool.submit(post, server, prompt=PROMPT, seed=seed) for seed in range(3)]

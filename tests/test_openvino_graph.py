@@ -194,6 +194,20 @@ def test_a_failure_that_passes_changes_no_later_picture(nano, few_step, positive
     assert caplog.text.count("decodes without OpenVINO") == caplog.text.count("draws without OpenVINO") > 1
 
 
+def test_where_memory_is_short_openvino_is_not_called(nano, few_step, positive, monkeypatch):
+    """It crashes there with the whole process. It is called again when there is memory, however often there was none."""
+    fast, vae = graphed(few_step, positive), nano[2]
+    expected = draw(fast, positive)
+    decoded = tiny_decoder.decode(vae, expected, None, torch.float32)
+    with monkeypatch.context() as patched:
+        patched.setattr(openvino_graph, "ROOM_BYTES", 2**60)
+        for _ in range(openvino_graph.MAX_FAILURES + 1):
+            assert states(fast, positive) == {"packed"}
+            tiny_decoder.decode(vae, expected, None, torch.float32)
+    assert torch.equal(draw(fast, positive), expected)
+    assert torch.equal(tiny_decoder.decode(vae, expected, None, torch.float32), decoded)
+
+
 @pytest.mark.soak
 def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, caplog):
     """OpenVINO then gives empty outputs, without an error and from then on; the graph is made anew."""

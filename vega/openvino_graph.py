@@ -27,6 +27,8 @@ LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNo
 MAX_FAILURES = 3  # runs, one after the other
 MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of an output, by its largest value; a graph's is 1e-6 or 1e-2
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
+ROOM_BYTES = 2**29  # that must be free to compile a graph or to call one, beside ROOM_FACTOR times its output
+ROOM_FACTOR = 100  # for TAESD's 64 channels
 converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
 right_files: set[Path] = set()  # whose graph has given a module's output in this process
 
@@ -77,8 +79,8 @@ class Failures:
         return self.count >= MAX_FAILURES
 
     def add(self, error: Exception) -> None:
-        """Logs it in one line, and not twice in turn: OpenVINO's sentences have several."""
-        self.count += 1
+        """Logs it in one line, and not twice in turn: OpenVINO's sentences have several. A lack of memory does not count."""
+        self.count += not isinstance(error, MemoryError)
         sentence = " ".join(str(error).split())
         if sentence != self.said:
             logging.warning("%s without OpenVINO: %s", self.who, sentence)
@@ -127,6 +129,14 @@ def convert(
         part.replace(file)
 
 
+def check_room(output_bytes: int = 0) -> None:
+    """MemoryError where memory is short: OpenVINO crashes there with the whole server, or gives wrong outputs for good."""
+    try:
+        torch.empty(ROOM_BYTES + ROOM_FACTOR * output_bytes, dtype=torch.uint8)  # never written to, so it takes no time
+    except RuntimeError:
+        raise MemoryError("memory is short") from None
+
+
 def copies(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Weights for Compiled, which graphs may share."""
     return [weight.detach().contiguous().clone() for weight in weights]
@@ -142,6 +152,7 @@ class Compiled:
     def __init__(
         self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype, shapes: list[tuple[int, ...]] | None = None
     ):
+        check_room()
         self.file, self.weights, self.dtype, self.is_checked = file, weights, dtype, False
         openvino = load()
         try:
@@ -168,9 +179,10 @@ class Compiled:
         """The output in fp32, of this shape. What a call needs beside the weights is given back at its end.
 
         The items of a batch are computed one after the other: each is what it is alone, to the last bit. RuntimeError for
-        an output of another shape, as OpenVINO gives from when it once ran out of memory.
+        an output of another shape, as OpenVINO gives from when it once ran out of memory; MemoryError where it would.
         """
         output = torch.empty(shape)
+        check_room(output.nbytes)
         request = self.model.create_infer_request()
         try:
             for item in range(shape[0]):
