@@ -32,9 +32,7 @@ class VegaTinyVAEDecode(io.ComfyNode):
     def execute(cls, samples, vae) -> io.NodeOutput:
         drawn_as, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
         images = tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype)
-        notes = []
         if tiny_decoder.is_black(images):
             logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", FLAG)
-            notes.append(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
-        face_notes.say(*notes)
+            face_notes.say(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
         return io.NodeOutput(images)

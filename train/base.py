@@ -181,7 +181,7 @@ def open_vae(path: Path, is_xl: bool) -> AutoencoderKL | AutoencoderTiny:
     if path.is_dir():
         return vae_of_folder(path)
     tensors = weights.read(path)[0]
-    return vae_of_stability(path, single_file.strip_prefix(tensors, single_file.VAE) or tensors, is_xl)
+    return vae_of_stability(path, single_file.strip_prefix(tensors, single_file.VAE_PREFIX) or tensors, is_xl)
 
 
 def vae_of_folder(folder: Path) -> AutoencoderKL | AutoencoderTiny:
