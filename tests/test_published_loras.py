@@ -8,7 +8,7 @@ import distilled_loras
 import pytest
 from distilled_loras import NAMES, RT, SD15, SD15_BYTES, SDXL, SDXL_BYTES, SSD, TCD_SDXL_BYTES
 from safetensors import safe_open
-from vega_pack.vega import published_loras
+from vega_pack.vega import published_files, published_loras, recipes
 
 pytestmark = pytest.mark.model
 
@@ -57,7 +57,8 @@ def test_sd15s_is_told_from_tcds_by_digest_or_folder(tmp_path, monkeypatch):
     assert name == SD15
     assert "it is not the published file, and TCD's LoRA has the same name, modules and size" in doubt
     published = distilled_loras.at_published_size(tmp_path / "loras" / NAMES[1], "SD 1.5", SD15_BYTES)
-    monkeypatch.setattr(published_loras, "SD15_SHA256", hashlib.sha256(published.read_bytes()).hexdigest())
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    monkeypatch.setitem(published_files.PUBLISHED, published.stat().st_size, {digest: (recipes.LCM, None)})
     assert published_loras.identify(published) == (SD15, "")
     for folder, expected in (("lcm-lora-sdv1-5", (SD15, "")), ("TCD-SD15-LoRA", None)):
         path = distilled_loras.at_published_size(tmp_path / "loras" / folder / NAMES[3], "SD 1.5", SD15_BYTES)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from . import few_step_adapters, lora, lora_keys, published_files
+from . import few_step_adapters, lora, lora_keys, published_files, recipes
 
 # What browsers save: the first download, and Chrome's, Firefox's, Safari's and macOS's next one of the same name.
 DOWNLOAD = re.compile(r"(?:^|[/\\])pytorch_lora_weights( ?\(\d+\)|[- ]\d+)?\.safetensors\Z")
@@ -28,7 +28,6 @@ RANKS = ({(64,)}, {(128,)})
 # TCD publishes LoRAs for these bases under the same name, with the same modules and rank. The size of the LCM-LoRA's file
 # tells it from TCD's for SDXL (393,854,624); TCD's for SD 1.5 has the same size, too, and is told by its digest.
 PUBLISHED_BYTES = {788: 393_855_224, lora.SD15: 134_621_556}
-SD15_SHA256 = "8f90d840e075ff588a58e22c6586e2ae9a6f7922996ee6649a7f01072333afe4"
 MAX_HEADER_BYTES = 4 << 20  # of a LoRA's header: SDXL's has some 330,000
 
 
@@ -77,7 +76,7 @@ def doubt(path: Path, size: int, adapter: dict[str, dict[str, torch.Tensor]]) ->
     if size != published_bytes:
         return f"it has {size:,} bytes and not {published_bytes:,}, and TCD's LoRA has the same name and modules"
     says_lcm = few_step_adapters.says_lcm(few_step_adapters.file_title(path))
-    if len(adapter) == lora.SD15 and not says_lcm and published_files.sha256(path, path.stat().st_mtime_ns) != SD15_SHA256:
+    if len(adapter) == lora.SD15 and not says_lcm and published_files.recipe_of(path) != recipes.LCM:
         return "it is not the published file, and TCD's LoRA has the same name, modules and size"
     return ""
 
