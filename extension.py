@@ -24,6 +24,7 @@ from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
+from .nodes.train_lora import VegaTrainLora
 
 ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 
@@ -57,6 +58,7 @@ class VegaExtension(ComfyExtension):
             VegaTinyVAEDecode,
             VegaSendImage,
             VegaReceiveImage,
+            VegaTrainLora,
             VegaBatch,
         ]
 

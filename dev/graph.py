@@ -20,6 +20,7 @@ SIZES = {
     "SaveImage": (560, 600),
     "ImageCompare": (340, 400),
     "VegaSendImage": (560, 690),
+    "VegaTrainLora": (400, 700),
     "TextOverlay": (280, 280),
     "PrimitiveInt": (220, 0),
     "PrimitiveString": (220, 0),

@@ -25,6 +25,7 @@ COLORS = {
     "CLIPTextEncode": PROMPT_COLOR,
     **dict.fromkeys(("SaveImage", "VegaSendImage", "ImageCompare", "PreviewImage"), RESULT_COLOR),
     **dict.fromkeys(("VegaLoader", "VegaLCMLora", "VegaLoraLoader", "VegaAccelerate", "ControlNetLoader"), MODEL_COLOR),
+    "VegaTrainLora": MODEL_COLOR,
 }
 GROUP_COLOR = "#a1c2e3"  # light enough to be read as a title
 
@@ -141,6 +142,8 @@ class Saved:
         """What the browser's App view shows: the faces of the subgraphs and own pictures, and the results."""
         loaded = [node for node in self.graph.nodes.values() if node.kind == "LoadImage"]
         inputs = [[str(node.id), "image"] for node in loaded]
+        trained = [node for node in self.graph.nodes.values() if node.kind == "VegaTrainLora"]
+        inputs += [[str(node.id), name] for node in trained for name in ("model_name", "folder", "name", "steps")]
         inputs += [[str(subgraph.id), name] for subgraph in self.graph.subgraphs for name in subgraph.face]
         results = [n for n in self.graph.nodes.values() if n.kind in ("SaveImage", "VegaSendImage")]
         return {"inputs": inputs, "outputs": [str(node.id) for node in results]}

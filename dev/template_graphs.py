@@ -30,6 +30,7 @@ NANO_SIDE = 192  # pixels: what vega-nano draws best
 NANO_MEGAPIXELS = round(NANO_SIDE**2 / 1024**2, 3)
 SMALL, LARGE, COMPARED = (250, 340), (560, 640), (340, 400)  # width and height of the nodes that show the result
 EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which extension.py puts into the input folder
+EXAMPLE_STYLE = "vega_example_style"  # the same, a folder
 
 
 def txt2img(g: Graph) -> None:
@@ -272,6 +273,44 @@ def recipes_compared(g: Graph) -> None:
     saved(g, whole, LARGE, "few_step_loras")
 
 
+def train_lora(g: Graph) -> None:
+    """The node that trains stands outside, where its progress and its samples are seen; what it makes goes inside."""
+    settings = {"steps": 150, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
+    shown_while = "a bright day, hills with a house\na starry night over the sea with a boat"
+    trained = g.node(
+        "VegaTrainLora",
+        2,
+        0,
+        model_name=NANO,
+        folder=EXAMPLE_STYLE,
+        name="cyanotype",
+        sample_prompts=shown_while,
+        gradient_checkpointing=False,
+        **settings,
+    )
+    with g.subgraph("Text to picture in your style", column=3) as face:
+        load = g.node("VegaLoader", 1, 0, model_name=NANO, vae="tiny")
+        unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
+        style = g.node("VegaLoraLoader", 2, 0, "Your LoRA", **unstyled, lora_name=trained["lora_name"])
+        lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=NANO_LORA)
+        fast = g.node("VegaAccelerate", 4, 0, model=lora)
+        text = prompt(g, 3, 270, style, "a pink dawn over pine trees with a calm lake and a house")
+        size = empty(g, 4, 320, NANO_SIDE)
+        drawn = sampler(g, 5, 60, fast, text, size)
+        decode = decoded(g, 6, 60, load, drawn, 480)
+        g.group("1. Model and LoRAs", load, style, lora, fast)
+        g.group("2. Prompt and size", text, size)
+        g.group("3. Draw", drawn, decode)
+        face.show(
+            prompt=(text, "text"),
+            strength=(style, "strength_model"),
+            **of_size(size),
+            **of_sampler(drawn),
+            **of_model(load, fast),
+        )
+    saved(g, decode, SMALL, "my_style", column=4)
+
+
 def text_to_image(
     g: Graph,
     face: Subgraph,
@@ -364,14 +403,14 @@ def start_size(g: Graph, column: int, y: int, picture: Output, megapixels: float
     return g.node("ImageScaleToTotalPixels", column, y, "Start size", image=picture, **size)
 
 
-def shown(g: Graph, kind: str, picture: Node, size: tuple[int, int], y: int = 0, **widgets) -> Node:
-    node = g.node(kind, 3, y, images=picture, **widgets)
+def shown(g: Graph, kind: str, picture: Node, size: tuple[int, int], y: int = 0, column: int = 3, **widgets) -> Node:
+    node = g.node(kind, column, y, images=picture, **widgets)
     node.width, node.height = size
     return node
 
 
-def saved(g: Graph, picture: Node, size: tuple[int, int], prefix: str, y: int = 0) -> None:
-    shown(g, "SaveImage", picture, size, y, filename_prefix=prefix)
+def saved(g: Graph, picture: Node, size: tuple[int, int], prefix: str, y: int = 0, column: int = 3) -> None:
+    shown(g, "SaveImage", picture, size, y, column, filename_prefix=prefix)
 
 
 def compared(g: Graph, one: Output, other: Node, title: str = "Before and after (needs Nodes 2.0)") -> None:

@@ -50,6 +50,7 @@ TEMPLATES = {
     "vega_controlnet": Template("11 ControlNet in few steps", template_graphs.controlnet),
     "vega_send_image_api": Template("12 For programs - Send Image", template_graphs.send_image_api),
     "vega_recipes_compared": Template("13 Four few-step LoRAs compared", template_graphs.recipes_compared),
+    "vega_train_lora": Template("14 Train your own LoRA", template_graphs.train_lora),
 }
 
 

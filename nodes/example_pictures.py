@@ -13,10 +13,11 @@ def place() -> None:
     """Copies those that are not there yet; a file of that name is the user's and stays."""
     folder = Path(folder_paths.get_input_directory())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for example in EXAMPLES.iterdir():
-            if not (folder / example.name).exists():
-                shutil.copyfile(example, folder / example.name)
+        for example in (path for path in EXAMPLES.rglob("*") if path.is_file()):
+            copy = folder / example.relative_to(EXAMPLES)
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(example, copy)
     except OSError as error:
         logging.warning(
             "Vega: %s can't be written (%s): the templates' example pictures are not in it.", folder, error.strerror

@@ -19,6 +19,7 @@ FIRST_NAMES = {
     "vega_controlnet": "11 ControlNet in few steps",
     "vega_send_image_api": "12 For programs - Send Image",
     "vega_recipes_compared": "13 Four few-step LoRAs compared",
+    "vega_train_lora": "14 Train your own LoRA",
 }
 
 

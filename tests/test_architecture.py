@@ -52,6 +52,7 @@ ARROWS = {
     "serve": {"contract"},
     "vega_client": set(),
     "docs": {"vega_client"},
+    "__main__": {"train"},
     "train": {"vega"},
     "train.nano": {"train"},
     "dev": {"vega_client", "vega_pack"},

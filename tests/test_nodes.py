@@ -13,6 +13,7 @@ from vega_pack.extension import (
     VegaReceiveImage,
     VegaSendImage,
     VegaTinyVAEDecode,
+    VegaTrainLora,
 )
 
 INPUTS = {
@@ -24,6 +25,9 @@ INPUTS = {
     VegaTinyVAEDecode: ["samples", "vae"],
     VegaSendImage: ["images", "format", "quality", "metadata"],
     VegaReceiveImage: ["image"],
+    VegaTrainLora: ["model_name", "folder", "name", "steps", "learning_rate", "rank", "resolution", "seed"]
+    + ["instance_prompt", "class_prompt", "sample_prompts", "overwrite", "batch_size", "gradient_accumulation_steps"]
+    + ["gradient_checkpointing", "random_flip", "train_text_encoder", "num_class_images", "lcm_lora"],
     VegaBatch: ["latent_image", "seeds", *(f"positive_{k}" for k in (1, 2, 3, 4))],
 }
 

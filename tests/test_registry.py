@@ -126,17 +126,20 @@ def test_vega_nano_draws_them(server):
 
 def test_what_only_developers_need_is_not_installed():
     folders = {name.partition("/")[0] for name in packed()}
-    assert not folders & {".ci", "bench", "dev", "tests", "train", "Makefile"}
+    assert not folders & {".ci", "bench", "dev", "tests", "Makefile"}
+    assert not [name for name in packed() if name.startswith("train/nano/")]
     assert "vega/nano/reader.safetensors" not in packed()
 
 
 def test_only_what_nodes_and_api_need_is_installed():
     """What the nodes and the API need is installed, and no more."""
-    files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
-    folders = {"api", "contract", "docs", "locales", "images", "input", "nodes", "vega", "web", "workflows"}
+    files = {"LICENSE", "README.md", "__init__.py", "__main__.py", "extension.py", "host_version.py"}
+    files |= {"pyproject.toml", "requirements.txt"}
+    folders = {"api", "contract", "docs", "locales", "images", "input", "nodes", "train", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
-    # Receive Image's help page names the one, a template the other.
-    assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md", "docs/recipes.md"}
+    # Receive Image's help page names the first, a template the second, Train LoRA's help page the third.
+    docs = {"docs/api.md", "docs/recipes.md", "docs/train.md"}
+    assert {name for name in packed() if name.startswith("docs/")} == docs
 
 
 def sources() -> dict[str, ast.Module]:
@@ -165,9 +168,25 @@ def suspect(tree: ast.Module) -> list[str]:
     return found
 
 
+# What is asked about, and why it is there.
+NEEDED = {"nodes/training_process.py": ["subprocess"]}  # starts the pack's own train/ with the Python that runs ComfyUI
+
+
 def test_installed_code_has_nothing_suspect():
-    """What is installed starts no process and opens no connection."""
-    assert {name: found for name, tree in sources().items() if (found := suspect(tree))} == {}
+    """What is installed opens no connection, and starts no process but the one that trains."""
+    assert {name: found for name, tree in sources().items() if (found := suspect(tree))} == NEEDED
+
+
+def test_what_trains_is_all_that_is_started():
+    """This Python with the pack's own folder, as a list, without a shell."""
+    (call,) = [
+        node
+        for node in ast.walk(sources()["nodes/training_process.py"])
+        if isinstance(node, ast.Call) and dotted(node.func).startswith("subprocess.")
+    ]
+    assert dotted(call.func) == "subprocess.Popen"
+    assert ast.unparse(call.args[0]) == "[sys.executable, str(PACK), *arguments]"
+    assert "shell" not in {keyword.arg for keyword in call.keywords}
 
 
 @pytest.mark.parametrize(
@@ -193,10 +212,12 @@ def installed(tmp_path_factory) -> Path:
 def test_what_is_installed_imports_nothing_that_is_left_out():
     """Absolutely; what it imports relatively is found in the next test, or not."""
     left_out = {part for name in tracked() - packed() if name.endswith(".py") for part in Path(name).with_suffix("").parts}
+    left_out -= {Path(name).parts[0] for name in packed()}  # train/, of which train/nano/ stays out
     for name, tree in sources().items():
         modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
         assert not {module.partition(".")[0] for module in modules} & left_out, name
+        assert not [module for module in modules if module.startswith("train.nano")], name
 
 
 def test_what_is_installed_describes_the_same_nodes_and_api(installed):

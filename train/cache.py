@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from .data.buckets import resize_and_crop
 from .data.dataset import Picture
+from .events import SILENT, Events
 from .files import atomic_write
 from .images import to_tensor
 from .text_encoding import encode, tokenize
@@ -58,6 +58,7 @@ def cache_latents(
     fingerprint: str,
     open_vae: Callable,
     device: torch.device,
+    events: Events = SILENT,
 ) -> None:
     """Saves the scaled "latents" [4, h, w] in fp32 and the "size_ids" [6] of each (picture, bucket, mirrored) that lack.
 
@@ -68,7 +69,7 @@ def cache_latents(
     if not missing:
         return
     vae = open_vae().to(device)
-    for key, (picture, bucket, mirrored) in tqdm(missing.items(), desc="latents", mininterval=1, disable=None):
+    for key, (picture, bucket, mirrored) in events.track(list(missing.items()), "latents"):
         crop = resize_and_crop(picture.decode(), bucket, mirrored)
         with torch.no_grad():
             encoded = vae.encode(to_tensor([crop.image]).to(device))
@@ -97,6 +98,7 @@ def cache_texts(
     tokenizers: list,
     device: torch.device,
     dtype: torch.dtype,
+    events: Events = SILENT,
 ) -> None:
     """Saves the "context" [77, D] of each caption that lacks, and in SDXL's family its "pooled" [D], a few at a time."""
     wanted = {text_key(caption, fingerprint, dtype): caption for caption in captions}
@@ -104,7 +106,7 @@ def cache_texts(
     if not missing:
         return
     encoders = [encoder.to(device) for encoder in open_encoders()]
-    for start in tqdm(range(0, len(missing), CAPTIONS_AT_ONCE), desc="captions", mininterval=1, disable=None):
+    for start in events.track(range(0, len(missing), CAPTIONS_AT_ONCE), "captions"):
         keys, texts = zip(*missing[start : start + CAPTIONS_AT_ONCE], strict=True)
         with torch.no_grad():
             context, pooled = encode(encoders, [ids.to(device) for ids in tokenize(tokenizers, list(texts))])

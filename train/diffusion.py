@@ -45,8 +45,9 @@ def load_unet(folder: Path) -> UNet2DConditionModel:
     return prepare_for_device(UNet2DConditionModel.from_pretrained(folder))
 
 
-def prepare_for_device(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    unet = unet.to(default_device())
+def prepare_for_device(unet: UNet2DConditionModel, device: torch.device | None = None) -> UNet2DConditionModel:
+    """On this device, or on the default one."""
+    unet = unet.to(device or default_device())
     if unet.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())  # measured faster than fused attention on a CPU
     return unet

@@ -30,6 +30,7 @@ def run(options: Namespace) -> None:
     accelerator = make_accelerator(options, folder)
     events = Events(options.progress == "json" and accelerator.is_main_process, options.steps)
     dataset = inspect.load(options, quiet=not accelerator.is_main_process)
+    events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
     if accelerator.is_main_process:
         folder.begin(settings(options, base, dataset, accelerator.num_processes), options.overwrite)
     accelerator.wait_for_everyone()

@@ -58,7 +58,7 @@ class LoraRun:
     def run(self) -> None:
         examples = self.examples(self.dataset)
         self.in_main(partial(self.fill_caches, examples))
-        unet = prepare_for_device(self.base.unet(self.dtype).to(self.device))
+        unet = prepare_for_device(self.base.unet(self.dtype), self.device)
         class_examples = self.prior(unet) if self.options.class_prompt else None
         groups = self.add_adapters(unet)
         learned = nn.ParameterList(parameter for group in groups for parameter in group["params"])
@@ -113,13 +113,12 @@ class LoraRun:
         return CachedTexts(Cache(self.folder.cache / "texts"), self.base.fingerprint, self.dtype)
 
     def fill_caches(self, examples: Examples) -> None:
-        cache_latents(examples.cache, examples.wanted(), self.vae_fingerprint, self.open_vae, self.device)
+        cache_latents(examples.cache, examples.wanted(), self.vae_fingerprint, self.open_vae, self.device, self.events)
         if isinstance(self.texts, CachedTexts):
             captions = ["", *(picture.caption for picture in examples.pictures)]
             captions += [*self.options.class_prompt, *self.options.sample_prompts]
-            fingerprint, tokenizers = self.base.fingerprint, self.tokenizers
-            open_encoders = self.base.text_encoders
-            cache_texts(self.texts.cache, captions, fingerprint, open_encoders, tokenizers, self.device, self.dtype)
+            models = self.base.fingerprint, self.base.text_encoders, self.tokenizers
+            cache_texts(self.texts.cache, captions, *models, self.device, self.dtype, self.events)
 
     def open_vae(self) -> nn.Module:
         return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
@@ -132,7 +131,7 @@ class LoraRun:
         """The class pictures, drawn where they are missing."""
         directory, prompts, count = self.folder.class_pictures, self.options.class_prompt, self.options.num_class_images
         with self.accelerator.autocast():
-            self.in_main(lambda: prior.draw(directory, prompts, count, partial(self.sampler, unet)))
+            self.in_main(lambda: prior.draw(directory, prompts, count, partial(self.sampler, unet), self.events))
         examples = self.examples(prior.dataset(directory, prompts, count), SEED_OF_PRIOR)
         self.in_main(partial(self.fill_caches, examples))
         return examples

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from vega import file_names
+
 # What kohya's networks.lora adapts: all of each attention block.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 SCHEDULERS = ("constant", "cosine", "linear")
@@ -26,8 +28,10 @@ def share(text: str) -> float:
 
 
 def file_name(text: str) -> str:
-    if not text.strip() or set(text) & set('/\\:*?"<>|') or text.startswith(".") or text != text.strip():
-        raise argparse.ArgumentTypeError(f"{text!r} can't be a file's name on every system")
+    try:
+        file_names.check(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
     return text
 
 
@@ -44,7 +48,7 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     option("--name", required=True, type=file_name, help="of the run and of the file that it makes")
     option("--output-dir", type=Path, default=Path(), help="where NAME.safetensors is written (here)")
     option("--work", type=Path, default=Path("vega-training"), help="where runs and caches are kept (vega-training)")
-    option("--overwrite", action="store_true", help="forget an earlier run of that name, and its file")
+    option("--overwrite", action="store_true", help="replace a run of that name with other settings, and its file")
     option("--vae", type=Path, help="another autoencoder than the base's, a folder or a file")
     option("--rank", type=at_least(1), default=16)
     option("--alpha", type=at_least(1e-3, float), help="scales the LoRA by alpha / rank (rank)")
@@ -66,10 +70,16 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     option("--caption-dropout", type=share, default=0.05, help="share of captions that are left empty")
     option("--random-flip", action="store_true", help="mirror every second picture")
     option("--seed", type=at_least(0), default=0)
-    option("--class-prompt", nargs="+", default=[], help="DreamBooth's prior preservation: what the base must go on drawing")
+    option(
+        "--class-prompt",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="DreamBooth's prior preservation: what the base must go on drawing",
+    )
     option("--num-class-images", type=at_least(1), default=100, help="that the base draws of it")
     option("--prior-loss-weight", type=at_least(0, float), default=1.0)
-    option("--sample-prompts", nargs="+", default=[], help="what is drawn now and then, into WORK/NAME/samples")
+    option("--sample-prompts", nargs="+", action="extend", default=[], help="what is drawn now and then, into NAME/samples")
     option("--sample-every", type=at_least(1), default=200, help="steps; a multiple of --save-every")
     option("--lcm-lora", type=Path, help="an LCM-LoRA for the base, with which samples are drawn in four steps as well")
     option("--save-every", type=at_least(1), default=100, help="steps")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from .data.dataset import Dataset, Picture, checked
+from .events import SILENT, Events
 from .files import atomic_write
 from .sampling import Sampler
 
@@ -18,13 +18,15 @@ def files(directory: Path, prompts: list[str], count: int) -> list[tuple[Path, s
     return [(directory / f"{k:04}.png", prompts[k % len(prompts)]) for k in range(count)]
 
 
-def draw(directory: Path, prompts: list[str], count: int, make_sampler: Callable[[], Sampler]) -> None:
+def draw(
+    directory: Path, prompts: list[str], count: int, make_sampler: Callable[[], Sampler], events: Events = SILENT
+) -> None:
     """Draws those that are not there yet, one seed each; what an interrupted run has drawn is kept."""
     missing = [(k, *one) for k, one in enumerate(files(directory, prompts, count)) if not one[0].exists()]
     if not missing:
         return
     sampler = make_sampler()
-    for start in tqdm(range(0, len(missing), AT_ONCE), desc="class pictures", mininterval=1, disable=None):
+    for start in events.track(range(0, len(missing), AT_ONCE), "class pictures"):
         seeds, paths, texts = zip(*missing[start : start + AT_ONCE], strict=True)
         with torch.no_grad():
             images = sampler.sample(list(texts), list(seeds))

@@ -24,28 +24,39 @@ class RunFolder:
     def begin(self, settings: dict, overwrite: bool) -> None:
         """Notes the settings; ValueError naming those that differ from the ones that the run began with.
 
-        overwrite forgets an earlier run of that name, and its result.
+        overwrite forgets a run of that name with other settings, and its result. One with the same settings goes on, which
+        ends as if it had begun anew.
         """
-        if overwrite:
+        settings = json.loads(json.dumps(settings, default=str))
+        try:
+            self.check(settings)
+        except ValueError:
+            if not overwrite:
+                raise
             shutil.rmtree(self.folder, ignore_errors=True)
             self.output.unlink(missing_ok=True)
-        settings = json.loads(json.dumps(settings, default=str))
-        if self.settings.exists():
-            self.check(settings)
-        elif self.output.exists():
-            raise ValueError(
-                f"{self.output} exists, and {self.folder} has no run that made it: choose another --name, or give "
-                "--overwrite to replace it."
-            )
         with atomic_write(self.settings) as file:
             file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
     def check(self, settings: dict) -> None:
+        """ValueError unless there is no run of that name and no file, or one with these settings.
+
+        A run that failed before it made anything is none.
+        """
+        latest = self.state / "latest"
+        if not self.settings.exists() or not (latest.exists() or self.class_pictures.exists()):
+            if self.output.exists():
+                raise ValueError(
+                    f"{self.output} exists, and {self.folder} has no run that made it: choose another --name, or give "
+                    "--overwrite to replace it."
+                )
+            return
         try:
             began = json.loads(self.settings.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{self.settings} is broken ({error}): give --overwrite to begin anew.") from error
-        free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" else set())
+        goes_on = not latest.exists() or int(latest.read_text()) <= settings["steps"]
+        free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" and goes_on else set())
         names = sorted((began.keys() | settings.keys()) - free)
         changed = [name for name in names if began.get(name) != settings.get(name)]
         if changed:

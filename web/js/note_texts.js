@@ -31,6 +31,8 @@ const TEXTS = {
     unknown: "The model knows none of these words. Use some of its own: {words}. All are on Load Vega's help page.",
     size: "{size} is far from what the model was trained on. Use {better}.",
     black: "The picture is black. If you did not want that and use a Mac, start ComfyUI with {flag}.",
+    trained: "{file}: {steps} steps on {count} pictures",
+    leftOut: "{count} files are left out, {name} for one. ComfyUI's log says why.",
   },
   es: {
     loaded: "{family} · {precision} · {parameters} parámetros · entrenado a {size}",
@@ -61,6 +63,8 @@ const TEXTS = {
     unknown: "El modelo no conoce ninguna de estas palabras. Usa algunas de las suyas: {words}. Todas están en la ayuda de Load Vega.",
     size: "{size} está lejos del tamaño con que se entrenó el modelo. Usa {better}.",
     black: "La imagen es negra. Si no es lo que querías y usas un Mac, inicia ComfyUI con {flag}.",
+    trained: "{file}: {steps} pasos con {count} imágenes",
+    leftOut: "Se omiten {count} archivos, por ejemplo {name}. El registro de ComfyUI dice por qué.",
   },
   fr: {
     loaded: "{family} · {precision} · {parameters} paramètres · entraîné en {size}",
@@ -91,6 +95,8 @@ const TEXTS = {
     unknown: "Le modèle ne connaît aucun de ces mots. Utilisez les siens : {words}. Tous sont dans l'aide de Load Vega.",
     size: "{size} est loin de la taille d'entraînement du modèle. Utilisez {better}.",
     black: "L'image est noire. Si ce n'est pas voulu et que vous avez un Mac, lancez ComfyUI avec {flag}.",
+    trained: "{file} : {steps} étapes sur {count} images",
+    leftOut: "{count} fichiers sont laissés de côté, dont {name}. Le journal de ComfyUI dit pourquoi.",
   },
   ja: {
     loaded: "{family} · {precision} · パラメータ {parameters} · 学習サイズ {size}",
@@ -121,6 +127,8 @@ const TEXTS = {
     unknown: "モデルはこれらの単語を一つも知りません。知っている単語を使ってください: {words}。一覧は Load Vega のヘルプにあります。",
     size: "{size} はモデルの学習サイズから離れすぎています。{better} にしてください。",
     black: "画像が真っ黒です。意図したものでなく Mac をお使いなら、ComfyUI を {flag} 付きで起動してください。",
+    trained: "{file}：{count} 枚の画像で {steps} ステップ学習",
+    leftOut: "{count} 個のファイル（{name} など）は使われていません。理由は ComfyUI のログにあります。",
   },
   ko: {
     loaded: "{family} · {precision} · 파라미터 {parameters} · 학습 크기 {size}",
@@ -151,6 +159,8 @@ const TEXTS = {
     unknown: "모델이 아는 단어가 없습니다. 모델이 아는 단어를 쓰세요: {words}. 전체 목록은 Load Vega 도움말에 있습니다.",
     size: "{size}은(는) 모델의 학습 크기와 많이 다릅니다. {better}(으)로 바꾸세요.",
     black: "그림이 새까맣습니다. 의도한 것이 아니고 Mac을 쓴다면 ComfyUI를 {flag} 옵션으로 시작하세요.",
+    trained: "{file}: 이미지 {count}장으로 {steps} 스텝 학습",
+    leftOut: "파일 {count}개({name} 등)는 빠졌습니다. 이유는 ComfyUI 로그에 있습니다.",
   },
   ru: {
     loaded: "{family} · {precision} · параметров: {parameters} · обучена на {size}",
@@ -181,6 +191,8 @@ const TEXTS = {
     unknown: "Модель не знает ни одного из этих слов. Возьмите слова, которые она знает: {words}. Все слова — в справке Load Vega.",
     size: "{size} далеко от размера, на котором обучена модель. Поставьте {better}.",
     black: "Картинка чёрная. Если это не нарочно и у вас Mac, запустите ComfyUI с {flag}.",
+    trained: "{file}: шагов {steps}, изображений {count}",
+    leftOut: "Пропущено файлов: {count}, например {name}. Причина — в журнале ComfyUI.",
   },
   zh: {
     loaded: "{family} · {precision} · {parameters} 参数 · 训练尺寸 {size}",
@@ -211,6 +223,8 @@ const TEXTS = {
     unknown: "模型不认识这些词。请使用它认识的词：{words}。全部词语见 Load Vega 的帮助页。",
     size: "{size} 与模型的训练尺寸相差太远。请改用 {better}。",
     black: "图片全黑。如果这不是您想要的，而您用的是 Mac，请用 {flag} 启动 ComfyUI。",
+    trained: "{file}：用 {count} 张图像训练了 {steps} 步",
+    leftOut: "略过了 {count} 个文件，例如 {name}。原因见 ComfyUI 的日志。",
   },
   "zh-TW": {
     loaded: "{family} · {precision} · {parameters} 參數 · 訓練尺寸 {size}",
@@ -241,6 +255,8 @@ const TEXTS = {
     unknown: "模型不認識這些詞。請使用它認識的詞：{words}。全部詞語見 Load Vega 的說明頁。",
     size: "{size} 與模型的訓練尺寸相差太遠。請改用 {better}。",
     black: "圖片全黑。如果這不是您想要的，而您用的是 Mac，請用 {flag} 啟動 ComfyUI。",
+    trained: "{file}：用 {count} 張影像訓練了 {steps} 步",
+    leftOut: "略過了 {count} 個檔案，例如 {name}。原因見 ComfyUI 的記錄。",
   },
 };
 
