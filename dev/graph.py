@@ -141,8 +141,10 @@ class Node:
         return saved
 
     def value(self, spec: Spec):
-        """What a widget shows; where it is connected that is the default."""
+        """What a widget shows; where it is connected that is the default, or nothing in a list, which depends on files."""
         given = self.inputs.get(spec.name)
+        if isinstance(given, Output) and spec.kind == "COMBO":
+            return ""
         if given is None or isinstance(given, Output):
             return definitions.default_value(spec.kind, spec.options)
         return given.name if isinstance(given, Model) else given

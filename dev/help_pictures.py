@@ -20,6 +20,7 @@ NODES_SHOWN = {
     "VegaTinyVAEDecode": "vega_txt2img",
     "VegaSendImage": "vega_send_image_api",
     "VegaReceiveImage": "vega_img2img",
+    "VegaTrainLora": "vega_train_lora",
 }
 # What they name. The files need only be there: ComfyUI outlines a node whose file is missing.
 MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")

@@ -53,8 +53,8 @@ def events(server):
     runs.pictures(server.base / "input" / FOLDER)
     prompt = graphs.text_to_image(VegaLCMSampler__steps=1)
     loaded = {
-        "model": [loader, 0],
-        "clip": [loader, 1],
+        "model": [graphs.LOADER, 0],
+        "clip": [graphs.LOADER, 1],
         "lora_name": ["train", 0],
         "strength_model": 1.0,
         "strength_clip": 1.0,

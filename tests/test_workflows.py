@@ -13,6 +13,7 @@ from workflow_files import (
     WORKFLOWS,
     every,
     for_programs,
+    linked,
     needed,
     nodes,
     note,
@@ -87,7 +88,8 @@ def test_every_node_is_known_and_its_values_are_valid(path, info):
         for name, kind, options in widgets(info[node["type"]]):
             value = next(values)
             where = f"{node['type']}.{name} = {value!r}"
-            assert takes(kind, options, value) or (node, value) in needed(workflow), where
+            comes_over_a_link = value == "" and (node["type"], name) in linked(path)
+            assert comes_over_a_link or takes(kind, options, value) or (node, value) in needed(workflow), where
             if options.get("control_after_generate"):
                 assert next(values) in AFTER  # the frontend's own widget
             if options.get("image_upload"):

@@ -55,10 +55,16 @@ def note(workflow: dict) -> str:
     return text
 
 
+def linked(path: Path) -> set[tuple[str, str]]:
+    """(class, input) of what comes over a link, in the graph for programs."""
+    prompt = for_programs(path).values()
+    return {(n["class_type"], name) for n in prompt for name, value in n["inputs"].items() if isinstance(value, list)}
+
+
 def needed(workflow: dict) -> list[tuple[dict, str]]:
-    """(node, model) of each model that the pack doesn't bring."""
+    """(node, model) of each model that neither the pack brings nor the template makes, whose name comes over a link."""
     found = [(node, node["widgets_values"][0]) for node in nodes(workflow) if node["type"] in LOADERS]
-    return [(node, name) for node, name in found if name not in SHIPPED]
+    return [(node, name) for node, name in found if name and name not in SHIPPED]
 
 
 every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: FIRST_NAMES[path.stem])
