@@ -291,7 +291,7 @@ def train_lora(g: Graph) -> None:
     with g.subgraph("Text to picture in your style", column=3) as face:
         load = g.node("VegaLoader", 1, 0, model_name=NANO, vae="tiny")
         unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
-        style = g.node("VegaLoraLoader", 2, 0, "Your LoRA", **unstyled, lora_name=trained["lora_name"])
+        style = g.node("VegaLoraLoader", 2, 0, "Your LoRA", **unstyled, lora_name=trained["lora name"])
         lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=NANO_LORA)
         fast = g.node("VegaAccelerate", 4, 0, model=lora)
         text = prompt(g, 3, 270, style, "a pink dawn over pine trees with a calm lake and a house")

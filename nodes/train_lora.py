@@ -149,7 +149,7 @@ class VegaTrainLora(io.ComfyNode):
             ],
             outputs=[
                 io.AnyType.Output(
-                    display_name="lora_name",
+                    display_name="lora name",
                     tooltip="The file's name, for Load LoRA (Vega), which then waits for the training.",
                 ),
                 io.Image.Output(

@@ -125,8 +125,26 @@ def test_other_pictures_are_refused(run, tmp_path):
     assert "pictures was" in runs.refused(tmp_path, {})
     main(runs.arguments(tmp_path, "vega-nano", "--overwrite"))
     assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) > 0
+    assert "steps was 4 and is 2" in runs.refused(tmp_path, {"steps": 2})
     assert len(list((tmp_path / "work" / "cache" / "latents").rglob("*.safetensors"))) == 4
     assert len(list((tmp_path / "work" / "cache" / "texts").rglob("*.safetensors"))) == 6
+
+
+def test_overwrite_goes_on_where_nothing_differs(run, tmp_path):
+    """What was trained is not lost to it: the run that was broken off after two steps ends as one of four."""
+    again(run, tmp_path, steps=2)
+    marked = tmp_path / "work" / "test" / "settings.json.note"
+    marked.touch()
+    main(runs.arguments(tmp_path, "vega-nano", "--overwrite"))
+    assert marked.exists(), "the run's folder was not begun anew"
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) == 0
+
+
+def test_a_first_try_that_failed_binds_nobody(tmp_path):
+    """Nothing was made by it, so another rank is no other run's."""
+    runs.pictures(tmp_path / "pictures")
+    assert "to_nowhere" in runs.refused(tmp_path, {"target_modules": "to_nowhere"})
+    main(runs.arguments(tmp_path, rank=1))
 
 
 def test_a_file_that_exists_is_kept(tmp_path):

@@ -20,7 +20,7 @@ SETTINGS = {"learning_rate": 1e-3, "rank": 2, "resolution": 64, "seed": 0, "batc
 SETTINGS |= {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "steps": STEPS}
 
 
-def graph(name: str, **inputs) -> dict:
+def graph(name: str, /, **inputs) -> dict:
     given = {"model_name": model_lists.EMBEDDED_MODEL, "folder": FOLDER, "name": name, **SETTINGS, **inputs}
     return {"1": {"class_type": "VegaTrainLora", "inputs": given}}
 
@@ -89,42 +89,35 @@ def test_progress_and_samples_are_shown(server, events):
         assert client.download(sheet)[:4] == b"\x89PNG"
 
 
-def test_the_same_inputs_train_once(server, client, work, events):
-    """Until a caption changes: then other pictures are refused under that name, and trained on with overwrite."""
-    runs.pictures(server.base / "input" / "sets" / "changing")
-    prompt = graph("changing", folder="sets/changing", steps=2)
-    client.run(prompt)
+def test_the_same_inputs_train_once(server, client, events):
+    """Until a caption changes: then other pictures are refused under that name."""
+    prompt = {"train": graph("whole", sample_prompts="a lake\n\na boat")["1"]}
     ran = [data["node"] for kind, data in client.events(client.queue(prompt)) if kind == "executing"]
     assert ran == [None]
-    before = file(server, "changing").read_bytes()
-    (server.base / "input" / "sets" / "changing" / "0.txt").write_text("another caption")
-    assert "pictures was" in (said := refused(client, prompt))
+    before, caption = file(server, "whole").read_bytes(), server.base / "input" / FOLDER / "0.txt"
+    text = caption.read_text()
+    caption.write_text("another caption")
+    said = refused(client, prompt)
+    caption.write_text(text)
+    assert "pictures was" in said
+    assert "overwrite to begin anew" in said
     assert "--" not in said
-    assert file(server, "changing").read_bytes() == before
-    prompt["1"]["inputs"]["overwrite"] = True
-    client.run(prompt)
-    assert file(server, "changing").read_bytes() != before
+    assert file(server, "whole").read_bytes() == before
 
 
 def test_interrupted_it_goes_on(server, client, work, events):
     """It ends with the very tensors of a run that was never interrupted."""
     prompt = graph("broken")
+    told = client.events(client.queue(prompt))
+    next(data for kind, data in told if kind == "progress" and data["max"] == STEPS and data["value"])
+    server.post("/interrupt", {})
     with pytest.raises(comfyui.PromptError, match="interrupted"):
-        for kind, data in client.events(client.queue(prompt)):
-            if kind == "progress" and data["max"] == STEPS and data["value"] >= 1:
-                server.post("/interrupt", {})
+        list(told)
     assert 0 < saved(work, "broken") < STEPS
     assert not file(server, "broken").exists()
     client.run(prompt)
     loras = server.base / "models" / "loras"
     assert runs.largest_difference(runs.weights(loras, "broken"), runs.weights(loras, "whole")) == 0
-
-
-def test_a_file_that_exists_is_kept(server, client, place, events):
-    place("loras/mine.safetensors", b"mine")
-    said = refused(client, graph("mine"))
-    assert "choose another name, or give overwrite" in said
-    assert file(server, "mine").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
