@@ -15,7 +15,7 @@ from vega_pack.vega import file_names
 from dev import comfyui
 from train.__main__ import parser
 
-FOLDER, STEPS = "sets/lakes at night", 30
+FOLDER, STEPS = "sets/lakes at night", 20
 SETTINGS = {"learning_rate": 1e-3, "rank": 2, "resolution": 64, "seed": 0, "batch_size": 2}
 SETTINGS |= {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "steps": STEPS}
 
@@ -62,7 +62,7 @@ def events(server):
     prompt["core"] = {"class_type": "LoraLoader", "inputs": loaded}
     prompt["ours"] = {"class_type": "VegaLoraLoader", "inputs": {**loaded, "model": ["core", 0], "clip": ["core", 1]}}
     prompt[graphs.LORA]["inputs"]["model"] = ["ours", 0]
-    prompt["train"] = graph("whole", sample_prompts="a lake\n\na boat")["1"]
+    prompt["train"] = graph("whole", sample_prompts="\na lake")["1"]
     with server.connect() as client:
         told = list(client.events(client.queue(prompt)))
     assert psutil.Process(server.process.pid).children(recursive=True) == [], "the process that trained is gone"
@@ -91,7 +91,7 @@ def test_progress_and_samples_are_shown(server, events):
 
 def test_the_same_inputs_train_once(server, client, events):
     """Until a caption changes: then other pictures are refused under that name."""
-    prompt = {"train": graph("whole", sample_prompts="a lake\n\na boat")["1"]}
+    prompt = {"train": graph("whole", sample_prompts="\na lake")["1"]}
     ran = [data["node"] for kind, data in client.events(client.queue(prompt)) if kind == "executing"]
     assert ran == [None]
     before, caption = file(server, "whole").read_bytes(), server.base / "input" / FOLDER / "0.txt"

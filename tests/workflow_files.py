@@ -68,9 +68,19 @@ def needed(workflow: dict) -> list[tuple[dict, str]]:
 
 
 every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: FIRST_NAMES[path.stem])
+
+
+def trains(path: Path) -> bool:
+    """Whether it takes minutes."""
+    return any(node["class_type"] == "VegaTrainLora" for node in for_programs(path).values())
+
+
 # Those that run with what the pack brings.
+READY = [path for path in WORKFLOWS if not needed(read(path))]
 ready = pytest.mark.parametrize(
-    "path", [p for p in WORKFLOWS if not needed(read(p))], ids=lambda path: FIRST_NAMES[path.stem]
+    "path",
+    [pytest.param(path, marks=[pytest.mark.soak] * trains(path)) for path in READY],
+    ids=lambda path: FIRST_NAMES[path.stem],
 )
 
 
