@@ -275,8 +275,8 @@ def recipes_compared(g: Graph) -> None:
 
 def train_lora(g: Graph) -> None:
     """The node that trains stands outside, where its progress and its samples are seen; what it makes goes inside."""
-    settings = {"steps": 150, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
-    shown_while = "a bright day, hills with a house\na starry night over the sea with a boat"
+    settings = {"steps": 300, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
+    shown_while = "a bright day, hills with a tree\na starry night over the sea with a boat"
     trained = g.node(
         "VegaTrainLora",
         2,
@@ -294,7 +294,7 @@ def train_lora(g: Graph) -> None:
         style = g.node("VegaLoraLoader", 2, 0, "Your LoRA", **unstyled, lora_name=trained["lora name"])
         lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=NANO_LORA)
         fast = g.node("VegaAccelerate", 4, 0, model=lora)
-        text = prompt(g, 3, 270, style, "a pink dawn over pine trees with a calm lake and a house")
+        text = prompt(g, 3, 270, style, "a red sunset over mountains with a tree, the sun")
         size = empty(g, 4, 320, NANO_SIDE)
         drawn = sampler(g, 5, 60, fast, text, size)
         decode = decoded(g, 6, 60, load, drawn, 480)

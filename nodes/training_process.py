@@ -17,8 +17,8 @@ import comfy.model_management
 
 PACK = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.1
-# Windows: Ctrl-C in ComfyUI's console is for ComfyUI, and ComfyUI comes first; elsewhere a session of its own is for the
-# former, and the process is modest by itself (__main__.py).
+# Of Windows: Ctrl-C in ComfyUI's console must not end training unsaved, and ComfyUI's server must answer meanwhile.
+# Elsewhere a session of its own is for the one, and for the other the process lowers its priority itself (__main__.py).
 WINDOWS_FLAGS = ("CREATE_NEW_PROCESS_GROUP", "BELOW_NORMAL_PRIORITY_CLASS")
 STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
 OUT_OF_MEMORY = "turn gradient_checkpointing on, or lower resolution or batch_size"
