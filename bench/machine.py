@@ -46,9 +46,14 @@ def cases(sizes: tuple[int, ...]) -> list[Case]:
 
 
 def name() -> str:
-    """The GPU's name, or the processor's; never the host's."""
+    """The GPU's name, or the processor's with its widest vectors, as some have one name for several; never the host's."""
     if GPU:
         return torch.cuda.get_device_name()
+    vectors = torch.backends.cpu.get_cpu_capability()
+    return processor_name() if vectors == "DEFAULT" else f"{processor_name()}, {vectors}"
+
+
+def processor_name() -> str:
     if platform.system() == "Darwin":
         return subprocess.check_output(["sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
     info = Path("/proc/cpuinfo")

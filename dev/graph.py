@@ -9,9 +9,10 @@ from typing import NamedTuple
 from vega_client.workflow import definitions
 from vega_client.workflow.definitions import AUTOGROW, MATCH, is_widget
 
-SLOT, WIDGET = 20, 24  # heights that the browser draws
+SLOT, WIDGET, TITLE = 20, 24, 30  # heights that the browser draws
 PROMPT_ROWS = 6  # of WIDGET, for a text on a subgraph's face
-# Width, and the height of nodes that show text or a picture; the others' follows from their slots and widgets.
+# Width, and the height of nodes that show text or a picture, or need more with Nodes 2.0 than in the classic renderer, as
+# some of ours do, whose badge has a row of its own there; the others' follows from their slots and widgets.
 SIZES = {
     "CLIPTextEncode": (400, 150),
     "PreviewImage": (300, 250),
@@ -26,7 +27,10 @@ SIZES = {
     "PrimitiveString": (220, 0),
     "CreateList": (220, 0),
     "VAEDecode": (240, 0),
-    "VegaTinyVAEDecode": (240, 0),
+    "VegaTinyVAEDecode": (240, 80),
+    "VegaLoader": (300, 160),
+    "VegaLCMLora": (300, 170),
+    "VegaLoraLoader": (300, 190),
     "GetImageSize": (220, 0),
     "JoinImageWithAlpha": (240, 0),
     "SplitImageWithAlpha": (240, 0),
@@ -153,8 +157,8 @@ class Node:
 class Subgraph:
     """Nodes that are one node in the browser, with some of their widgets on its face."""
 
-    def __init__(self, id: int, name: str, column: int, y: int, width: int):
-        self.id, self.name, self.column, self.y, self.width = id, name, column, y, width
+    def __init__(self, id: int, name: str, column: int, y: int, width: int, inputs_lower: int):
+        self.id, self.name, self.column, self.y, self.width, self.inputs_lower = id, name, column, y, width, inputs_lower
         self.face: dict[str, list[tuple[Node, str]]] = {}  # name -> nodes inside, and the widget of each
 
     def show(self, **widgets: tuple[Node, str] | list[tuple[Node, str]]) -> None:
@@ -205,9 +209,14 @@ class Graph:
         return node
 
     @contextmanager
-    def subgraph(self, name: str, column: int = 2, y: int = 0, width: int = 380) -> Iterator[Subgraph]:
-        """Nodes made meanwhile are inside. Its id is above every node's, so that those stay as they are for programs."""
-        subgraph = Subgraph(101 + len(self.subgraphs), name, column, y, width)
+    def subgraph(
+        self, name: str, column: int = 2, y: int = 0, width: int = 380, inputs_lower: int = 60
+    ) -> Iterator[Subgraph]:
+        """Nodes made meanwhile are inside. Its id is above every node's, so that those stay as they are for programs.
+
+        inputs_lower: how far its inputs begin below its highest node's top, so that no link crosses a group's name.
+        """
+        subgraph = Subgraph(101 + len(self.subgraphs), name, column, y, width, inputs_lower)
         self.subgraphs.append(subgraph)
         self._open = subgraph
         yield subgraph

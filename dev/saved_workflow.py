@@ -8,11 +8,10 @@ import tomllib
 
 from .graph import AUTOGROW, SLOT, Graph, Model, Node, Output, Subgraph
 from .host import ROOT, VERSION
+from .saved_groups import saved_groups
 
 GAP = 90  # between two columns inside a subgraph; links turn there
 TOP_GAP = 50  # between two columns at the top
-TITLE = 30  # height that the browser draws
-MARGIN = 20  # of a group around its nodes
 NOTE = "MarkdownNote"  # the frontend's own, never sent to the server
 OURS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 INPUT_NODE, OUTPUT_NODE = -10, -20  # the frontend's ids of a subgraph's two edges
@@ -27,7 +26,6 @@ COLORS = {
     **dict.fromkeys(("VegaLoader", "VegaLCMLora", "VegaLoraLoader", "VegaAccelerate", "ControlNetLoader"), MODEL_COLOR),
     "VegaTrainLora": MODEL_COLOR,
 }
-GROUP_COLOR = "#a1c2e3"  # light enough to be read as a title
 
 
 class Slot(NamedTuple):
@@ -185,8 +183,10 @@ class Saved:
         nodes = [n for n in self.graph.nodes.values() if self.graph.inside.get(n.id) is subgraph]
         edges = self.edges[subgraph]
         top = min(node.y for node in nodes)
+        lower = top + subgraph.inputs_lower
         right = max(edges[node.column] + node.width for node in nodes)
         slots = {"inputs": self.slots_in[subgraph], "outputs": self.slots_out[subgraph]}
+        groups = self.groups(subgraph)
         links = []
         for id, source, slot, target, target_slot, kind in self.links[subgraph]:
             link = {"id": id, "origin_id": source, "origin_slot": slot, "target_id": target, "target_slot": target_slot}
@@ -195,12 +195,12 @@ class Saved:
         return {
             "id": unique(self.graph.name, subgraph.name),
             "version": 1,
-            "state": {"lastGroupId": len(self.graph.groups), "lastNodeId": max(n.id for n in nodes)}
+            "state": {"lastGroupId": len(groups), "lastNodeId": max(n.id for n in nodes)}
             | {"lastLinkId": self._count, "lastRerouteId": sum(map(len, self.reroutes.values()))},
             "revision": 0,
             "config": {},
             "name": subgraph.name,
-            "inputNode": {"id": INPUT_NODE, "bounding": [-240, top, 150, SLOT * (len(slots["inputs"]) + 2)]},
+            "inputNode": {"id": INPUT_NODE, "bounding": [-240, lower, 150, SLOT * (len(slots["inputs"]) + 2)]},
             "outputNode": {"id": OUTPUT_NODE, "bounding": [right + 120, top, 130, SLOT * (len(slots["outputs"]) + 2)]},
             **{
                 name: [
@@ -212,7 +212,7 @@ class Saved:
             },
             "widgets": [],
             "nodes": [self.node(node, subgraph) for node in nodes],
-            "groups": self.groups(subgraph),
+            "groups": groups,
             "links": links,
             "reroutes": [*self.reroutes[subgraph].values()],
             "extra": {"workflowRendererVersion": "LG"},
@@ -220,7 +220,7 @@ class Saved:
 
     def groups(self, level: Subgraph | None) -> list[dict]:
         here = [g for g in self.graph.groups if self.graph.inside.get(g[1][0].id) is level]
-        return [saved_group(k, *group, self.edges[level]) for k, group in enumerate(here, 1)]
+        return saved_groups(here, self.edges[level])
 
     def note(self, k: int, id: int, column: int, y: int, width: int, height: int, text: str) -> dict:
         return {
@@ -291,12 +291,3 @@ def properties(node: Node) -> dict:
     if models:
         found["models"] = [{"name": m.name, "url": m.url, "directory": m.directory} for m in models]
     return found
-
-
-def saved_group(id: int, title: str, nodes: tuple[Node, ...], edges: dict[int, int]) -> dict:
-    left = min(edges[node.column] for node in nodes) - MARGIN
-    top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE
-    right = max(edges[node.column] + node.width for node in nodes) + MARGIN
-    bottom = max(node.y + node.height for node in nodes) + MARGIN
-    bounding = [left, top, right - left, bottom - top]
-    return {"id": id, "title": title, "bounding": bounding, "color": GROUP_COLOR, "font_size": 24, "flags": {}}

@@ -70,7 +70,7 @@ def inpaint(g: Graph) -> None:
     At the end the picture itself lies over what was drawn, except for the mask.
     """
     picture, mask = own_picture(g, is_masked=True)
-    with g.subgraph("Inpaint (Vega RT)") as face:
+    with g.subgraph("Inpaint (Vega RT)", inputs_lower=20) as face:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun, clouds")
         joined = g.node("JoinImageWithAlpha", 2, 510, "Picture and mask", image=picture, alpha=mask)
@@ -82,9 +82,9 @@ def inpaint(g: Graph) -> None:
         touched = g.node(
             "GrowMask", 5, 570, "All that the mask touches", mask=start["MASK"], expand=4, tapered_corners=False
         )
-        conditions = {"positive": text, "negative": text, "vae": load["VAE"].via(*down(load, 430), (6, 430))}
+        conditions = {"positive": text, "negative": text, "vae": load["VAE"].via(*down(load, 420), (6, 420))}
         encode = g.node("InpaintModelConditioning", 6, 360, **conditions, pixels=start["IMAGE"], mask=touched)
-        drawn = sampler(g, 7, 300, fast, encode["positive"], encode["latent"])
+        drawn = sampler(g, 7, 300, fast["MODEL"].via((7, 180)), encode["positive"], encode["latent"])
         decode = decoded(g, 8, 400, load, drawn, 760)
 
         sides = g.node("GetImageSize", 3, 880, image=joined)  # grows when it has run
@@ -187,11 +187,11 @@ def small_sd_tiny_sd(g: Graph) -> None:
 
 def style_lora(g: Graph) -> None:
     with g.subgraph("Text to picture in a style (SDXL)") as face:
-        load = g.node("VegaLoader", 1, 0, model_name=SDXL, vae="full")
+        load = g.node("VegaLoader", 1, -40, model_name=SDXL, vae="full")
         unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
-        style = g.node("VegaLoraLoader", 2, 0, "Style LoRA", **unstyled, lora_name=PIXEL_ART, strength_model=1.2)
-        lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=LCM_SDXL)
-        fast = g.node("VegaAccelerate", 4, 0, model=lora)
+        style = g.node("VegaLoraLoader", 2, -40, "Style LoRA", **unstyled, lora_name=PIXEL_ART, strength_model=1.2)
+        lora = g.node("VegaLCMLora", 3, -40, model=style["MODEL"], lora_name=LCM_SDXL)
+        fast = g.node("VegaAccelerate", 4, -40, model=lora)
         text = prompt(g, 3, 270, style, "pixel, a cute corgi in a flower garden")
         size = empty(g, 4, 320, 1024)
         drawn = sampler(g, 5, 60, fast, text, size, steps=8)
@@ -212,13 +212,13 @@ def style_lora(g: Graph) -> None:
 
 def controlnet(g: Graph) -> None:
     picture, _ = own_picture(g)
-    with g.subgraph("ControlNet (RealVisXL, LCM-LoRA)") as face:
+    with g.subgraph("ControlNet (RealVisXL, LCM-LoRA)", inputs_lower=120) as face:
         load, fast = few_step_model(g, REALVIS, LCM_SDXL)
         text = prompt(g, 2, 240, load, "photo of a pine forest by a calm lake at dawn, mist, pink sky, detailed")
         scaled = start_size(g, 2, 510, picture, 1.0)
-        net = g.node("ControlNetLoader", 3, 510, control_net_name=CANNY)
+        net = g.node("ControlNetLoader", 3, 640, control_net_name=CANNY)
         # Low, because the example is a small picture made large: its edges are soft.
-        edges = g.node("Canny", 3, 640, image=scaled, low_threshold=0.05, high_threshold=0.15)
+        edges = g.node("Canny", 2, 690, image=scaled, low_threshold=0.05, high_threshold=0.15)
         conditions = {"positive": text, "negative": text, "control_net": net, "image": edges}
         control = g.node("ControlNetApplyAdvanced", 4, 300, **conditions, strength=0.7, end_percent=0.8)
         sides = g.node("GetImageSize", 3, 820, image=scaled)
@@ -253,7 +253,7 @@ def recipes_compared(g: Graph) -> None:
     with g.subgraph("Four few-step LoRAs compared (SDXL)") as face:
         load = g.node("VegaLoader", 1, 0, model_name=SDXL, vae="full")
         made = [
-            g.node("VegaLCMLora", 2, 200 * k, name, model=load["MODEL"], lora_name=lora)
+            g.node("VegaLCMLora", 2, 220 * k, name, model=load["MODEL"], lora_name=lora)
             for k, (name, lora) in enumerate(loras.items())
         ]
         listed = g.node("CreateList", 3, 0, "All models", inputs=made)
@@ -337,10 +337,10 @@ def few_step_model(
     g: Graph, name: str | Model = NANO, lora: str | Model = NANO_LORA, group: str = "1. Model"
 ) -> tuple[Node, Node]:
     """(loader, accelerated few-step model). vega-nano has a tiny autoencoder only, the others a full one."""
-    load = g.node("VegaLoader", 1, 0, model_name=name, vae="tiny" if name == NANO else "full")
-    lcm = g.node("VegaLCMLora", 2, 0, model=load["MODEL"], lora_name=lora)
+    load = g.node("VegaLoader", 1, -40, model_name=name, vae="tiny" if name == NANO else "full")
+    lcm = g.node("VegaLCMLora", 2, -40, model=load["MODEL"], lora_name=lora)
     # Its number in the first template, which people's programs may know.
-    fast = g.node("VegaAccelerate", 3, 0, id=None if 10 in g.nodes else 10, model=lcm, mode="auto")
+    fast = g.node("VegaAccelerate", 3, -40, id=None if 10 in g.nodes else 10, model=lcm, mode="auto")
     g.group(group, load, lcm, fast)
     return load, fast
 
@@ -353,7 +353,9 @@ def empty(g: Graph, column: int, y: int, side: int) -> Node:
     return g.node("EmptyLatentImage", column, y, width=side, height=side)
 
 
-def sampler(g: Graph, column: int, y: int, model: Node, positive: Node | Output, latent, after="fixed", **widgets) -> Node:
+def sampler(
+    g: Graph, column: int, y: int, model: Node | Output, positive: Node | Output, latent, after="fixed", **widgets
+) -> Node:
     given = {"model": model, "positive": positive, "latent_image": latent, "seed": 1, **widgets}
     return g.node("VegaLCMSampler", column, y, after=after, **given)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import comfyui, template_graphs
-from .graph import Graph, Model
+from .graph import TITLE, Graph, Model
 from .host import ROOT
-from .saved_workflow import TITLE, Saved
+from .saved_workflow import Saved
 
 NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30

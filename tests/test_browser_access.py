@@ -10,6 +10,7 @@ from PIL import Image
 from template_cards import INSTANCE, PROMPT, face, is_vue, open_card, point, prompt_box
 
 from dev import browser
+from dev.templates import TEMPLATES
 
 OPEN_PANEL = "[aria-label='Toggle properties panel'][aria-pressed='true']"
 TABS = 150  # more than the page has stops
@@ -30,6 +31,7 @@ def calm(page):
     page.complaints.clear()
     yield
     page.evaluate("window.app.canvas.setGraph(window.app.graph)")
+    page.set_viewport_size({"width": 1600, "height": 900})
 
 
 def tab_to(page, is_there: str) -> None:
@@ -94,14 +96,103 @@ def measured(page, path, left: float, top: float, width: float, height: float) -
 
 
 def test_titles_stand_out_in_the_classic_renderer(page, tmp_path):
-    """By a screenshot: 4.5 to 1 for a node's title; 3 to 1 for a group's, which is large text (24 pixels)."""
+    """By a screenshot: 4.5 to 1 for a node's title."""
     open_card(page, "vega_txt2img")
     page.evaluate("window.app.canvas.deselectAll()")
     browser.center(page, "SaveImage")
     browser.until(page, browser.STILL)
     x, y = point(page, "SaveImage", 0, 0)
     assert measured(page, tmp_path / "node.png", x + 30, y - 26, 120, 22) >= 4.5
-    page.evaluate(f"window.app.canvas.setGraph({INSTANCE}.subgraph)")
+
+
+# The name of the first group, in the window: left and top of where its text begins, and the zoom.
+NAME = """() => {
+    const { canvas, graph, ds } = window.app.canvas
+    const { left, top } = canvas.getBoundingClientRect()
+    const [x, y] = ds.convertOffsetToCanvas(graph.groups.find(group => group.title).pos)
+    return [left + x + 10 * ds.scale, top + y, ds.scale]
+}"""
+
+
+@BOTH
+def test_names_of_groups_stand_out(page, tmp_path, renderer):
+    """By a screenshot: 4.5 to 1 as the subgraph opens, where small titles of nodes aren't even drawn, and at 100 %."""
+    for name in ("vega_txt2img", "vega_inpaint"):
+        open_card(page, name)
+        page.evaluate(f"window.app.canvas.setGraph({INSTANCE}.subgraph)")
+        browser.until(page, browser.STILL)
+        *at, zoom = page.evaluate(NAME)
+        assert zoom < 1
+        assert name_contrast(page, tmp_path / f"{name}.png", *at, zoom) >= 4.5
     browser.until(page, browser.STANDS, {"scale": 1, "offset": [400, 400]})
-    x, y = page.evaluate("window.app.canvas.ds.convertOffsetToCanvas(window.app.canvas.graph.groups[0].pos)")
-    assert measured(page, tmp_path / "group.png", x + 4, y + 3, 150, 24) >= 3
+    assert name_contrast(page, tmp_path / "large.png", *page.evaluate(NAME)) >= 4.5
+
+
+def name_contrast(page, path, left: float, top: float, zoom: float) -> float:
+    """Of the 80 units in which a name begins; the mark before it is not measured."""
+    return measured(page, path, left, top + 3 * zoom, 80 * zoom, 24 * zoom)
+
+
+DRAWN_INSIDE = "window.app.canvas.graph.nodes.every(n => document.querySelector(`[data-node-id='${n.id}']`))"
+# Those nodes of the open graph that lie outside their frame, whose bar bears its name: [title, below, right], in units.
+OUTSIDE = """() => {
+    const { graph, ds } = window.app.canvas
+    const frames = graph.groups.filter(group => !group.title).map(group => group.boundingRect)
+    return graph.nodes.map(node => {
+        const [x, y] = node.pos
+        const [left, top, width, height] = frames.find(([l, t, w, h]) => x > l && x < l + w && y > t && y < t + h)
+        const { width: wide, height: high } = document.querySelector(`[data-node-id='${node.id}']`).getBoundingClientRect()
+        return [node.title, y - 30 + high / ds.scale - top - height, x + wide / ds.scale - left - width]
+    }).filter(([, below, right]) => below > -5 || right > -5)
+}"""
+
+
+def opened_subgraphs(page):
+    """Each subgraph of each template, opened: (the template's first name, its number)."""
+    for name in TEMPLATES:
+        open_card(page, name)
+        for k in range(page.evaluate("window.app.graph.nodes.filter(n => n.subgraph).length")):
+            page.evaluate(f"window.app.canvas.setGraph(window.app.graph.nodes.filter(n => n.subgraph)[{k}].subgraph)")
+            if is_vue(page):
+                page.wait_for_function(DRAWN_INSIDE)
+            browser.until(page, browser.STILL)
+            yield name, k
+            page.evaluate("window.app.canvas.setGraph(window.app.graph)")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("renderer", ["Nodes 2.0"], indirect=True)
+def test_nodes_stay_in_their_frames_with_nodes_2(page, renderer):
+    """There nodes are higher than their files say, if what is in them is: a name below them would be covered."""
+    for subgraph in opened_subgraphs(page):
+        assert page.evaluate(OUTSIDE) == [], subgraph
+
+
+# The places of all names of groups in the window, as a screenshot's clips; the frontend writes 20 units high.
+CLIPS = """() => {
+    const { canvas, graph, ds } = window.app.canvas
+    const { left, top } = canvas.getBoundingClientRect()
+    return graph.groups.filter(group => group.title).map(group => {
+        const [x, y] = ds.convertOffsetToCanvas(group.pos)
+        const [right, down, width, height] = [10, 5, 10 * group.title.length, 22].map(units => units * ds.scale)
+        return { x: left + x + right, y: top + y + down, width, height }
+    })
+}"""
+HIDE_LINKS = """hide => {
+    window.app.canvas.links_render_mode = hide ? LiteGraph.HIDDEN_LINK : LiteGraph.SPLINE_LINK
+    window.app.canvas.setDirty(true, true)
+    return new Promise(answer => setTimeout(answer, 150))
+}"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+def test_no_link_crosses_the_name_of_a_group(page, renderer):
+    """The names look the same without links; in a window so large that nothing of the page lies over them."""
+    page.set_viewport_size({"width": 2400, "height": 1300})
+    for subgraph in opened_subgraphs(page):
+        clips = page.evaluate(CLIPS)
+        drawn = [page.screenshot(clip=clip) for clip in clips]
+        page.evaluate(HIDE_LINKS, True)
+        assert [page.screenshot(clip=clip) for clip in clips] == drawn, subgraph
+        page.evaluate(HIDE_LINKS, False)

@@ -32,7 +32,7 @@ def test_the_table_is_what_loaded():
 
 def measured() -> dict[str, dict]:
     """The main case of the last run on a processor, by what was measured."""
-    run = json.loads((RESULTS / "amd-epyc.json").read_text(encoding="utf-8"))["runs"][-1]
+    run = json.loads((RESULTS / "amd-epyc-avx512.json").read_text(encoding="utf-8"))["runs"][-1]
     return {row["variant"]: row for row in run["ends"] if row["case"] == run["main_case"] == [128, 4, 1]}
 
 
@@ -54,7 +54,7 @@ def test_the_times_are_those_that_were_measured():
 
 
 def test_the_unets_times_are_those_that_were_measured():
-    report = (RESULTS / "amd-epyc-processor.md").read_text(encoding="utf-8").partition("## TAESD's decoder")[0]
+    report = (RESULTS / "amd-epyc-avx512-processor.md").read_text(encoding="utf-8").partition("## TAESD's decoder")[0]
     measured = {row[1]: (row[5], row[7]) for line in report.splitlines() if len(row := re.split(r"\s*\|\s*", line)) == 10}
     told = re.findall(r"^\| ([^|]+) \| (\d\.\d+) \| (\S+) \|$", README, re.MULTILINE)
     names = {name.replace("`", "").replace("compiled by inductor", "inductor, freezing"): row for name, *row in told}
@@ -63,7 +63,7 @@ def test_the_unets_times_are_those_that_were_measured():
 
 
 def test_the_bases_times_are_those_that_were_measured():
-    families = [Family(**row) for row in json.loads((RESULTS / "amd-epyc-families.json").read_text(encoding="utf-8"))]
+    families = [Family(**row) for row in json.loads((RESULTS / "amd-epyc-avx512-families.json").read_text(encoding="utf-8"))]
     told = re.findall(r"^\| ([^|]+) \| (\d+) M \| (\d\.\d\d) \| (\d+) s \| (\d+) s \|$", README, re.MULTILINE)
     assert told == [
         (

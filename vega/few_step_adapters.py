@@ -102,7 +102,7 @@ def for_steps(recipe: recipes.Recipe, *names: Path | str) -> recipes.Recipe:
     if not isinstance(recipe.steps, tuple):
         return recipe  # it is for every number in a range
     texts = [part for name in names for part in (name.parts[-3:] if isinstance(name, Path) else [name])]
-    found = [int(number) for text in texts for number in re.findall(r"(?<!\d)(\d+) ?steps?(?![a-z])", words(text))]
+    found = [int(number) for text in texts for number in re.findall(r"(?<!\d)(\d+) ?steps?(?![a-z])", normalize_name(text))]
     return next((recipe._replace(steps=(number,)) for number in reversed(found) if number in recipe.steps), recipe)
 
 
@@ -111,7 +111,7 @@ def file_title(path: Path) -> str:
     folders = [folder.name for folder in path.parents]
     home = next((k for k, name in enumerate(folders) if name.lower() in MODEL_FOLDERS), 1)
     for name in (path.stem, *folders[:home]):
-        if not MEANINGLESS_NAME.fullmatch(words(name).strip()):
+        if not MEANINGLESS_NAME.fullmatch(normalize_name(name).strip()):
             return name
     return path.stem
 
@@ -122,10 +122,10 @@ def says_lcm(text: str) -> bool:
 
 def has_word(pattern: str, text: str) -> bool:
     """Whether a text has a word of the pattern."""
-    return bool(re.search(rf"(?<![a-z])({pattern})(?![a-z])", words(text)))
+    return bool(re.search(rf"(?<![a-z])({pattern})(?![a-z])", normalize_name(text)))
 
 
-def words(text: str) -> str:
+def normalize_name(text: str) -> str:
     """A name in small letters and words: camel case and underscores part them, and so do the names of bases."""
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
     text = re.sub(r"([A-Z]{2,})(?=[A-Z][a-z])", r"\1 ", text)
