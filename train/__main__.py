@@ -20,9 +20,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_lora(chosen: argparse.Namespace) -> None:
-    from . import lora  # seconds of imports, which a wrong option need not wait for
+    from . import lora_run  # seconds of imports, which a wrong option need not wait for
 
-    lora.run(chosen)
+    lora_run.run(chosen)
 
 
 def main(arguments: list[str] | None = None) -> None:

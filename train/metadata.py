@@ -16,7 +16,7 @@ ARCHITECTURE = {True: "stable-diffusion-xl-v1-base/lora", False: "stable-diffusi
 IMPLEMENTATION = "diffusers"
 
 
-def of_run(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dict[str, str]:
+def of_lora(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dict[str, str]:
     pictures = dataset.pictures
     captions = {"pictures": dict(Counter(picture.caption for picture in pictures))}
     found = {
