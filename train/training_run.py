@@ -65,20 +65,21 @@ class TrainingRun:
     def unet(self) -> nn.Module:
         return prepare_for_device(self.base.unet(self.dtype).to(self.device))
 
-    def examples(self, dataset: Dataset, texts: Callable, seed: int = 0) -> Examples:
-        """Batches of the data set; seed is added to the run's."""
+    def examples(self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0) -> Examples:
+        """Batches of the data set; seed is added to the run's. Those of another batch_size are not shared by processes."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         return Examples(
             dataset.pictures,
             self.options.resolution,
             Cache(self.folder.cache / "latents"),
             self.vae_fingerprint,
             texts,
-            self.options.batch_size,
+            batch_size or self.options.batch_size,
             self.options.seed + seed,
             self.options.caption_dropout,
             self.options.random_flip,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
+            0 if batch_size else process,
+            1 if batch_size else processes,
             self.device,
         )
 
@@ -100,8 +101,8 @@ class TrainingRun:
         """In pixels, of the square pictures that are drawn."""
         return bucket_of(1, 1, resolutions(self.options.resolution))[0]
 
-    def sampler(self, unet: nn.Module, texts: Callable) -> Sampler:
-        return Sampler(unet, self.open_vae, texts, self.base.is_xl, self.side)
+    def sampler(self, unet: nn.Module, texts: Callable, zero_unconditional: bool = False) -> Sampler:
+        return Sampler(unet, self.open_vae, texts, self.base.is_xl, self.side, zero_unconditional)
 
     def optimize(
         self, unet: nn.Module, groups: list[dict], compute_loss: Callable, draw_samples: Callable | None
