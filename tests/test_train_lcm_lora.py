@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders
-from train import score_card
+from train import score_card, teacher_files
 from train.__main__ import main
 from train.adapters import LCM_TARGET_MODULES
 from train.base import open_base
@@ -40,6 +40,17 @@ def distil(folder, base="vega-nano", *flags, from_prompts=False, **changed) -> d
     with torch.enable_grad():
         main(runs.arguments(folder, base, *flags, verb="lcm-lora", **changed))
     return runs.weights(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Few trajectories a file and few steps of the teacher, of which a run of four steps still needs several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher_files, "TRAJECTORIES_PER_FILE", 3)
+        patch.setattr(teacher_files, "SAMPLES_PER_FILE", 6)
+        patch.setattr(teacher_files, "AT_ONCE", 2)
+        patch.setattr(score_card, "TEACHER_STEPS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +94,11 @@ def test_settings_matter(run, tmp_path, changed):
 @pytest.mark.parametrize("changed", [{"from_prompts": True}, {"method": "trajectories"}], ids=["prompts", "trajectories"])
 def test_the_same_command_goes_on(tmp_path, changed):
     """Also to more steps, for which the teacher draws more; the result is that of one run."""
-    given = dict(changed, batch_size=40)  # two hundred samples a file
-    whole = distil(tmp_path / "whole", steps=6, **given)
-    distil(tmp_path / "broken", steps=3, **given)
+    whole = distil(tmp_path / "whole", steps=5, **changed)
+    distil(tmp_path / "broken", steps=2, **changed)
     drawn = sorted((tmp_path / "broken" / "work" / "test" / "trajectories").iterdir())
     before = [file.read_bytes() for file in drawn]
-    assert runs.largest_difference(distil(tmp_path / "broken", steps=6, **given), whole) == 0
+    assert runs.largest_difference(distil(tmp_path / "broken", steps=5, **changed), whole) == 0
     assert len(before) == 1
     assert [file.read_bytes() for file in drawn] == before
     assert len(list(drawn[0].parent.iterdir())) == 2
@@ -101,6 +111,13 @@ def test_zero_is_what_the_untrained_draws(tmp_path):
     scores = json.loads((tmp_path / "work" / "test" / "score-card.json").read_text())
     assert scores["students"]["1"] == scores["base"]
     assert scores["held out"]
+
+
+def test_what_hardly_learned_loads_back(tmp_path, capsys):
+    """Weights that fp16 has few digits for: they are not what was trained to the last digit, and no module is missed."""
+    found = distil(tmp_path, learning_rate=2e-7, steps=1)
+    assert 0 < max(t.abs().max() for name, t in found.items() if "lora_up" in name) < 1e-6
+    assert "182 of 182 modules load back" in capsys.readouterr().out
 
 
 def test_the_score_card(tmp_path, capsys):
@@ -145,7 +162,7 @@ def pipeline(base, **parts):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["vega-nano", "SDXL", "SD 1.5"])
+@pytest.mark.parametrize("family", ["vega-nano", "Segmind-Vega", "SD 1.5"])
 def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
     """From pure noise, guided, by the base's own convention for no prompt: the encoded empty one, zeros, the encoded one."""
     path = family
@@ -155,14 +172,14 @@ def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
     distil(tmp_path, path, from_prompts=True, method="trajectories", steps=1, w_min=2, w_max=2)
     stored = load_file(tmp_path / "work" / "test" / "trajectories" / "00000.safetensors")
     base = open_base(path)
-    zeros = {"force_zeros_for_empty_prompt": family == "SDXL"} if base.is_xl else {}
+    zeros = {"force_zeros_for_empty_prompt": family == "Segmind-Vega"} if base.is_xl else {}
     pipe = pipeline(base, **zeros)
     at_noise = (stored["t"] == 999).nonzero()[:, 0]
-    assert len(at_noise) == len(stored["end"]) == 12
-    assert len(stored["t"]) == 120
+    assert len(at_noise) == len(stored["end"]) == 3
+    assert len(stored["t"]) == 30
     options = dict(device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
     encoded = [pipe.encode_prompt(prompt, **options)[0] for prompt in PROMPTS]
-    for row in at_noise[:3]:
+    for row in at_noise[1:]:  # one of the first that are drawn at once, and one of the others
         image = stored["picture"][row]
         nearest = [(stored["context"][image] - context[0]).abs().max().item() for context in encoded]
         prompt = PROMPTS[int(np.argmin(nearest))]
@@ -177,7 +194,7 @@ def test_every_family_loads_everywhere(tmp_path, family, capsys):
     """N of N in diffusers, in ComfyUI's own loader and in Apply LCM-LoRA, which refuses it on another base."""
     path = tmp_path / "base"
     unet = diffusers_folders.write(path, family)["unet"]
-    distil(tmp_path, path, steps=2, alpha=1)
+    distil(tmp_path, path, steps=1, batch_size=1, alpha=1)
     count = sum(name.endswith(LCM_TARGET_MODULES) for name, _ in unet.named_modules())
     assert f"{count} of {count} modules load back in diffusers" in capsys.readouterr().out
     assert count in lora.BASES

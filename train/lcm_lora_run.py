@@ -47,8 +47,8 @@ def check(options: Namespace) -> None:
         raise ValueError("Give either a folder of PICTURES or --prompts with a text file: one of the two is learned from.")
     if options.w_min > options.w_max:
         raise ValueError(f"--w-min {options.w_min:g} is more than --w-max {options.w_max:g}.")
-    drawn_as = few_step_adapters.choose(Path(f"{options.name}.safetensors"), {})
-    if drawn_as.recipe != recipes.LCM:
+    drawn_as = few_step_adapters.identify(Path(f"{options.name}.safetensors"), {})
+    if drawn_as and drawn_as.recipe != recipes.LCM:
         raise ValueError(
             f"--name {options.name}: a file of this name would be taken for {drawn_as.name}, and drawn wrongly. Choose "
             "another, or one with lcm in it."
