@@ -7,6 +7,7 @@ import pytest
 import torch
 import training_files as files
 import training_runs as runs
+from accelerate.state import AcceleratorState
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from host_loras import host_modules
 from PIL import Image
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from vega_pack.vega import checkpoint, lora
 
-from dev import diffusers_folders
+from dev import diffusers_folders, single_files
 from train import score_card, teacher_files
 from train.__main__ import main
 from train.adapters import LCM_TARGET_MODULES
@@ -22,6 +23,7 @@ from train.base import open_base
 from train.diffusion import NOISE_SCHEDULE
 
 pytestmark = pytest.mark.model
+LARGEST = ("SSD-1B", "SDXL")
 PROMPTS = [f"{time} over {place}" for time in ("night", "dawn", "sunset", "day") for place in ("a lake", "hills", "a city")]
 
 
@@ -75,18 +77,14 @@ def test_the_file_says_what_it_is(run):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"w_min": 3, "w_max": 3},
         {"w_max": 12},
         {"unconditional": "zeros"},
         {"loss_type": "l2"},
-        {"method": "trajectories"},
-        {"from_prompts": True},
-        {"from_prompts": True, "method": "trajectories"},
     ],
-    ids=lambda changed: " ".join(changed),
+    ids=lambda changed: next(iter(changed)),
 )
 def test_settings_matter(run, tmp_path, changed):
-    found = distil(tmp_path, **changed)
+    found = distil(tmp_path, save_every=4, **changed)
     assert all(tensor.isfinite().all() for tensor in found.values())
     assert runs.largest_difference(found, runs.weights(run)) > 1e-4
 
@@ -189,7 +187,10 @@ def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
         torch.testing.assert_close(stored["end"][image], expected, atol=2e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("family", list(diffusers_folders.FAMILIES))
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(f, marks=[pytest.mark.soak] if f in LARGEST else []) for f in diffusers_folders.FAMILIES],
+)
 def test_every_family_loads_everywhere(tmp_path, family, capsys):
     """N of N in diffusers, in ComfyUI's own loader and in Apply LCM-LoRA, which refuses it on another base."""
     path = tmp_path / "base"
@@ -234,8 +235,24 @@ def test_bad_calls_get_one_sentence(run, tmp_path):
     main(runs.arguments(run, verb="lcm-lora"))
 
 
-def test_a_trigger_of_a_picture_is_learned_from(tmp_path):
-    """Without captions beside pictures one prompt for all will do."""
+def test_one_picture_and_a_file_without_autoencoder(tmp_path):
+    """One prompt for all pictures will do. Prompts alone need an autoencoder for the score card, which is said at once."""
+    single_files.write(tmp_path / "base.safetensors", "tiny-sd")
+    said = runs.refused(
+        tmp_path, tmp_path / "base.safetensors", {"verb": "lcm-lora", "prompts": prompts(tmp_path), "score_prompts": 1}
+    )
+    assert "holds no autoencoder: give one with --vae" in said
+    assert not (tmp_path / "work" / "test" / "training").exists()
+    diffusers_folders.write(tmp_path / "base", "tiny-sd")
     files.write(tmp_path / "pictures", {"a.png": files.png(1, (64, 64))})
-    main(runs.arguments(tmp_path, verb="lcm-lora", steps=1, instance_prompt="a lake"))
-    assert (tmp_path / "test.safetensors").exists()
+    vae = tmp_path / "base" / "vae"
+    given = dict(steps=1, batch_size=1, instance_prompt="a lake", mixed_precision="bf16", name="other", vae=vae)
+    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
+    try:
+        with torch.enable_grad():
+            main(
+                runs.arguments(tmp_path, tmp_path / "base.safetensors", "--gradient-checkpointing", verb="lcm-lora", **given)
+            )
+    finally:
+        AcceleratorState._reset_state()
+    assert all(tensor.isfinite().all() for tensor in runs.weights(tmp_path, "other").values())

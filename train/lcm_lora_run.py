@@ -34,6 +34,8 @@ def run(options: Namespace) -> None:
         dataset = inspect.load(options, quiet=not training.is_main)
         captions = [picture.caption for picture in dataset.pictures]
     kept_apart = score_card.held_out(captions, options.score_prompts)
+    if kept_apart and training.is_main:
+        print(f"{len(kept_apart)} prompts are kept from training for the score card", flush=True)
     captions = [caption for caption in captions if caption not in kept_apart]
     if dataset:
         dataset = dataset._replace(pictures=[p for p in dataset.pictures if p.caption not in kept_apart])
@@ -82,6 +84,8 @@ class LcmLoraRun:
     def fill_caches(self) -> None:
         if self.dataset:
             self.training.fill_latents(self.training.examples(self.dataset, self.texts))
+        elif self.options.score_prompts or self.options.sample_prompts:
+            self.training.open_vae()  # where there is none, it is said now and not when pictures are drawn
         captions = ["", *self.captions, *self.held_out, *self.options.sample_prompts]
         self.training.fill_texts(self.texts, captions)
 
