@@ -2,7 +2,7 @@
 
 import torch
 
-from train import lora_run
+from train import training_run
 from train.__main__ import main
 from train.examples import Examples
 
@@ -13,6 +13,6 @@ class DoubleExamples(Examples):
         return batch._replace(latents=batch.latents.double(), noise=batch.noise.double())
 
 
-lora_run.DTYPES["no"] = torch.float64
-lora_run.Examples = DoubleExamples
+training_run.DTYPES["no"] = torch.float64
+training_run.Examples = DoubleExamples
 main()

@@ -10,9 +10,9 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save
 
-from train import lcm_lora, muon, text_encoding, trajectories
+from train import consistency, muon, text_encoding, trajectories
 from train.diffusion import NOISE_SCHEDULE, Diffusion, load_unet, sample_timesteps
-from train.nano import autoencoder, block_removal, classifier, metrics, scenes
+from train.nano import autoencoder, block_removal, classifier, lcm_lora, metrics, scenes
 from train.nano.base_unet import build
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
@@ -125,7 +125,7 @@ def test_trajectories_end_where_guided_pipeline_does(tmp_path):
         return torch.zeros(size, 4, 8, 12), ids, sizes
 
     encoders = text_encoding.load_encoders(NANO)
-    cache = trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
+    cache = lcm_lora.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
     before = cache.files[0].read_bytes()
     x, t, end, (found, found_2), found_sizes = cache.sample(np.random.default_rng(0), 1000)
     assert torch.equal(found_sizes, sizes[:1].expand(len(t), 6))
@@ -140,15 +140,15 @@ def test_trajectories_end_where_guided_pipeline_does(tmp_path):
             width=96,
             height=64,
             num_inference_steps=10,
-            guidance_scale=1 + trajectories.GUIDANCE,
+            guidance_scale=1 + lcm_lora.GUIDANCE,
             output_type="latent",
         ).images[0]
         torch.testing.assert_close(end[i], expected, atol=2e-3, rtol=2e-3)
     # A file that is there is taken as it is; one that is lost is made again, the same.
-    trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=4)
+    lcm_lora.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=4)
     assert cache.files[0].read_bytes() == before
     cache.files[0].unlink()
-    trajectories.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
+    lcm_lora.TrajectoryCache(tmp_path, 1, pipe.unet, encoders, get_batch, seed=3)
     assert cache.files[0].read_bytes() == before
     cache.files[0].write_bytes(before[:1000])
     with pytest.raises(SystemExit, match=r"0\.safetensors is broken .* delete it"):
@@ -177,8 +177,21 @@ def test_other_bases_work_is_not_resumed(tmp_path, tokenizers):
     assert distil(NANO) == first
 
 
+@pytest.mark.model
+def test_nano_is_distilled_as_it_was(tmp_path, tokenizers):
+    """The losses of three steps as they were when the shipped LCM-LoRA was made, before others could be trained."""
+    ids = text_encoding.tokenize(tokenizers, [f"{time} over a lake" for time in ("night", "dawn", "sunset")] * 2)
+
+    def get_batch(step, size):
+        latents = torch.randn(6, 4, 8, 12, generator=torch.Generator().manual_seed(step))
+        return latents, ids, torch.tensor([[64, 96, 0, 0, 64, 96]] * 6)
+
+    losses = lcm_lora.distil(NANO, tmp_path / "lora.safetensors", get_batch, 3, tmp_path / "work", rank=2)
+    assert losses == pytest.approx([0.2387789, 0.2148784, 0.2141179], rel=1e-4)
+
+
 def test_consistency_function_is_the_identity_at_its_boundary():
-    c_skip, c_out = lcm_lora.boundary_scalings(torch.tensor([0, 39, 999]))
+    c_skip, c_out = consistency.boundary_scalings(torch.tensor([0, 39, 999]))
     assert (c_skip[0].item(), c_out[0].item()) == (1.0, 0.0)
     from diffusers import LCMScheduler
 

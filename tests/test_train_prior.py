@@ -9,9 +9,8 @@ import pytest
 import torch
 import training_runs as runs
 from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from host_loras import host_modules
 from PIL import Image
-from safetensors.torch import load_file
-from vega_pack.vega import checkpoint, style_lora
 
 from dev import diffusers_folders, single_files
 from train import loss_plot
@@ -117,19 +116,6 @@ def test_the_plot_shows_the_losses(tmp_path):
     rows, columns = np.nonzero((pixels == loss_plot.DARK).all(-1))
     assert np.corrcoef(columns, rows)[0, 1] > 0.99
     assert loss_plot.smoothed(np.arange(100.0))[-1] == pytest.approx(97)
-
-
-def host_modules(file, path):
-    """On how many modules the host's own LoRA code and ours put the file, and how many it has."""
-    import comfy.lora
-
-    tensors = load_file(file)
-    model, clip, _ = checkpoint.load(path, "tiny", [])
-    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, comfy.lora.model_lora_keys_unet(model.model, {}))
-    loaded = comfy.lora.load_lora(dict(tensors), keys, log_missing=False)
-    patched = len(model.clone().add_patches(loaded, 1.0)) + len(clip.clone().add_patches(loaded, 1.0))
-    applied = style_lora.apply(model, clip, file, 1.0, 1.0)[2]
-    return patched, applied.modules + applied.text_modules, sum(name.endswith(".alpha") for name in tensors)
 
 
 @pytest.mark.parametrize("family", list(diffusers_folders.FAMILIES))

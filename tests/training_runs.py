@@ -1,4 +1,4 @@
-"""Short runs of `python -m train lora` on a few small pictures."""
+"""Short runs of `python -m train lora` and `lcm-lora` on a few small pictures."""
 
 import os
 import subprocess
@@ -29,12 +29,16 @@ def pictures(folder: Path, count: int = 4) -> Path:
     )
 
 
-def arguments(folder: Path, base: str | Path = "vega-nano", *flags: str, **changed) -> list[str]:
-    """Of a run in `folder`, on the pictures in folder/pictures."""
-    options = {name: value for name, value in {**SHORT, **changed}.items() if value is not None}
+def arguments(
+    folder: Path, base: str | Path = "vega-nano", *flags: str, verb: str = "lora", pictures: bool | None = None, **changed
+) -> list[str]:
+    """Of a run in `folder`, on the pictures in folder/pictures unless it has prompts."""
+    defaults = {**SHORT, "score_prompts": 0} if verb == "lcm-lora" else SHORT
+    options = {name: value for name, value in {**defaults, **changed}.items() if value is not None}
+    has_pictures = changed.get("prompts") is None if pictures is None else pictures
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     where = [f"--output-dir={folder}", f"--work={folder / 'work'}"]
-    return ["lora", str(base), str(folder / "pictures"), *given, *where, *flags]
+    return [verb, str(base), *([str(folder / "pictures")] if has_pictures else []), *given, *where, *flags]
 
 
 def refused(*given) -> str:

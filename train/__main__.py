@@ -1,4 +1,4 @@
-"""Training on your own pictures: `inspect` tells what is in a folder, `lora` trains a style or a subject."""
+"""Training: `inspect` tells what is in a folder, `lora` trains a style or a subject, `lcm-lora` drawing in a few steps."""
 
 import argparse
 import sys
@@ -16,13 +16,22 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("lora", help="a LoRA of a style or a subject, and DreamBooth")
     options.add_lora(command)
     command.set_defaults(run=run_lora)
+    command = commands.add_parser("lcm-lora", help="an LCM-LoRA of a base's own, with which it draws in 1 to 8 steps")
+    options.add_lcm_lora(command)
+    command.set_defaults(run=run_lcm_lora)
     return found
 
 
 def run_lora(chosen: argparse.Namespace) -> None:
-    from . import lora  # seconds of imports, which a wrong option need not wait for
+    from . import lora_run  # seconds of imports, which a wrong option need not wait for
 
-    lora.run(chosen)
+    lora_run.run(chosen)
+
+
+def run_lcm_lora(chosen: argparse.Namespace) -> None:
+    from . import lcm_lora_run
+
+    lcm_lora_run.run(chosen)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,6 +4,7 @@ ComfyUI, diffusers, A1111 and Forge read that form whole; of PEFT's own keys Com
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,19 +16,51 @@ from torch import nn
 from .files import atomic_write
 
 TEXT_TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "out_proj")
+# What the published LCM-LoRAs adapt.
+LCM_TARGET_MODULES = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+    "conv1",
+    "conv2",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+    "time_emb_proj",
+)
 
 
-def add(module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], dropout: float = 0.0) -> list[nn.Parameter]:
+def add(
+    module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], initial: str | bool = "gaussian"
+) -> list[nn.Parameter]:
     """Puts a LoRA on the modules whose names end with targets; its parameters, which alone can learn and never in half
-    precision. ValueError where there is no such module.
+    precision. initial: PEFT's init_lora_weights. ValueError where there is no such module.
     """
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=dropout, init_lora_weights="gaussian"
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights=initial)
     module.add_adapter(config)
     if next(module.parameters()).dtype in (torch.float16, torch.bfloat16):
         cast_training_params(module, torch.float32)
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def add_lcm_lora(unet: nn.Module, rank: int, alpha: float) -> list[nn.Parameter]:
+    """As add(), on the modules of the published LCM-LoRAs and initialised as they were, by PEFT's default."""
+    return add(unet, rank, alpha, LCM_TARGET_MODULES, initial=True)
+
+
+@contextmanager
+def disabled(module: nn.Module):
+    """Within it the module is what it was without its adapter."""
+    module.disable_adapters()
+    try:
+        yield
+    finally:
+        module.enable_adapters()
 
 
 def prefixes(unet: nn.Module, encoders: list[nn.Module]) -> Iterator[tuple[str, nn.Module]]:

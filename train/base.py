@@ -60,6 +60,11 @@ class Base:
         size = self.config.get("sample_size")
         return PIXELS_PER_LATENT * size if isinstance(size, int) else XL_PIXELS if self.is_xl else SD_PIXELS
 
+    @property
+    def zero_unconditional(self) -> bool:
+        """Whether guidance compares with zeros instead of the encoded empty prompt, as diffusers' pipelines have it."""
+        return self.is_xl
+
     def unet(self, dtype: torch.dtype = torch.float32) -> UNet2DConditionModel:
         path, tensors = self.unet_weights()
         with torch.device("meta"):
@@ -117,6 +122,12 @@ class Folder(Base):
             raise ValueError(f"{path} is no diffusers folder: unet/config.json is missing. Give the model's own folder.")
         prediction.check_scheduler(path / "scheduler" / "scheduler_config.json")
         super().__init__(path, source, weights.read_json(source))
+
+    @property
+    def zero_unconditional(self):
+        index = self.path / "model_index.json"
+        said = weights.read_json(index) if index.is_file() else {}
+        return self.is_xl and bool(said.get("force_zeros_for_empty_prompt", True))
 
     def unet_weights(self):
         return weights.read_part(self.path / "unet", "diffusion_pytorch_model")

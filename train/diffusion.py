@@ -25,18 +25,18 @@ class Diffusion:
     def __init__(self, device: torch.device):
         self.alphas_cumprod = DDPMScheduler(**NOISE_SCHEDULE).alphas_cumprod.to(device)
 
-    def coefficients(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def coefficients(self, t: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar), each [B, 1, 1, 1]."""
-        a = self.alphas_cumprod[t][:, None, None, None]
+        a = self.alphas_cumprod[t][:, None, None, None].to(dtype)
         return a.sqrt(), (1 - a).sqrt()
 
     def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a, s = self.coefficients(t)
+        a, s = self.coefficients(t, clean.dtype)
         return a * clean + s * noise
 
     def pred_original_sample(self, noisy: torch.Tensor, epsilon: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The clean latents that the predicted noise epsilon implies."""
-        a, s = self.coefficients(t)
+        a, s = self.coefficients(t, noisy.dtype)
         return (noisy - s * epsilon) / a
 
 

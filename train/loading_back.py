@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 TRAINED, LOADED = "default", "loaded_back"  # adapters: PEFT's own name for an only one, and ours
-TOLERANCE = 2e-2  # relative; the file is in fp16, and is loaded into a UNet that may be in bf16
+TOLERANCE = 2e-2  # relative; the UNet that the file is loaded into may be in bf16
 
 
 def check(file: Path, unet: nn.Module, encoders: list[nn.Module], is_xl: bool) -> str:
@@ -31,7 +31,7 @@ def check(file: Path, unet: nn.Module, encoders: list[nn.Module], is_xl: bool) -
 
 
 def is_same(layer: BaseTunerLayer) -> bool:
-    """Whether what was loaded adds to the layer's weight what was trained."""
+    """Whether what was loaded adds to the layer's weight what was trained, as fp16 has it: next to nothing it rounds off."""
     trained, loaded = (delta(layer, name) for name in (TRAINED, LOADED))
     return loaded is not None and bool((trained - loaded).norm() <= TOLERANCE * trained.norm())
 
@@ -39,5 +39,5 @@ def is_same(layer: BaseTunerLayer) -> bool:
 def delta(layer: BaseTunerLayer, adapter: str) -> torch.Tensor | None:
     if adapter not in layer.lora_A:
         return None
-    down, up = (side[adapter].weight.detach().float().flatten(1) for side in (layer.lora_A, layer.lora_B))
+    down, up = (side[adapter].weight.detach().half().float().flatten(1) for side in (layer.lora_A, layer.lora_B))
     return layer.scaling[adapter] * up @ down

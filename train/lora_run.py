@@ -1,139 +1,78 @@
-"""One run of `python -m train lora`, from pictures to the file."""
+"""`python -m train lora`: a LoRA of a style or a subject for any base, and DreamBooth with prior preservation."""
 
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import DDPMScheduler
 from torch import nn
 
-from . import adapters, loading_back, loss_plot, metadata, prior, training_loop
-from .base import NANO, NANO_LCM_LORA, Base, open_vae
-from .cache import Cache, cache_latents, cache_texts
-from .data.buckets import bucket_of, resolutions
+from . import adapters, inspect, metadata, prior
+from .base import NANO, NANO_LCM_LORA
 from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
-from .diffusion import NOISE_SCHEDULE, prepare_for_device
-from .events import Events
-from .examples import CachedTexts, EncodedTexts, Examples
-from .files import atomic_write, fingerprint_of_ends
+from .diffusion import NOISE_SCHEDULE
+from .examples import EncodedTexts, Examples
 from .images import make_grid
-from .optimization import make_optimizer, schedule
-from .run_folder import RunFolder
-from .sampling import Sampler
+from .training_run import TrainingRun, content_of
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the others
 
 
-class LoraRun:
-    """A run: its models, its data, and what is done with them, in the order of `run`."""
+def run(options: Namespace) -> None:
+    training = TrainingRun(options)
+    dataset = inspect.load(options, quiet=not training.is_main)
+    training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
+    training.begin(content_of(dataset))
+    LoraRun(training, dataset).run()
 
-    def __init__(
-        self,
-        options: Namespace,
-        base: Base,
-        dataset: Dataset,
-        folder: RunFolder,
-        accelerator: Accelerator,
-        events: Events,
-    ):
-        self.options, self.base, self.dataset, self.folder = options, base, dataset, folder
-        self.accelerator, self.events, self.device = accelerator, events, accelerator.device
-        self.dtype = DTYPES[options.mixed_precision]
+
+class LoraRun:
+    """A run from pictures to the file; what is done, in the order of `run`."""
+
+    def __init__(self, training: TrainingRun, dataset: Dataset):
+        self.training, self.dataset, self.options = training, dataset, training.options
         self.scheduler = DDPMScheduler(**NOISE_SCHEDULE)
-        self.tokenizers = base.tokenizers()
-        self.vae_fingerprint = fingerprint_of_ends(vae_files(options.vae)) if options.vae else f"{base.fingerprint}-vae"
-        self.encoders = base.text_encoders(self.dtype) if options.train_text_encoder else []
-        self.texts = self.conditioning()
-        self.lcm_lora = options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
+        base, device = training.base, training.device
+        self.encoders = base.text_encoders(training.dtype) if self.options.train_text_encoder else []
+        encoders = [encoder.to(device) for encoder in self.encoders]
+        # What the UNet is given: from the cache, unless the encoders learn.
+        self.texts = EncodedTexts(encoders, training.tokenizers) if encoders else training.cached_texts()
+        self.lcm_lora = self.options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
         if self.lcm_lora and not self.lcm_lora.is_file():
             raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
-        self.done = 0
 
     def run(self) -> None:
-        examples = self.examples(self.dataset)
-        self.in_main(partial(self.fill_caches, examples))
-        unet = prepare_for_device(self.base.unet(self.dtype), self.device)
+        training = self.training
+        examples = training.examples(self.dataset, self.texts)
+        training.in_main(partial(self.fill_caches, examples))
+        unet = training.unet()
         class_examples = self.prior(unet) if self.options.class_prompt else None
         groups = self.add_adapters(unet)
-        learned = nn.ParameterList(parameter for group in groups for parameter in group["params"])
-        if self.options.report_to:
-            self.accelerator.init_trackers(self.options.name)
-        losses = training_loop.train(
-            learned,
-            self.objective(unet, examples, class_examples),
-            make_optimizer(groups, self.options.use_8bit_adam),
-            schedule(self.options.lr_scheduler, self.options.steps, self.options.lr_warmup_steps),
-            self.folder.state,
-            self.options.steps,
-            ema_decay=self.options.ema_decay,
-            log_samples=partial(self.draw_samples, unet) if self.options.sample_prompts else None,
-            accelerator=self.accelerator,
-            accumulation=self.options.gradient_accumulation_steps,
-            save_every=self.options.save_every,
-            sample_every=self.options.sample_every,
-            max_grad_norm=self.options.max_grad_norm,
-            on_step=self.on_step,
-        )
-        self.in_main(partial(self.finish, unet, losses))
-        if self.options.report_to:
-            self.accelerator.end_training()
-
-    def in_main(self, work: Callable[[], None]) -> None:
-        """Done by one process while the others wait."""
-        if self.accelerator.is_main_process:
-            work()
-        self.accelerator.wait_for_everyone()
-
-    def examples(self, dataset: Dataset, seed: int = 0) -> Examples:
-        return Examples(
-            dataset.pictures,
-            self.options.resolution,
-            Cache(self.folder.cache / "latents"),
-            self.vae_fingerprint,
-            self.texts,
-            self.options.batch_size,
-            self.options.seed + seed,
-            self.options.caption_dropout,
-            self.options.random_flip,
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            self.device,
-        )
-
-    def conditioning(self) -> Callable[[list[str]], tuple]:
-        """captions -> what the UNet is given: from the cache, unless the encoders learn."""
-        if self.encoders:
-            return EncodedTexts([encoder.to(self.device) for encoder in self.encoders], self.tokenizers)
-        return CachedTexts(Cache(self.folder.cache / "texts"), self.base.fingerprint, self.dtype)
+        compute_loss = self.objective(unet, examples, class_examples)
+        losses = training.optimize(unet, groups, compute_loss, partial(self.draw_samples, unet))
+        about = metadata.of_lora(self.options, training.base, self.dataset, len(losses))
+        training.in_main(lambda: training.save(unet, self.encoders, about, losses))
+        training.in_main(lambda: training.check(unet, self.encoders))
 
     def fill_caches(self, examples: Examples) -> None:
-        cache_latents(examples.cache, examples.wanted(), self.vae_fingerprint, self.open_vae, self.device, self.events)
-        if isinstance(self.texts, CachedTexts):
+        self.training.fill_latents(examples)
+        if not self.encoders:
             captions = ["", *(picture.caption for picture in examples.pictures)]
             captions += [*self.options.class_prompt, *self.options.sample_prompts]
-            models = self.base.fingerprint, self.base.text_encoders, self.tokenizers
-            cache_texts(self.texts.cache, captions, *models, self.device, self.dtype, self.events)
-
-    def open_vae(self) -> nn.Module:
-        return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
-
-    def sampler(self, unet: nn.Module) -> Sampler:
-        side, _ = bucket_of(1, 1, resolutions(self.options.resolution))
-        return Sampler(unet, self.open_vae, self.texts, self.base.is_xl, side)
+            self.training.fill_texts(self.texts, captions)
 
     def prior(self, unet: nn.Module) -> Examples:
         """The class pictures, drawn where they are missing."""
-        directory, prompts, count = self.folder.class_pictures, self.options.class_prompt, self.options.num_class_images
-        with self.accelerator.autocast():
-            self.in_main(lambda: prior.draw(directory, prompts, count, partial(self.sampler, unet), self.events))
-        examples = self.examples(prior.dataset(directory, prompts, count), SEED_OF_PRIOR)
-        self.in_main(partial(self.fill_caches, examples))
+        training, directory = self.training, self.training.folder.class_pictures
+        prompts, count = self.options.class_prompt, self.options.num_class_images
+        with training.accelerator.autocast():
+            make_sampler = partial(training.sampler, unet, self.texts)
+            training.in_main(lambda: prior.draw(directory, prompts, count, make_sampler, training.events))
+        examples = training.examples(prior.dataset(directory, prompts, count), self.texts, SEED_OF_PRIOR)
+        training.in_main(partial(self.fill_caches, examples))
         return examples
 
     def add_adapters(self, unet: nn.Module) -> list[dict]:
@@ -145,9 +84,6 @@ class LoraRun:
         for encoder in self.encoders:
             learned = adapters.add(encoder, rank, alpha, adapters.TEXT_TARGET_MODULES)
             groups.append({"params": learned, "lr": self.options.text_encoder_lr})
-        if self.options.gradient_checkpointing:
-            unet.enable_gradient_checkpointing()
-            unet.train()
         return groups
 
     def objective(self, unet: nn.Module, examples: Examples, classes: Examples | None) -> Callable[[int], torch.Tensor]:
@@ -161,43 +97,11 @@ class LoraRun:
 
         return compute_loss
 
-    def on_step(self, done: int, loss: float, learning_rate: float) -> None:
-        self.done = done
-        self.events.step(done, loss, learning_rate)
-        if self.options.report_to:
-            self.accelerator.log({"loss": loss, "learning rate": learning_rate}, step=done)
-
     def draw_samples(self, unet: nn.Module) -> None:
         """A sheet: the prompts across, with an LCM-LoRA in four steps where there is one, and below in 25 without it."""
-        sampler, prompts = self.sampler(unet), self.options.sample_prompts
+        sampler, prompts = self.training.sampler(unet, self.texts), self.options.sample_prompts
         seeds = [self.options.seed + k for k in range(len(prompts))]
-        with self.accelerator.autocast():
+        with self.training.accelerator.autocast():
             images = sampler.sample_in_few_steps(self.lcm_lora, prompts, seeds) if self.lcm_lora else []
             images += sampler.sample(prompts, seeds)
-        file = self.folder.samples / f"{self.done:06}.png"
-        with atomic_write(file) as partial_file:
-            make_grid(images, sampler.side, len(prompts)).save(partial_file, "PNG")
-        self.events.send("samples", step=self.done, file=str(file))
-
-    def finish(self, unet: nn.Module, losses: list[float]) -> None:
-        output = self.folder.output
-        tensors = adapters.kohya_state_dict(unet, self.encoders, self.options.alpha)
-        about = metadata.of_run(self.options, self.base, self.dataset, len(losses))
-        try:
-            loss_plot.write(self.folder.loss_plot, losses)
-            adapters.save(tensors, output, about)
-        except OSError as error:
-            raise ValueError(
-                f"{output} can't be written ({error}). Nothing is lost: make room, and give the same command again."
-            ) from error
-        said = loading_back.check(output, unet, self.encoders, self.base.is_xl)
-        print(f"{output}: {said}", flush=True)
-        self.events.send("done", file=str(output), loaded_back=said)
-
-
-def vae_files(path: Path) -> list[Path]:
-    """ValueError where there is none."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
-        raise ValueError(f"--vae {path}: there are no weights. Give a diffusers folder of an autoencoder, or a file.")
-    return files
+        self.training.save_samples(make_grid(images, sampler.side, len(prompts)))

@@ -16,7 +16,27 @@ ARCHITECTURE = {True: "stable-diffusion-xl-v1-base/lora", False: "stable-diffusi
 IMPLEMENTATION = "diffusers"
 
 
-def of_run(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dict[str, str]:
+def of_lcm_lora(options: Namespace, base: Base) -> dict[str, str]:
+    """Nothing of kohya's about pictures: by that a LoRA for a style is told."""
+    return {
+        **modelspec(options, base, f"{options.name} LCM-LoRA"),
+        "modelspec.description": f"LCM-LoRA distilled from {base.path.name}: {options.method}, guidance scale "
+        f"{1 + options.w_min:g} to {1 + options.w_max:g}",
+    }
+
+
+def modelspec(options: Namespace, base: Base, title: str) -> dict[str, str]:
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": ARCHITECTURE[base.is_xl],
+        "modelspec.implementation": IMPLEMENTATION,
+        "modelspec.title": title,
+        "modelspec.resolution": f"{options.resolution}x{options.resolution}",
+        "modelspec.prediction_type": "epsilon",
+    }
+
+
+def of_lora(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dict[str, str]:
     pictures = dataset.pictures
     captions = {"pictures": dict(Counter(picture.caption for picture in pictures))}
     found = {
@@ -41,13 +61,7 @@ def of_run(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dict
         "ss_num_train_images": sum(picture.repeats for picture in pictures),
         "ss_num_reg_images": options.num_class_images if options.class_prompt else 0,
         "ss_tag_frequency": json.dumps(captions, ensure_ascii=False),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURE[base.is_xl],
-        "modelspec.implementation": IMPLEMENTATION,
-        "modelspec.title": options.name,
-        "modelspec.resolution": f"{options.resolution}x{options.resolution}",
-        "modelspec.prediction_type": "epsilon",
-    }
+    } | modelspec(options, base, options.name)
     if options.instance_prompt:
         found["modelspec.trigger_phrase"] = options.instance_prompt
     return {name: str(value) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""The options of `python -m train lora`, in the words of diffusers' and kohya's scripts."""
+"""The options of `python -m train`, in the words of diffusers' and kohya's scripts."""
 
 import argparse
 from pathlib import Path
@@ -8,6 +8,9 @@ from vega import file_names
 # What kohya's networks.lora adapts: all of each attention block.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 SCHEDULERS = ("constant", "cosine", "linear")
+METHODS = ("consistency", "trajectories")
+GUIDANCE = 7.5  # w of the published LCM-LoRAs, the same for all bases
+BASE = "a diffusers folder, a checkpoint file, or vega-nano"
 
 
 def at_least(minimum: float, kind: type = int):
@@ -35,15 +38,15 @@ def file_name(text: str) -> str:
     return text
 
 
-def add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pictures", type=Path, help="a folder of pictures, or a .tar")
+def add_data(command: argparse.ArgumentParser, optional: bool = False) -> None:
+    help_text = f"a folder of pictures, or a .tar{'; without it, --prompts' if optional else ''}"
+    command.add_argument("pictures", nargs="?" if optional else None, type=Path, help=help_text)
     command.add_argument("--resolution", type=at_least(64), help="side of a square of the buckets' area (the base's)")
     command.add_argument("--instance-prompt", default="", help="the caption of pictures that have none")
 
 
-def add_lora(command: argparse.ArgumentParser) -> None:
-    command.add_argument("base", help="a diffusers folder, a checkpoint file, or vega-nano")
-    add_data(command)
+def add_training(command: argparse.ArgumentParser) -> None:
+    """What every run has."""
     option = command.add_argument
     option("--name", required=True, type=file_name, help="of the run and of the file that it makes")
     option("--output-dir", type=Path, default=Path(), help="where NAME.safetensors is written (here)")
@@ -52,11 +55,8 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     option("--vae", type=Path, help="another autoencoder than the base's, a folder or a file")
     option("--rank", type=at_least(1), default=16)
     option("--alpha", type=at_least(1e-3, float), help="scales the LoRA by alpha / rank (rank)")
-    option("--target-modules", nargs="+", default=list(TARGET_MODULES), help="ends of the names of what is adapted")
-    option("--train-text-encoder", action="store_true", help="adapt the text encoders as well")
     option("--steps", type=at_least(1), default=1500)
     option("--learning-rate", type=at_least(0, float), default=1e-4)
-    option("--text-encoder-lr", type=at_least(0, float), default=5e-6)
     option("--lr-scheduler", choices=SCHEDULERS, default="constant")
     option("--lr-warmup-steps", type=at_least(0), default=0)
     option("--use-8bit-adam", action="store_true", help="needs bitsandbytes")
@@ -66,10 +66,25 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     option("--mixed-precision", choices=("no", "fp16", "bf16"), help="(bf16 on a GPU that has it, else no)")
     option("--max-grad-norm", type=at_least(0, float), default=1.0)
     option("--ema-decay", type=share, default=0.0, help="0: no moving average")
-    option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
     option("--caption-dropout", type=share, default=0.05, help="share of captions that are left empty")
     option("--random-flip", action="store_true", help="mirror every second picture")
     option("--seed", type=at_least(0), default=0)
+    option("--sample-prompts", nargs="+", action="extend", default=[], help="what is drawn now and then, into NAME/samples")
+    option("--sample-every", type=at_least(1), default=200, help="steps; a multiple of --save-every")
+    option("--save-every", type=at_least(1), default=100, help="steps")
+    option("--report-to", choices=("tensorboard", "wandb"))
+    option("--progress", choices=("text", "json"), default="text", help="json: one event a line, for programs")
+
+
+def add_lora(command: argparse.ArgumentParser) -> None:
+    command.add_argument("base", help=BASE)
+    add_data(command)
+    add_training(command)
+    option = command.add_argument
+    option("--target-modules", nargs="+", default=list(TARGET_MODULES), help="ends of the names of what is adapted")
+    option("--train-text-encoder", action="store_true", help="adapt the text encoders as well")
+    option("--text-encoder-lr", type=at_least(0, float), default=5e-6)
+    option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
     option(
         "--class-prompt",
         nargs="+",
@@ -79,9 +94,19 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     )
     option("--num-class-images", type=at_least(1), default=100, help="that the base draws of it")
     option("--prior-loss-weight", type=at_least(0, float), default=1.0)
-    option("--sample-prompts", nargs="+", action="extend", default=[], help="what is drawn now and then, into NAME/samples")
-    option("--sample-every", type=at_least(1), default=200, help="steps; a multiple of --save-every")
     option("--lcm-lora", type=Path, help="an LCM-LoRA for the base, with which samples are drawn in four steps as well")
-    option("--save-every", type=at_least(1), default=100, help="steps")
-    option("--report-to", choices=("tensorboard", "wandb"))
-    option("--progress", choices=("text", "json"), default="text", help="json: one event a line, for programs")
+
+
+def add_lcm_lora(command: argparse.ArgumentParser) -> None:
+    command.add_argument("base", help=BASE)
+    add_data(command, optional=True)
+    add_training(command)
+    option = command.add_argument
+    option("--prompts", type=Path, help="a text file with one prompt a line, to learn from instead of pictures")
+    option("--method", choices=METHODS, default=METHODS[0], help="(consistency)")
+    option("--w-min", type=at_least(0, float), default=GUIDANCE, help="least guidance of the teacher; its scale is 1 + w")
+    option("--w-max", type=at_least(0, float), default=GUIDANCE, help="largest guidance of the teacher")
+    option("--unconditional", choices=("zeros", "empty"), help="what guidance compares with (as the base was trained)")
+    option("--loss-type", choices=("huber", "l2"), default="huber")
+    option("--score-prompts", type=at_least(0), default=16, help="that the score card is of, kept from training; 0: no card")
+    command.set_defaults(rank=64, steps=1000, gradient_accumulation_steps=12, caption_dropout=0.0)

@@ -20,6 +20,7 @@ class RunFolder:
         self.cache, self.state = work / "cache", self.folder / "training"
         self.settings, self.samples = self.folder / "settings.json", self.folder / "samples"
         self.class_pictures, self.loss_plot = self.folder / "class", self.folder / "loss.png"
+        self.trajectories = self.folder / "trajectories"
 
     def begin(self, settings: dict, overwrite: bool) -> None:
         """Notes the settings; ValueError naming those that differ from the ones that the run began with.

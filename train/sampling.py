@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from .diffusion import NOISE_SCHEDULE
+from .guidance import unconditional_text
 from .images import to_pil
 
 STEPS, GUIDANCE = 25, 5.0
@@ -27,8 +28,17 @@ LCM = "lcm"  # the adapter's name
 class Sampler:
     """Draws prompts with a UNet as it is. texts gives (context, pooled) of captions; the VAE is read when it is needed."""
 
-    def __init__(self, unet: nn.Module, open_vae: Callable[[], nn.Module], texts: Callable, is_xl: bool, side: int):
+    def __init__(
+        self,
+        unet: nn.Module,
+        open_vae: Callable[[], nn.Module],
+        texts: Callable,
+        is_xl: bool,
+        side: int,
+        zero_unconditional: bool = False,
+    ):
         self.unet, self.open_vae, self.texts, self.is_xl, self.side = unet, open_vae, texts, is_xl, side
+        self.zero_unconditional = zero_unconditional
         pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
         parts = dict(vae=self.empty_vae(), unet=unet, scheduler=EulerDiscreteScheduler(**NOISE_SCHEDULE, **SPACING))
         parts |= dict(text_encoder=None, tokenizer=None)
@@ -43,6 +53,10 @@ class Sampler:
         self, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE
     ) -> list[Image.Image]:
         """One picture of each prompt, on its seed."""
+        return self.decode(self.sample_latents(prompts, seeds, steps, guidance))
+
+    def sample_latents(self, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> torch.Tensor:
+        """[B, 4, h, w], scaled, of each prompt on its seed."""
         device, dtype = self.unet.device, self.unet.dtype
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         context, pooled = self.texts(prompts)
@@ -50,11 +64,11 @@ class Sampler:
         if self.is_xl:
             given["pooled_prompt_embeds"] = pooled
         if guidance > 1:
-            context, pooled = self.texts([""] * len(prompts))
+            context, pooled = unconditional_text(self.texts, len(prompts), self.zero_unconditional)
             given["negative_prompt_embeds"] = context
             if self.is_xl:
                 given["negative_pooled_prompt_embeds"] = pooled
-        latents = self.pipe(
+        return self.pipe(
             **{name: tensor.to(device, dtype) for name, tensor in given.items()},
             generator=generators,
             num_inference_steps=steps,
@@ -63,7 +77,9 @@ class Sampler:
             width=self.side,
             output_type="latent",
         ).images
-        vae = self.open_vae().to(device)
+
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        vae = self.open_vae().to(self.unet.device)
         pixels = [vae.decode(latent[None].float() / vae.config.scaling_factor).sample for latent in latents]
         return [image for each in pixels for image in to_pil(each)]
 
@@ -80,12 +96,10 @@ class Sampler:
         tensors, alphas = type(self.pipe).lora_state_dict(lcm_lora, unet_config=self.unet.config)
         type(self.pipe).load_lora_into_unet(tensors, alphas, self.unet, adapter_name=LCM)
         self.unet.set_adapters([*there, LCM])
-        before = self.pipe.scheduler
-        self.pipe.scheduler = LCMScheduler(**NOISE_SCHEDULE)
         try:
-            yield
+            with self.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
+                yield
         finally:
-            self.pipe.scheduler = before
             self.unet.delete_adapters(LCM)
             if there:
                 self.unet.set_adapters(there)
@@ -93,6 +107,16 @@ class Sampler:
                 parameter.requires_grad_(False)
             for parameter in learned:
                 parameter.requires_grad_(True)
+
+    @contextmanager
+    def scheduled(self, scheduler):
+        """Within it the pipeline has this scheduler."""
+        before = self.pipe.scheduler
+        self.pipe.scheduler = scheduler
+        try:
+            yield
+        finally:
+            self.pipe.scheduler = before
 
     def empty_vae(self) -> nn.Module:
         """The pipeline asks it for the size of a latent, and for nothing else: latents are decoded here."""

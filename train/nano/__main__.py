@@ -13,9 +13,8 @@ import numpy as np
 from diffusers import LCMScheduler
 from diffusers.utils import logging as diffusers_logging
 
-from .. import lcm_lora
 from ..files import atomic_write
-from . import autoencoder, base_unet, block_removal, classifier, evaluation, model_card, text_encoders
+from . import autoencoder, base_unet, block_removal, classifier, evaluation, lcm_lora, model_card, text_encoders
 from .export import LORA, export
 from .latents import LatentBatches
 from .sample_sheet import write_contact_sheet, write_sample_sheet

@@ -1,0 +1,143 @@
+"""How near an LCM-LoRA draws in a few steps to what its teacher draws in many, on prompts that it did not learn from."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import DDIMScheduler, LCMScheduler
+from PIL import Image, ImageDraw, ImageFont
+from torch import nn
+
+from .adapters import disabled
+from .diffusion import NOISE_SCHEDULE
+from .files import atomic_write
+from .images import make_grid
+from .sampling import STEPS as TEACHER_STEPS
+from .sampling import Sampler
+
+STEPS = (1, 2, 4, 8)
+HELD_OUT_SHARE = 8  # one of so many prompts, at most
+AT_ONCE = 4  # pictures that are drawn
+PICTURES = 8  # across the contact sheet
+MARGIN_PIXELS, FONT_PIXELS = 130, 14
+OTHER_SEEDS = 1000  # added to the seeds, for other pictures of the same prompts
+
+
+def held_out(prompts: list[str], count: int) -> list[str]:
+    """The prompts that are kept from training: `count`, but at most one of eight. The same ones where others are added."""
+    distinct = sorted(set(prompts), key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
+    return distinct[: min(count, len(distinct) // HELD_OUT_SHARE)]
+
+
+class FewStep:
+    """Draws with a UNet as its teacher, guided and by DDIM, and as its student, by LCM; both begin at the same noise."""
+
+    def __init__(self, unet: nn.Module, sampler: Sampler, guidance: float):
+        self.unet, self.sampler, self.guidance = unet, sampler, guidance
+
+    def latents(self, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> torch.Tensor:
+        """[B, 4, h, w], drawn a few at a time."""
+        return torch.cat(
+            [
+                self.sampler.sample_latents(prompts[k : k + AT_ONCE], seeds[k : k + AT_ONCE], steps, guidance)
+                for k in range(0, len(prompts), AT_ONCE)
+            ]
+        )
+
+    def teacher(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
+        """Latents after TEACHER_STEPS steps."""
+        scheduler = DDIMScheduler(**NOISE_SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False)
+        with disabled(self.unet), self.sampler.scheduled(scheduler):
+            return self.latents(prompts, seeds, TEACHER_STEPS, self.guidance)
+
+    def student(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
+        with self.sampler.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
+            return self.latents(prompts, seeds, steps, 1.0)
+
+    def base(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
+        """As student(), without what it learned."""
+        with disabled(self.unet):
+            return self.student(prompts, seeds, steps)
+
+    def sheet(self, prompts: list[str], seeds: list[int], rows: dict[str, torch.Tensor] | None = None) -> Image.Image:
+        """The prompts across, the student in 1, 2, 4 and 8 steps and below it the teacher. rows: those that are drawn."""
+        if rows is None:
+            rows = {label(steps): self.student(prompts, seeds, steps) for steps in STEPS}
+            rows["teacher"] = self.teacher(prompts, seeds)
+        side, font = self.sampler.side, ImageFont.load_default(FONT_PIXELS)
+        page = Image.new("RGB", (MARGIN_PIXELS + side * len(prompts), side * len(rows)), "white")
+        draw = ImageDraw.Draw(page)
+        for k, name in enumerate(rows):
+            draw.text((10, (k + 0.5) * side), name, "black", font, anchor="lm")
+        page.paste(make_grid(self.sampler.decode(torch.cat([*rows.values()])), side, len(prompts)), (MARGIN_PIXELS, 0))
+        return page
+
+
+def label(steps: int) -> str:
+    return f"{steps} step{'s' * (steps > 1)}"
+
+
+class Distance(NamedTuple):
+    """The mean squared error of latents, and half of its 95 % interval over the prompts."""
+
+    mean: float
+    margin: float
+
+
+def distance(latents: torch.Tensor, others: torch.Tensor) -> Distance:
+    errors = (latents - others).float().square().mean((1, 2, 3))
+    margin = 1.96 * errors.std() / len(errors) ** 0.5 if len(errors) > 1 else torch.tensor(float("inf"))
+    return Distance(errors.mean().item(), margin.item())
+
+
+class ScoreCard:
+    """The distances of one run, after each number of steps that it was scored at; kept in a file."""
+
+    def __init__(self, folder: Path):
+        self.json, self.table, self.sheet = (folder / f"score-card.{ending}" for ending in ("json", "md", "png"))
+
+    def write(self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool) -> str:
+        """Scores what was learned in `done` steps; the table."""
+        seeds = [seed + k for k in range(len(prompts))]
+        teacher = drawing.teacher(prompts, seeds)
+        students = {steps: drawing.student(prompts, seeds, steps) for steps in STEPS}
+        bases = {steps: drawing.base(prompts, seeds, steps) for steps in STEPS}
+        other = drawing.teacher(prompts, [seed + OTHER_SEEDS for seed in seeds])
+        scores = json.loads(self.json.read_text()) if self.json.exists() else {"students": {}}
+        scores |= {"prompts": prompts, "held out": is_held_out, "other seeds": distance(other, teacher)}
+        scores["base"] = {steps: distance(latents, teacher) for steps, latents in bases.items()}
+        scores["students"][str(done)] = {steps: distance(latents, teacher) for steps, latents in students.items()}
+        few = slice(PICTURES)
+        rows = {label(steps): latents[few] for steps, latents in students.items()} | {"teacher": teacher[few]}
+        with atomic_write(self.sheet) as file:
+            drawing.sheet(prompts[few], seeds[few], rows).save(file, "PNG")
+        with atomic_write(self.json) as file:
+            file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+        table = as_markdown(json.loads(self.json.read_text()))
+        with atomic_write(self.table) as file:
+            file.write_text(table, encoding="utf-8")
+        return table
+
+
+def as_markdown(scores: dict) -> str:
+    """The table with the intervals, and what its numbers are."""
+
+    def row(name: str, distances: dict) -> str:
+        cells = (f"{mean:.3f} ± {margin:.3f}" for mean, margin in distances.values())
+        return f"| {name} | " + " | ".join(cells) + " |"
+
+    lines = ["| | " + " | ".join(label(steps) for steps in STEPS) + " |", "|---" * (len(STEPS) + 1) + "|"]
+    lines.append(row("base alone", scores["base"]))
+    students = sorted(scores["students"].items(), key=lambda student: int(student[0]))
+    lines += [row(f"after {label(int(done))}", distances) for done, distances in students]
+    learned = "it did not learn from" if scores["held out"] else "it learned from, as there are too few to keep some apart"
+    mean, margin = scores["other seeds"]
+    lines += [
+        "",
+        f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, ± half of the "
+        f"95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures of other seeds are "
+        f"{mean:.3f} ± {margin:.3f} away.",
+    ]
+    return "\n".join(lines) + "\n"

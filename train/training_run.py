@@ -1,0 +1,197 @@
+"""What every run of `python -m train` has, whatever it learns: the base, its caches, the loop, the file."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import is_tensorboard_available, is_wandb_available
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from . import adapters, loading_back, loss_plot, training_loop
+from .base import Base, open_base, open_vae
+from .cache import Cache, cache_latents, cache_texts, key_of
+from .data.buckets import bucket_of, resolutions
+from .data.dataset import Dataset
+from .diffusion import prepare_for_device
+from .events import Events
+from .examples import CachedTexts, Examples
+from .files import atomic_write, fingerprint_of_ends
+from .optimization import make_optimizer, schedule
+from .run_folder import RunFolder
+from .sampling import Sampler
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+
+
+class TrainingRun:
+    """The base and the folder of a run, and what is done in the same way in every run."""
+
+    def __init__(self, options: Namespace):
+        diffusers_logging.set_verbosity_error()
+        transformers_logging.set_verbosity_error()
+        self.options, self.base = options, open_base(options.base)
+        options.resolution = options.resolution or self.base.resolution
+        options.alpha = options.alpha or float(options.rank)
+        self.folder = RunFolder(options.work, options.name, options.output_dir)
+        self.accelerator = make_accelerator(options, self.folder)
+        self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.events = Events(options.progress == "json" and self.is_main, options.steps)
+        self.dtype = DTYPES[options.mixed_precision]
+        self.tokenizers = self.base.tokenizers()
+        self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
+        self.done = 0
+
+    def begin(self, data: str) -> None:
+        """Notes the settings, or finds that they are those of a run that is gone on with; data tells what it learns from."""
+        ignored = ("run", "command", "pictures", "base", "prompts")
+        chosen = {name: value for name, value in vars(self.options).items() if name not in ignored}
+        chosen |= {"base": self.base.fingerprint, "pictures": data, "processes": self.accelerator.num_processes}
+        self.in_main(partial(self.folder.begin, chosen, self.options.overwrite))
+
+    def in_main(self, work: Callable[[], None]) -> None:
+        """Done by one process while the others wait."""
+        if self.is_main:
+            work()
+        self.accelerator.wait_for_everyone()
+
+    def unet(self) -> nn.Module:
+        return prepare_for_device(self.base.unet(self.dtype), self.device)
+
+    def examples(self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0) -> Examples:
+        """Batches of the data set; seed is added to the run's. Those of another batch_size are not shared by processes."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        return Examples(
+            dataset.pictures,
+            self.options.resolution,
+            Cache(self.folder.cache / "latents"),
+            self.vae_fingerprint,
+            texts,
+            batch_size or self.options.batch_size,
+            self.options.seed + seed,
+            self.options.caption_dropout,
+            self.options.random_flip,
+            0 if batch_size else process,
+            1 if batch_size else processes,
+            self.device,
+        )
+
+    def cached_texts(self) -> CachedTexts:
+        return CachedTexts(Cache(self.folder.cache / "texts"), self.base.fingerprint, self.dtype)
+
+    def fill_latents(self, examples: Examples) -> None:
+        cache_latents(examples.cache, examples.wanted(), self.vae_fingerprint, self.open_vae, self.device, self.events)
+
+    def fill_texts(self, texts: CachedTexts, captions: list[str]) -> None:
+        models = self.base.fingerprint, self.base.text_encoders, self.tokenizers
+        cache_texts(texts.cache, captions, *models, self.device, self.dtype, self.events)
+
+    def open_vae(self) -> nn.Module:
+        return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
+
+    @property
+    def side(self) -> int:
+        """In pixels, of the square pictures that are drawn."""
+        return bucket_of(1, 1, resolutions(self.options.resolution))[0]
+
+    def sampler(self, unet: nn.Module, texts: Callable, zero_unconditional: bool = False) -> Sampler:
+        return Sampler(unet, self.open_vae, texts, self.base.is_xl, self.side, zero_unconditional)
+
+    def optimize(
+        self, unet: nn.Module, groups: list[dict], compute_loss: Callable, draw_samples: Callable | None
+    ) -> list[float]:
+        """Trains what the optimizer's groups hold, as the options say; the loss of every step."""
+        options = self.options
+        if options.gradient_checkpointing:
+            unet.enable_gradient_checkpointing()
+            unet.train()
+        if options.report_to:
+            self.accelerator.init_trackers(options.name)
+        losses = training_loop.train(
+            nn.ParameterList(parameter for group in groups for parameter in group["params"]),
+            compute_loss,
+            make_optimizer(groups, options.use_8bit_adam),
+            schedule(options.lr_scheduler, options.steps, options.lr_warmup_steps),
+            self.folder.state,
+            options.steps,
+            ema_decay=options.ema_decay,
+            log_samples=draw_samples if options.sample_prompts else None,
+            accelerator=self.accelerator,
+            accumulation=options.gradient_accumulation_steps,
+            save_every=options.save_every,
+            sample_every=options.sample_every,
+            max_grad_norm=options.max_grad_norm,
+            on_step=self.on_step,
+        )
+        if options.report_to:
+            self.accelerator.end_training()
+        return losses
+
+    def on_step(self, done: int, loss: float, learning_rate: float) -> None:
+        self.done = done
+        self.events.step(done, loss, learning_rate)
+        if self.options.report_to:
+            self.accelerator.log({"loss": loss, "learning rate": learning_rate}, step=done)
+
+    def save_samples(self, sheet: Image.Image) -> None:
+        file = self.folder.samples / f"{self.done:06}.png"
+        with atomic_write(file) as partial_file:
+            sheet.save(partial_file, "PNG")
+        self.events.send("samples", step=self.done, file=str(file))
+
+    def save(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
+        """Writes the loss plot and the file."""
+        output = self.folder.output
+        tensors = adapters.kohya_state_dict(unet, encoders, self.options.alpha)
+        try:
+            loss_plot.write(self.folder.loss_plot, losses)
+            adapters.save(tensors, output, about)
+        except OSError as error:
+            raise ValueError(
+                f"{output} can't be written ({error}). Nothing is lost: make room, and give the same command again."
+            ) from error
+
+    def check(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
+        """Loads the file back, after which the models are of no more use."""
+        output = self.folder.output
+        said = loading_back.check(output, unet, encoders, self.base.is_xl)
+        print(f"{output}: {said}", flush=True)
+        self.events.send("done", file=str(output), loaded_back=said)
+
+
+def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
+    """Accelerate's, in the precision that is asked for; ValueError for what this machine or installation lacks."""
+    if options.report_to and not TRACKERS[options.report_to]():
+        raise ValueError(f"--report-to {options.report_to} needs it: pip install {options.report_to}, or leave it out.")
+    cuda = torch.cuda.is_available()
+    options.mixed_precision = options.mixed_precision or ("bf16" if cuda and torch.cuda.is_bf16_supported() else "no")
+    if options.mixed_precision == "fp16" and not cuda:
+        raise ValueError("--mixed-precision fp16 needs a GPU: leave it out, or give bf16.")
+    return Accelerator(
+        mixed_precision=options.mixed_precision,
+        log_with=options.report_to,
+        project_dir=folder.folder,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=2))],  # the others wait while one fills the cache
+    )
+
+
+def content_of(dataset: Dataset) -> str:
+    """What a data set is, in twelve hexadecimal digits: its pictures, captions and repeats."""
+    return key_of(*((p.name, p.digest, p.caption, p.repeats) for p in dataset.pictures))[:12]
+
+
+def vae_fingerprint(path: Path | None, base: Base) -> str:
+    """Of the autoencoder in the path, or the base's own; ValueError where there is none."""
+    if path is None:
+        return f"{base.fingerprint}-vae"
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not all(file.is_file() for file in files):
+        raise ValueError(f"--vae {path}: there are no weights. Give a diffusers folder of an autoencoder, or a file.")
+    return fingerprint_of_ends(files)
