@@ -41,11 +41,15 @@ class RunFolder:
         with atomic_write(self.settings) as file:
             file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
-    def check(self, settings: dict) -> None:
+    def began(self) -> dict:
+        """The settings that the run began with; of a new one there are none."""
         try:
-            began = json.loads(self.settings.read_text(encoding="utf-8"))
+            return json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.exists() else {}
         except ValueError as error:
             raise ValueError(f"{self.settings} is broken ({error}): give --overwrite to begin anew.") from error
+
+    def check(self, settings: dict) -> None:
+        began = self.began()
         free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" else set())
         names = sorted((began.keys() | settings.keys()) - free)
         changed = [name for name in names if began.get(name) != settings.get(name)]
