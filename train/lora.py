@@ -15,6 +15,7 @@ from .cache import key_of
 from .data.dataset import Dataset
 from .events import Events
 from .lora_run import LoraRun
+from .optimization import adamw_8bit
 from .run_folder import RunFolder
 
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
@@ -40,6 +41,8 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
     """Accelerate's, in the precision that is asked for; ValueError for what this machine or installation lacks."""
     if options.report_to and not TRACKERS[options.report_to]():
         raise ValueError(f"--report-to {options.report_to} needs it: pip install {options.report_to}, or leave it out.")
+    if options.use_8bit_adam:
+        adamw_8bit()  # now, and not after an hour of latents
     cuda = torch.cuda.is_available()
     options.mixed_precision = options.mixed_precision or ("bf16" if cuda and torch.cuda.is_bf16_supported() else "no")
     if options.mixed_precision == "fp16" and not cuda:
