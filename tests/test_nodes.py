@@ -8,6 +8,8 @@ from vega_pack.extension import (
     VegaBatch,
     VegaLCMLora,
     VegaLCMSampler,
+    VegaLiveImage,
+    VegaLiveLatent,
     VegaLoader,
     VegaLoraLoader,
     VegaReceiveImage,
@@ -24,6 +26,8 @@ INPUTS = {
     VegaTinyVAEDecode: ["samples", "vae"],
     VegaSendImage: ["images", "format", "quality", "metadata"],
     VegaReceiveImage: ["image"],
+    VegaLiveImage: ["picture", "threshold"],
+    VegaLiveLatent: ["samples", "feedback"],
     VegaBatch: ["latent_image", "seeds", *(f"positive_{k}" for k in (1, 2, 3, 4))],
 }
 
