@@ -20,6 +20,8 @@ NODES_SHOWN = {
     "VegaTinyVAEDecode": "vega_txt2img",
     "VegaSendImage": "vega_send_image_api",
     "VegaReceiveImage": "vega_img2img",
+    "VegaLiveImage": "vega_live_paint",
+    "VegaLiveLatent": "vega_live_webcam",
 }
 # What they name. The files need only be there: ComfyUI outlines a node whose file is missing.
 MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")

@@ -105,17 +105,17 @@ function makeWidget(node) {
 
   const painting = makePainting(canvas, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
 
-  function takeFrame(again = false) {
-    if (again) isFresh = true;
+  // The canvas with a frame that wasn't sent yet, or null.
+  function takeFrame() {
     const kind = chosen().source;
     if (kind === "program") return null;
     if (kind !== "paint") {
       video?.drawOn(canvas);
       return video && canvas;
     }
-    const is = isFresh;
+    if (!isFresh) return null;
     isFresh = false;
-    return is && !again ? canvas : null;
+    return canvas;
   }
 
   function stop() {
@@ -149,6 +149,7 @@ function makeWidget(node) {
     }
     isFresh = true;
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
+      opened: () => (isFresh = true),
       picture: show,
       said: (what, { message } = {}) => tell(message ?? say(what), what !== "waiting"),
       ended(code, message) {
@@ -194,9 +195,8 @@ function makeWidget(node) {
   value.hidden = value.options.hidden = true;
   value.computeSize = () => [0, -4];
   value.serializeValue = () => {
-    const kind = chosen().source;
-    if (kind === "paint" || kind === "program") return value.value;
-    return video ? canvas.toDataURL("image/jpeg", 0.9) : "";
+    const isSeen = video && ["webcam", "screen"].includes(chosen().source);
+    return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
   };
   const { onConfigure, onRemoved } = node;
   node.onConfigure = function (...options) {

@@ -17,7 +17,8 @@ async function currentPrompt() {
   return output;
 }
 
-// takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: picture(blob, numbers), said(kind, values), ended().
+// takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: opened(), picture(blob, numbers),
+// said(kind, values), ended(status, message).
 export function startLoop(name, key, takeFrame, on) {
   const taken = new Map(); // number of a frame -> when it was taken
   const numbers = { rate: 0, age: 0, left: 0, frame: 0 };
@@ -37,8 +38,7 @@ export function startLoop(name, key, takeFrame, on) {
     const canvas = takeFrame();
     if (!canvas) return;
     isEncoding = true;
-    const blob = await encode(canvas);
-    isEncoding = false;
+    const blob = await encode(canvas).finally(() => (isEncoding = false));
     if (!connection.isReady()) return;
     lastSent = at;
     taken.set(connection.sendFrame(blob), at);
@@ -81,8 +81,7 @@ export function startLoop(name, key, takeFrame, on) {
       taken.clear();
       [seen, prompt, lastPicture] = ["", "", 0];
       on.said("waiting");
-      takeFrame(true);
-      sendPrompt().then(sendFrame);
+      on.opened();
     },
     message({ type, message, frame }) {
       if (type === "error") on.said("error", { message });

@@ -122,9 +122,10 @@ export function makePainting(canvas, brush, changed) {
     context.drawImage(old, 0, 0, side, side);
   }
 
-  async function restore(url) {
+  // picture: a file in base64, with or without a data URL's head.
+  async function restore(picture) {
     const image = new Image();
-    image.src = url;
+    image.src = picture.startsWith("data:") ? picture : `data:image/png;base64,${picture}`; // it finds out the format itself
     await image.decode().catch(() => {}); // what is no picture leaves the paper blank
     before.length = 0;
     blank();
