@@ -126,7 +126,7 @@ class Live:
                     continue
                 await self.draw()
             except Interrupted:
-                await self.tell_all("error", frame, message="Somebody interrupted this picture.")
+                await self.tell_all("interrupted", frame)
             except (PromptError, ValueError) as error:
                 await self.tell_all("error", frame, message=str(error))
 

@@ -27,6 +27,7 @@ const STYLE = `
   .vega-live :focus-visible { outline: 2px solid #60a5fa; outline-offset: 1px; }
   .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; }
   .vega-live .views > * { flex: 1; min-width: 0; min-height: 0; object-fit: contain; background: #0006; }
+  .vega-live .views img:not([src]) { visibility: hidden; }
   .vega-live canvas.paint { touch-action: none; cursor: crosshair; }
   .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
 
@@ -198,6 +199,7 @@ function makeWidget(node) {
     const isSeen = video && ["webcam", "screen"].includes(chosen().source);
     return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
   };
+  value.callback = (picture) => painting.restore(picture); // where a program's graph is opened
   const { onConfigure, onRemoved } = node;
   node.onConfigure = function (...options) {
     onConfigure?.apply(this, options);

@@ -85,7 +85,7 @@ export function startLoop(name, key, takeFrame, on) {
     },
     message({ type, message, frame }) {
       if (type === "error") on.said("error", { message });
-      if (type === "same") taken.delete(frame);
+      else taken.delete(frame);
     },
     picture: gotPicture,
     lost: () => on.said("lost"),
