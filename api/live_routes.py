@@ -7,7 +7,6 @@ import json
 import logging
 import re
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 from server import PromptServer
@@ -51,7 +50,7 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
 def check_access(request: web.Request) -> None:
     """ApiError where the connection is not to be: the keys and the rules of /v1, and no page of another site."""
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != request.host.lower():
+    if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
         raise ApiError(403, "Pages of other sites are kept out: Origin must be the server's own.")
     if rejection := get_service().auth.rejection(with_key(request.headers), request.remote):
         raise ApiError(401, rejection)

@@ -5,6 +5,7 @@ import json
 import time
 
 import numpy as np
+import psutil
 import pytest
 import websocket
 from live_sockets import LiveSocket, frame, graph, in_base64, opened, plain_graph
@@ -283,3 +284,59 @@ def test_nothing_is_kept_of_live_pictures(server, live):
     live.frame(frame(9))
     live.next("picture")
     assert (len(server.get("/history").json()), files(server)) == before
+
+
+def memory_mib(server) -> int:
+    """What the server's process has in memory."""
+    return psutil.Process(server.process.pid).memory_info().rss // 2**20
+
+
+@pytest.mark.soak
+def test_ten_thousand_connections_leave_nothing(server, record_property):
+    """Opened and dropped, one in a hundred in the middle of a picture; the server draws on, in the memory that it had."""
+    with LiveSocket(server) as socket:
+        socket.prompt(plain_graph())
+        socket.frame(frame(1))
+        socket.next("picture")
+    wait_for_room(server)
+    before, refused = memory_mib(server), 0
+    for k in range(10_000):
+        try:
+            socket = LiveSocket(server)
+        except websocket.WebSocketBadStatusException:  # so many at once that there is no room
+            refused += 1
+            time.sleep(0.05)
+            continue
+        if k % 100 == 0:
+            socket.prompt(plain_graph())
+            socket.frame(frame(k % 256))
+        socket.socket.sock.close()
+    wait_for_room(server)
+    after = memory_mib(server)
+    record_property("refused", refused)
+    record_property("MiB before and after", f"{before} {after}")
+    assert after - before < 50
+    with LiveSocket(server) as socket:
+        socket.prompt(plain_graph())
+        socket.frame(frame(99))
+        assert level(socket.next("picture")[1]) == 99
+
+
+@pytest.mark.soak
+def test_a_thousand_frames_a_second_for_a_minute(server, live, record_property):
+    """A flood is left out, the newest is drawn, and memory stays."""
+    live.prompt(plain_graph())
+    file = frame(50)
+    live.frame(file)
+    live.next("picture")
+    before, ends = memory_mib(server), time.monotonic() + 60
+    while time.monotonic() < ends:
+        began = time.monotonic()
+        for _ in range(100):
+            live.frame(file)
+        while live.next("picture")[0]["frame"] < live.sent:
+            pass
+        time.sleep(max(0.0, 0.1 - (time.monotonic() - began)))
+    record_property("frames", live.sent)
+    record_property("MiB before and after", f"{before} {memory_mib(server)}")
+    assert memory_mib(server) - before < 50

@@ -135,8 +135,8 @@ def test_only_what_nodes_and_api_need_is_installed():
     files = {"LICENSE", "README.md", "__init__.py", "extension.py", "host_version.py", "pyproject.toml", "requirements.txt"}
     folders = {"api", "contract", "docs", "locales", "images", "input", "nodes", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
-    # Receive Image's help page names the one, a template the other.
-    assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md", "docs/recipes.md"}
+    # Help pages name api.md and live.md, templates live.md and recipes.md.
+    assert {name for name in packed() if name.startswith("docs/")} == {"docs/api.md", "docs/live.md", "docs/recipes.md"}
 
 
 def sources() -> dict[str, ast.Module]:
