@@ -63,6 +63,7 @@ function makeWidget(node) {
   const chosen = () => ({ ...DEFAULTS, ...node.properties?.vega_live });
   const choose = (fields) => node.setProperty("vega_live", { ...chosen(), ...fields });
   let [video, loop, isFresh, url] = [null, null, true, null];
+  let written = ""; // into the workflow, by this painting
 
   const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
   const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), say("side"));
@@ -100,7 +101,8 @@ function makeWidget(node) {
     isFresh = true;
     loop?.sendFrame();
     if (!isDone) return;
-    value.value = canvas.toDataURL("image/jpeg", 0.9);
+    written = canvas.toDataURL("image/jpeg", 0.9);
+    value.value = written;
     app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
   }
 
@@ -199,12 +201,18 @@ function makeWidget(node) {
     const isSeen = video && ["webcam", "screen"].includes(chosen().source);
     return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
   };
-  value.callback = (picture) => painting.restore(picture); // where a program's graph is opened
+  // Where a workflow or a program's graph is opened; also called for what was painted here.
+  function restore(picture) {
+    if (picture && picture !== written) painting.restore(picture);
+    written = picture;
+  }
+
+  value.callback = restore;
   const { onConfigure, onRemoved } = node;
   node.onConfigure = function (...options) {
     onConfigure?.apply(this, options);
     refresh();
-    if (value.value) painting.restore(value.value);
+    restore(value.value);
   };
   node.onRemoved = function (...options) {
     stop();

@@ -32,9 +32,10 @@ export function makePainting(canvas, brush, changed) {
   }
 
   function at(event) {
-    const box = canvas.getBoundingClientRect(); // the graph's zoom is in it
-    const [x, y] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-    return [x * canvas.width, y * canvas.height];
+    const { left, top, width, height } = canvas.getBoundingClientRect(); // the graph's zoom is in it
+    const side = Math.min(width, height); // of the painting, in the middle of its element
+    const [x, y] = [event.clientX - left - (width - side) / 2, event.clientY - top - (height - side) / 2];
+    return [(x / side) * canvas.width, (y / side) * canvas.height];
   }
 
   function onDown(event) {
@@ -106,6 +107,7 @@ export function makePainting(canvas, brush, changed) {
     if (isDown) changed(false);
   }
 
+  canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
   canvas.addEventListener("pointerdown", onDown);
   canvas.addEventListener("pointermove", onMove);
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, onUp);
