@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import copy
 import itertools
+import logging
 import time
 
 from server import PromptServer
@@ -129,6 +130,9 @@ class Live:
                 await self.tell_all("interrupted", frame)
             except (PromptError, ValueError) as error:
                 await self.tell_all("error", frame, message=str(error))
+            except Exception as error:  # the next picture may be drawn all the same
+                logging.error("Vega live: a picture failed: %s", error, exc_info=error)
+                await self.tell_all("error", frame, message="The server failed; its log says why.")
 
     async def is_same(self, frame: Frame) -> bool:
         """Whether the frame differs from the one that was drawn by no more than every Live Image's threshold."""

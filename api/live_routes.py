@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import logging
 import re
 from collections.abc import Mapping
 
@@ -78,7 +77,6 @@ async def serve(member: Member, name: str) -> None:
     if name not in lives:
         live = Live(PromptServer.instance)
         lives[name] = live, asyncio.create_task(live.run())
-        lives[name][1].add_done_callback(log_failure)
     live, task = lives[name]
     live.members.add(member)
     try:
@@ -110,8 +108,3 @@ def take(live: Live, member: Member, message) -> None:
         if not isinstance(body, dict) or body.get("type") != "prompt" or not isinstance(body.get("prompt"), dict):
             raise ValueError('A text message is {"type": "prompt", "prompt": a graph in API format}; frames are binary.')
         live.set_prompt(member, body["prompt"])
-
-
-def log_failure(task: asyncio.Task) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logging.error("Vega live: failed: %s", error, exc_info=error)
