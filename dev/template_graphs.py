@@ -290,11 +290,11 @@ def train_lora(g: Graph) -> None:
         **settings,
     )
     with g.subgraph("Text to picture in your style", column=3) as face:
-        load = g.node("VegaLoader", 1, 0, model_name=NANO, vae="tiny")
+        load = g.node("VegaLoader", 1, -40, model_name=NANO, vae="tiny")
         unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
-        style = g.node("VegaLoraLoader", 2, 0, "Your LoRA", **unstyled, lora_name=trained["lora name"])
-        lora = g.node("VegaLCMLora", 3, 0, model=style["MODEL"], lora_name=NANO_LORA)
-        fast = g.node("VegaAccelerate", 4, 0, model=lora)
+        style = g.node("VegaLoraLoader", 2, -40, "Your LoRA", **unstyled, lora_name=trained["lora name"])
+        lora = g.node("VegaLCMLora", 3, -40, model=style["MODEL"], lora_name=NANO_LORA)
+        fast = g.node("VegaAccelerate", 4, -40, model=lora)
         text = prompt(g, 3, 270, style, "a red sunset over mountains with a tree, the sun")
         size = empty(g, 4, 320, NANO_SIDE)
         drawn = sampler(g, 5, 60, fast, text, size)

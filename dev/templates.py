@@ -101,12 +101,14 @@ def note_height(text: str) -> int:
 
 
 def add_note(g: Graph, text: str) -> None:
-    """In the first column, where the eye begins: below one's own picture, if the template takes one."""
-    bottoms = [
-        node.y + node.height + TITLE + NOTE_GAP for node in g.nodes.values() if node.kind in ("LoadImage", "VegaLiveImage")
-    ]
+    """In the first column, where the eye begins, below one's own picture; below the green node where one paints there."""
+    kinds = {node.kind for node in g.nodes.values()}
+    column, above = 1, [node for node in g.nodes.values() if node.kind == "LoadImage"]
+    if "VegaLiveImage" in kinds:
+        column, above = 2, g.subgraphs
+    bottoms = [one.y + one.height + TITLE + NOTE_GAP for one in above]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
-    g.note(1, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
+    g.note(column, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 
 
 def graph(name: str, info: dict, is_for_programs: bool = False) -> Graph:
