@@ -75,7 +75,9 @@ def prompt_box(page):
     """Where one types; what is inside a subgraph has a box, too, which is hidden."""
     if is_vue(page):
         return page.locator(f"[data-node-id='{page.evaluate(f'{INSTANCE}.id')}'] textarea:visible").first
-    return page.locator("[data-testid=dom-widget-textarea]:visible").first
+    boxes = page.locator("[data-testid=dom-widget-textarea]:visible")  # other nodes have some, too
+    find = "(boxes, said) => boxes.findIndex(box => box.value === said)"
+    return boxes.nth(boxes.evaluate_all(find, page.evaluate(f"{PROMPT}.value")))
 
 
 def point(page, kind: str, x: float, y: float) -> list[float]:
