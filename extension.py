@@ -19,6 +19,8 @@ from .nodes.accelerate import VegaAccelerate
 from .nodes.batch import VegaBatch
 from .nodes.lcm_lora import VegaLCMLora
 from .nodes.lcm_sampler import VegaLCMSampler
+from .nodes.live_image import VegaLiveImage
+from .nodes.live_latent import VegaLiveLatent
 from .nodes.loader import VegaLoader
 from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
@@ -32,6 +34,7 @@ ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
         PromptServer.instance.routes.get(store.ROUTE + "{id}")(sent_image)
+        PromptServer.instance.routes.get("/vega/live")(live)
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
         for path in ("/v1", "/v1/{path:(?s:.*)}"):
@@ -59,6 +62,8 @@ class VegaExtension(ComfyExtension):
             VegaSendImage,
             VegaReceiveImage,
             VegaTrainLora,
+            VegaLiveImage,
+            VegaLiveLatent,
             VegaBatch,
         ]
 
@@ -92,6 +97,12 @@ async def v2(request: web.Request) -> web.Response:
     from .api.async_routes import handle_v2  # late, as above
 
     return await handle_v2(request)
+
+
+async def live(request: web.Request) -> web.StreamResponse:
+    from .api.live_routes import handle_live  # late, as above
+
+    return await handle_live(request)
 
 
 async def sent_image(request: web.Request) -> web.Response:

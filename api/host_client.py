@@ -54,10 +54,20 @@ class HostClient:
         server.sockets[self.id] = self
         server.sockets_metadata[self.id] = {"feature_flags": {"supports_preview_metadata": True}}
 
-    async def submit(self, graph: dict, subscribers: list[Subscriber]) -> Prompt:
-        """Validates the graph and appends it to the host's queue; PromptError if it is not valid."""
+    def close(self) -> None:
+        """Takes what it has off the queue, and itself off the server's list of clients."""
+        for prompt in list(self.prompts.values()):
+            self.cancel(prompt)
+        self.server.sockets.pop(self.id, None)
+        self.server.sockets_metadata.pop(self.id, None)
+
+    async def submit(self, graph: dict, subscribers: list[Subscriber], targets: list[str] | None = None) -> Prompt:
+        """Validates the graph and appends it to the host's queue; PromptError if it is not valid.
+
+        targets: the ids of the output nodes that are wanted; None for all.
+        """
         prompt = Prompt(str(uuid.uuid4()), subscribers)
-        valid, error, outputs, node_errors = await execution.validate_prompt(prompt.id, graph, None)
+        valid, error, outputs, node_errors = await execution.validate_prompt(prompt.id, graph, targets)
         if not valid:
             for node_id, node_error in node_errors.items():
                 raise PromptError("; ".join(f"{e['message']}: {e['details']}" for e in node_error["errors"]), node_id)

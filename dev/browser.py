@@ -12,6 +12,7 @@ from playwright.sync_api import Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a webcam, and nobody to be asked
 ANSWER_SECONDS = 180
 READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)"
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]

@@ -22,6 +22,7 @@ SIZES = {
     "ImageCompare": (340, 400),
     "VegaSendImage": (560, 690),
     "VegaTrainLora": (400, 700),
+    "VegaLiveImage": (560, 500),
     "TextOverlay": (280, 280),
     "PrimitiveInt": (220, 0),
     "PrimitiveString": (220, 0),
@@ -95,6 +96,7 @@ class Node:
     ):
         self.id, self.kind, self.column, self.y, self.title, self.after = id, kind, column, y, title, after
         self.definition, self.inputs = definition, inputs
+        self.properties: dict[str, dict] = {}  # beside those that every node has
         self.specs = specs(definition)
         unknown = inputs.keys() - {spec.name for spec in self.specs}
         if unknown:

@@ -21,6 +21,8 @@ NODES_SHOWN = {
     "VegaSendImage": "vega_send_image_api",
     "VegaReceiveImage": "vega_img2img",
     "VegaTrainLora": "vega_train_lora",
+    "VegaLiveImage": "vega_live_paint",
+    "VegaLiveLatent": "vega_live_webcam",
 }
 # What they name. The files need only be there: ComfyUI outlines a node whose file is missing.
 MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")

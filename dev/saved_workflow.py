@@ -287,6 +287,7 @@ def properties(node: Node) -> dict:
     ours = node.kind.startswith("Vega")
     found = {"cnr_id": OURS["name"] if ours else "comfy-core", "ver": OURS["version"] if ours else VERSION}
     found["Node name for S&R"] = node.kind
+    found |= node.properties
     models = [given for given in node.inputs.values() if isinstance(given, Model)]
     if models:
         found["models"] = [{"name": m.name, "url": m.url, "directory": m.directory} for m in models]

@@ -1,11 +1,12 @@
 """The graphs of the templates: what is inside each subgraph, what it shows on its face, and what stands beside it."""
 
 import base64
+from pathlib import Path
 
 from .graph import Graph, Model, Node, Output, Subgraph
 from .host import ROOT
 
-INPUT = ROOT / "input"
+INPUT, PAINTING = ROOT / "input", ROOT / "dev" / "live_painting.png"
 NANO, NANO_LORA = "vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"
 LCM = "pytorch_lora_weights.safetensors"  # all published LCM-LoRAs have this name
 HUB = "https://huggingface.co"
@@ -311,6 +312,36 @@ def train_lora(g: Graph) -> None:
     saved(g, decode, SMALL, "my_style", column=4)
 
 
+def live_paint(g: Graph) -> None:
+    live(g, "paint", "Live painting (Vega RT)")
+
+
+def live_webcam(g: Graph) -> None:
+    live(g, "webcam", "Live webcam (Vega RT)", feedback=0.3)
+
+
+def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
+    """Live Image stands outside, where one paints and sees; Live Latent is there where frames follow by themselves."""
+    frame = g.node("VegaLiveImage", 1, 0, picture=inside(PAINTING), threshold=0.0)
+    frame.properties["vega_live"] = {"source": source, "side": 256, "colour": "#2f7a3d", "brush": 16}
+    with g.subgraph(title) as face:
+        load, fast = few_step_model(g)
+        text = prompt(g, 2, 240, load, "a bright day, rolling hills with a house and the sun")
+        scaled = start_size(g, 2, 510, frame["IMAGE"], NANO_MEGAPIXELS)
+        start = encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*down(load, 654)))
+        if feedback:
+            start = g.node("VegaLiveLatent", 3, 600, samples=encode, feedback=feedback)
+        drawn = sampler(g, 4, 60, fast, text, start, denoise=0.6)
+        decode = decoded(g, 5, 60, load, drawn, 800)
+        g.group("2. Prompt", text)
+        g.group("3. The frame", scaled, encode, start)
+        g.group("4. Draw", drawn)
+        g.group("5. Picture", decode)
+        steady = {"feedback": (start, "feedback")} if feedback else {}
+        face.show(prompt=(text, "text"), denoise=(drawn, "denoise"), **steady, **of_sampler(drawn), **of_model(load, fast))
+    shown(g, "VegaSendImage", decode, SMALL, format="jpeg", quality=90, metadata=False)
+
+
 def text_to_image(
     g: Graph,
     face: Subgraph,
@@ -389,14 +420,14 @@ def own_picture(g: Graph, is_masked: bool = False) -> tuple[Output, Output]:
     if not g.is_for_programs:
         picture = g.node("LoadImage", 1, 0, image=EXAMPLE_MASKED if is_masked else EXAMPLE)
         return picture["IMAGE"], picture["MASK"]
-    picture = mask = g.node("VegaReceiveImage", 1, 0, "Start picture (inside this file)", image=inside(EXAMPLE))
+    picture = mask = g.node("VegaReceiveImage", 1, 0, "Start picture (inside this file)", image=inside(INPUT / EXAMPLE))
     if is_masked:  # Receive Image shows white where the mask is, Load Image what is there
-        mask = g.node("VegaReceiveImage", 1, 0, "Mask (inside this file)", image=inside(EXAMPLE_MASKED))
+        mask = g.node("VegaReceiveImage", 1, 0, "Mask (inside this file)", image=inside(INPUT / EXAMPLE_MASKED))
     return picture["IMAGE"], mask["MASK"]
 
 
-def inside(file: str) -> str:
-    return base64.b64encode((INPUT / file).read_bytes()).decode()
+def inside(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
 
 
 def start_size(g: Graph, column: int, y: int, picture: Output, megapixels: float) -> Node:

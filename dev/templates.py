@@ -51,6 +51,8 @@ TEMPLATES = {
     "vega_send_image_api": Template("12 For programs - Send Image", template_graphs.send_image_api),
     "vega_recipes_compared": Template("13 Four few-step LoRAs compared", template_graphs.recipes_compared),
     "vega_train_lora": Template("14 Train your own LoRA", template_graphs.train_lora),
+    "vega_live_paint": Template("15 Live paint - the picture follows the brush", template_graphs.live_paint),
+    "vega_live_webcam": Template("16 Live webcam", template_graphs.live_webcam),
 }
 
 
@@ -100,7 +102,9 @@ def note_height(text: str) -> int:
 
 def add_note(g: Graph, text: str) -> None:
     """In the first column, where the eye begins: below one's own picture, if the template takes one."""
-    bottoms = [node.y + node.height + TITLE + NOTE_GAP for node in g.nodes.values() if node.kind == "LoadImage"]
+    bottoms = [
+        node.y + node.height + TITLE + NOTE_GAP for node in g.nodes.values() if node.kind in ("LoadImage", "VegaLiveImage")
+    ]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
     g.note(1, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 

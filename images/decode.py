@@ -18,21 +18,16 @@ GREY_16_BIT_MODES = ("I;16", "I;16B", "I")  # how Pillow has a PNG file's grey o
 
 
 def open_base64(encoded: str) -> Image.Image:
-    """The first image of a file in base64, upright: RGB, RGBA if anything is transparent, or one of GREY_16_BIT_MODES.
+    """As open_file, of a file in base64."""
+    return open_file(decode_base64(encoded))
+
+
+def open_file(file: bytes) -> Image.Image:
+    """The first image of a file, upright: RGB, RGBA if anything is transparent, or one of GREY_16_BIT_MODES.
 
     ValueError says what is wrong with it.
     """
-    file = decode_base64(encoded)
-    try:
-        opened = Image.open(io.BytesIO(file), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError(f"image is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file.") from None
-    except Image.DecompressionBombError:  # Pillow's own limit is above ours
-        raise ValueError(f"image has far too many pixels; {TOO_LARGE}.") from None
-    except Exception:  # Pillow's readers raise whatever a broken header leads them to
-        raise ValueError("image is damaged.") from None
-    if opened.width * opened.height > MAX_PIXELS:  # known from its header, before anything is decoded
-        raise ValueError(f"image has {opened.width} x {opened.height} pixels; {TOO_LARGE}.")
+    opened = open_header(file)
     if opened.format == "JPEG" and file.endswith(b"\0" * UNWRITTEN_BYTES) and not file.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise ValueError("image is damaged: its end was never written.")  # which its reader fills with grey
     is_16_bit = opened.format == "PNG" and file[PNG_BIT_DEPTH_OFFSET] == 16
@@ -44,6 +39,21 @@ def open_base64(encoded: str) -> Image.Image:
         return to_srgb(upright, to_known_mode(upright, bit_depth), opened.info.get("icc_profile"))
     except Exception:
         raise ValueError("image is damaged.") from None
+
+
+def open_header(file: bytes) -> Image.Image:
+    """The image before anything of it is decoded; ValueError as open_file, but for damage that only decoding shows."""
+    try:
+        opened = Image.open(io.BytesIO(file), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"image is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file.") from None
+    except Image.DecompressionBombError:  # Pillow's own limit is above ours
+        raise ValueError(f"image has far too many pixels; {TOO_LARGE}.") from None
+    except Exception:  # Pillow's readers raise whatever a broken header leads them to
+        raise ValueError("image is damaged.") from None
+    if opened.width * opened.height > MAX_PIXELS:
+        raise ValueError(f"image has {opened.width} x {opened.height} pixels; {TOO_LARGE}.")
+    return opened
 
 
 def to_known_mode(upright: Image.Image, bit_depth: int) -> Image.Image:

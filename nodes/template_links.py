@@ -20,6 +20,8 @@ FIRST_NAMES = {
     "vega_send_image_api": "12 For programs - Send Image",
     "vega_recipes_compared": "13 Four few-step LoRAs compared",
     "vega_train_lora": "14 Train your own LoRA",
+    "vega_live_paint": "15 Live paint - the picture follows the brush",
+    "vega_live_webcam": "16 Live webcam",
 }
 
 

@@ -1,12 +1,15 @@
 """Whom the HTTP API serves: with keys who has one, without keys this machine alone, and no other site."""
 
+import base64
 import concurrent.futures
 import json
 
 import psutil
 import pytest
 import requests
+import websocket
 from api_calls import PROMPT, RT, post, wait_for
+from live_sockets import LiveSocket
 from vega_pack.contract.auth import KeyAuth
 
 from dev import comfyui
@@ -36,6 +39,24 @@ def test_keys(guarded):
         assert post(guarded, headers={"x-api-key": key.encode()}, prompt=PROMPT, seed=1).status_code == 200
     log = guarded.log.read_text(encoding="utf-8")
     assert not [key for key in KEYS if key in log]
+
+
+def test_live_asks_for_a_key(guarded):
+    """In the header, or among a page's protocols; another site is kept out with a key, too."""
+    encoded = [base64.urlsafe_b64encode(key.encode()).decode().rstrip("=") for key in (*KEYS, "a-first")]
+    for options in ({}, {"header": ["x-api-key: a-first"]}, {"subprotocols": ["vega-live", f"vega-key.{encoded[-1]}"]}):
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            LiveSocket(guarded, **options)
+        assert refused.value.status_code == 401
+        assert b"x-api-key" in refused.value.resp_body
+    for key in encoded[:-1]:
+        with LiveSocket(guarded, subprotocols=["vega-live", f"vega-key.{key}"]) as socket:
+            assert socket.socket.subprotocol == "vega-live"
+    with LiveSocket(guarded, header=[f"x-api-key: {KEYS[0]}"]) as socket:
+        assert socket.receive()[0]["type"] == "waiting"
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        LiveSocket(guarded, header=[f"x-api-key: {KEYS[0]}"], origin="https://example.com")
+    assert refused.value.status_code == 403
 
 
 def test_wrong_keys_at_speed_fill_nothing_and_keep_nobody_out(guarded):

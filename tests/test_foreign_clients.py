@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from api_calls import BASE, PROMPT, RT, post
+from foreign_packages import by_pip
 from machine_lacks import lacks, program
 from PIL import Image
 
@@ -112,15 +113,6 @@ def run(*command: str, folder: Path, **changes: str) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def by_pip(folder: Path, *requirements: str) -> dict[str, str]:
-    """Installs them into the folder: what the environment of a program that imports them needs."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(folder), *requirements]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lacks(f"the network, or these packages: {done.stderr.strip().splitlines()[-1]}")
-    return {"PYTHONPATH": str(folder)}
 
 
 def by_npm(folder: Path, *requirements: str) -> None:

@@ -8,6 +8,8 @@ from vega_pack.extension import (
     VegaBatch,
     VegaLCMLora,
     VegaLCMSampler,
+    VegaLiveImage,
+    VegaLiveLatent,
     VegaLoader,
     VegaLoraLoader,
     VegaReceiveImage,
@@ -28,6 +30,8 @@ INPUTS = {
     VegaTrainLora: ["model_name", "folder", "name", "steps", "learning_rate", "rank", "resolution", "seed"]
     + ["instance_prompt", "class_prompt", "sample_prompts", "overwrite", "batch_size", "gradient_accumulation_steps"]
     + ["gradient_checkpointing", "random_flip", "train_text_encoder", "num_class_images", "lcm_lora"],
+    VegaLiveImage: ["picture", "threshold"],
+    VegaLiveLatent: ["samples", "feedback"],
     VegaBatch: ["latent_image", "seeds", *(f"positive_{k}" for k in (1, 2, 3, 4))],
 }
 

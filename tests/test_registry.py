@@ -137,8 +137,8 @@ def test_only_what_nodes_and_api_need_is_installed():
     files |= {"pyproject.toml", "requirements.txt"}
     folders = {"api", "contract", "docs", "locales", "images", "input", "nodes", "train", "vega", "web", "workflows"}
     assert {name.partition("/")[0] for name in packed()} == files | folders
-    # Receive Image's help page names the first, a template the second, Train LoRA's help page the third.
-    docs = {"docs/api.md", "docs/recipes.md", "docs/train.md"}
+    # Help pages name api.md, live.md and train.md, templates live.md and recipes.md.
+    docs = {"docs/api.md", "docs/live.md", "docs/recipes.md", "docs/train.md"}
     assert {name for name in packed() if name.startswith("docs/")} == docs
 
 

@@ -18,8 +18,15 @@ from train.nano.captions import caption
 from train.nano.scenes import labels, split
 from train.sampling import Sampler
 
-PICTURES, PROMPTS, DRAWN, AT_ONCE = 400, 2000, 512, 32
-SETTINGS = {"steps": 300, "batch-size": 24, "gradient-accumulation-steps": 1, "learning-rate": 1e-3, "rank": 32}
+PICTURES, PROMPTS, DRAWN, AT_ONCE = 400, 2000, 256, 32
+SETTINGS = {
+    "steps": 200,
+    "batch-size": 12,
+    "resolution": 96,
+    "gradient-accumulation-steps": 1,
+    "learning-rate": 1e-3,
+    "rank": 32,
+}
 SETTINGS |= {"w-min": 3, "w-max": 3, "save-every": 50}
 KINDS = {
     f"{method}, {data}": (method, data) for method in ("consistency", "trajectories") for data in ("pictures", "prompts")

@@ -1,10 +1,17 @@
-"""One step on Segmind-Vega's real dimensions, with random weights, and the memory that it takes."""
+"""Training at real sizes, with random weights, and the memory that it takes: a step, and the captions of many pictures."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import training_files as files
+import training_runs as runs
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+
+from bench import weights
+from dev import diffusers_folders
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -53,6 +60,13 @@ with tempfile.TemporaryDirectory() as folder:
 print(losses[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.monotonic() - began)
 """
 
+RUN = """
+import resource, sys
+from train.__main__ import main
+main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
 
 def gigabytes(objective: str, record_property) -> float:
     """The most memory that the step takes."""
@@ -73,3 +87,46 @@ def test_a_step_at_real_size(record_property):
 def test_a_distillation_step_at_real_size(record_property):
     """LCM-LoRA of rank 64 likewise: teacher and student are one UNet, whose weights alone would be 2.8 GiB more."""
     assert gigabytes(LCM_LORA, record_property) < 7
+
+
+def peak(folder: Path, base: str | Path, count: int) -> float:
+    """GiB that a run of one step takes at most, on so many small pictures of different captions, the cache being empty."""
+    pictures = {f"{k}.png": files.png(k, (64, 64)) for k in range(count)}
+    files.write(folder / "pictures", pictures | {f"{k}.txt": f"a lake at night, seen {k} times" for k in range(count)})
+    given = runs.arguments(folder, base, steps=1)
+    done = subprocess.run([sys.executable, "-c", RUN, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list((folder / "work" / "cache" / "texts").rglob("*.safetensors"))) == count + 1
+    return float(done.stdout.split()[-1])
+
+
+def real_encoders(folder: Path) -> Path:
+    """A folder with SDXL's text encoders at their published dimensions in fp16, and a narrow UNet that reads them."""
+    generator, parts = torch.Generator().manual_seed(0), weights.vega()
+    shape = diffusers_folders.FAMILIES["Segmind-Vega"] | {
+        "cross_attention_dim": parts["text_encoder"].config.hidden_size + parts["text_encoder_2"].config.hidden_size,
+        "projection_class_embeddings_input_dim": 6 * 256 + parts["text_encoder_2"].config.projection_dim,
+    }
+    parts["unet"] = UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **shape)
+    for name in ("text_encoder", "text_encoder_2"):
+        weights.fill(parts[name], generator)
+    for name, module in {**parts, "vae": AutoencoderTiny()}.items():
+        module.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def test_many_captions_take_no_memory(tmp_path, record_property):
+    """2,000 pictures with vega-nano's encoders below 2 GB and as much as with 20; so 64 and 8 with SDXL's, within 0.1 GiB.
+
+    On a processor SDXL's take a second for each caption, so 2,000 would take half an hour: what is held is shown by the few.
+    """
+    few, many = (peak(tmp_path / f"nano {count}", "vega-nano", count) for count in (20, 2000))
+    base = real_encoders(tmp_path / "base")
+    real_few, real_many = (peak(tmp_path / f"real {count}", base, count) for count in (8, 64))
+    peaks = {"vega-nano 20": few, "vega-nano 2000": many, "SDXL's encoders 8": real_few, "SDXL's encoders 64": real_many}
+    for name, gigabytes in peaks.items():
+        record_property(f"{name} peak GiB", round(gigabytes, 2))
+    assert many < 2e9 / 2**30
+    assert many - few < 0.1
+    assert real_many - real_few < 0.1

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders, single_files
-from train import score_card, teacher_files
-from train.__main__ import main
+from train import lcm_lora_run, score_card, teacher_files
+from train.__main__ import main, parser
 from train.adapters import LCM_TARGET_MODULES
 from train.base import open_base
 from train.diffusion import NOISE_SCHEDULE
+from train.training_run import TrainingRun
 
 pytestmark = pytest.mark.model
 LARGEST = ("SSD-1B", "SDXL")
@@ -100,6 +101,19 @@ def test_the_same_command_goes_on(tmp_path, changed):
     assert len(before) == 1
     assert [file.read_bytes() for file in drawn] == before
     assert len(list(drawn[0].parent.iterdir())) == 2
+
+
+def test_the_method_is_chosen_by_the_samples(run, tmp_path):
+    """Trajectories for fewer than the published recipe has; a run that goes on keeps its own, unless it begins anew."""
+
+    def method(folder, *flags, **changed):
+        given = runs.arguments(folder, "vega-nano", *flags, verb="lcm-lora", method=None, **changed)
+        return lcm_lora_run.method(TrainingRun(parser().parse_args(given)))
+
+    assert method(tmp_path, steps=999, batch_size=12) == "trajectories"
+    assert method(tmp_path, steps=500, batch_size=12, gradient_accumulation_steps=2) == "consistency"
+    assert method(run) == "consistency"
+    assert method(run, "--overwrite") == "trajectories"
 
 
 def test_zero_is_what_the_untrained_draws(tmp_path):

@@ -33,7 +33,7 @@ def arguments(
     folder: Path, base: str | Path = "vega-nano", *flags: str, verb: str = "lora", pictures: bool | None = None, **changed
 ) -> list[str]:
     """Of a run in `folder`, on the pictures in folder/pictures unless it has prompts."""
-    defaults = {**SHORT, "score_prompts": 0} if verb == "lcm-lora" else SHORT
+    defaults = {**SHORT, "score_prompts": 0, "method": "consistency"} if verb == "lcm-lora" else SHORT
     options = {name: value for name, value in {**defaults, **changed}.items() if value is not None}
     has_pictures = changed.get("prompts") is None if pictures is None else pictures
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]

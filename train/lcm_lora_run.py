@@ -23,11 +23,13 @@ from .score_card import FewStep, ScoreCard
 from .training_run import TrainingRun, content_of
 
 CONSISTENCY, TRAJECTORIES = "consistency", "trajectories"
+PUBLISHED_SAMPLES = 12_000  # that the published recipe learns from: 1000 steps of twelve
 
 
 def run(options: Namespace) -> None:
     check(options)
     training = TrainingRun(options)
+    options.method = options.method or method(training)
     if options.prompts:
         captions, dataset = prompts.read(options.prompts), None
     else:
@@ -55,6 +57,15 @@ def check(options: Namespace) -> None:
             f"--name {options.name}: a file of this name would be taken for {drawn_as.name}, and drawn wrongly. Choose "
             "another, or one with lcm in it."
         )
+
+
+def method(training: TrainingRun) -> str:
+    """The method that the run began with; of a new one the one that is better for so many samples (docs/train.md)."""
+    options = training.options
+    if not options.overwrite and (began := training.folder.began().get("method")):
+        return began
+    batch = options.batch_size * options.gradient_accumulation_steps * training.accelerator.num_processes
+    return CONSISTENCY if options.steps * batch >= PUBLISHED_SAMPLES else TRAJECTORIES
 
 
 class LcmLoraRun:

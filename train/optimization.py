@@ -7,14 +7,17 @@ import torch
 
 
 def make_optimizer(groups: list[dict], use_8bit_adam: bool = False) -> torch.optim.Optimizer:
-    """AdamW, or that of bitsandbytes, which keeps its moments in 8 bits; ValueError where that is not installed."""
-    if not use_8bit_adam:
-        return torch.optim.AdamW(groups)
+    """AdamW, or that of bitsandbytes, which keeps its moments in 8 bits."""
+    return (adamw_8bit() if use_8bit_adam else torch.optim.AdamW)(groups)
+
+
+def adamw_8bit() -> type[torch.optim.Optimizer]:
+    """ValueError where bitsandbytes is not installed."""
     try:
         import bitsandbytes
     except ImportError as error:
         raise ValueError("--use-8bit-adam needs bitsandbytes: pip install bitsandbytes, or leave it out.") from error
-    return bitsandbytes.optim.AdamW8bit(groups)
+    return bitsandbytes.optim.AdamW8bit
 
 
 def schedule(name: str, steps: int, warmup_steps: int = 0) -> Callable[[int], float]:

@@ -103,7 +103,7 @@ def add_lcm_lora(command: argparse.ArgumentParser) -> None:
     add_training(command)
     option = command.add_argument
     option("--prompts", type=Path, help="a text file with one prompt a line, to learn from instead of pictures")
-    option("--method", choices=METHODS, default=METHODS[0], help="(consistency)")
+    option("--method", choices=METHODS, help="(trajectories for fewer samples than the published recipe's 12,000)")
     option("--w-min", type=at_least(0, float), default=GUIDANCE, help="least guidance of the teacher; its scale is 1 + w")
     option("--w-max", type=at_least(0, float), default=GUIDANCE, help="largest guidance of the teacher")
     option("--unconditional", choices=("zeros", "empty"), help="what guidance compares with (as the base was trained)")

@@ -39,23 +39,28 @@ class RunFolder:
         with atomic_write(self.settings) as file:
             file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
 
+    def began(self) -> dict:
+        """The settings that the run began with; of a new one there are none."""
+        try:
+            return json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{self.settings} is broken ({error}): give --overwrite to begin anew.") from error
+
     def check(self, settings: dict) -> None:
         """ValueError unless there is no run of that name and no file, or one with these settings.
 
         A run that failed before it made anything is none.
         """
         latest = self.state / "latest"
-        if not self.settings.exists() or not (latest.exists() or self.class_pictures.exists()):
+        made = (latest, self.class_pictures, self.trajectories)
+        if not self.settings.exists() or not any(path.exists() for path in made):
             if self.output.exists():
                 raise ValueError(
                     f"{self.output} exists, and {self.folder} has no run that made it: choose another --name, or give "
                     "--overwrite to replace it."
                 )
             return
-        try:
-            began = json.loads(self.settings.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.settings} is broken ({error}): give --overwrite to begin anew.") from error
+        began = self.began()
         goes_on = not latest.exists() or int(latest.read_text()) <= settings["steps"]
         free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" and goes_on else set())
         names = sorted((began.keys() | settings.keys()) - free)

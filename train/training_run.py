@@ -23,7 +23,7 @@ from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
 from .files import atomic_write, fingerprint_of_ends
-from .optimization import make_optimizer, schedule
+from .optimization import adamw_8bit, make_optimizer, schedule
 from .run_folder import RunFolder
 from .sampling import Sampler
 
@@ -170,6 +170,8 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
     """Accelerate's, in the precision that is asked for; ValueError for what this machine or installation lacks."""
     if options.report_to and not TRACKERS[options.report_to]():
         raise ValueError(f"--report-to {options.report_to} needs it: pip install {options.report_to}, or leave it out.")
+    if options.use_8bit_adam:
+        adamw_8bit()  # now, and not after an hour of latents
     cuda = torch.cuda.is_available()
     options.mixed_precision = options.mixed_precision or ("bf16" if cuda and torch.cuda.is_bf16_supported() else "no")
     if options.mixed_precision == "fp16" and not cuda:

@@ -19,7 +19,8 @@ from .errors import (
     VegaError,
     WorkflowError,
 )
+from .live import LivePicture
 from .sync import Client
 
-__all__ = ["AsyncClient", "Client", "ConnectError", "GatewayError", "PromptLostError", "RequestError", "VegaError"]
-__all__ += ["WorkflowError", "Failed", "Lost", "Refused"]
+__all__ = ["AsyncClient", "Client", "ConnectError", "GatewayError", "LivePicture", "PromptLostError", "RequestError"]
+__all__ += ["VegaError", "WorkflowError", "Failed", "Lost", "Refused"]

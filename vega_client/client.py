@@ -1,8 +1,10 @@
 """The asynchronous client."""
 
 import asyncio
+import contextlib
 import secrets
 import uuid
+from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 from urllib.parse import quote
@@ -12,6 +14,8 @@ from PIL import Image
 from .callbacks import OnPreview, OnProgress, make_listener
 from .events import Events, Listener
 from .images import decode_image, encode_image
+from .live import LivePicture, stream
+from .overrides import apply_overrides
 from .prompt_queue import PromptQueue
 from .retry import RetryPolicy
 from .transport import API_PREFIX, REQUEST_ID, Transport, timeout
@@ -51,7 +55,8 @@ class AsyncClient:
         policy = RetryPolicy(self.url)
         self.transport = Transport(self.url, policy, trust_env=not local)
         socket_url = f"ws{self.url.removeprefix('http')}/ws?clientId={self.id}&secret={self.secret}"
-        self.events = Events(socket_url, policy, **({"proxy": None} if local else {}))
+        self.policy, self.options = policy, {"proxy": None} if local else {}
+        self.events = Events(socket_url, policy, **self.options)
         self.prompts = PromptQueue(self.transport, self.events, self.id)
         self.calls: set[asyncio.Task] = set()
         self.closed = False
@@ -127,6 +132,29 @@ class AsyncClient:
         """
         loaded, listener = read_workflow(workflow), make_listener(on_progress, on_preview)
         return await self.call(self.prompts.run(loaded, overrides or {}, listener))
+
+    async def live(
+        self,
+        workflow: dict | str | Path,
+        frames: AsyncIterable[Image.Image | bytes],
+        overrides: dict | None = None,
+        *,
+        name: str = "",
+    ) -> AsyncIterator[LivePicture]:
+        """Draws frames through a workflow with Live Image and Send Image: the newest each time, the others are left out.
+
+        frames: images, or files of them. Ends when the last frame has its picture; a connection that breaks is opened anew.
+        Who knows the name (16 to 64 letters, digits, - or _) sees the pictures, as the server's full-screen page does.
+        RequestError for what the server refuses, WorkflowError for what can't be drawn, ConnectError where nothing answers.
+        """
+        body = await self.call(self.prompts.body(read_workflow(workflow)))
+        prompt = apply_overrides(body["prompt"], overrides or {})
+        url = f"ws{self.url.removeprefix('http')}/vega/live" + (f"?name={quote(name, safe='')}" if name else "")
+        headers = {header: value.decode() for header, value in self.headers.items()}
+        pictures = stream(url, headers, self.policy, prompt, frames, **self.options)
+        async with contextlib.aclosing(pictures):
+            async for picture in pictures:
+                yield picture
 
     async def call(self, coroutine):
         """What it returns; it ends with its caller or with the client."""

@@ -1,0 +1,110 @@
+"""The websocket at /vega/live: frames and prompts in, pictures out."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+from collections.abc import Mapping
+
+from aiohttp import WSMsgType, web
+from server import PromptServer
+
+from ..contract.errors import ApiError
+from ..images import decode
+from .live import WAITING_FOR_PROMPT, Live, Member
+from .responses import error_response
+from .service import get_service
+
+PROTOCOL, KEY_PROTOCOL = "vega-live", "vega-key."  # the second with a key in base64url: a page can't send headers
+NAME = re.compile(r"[A-Za-z0-9_-]{16,64}")
+MAX_CONNECTIONS = 32
+MAX_MESSAGE_BYTES = 8 * 2**20
+MAX_UNREAD_BYTES = 2**16
+HEARTBEAT_SECONDS = 20.0
+lives: dict[str, tuple[Live, asyncio.Task]] = {}  # by name
+members: set[Member] = set()  # of all
+
+
+async def handle_live(request: web.Request) -> web.StreamResponse:
+    """The connection, until it ends; a response in JSON where there is none to be."""
+    try:
+        check_access(request)
+    except ApiError as error:
+        return error_response(error)
+    socket = web.WebSocketResponse(protocols=(PROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+    member = Member(socket)
+    members.add(member)  # before it may wait
+    try:
+        await socket.prepare(request)
+        request.transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)  # images/frames.py raises it for ComfyUI's own
+        await serve(member, request.query.get("name") or f"{id(member)}")
+    except ConnectionError:  # it has gone in the middle of a message
+        pass
+    finally:
+        members.discard(member)
+    return socket
+
+
+def check_access(request: web.Request) -> None:
+    """ApiError where the connection is not to be: the keys and the rules of /v1, and no page of another site."""
+    origin = request.headers.get("Origin")
+    if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
+        raise ApiError(403, "Pages of other sites are kept out: Origin must be the server's own.")
+    if rejection := get_service().auth.rejection(with_key(request.headers), request.remote):
+        raise ApiError(401, rejection)
+    if (name := request.query.get("name")) and not NAME.fullmatch(name):
+        raise ApiError(400, "name must have 16 to 64 letters, digits, - or _: whoever knows it sees the pictures.")
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
+    if len(members) >= MAX_CONNECTIONS:
+        raise ApiError(503, f"There are {MAX_CONNECTIONS} live connections already: close one.")
+
+
+def with_key(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """The headers, with the key that a page has put among its protocols."""
+    for protocol in map(str.strip, headers.get("Sec-WebSocket-Protocol", "").split(",")):
+        if protocol.startswith(KEY_PROTOCOL) and "x-api-key" not in headers:
+            encoded = protocol.removeprefix(KEY_PROTOCOL)
+            with contextlib.suppress(ValueError):
+                key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+                return {**headers, "x-api-key": key}
+    return headers
+
+
+async def serve(member: Member, name: str) -> None:
+    """One connection's messages; the Live of a name ends with its last."""
+    if name not in lives:
+        live = Live(PromptServer.instance)
+        lives[name] = live, asyncio.create_task(live.run())
+    live, task = lives[name]
+    live.members.add(member)
+    try:
+        if live.graph is None:
+            await member.tell("waiting", message=WAITING_FOR_PROMPT)
+        async for message in member.socket:
+            try:
+                take(live, member, message)
+            except ValueError as error:
+                await member.tell("error", frame=member.count, message=str(error))
+    finally:
+        if live.leave(member):
+            del lives[name]
+            task.cancel()
+            live.client.close()
+
+
+def take(live: Live, member: Member, message) -> None:
+    """Of any message; ValueError says what is wrong with it."""
+    if message.type == WSMsgType.BINARY:
+        member.count += 1
+        decode.open_header(message.data)
+        live.put_frame(member, message.data)
+    elif message.type == WSMsgType.TEXT:
+        try:
+            body = json.loads(message.data)
+        except (ValueError, RecursionError):
+            body = None
+        if not isinstance(body, dict) or body.get("type") != "prompt" or not isinstance(body.get("prompt"), dict):
+            raise ValueError('A text message is {"type": "prompt", "prompt": a graph in API format}; frames are binary.')
+        live.set_prompt(member, body["prompt"])

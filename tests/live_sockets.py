@@ -1,0 +1,90 @@
+"""A program at /vega/live, its frames and the graph that it draws them through."""
+
+import base64
+import io
+import json
+import socket
+
+import numpy as np
+import websocket
+from PIL import Image
+
+NANO, NANO_LORA = "vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"
+ANSWER_SECONDS = 120
+
+
+def graph(text: str = "a bright day, hills", format: str = "png", feedback: float | None = None, **live) -> dict:
+    """From Live Image to Send Image in one step, through Live Latent where there is a feedback."""
+    nodes = {
+        "1": ("VegaLoader", {"model_name": NANO, "vae": "tiny"}),
+        "2": ("VegaLCMLora", {"model": ["1", 0], "lora_name": NANO_LORA, "strength_model": 1.0}),
+        "3": ("CLIPTextEncode", {"clip": ["1", 1], "text": text}),
+        "4": ("VegaLiveImage", {"picture": "", "threshold": 0.0, **live}),
+        "5": ("VAEEncode", {"pixels": ["4", 0], "vae": ["1", 2]}),
+        "6": ("VegaLCMSampler", {"model": ["2", 0], "seed": 1, "steps": 1, "positive": ["3", 0], "denoise": 0.7}),
+        "7": ("VegaTinyVAEDecode", {"samples": ["6", 0], "vae": ["1", 2]}),
+        "8": ("VegaSendImage", {"images": ["7", 0], "format": format, "quality": 90, "metadata": False}),
+    }
+    nodes["6"][1]["latent_image"] = ["5", 0] if feedback is None else ["9", 0]
+    if feedback is not None:
+        nodes["9"] = ("VegaLiveLatent", {"samples": ["5", 0], "feedback": feedback})
+    return {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
+
+
+def plain_graph() -> dict:
+    """The frame itself, at once: Live Image into Send Image."""
+    live = {"class_type": "VegaLiveImage", "inputs": {"picture": "", "threshold": 0.0}}
+    sent = {"images": ["4", 0], "format": "png", "quality": 90, "metadata": False}
+    return {"4": live, "8": {"class_type": "VegaSendImage", "inputs": sent}}
+
+
+def frame(level: int, side: int = 64, format: str = "png") -> bytes:
+    """A grey square with a black corner."""
+    pixels = np.full((side, side, 3), level, np.uint8)
+    pixels[: side // 4, : side // 4] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format)
+    return buffer.getvalue()
+
+
+def in_base64(file: bytes) -> str:
+    return base64.b64encode(file).decode()
+
+
+class LiveSocket:
+    """A connection; numbers frames as the server does."""
+
+    def __init__(self, server, name: str = "", **options):
+        direct = socket.create_connection(("127.0.0.1", server.port), timeout=ANSWER_SECONDS)  # no proxy
+        address = f"ws://127.0.0.1:{server.port}/vega/live" + (f"?name={name}" if name else "")
+        self.socket = websocket.create_connection(address, timeout=ANSWER_SECONDS, socket=direct, **options)
+        self.sent = 0
+
+    def __enter__(self) -> "LiveSocket":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.socket.close()
+
+    def prompt(self, graph: dict) -> None:
+        self.socket.send(json.dumps({"type": "prompt", "prompt": graph}))
+
+    def frame(self, file: bytes) -> int:
+        self.socket.send_binary(file)
+        self.sent += 1
+        return self.sent
+
+    def receive(self) -> tuple[dict, bytes | None]:
+        """A message, and the picture's file that belongs to it."""
+        message = json.loads(self.socket.recv())
+        return message, self.socket.recv() if message["type"] == "picture" else None
+
+    def next(self, *kinds: str) -> tuple[dict, bytes | None]:
+        """The next message of these types."""
+        while (received := self.receive())[0]["type"] not in kinds:
+            pass
+        return received
+
+
+def opened(file: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(file)).convert("RGB")

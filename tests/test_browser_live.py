@@ -1,0 +1,283 @@
+"""Live Image in ComfyUI's page: what is painted or filmed, the picture beside it, and how it begins and ends."""
+
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from workflow_files import template
+
+from dev import browser
+from dev.browser import node, widget
+
+ROOT = Path(__file__).resolve().parents[1]
+LIVE, CANVAS, IMAGE = ".vega-live button.live", ".vega-live canvas", ".vega-live img"
+in_both = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+TEXTS = (ROOT / "web" / "js" / "live_texts.js").read_text(encoding="utf-8")
+LANGUAGES = ("en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
+
+
+@pytest.fixture(autouse=True)
+def stopped(page):
+    """Each test begins without complaints, and no live picture goes on after it."""
+    page.complaints.clear()
+    yield
+    page.evaluate("window.app.graph.clear()")
+
+
+def load(page, name: str) -> None:
+    browser.load(page, template(name))
+    browser.center(page, "VegaLiveImage")
+    page.locator(CANVAS).wait_for()
+
+
+def frame(page) -> int:
+    """The number of the frame that the picture is of, 0 where there is none."""
+    return int(page.locator(IMAGE).get_attribute("data-frame") or 0)
+
+
+def wait_for_frame(page, number: int) -> None:
+    browser.until(page, f"() => Number(document.querySelector('{IMAGE}').dataset.frame ?? 0) >= {number}")
+
+
+def picture(page) -> list[int]:
+    """The pixels of the picture, once it is decoded."""
+    return page.evaluate(
+        f"""async () => {{
+            const image = document.querySelector('{IMAGE}')
+            await image.decode()
+            const canvas = document.createElement('canvas')
+            canvas.width = canvas.height = 192
+            canvas.getContext('2d').drawImage(image, 0, 0, 192, 192)
+            return [...canvas.getContext('2d').getImageData(0, 0, 192, 192).data]
+        }}"""
+    )
+
+
+def pixel(page, x: float, y: float) -> list[int]:
+    """Of the painting, at a part of its width and height."""
+    return page.evaluate(
+        f"""([x, y]) => {{
+            const canvas = document.querySelector('{CANVAS}')
+            return [...canvas.getContext('2d').getImageData(x * canvas.width, y * canvas.height, 1, 1).data].slice(0, 3)
+        }}""",
+        [x, y],
+    )
+
+
+def colour(page, value: str) -> None:
+    page.locator(".vega-live input[type=color]").fill(value)
+
+
+@in_both
+def test_the_picture_follows_the_brush_and_the_prompt(page, server, renderer):
+    """Painting draws anew, so does another prompt without a stroke, and Stop ends it."""
+    load(page, "vega_live_paint")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    first, number = picture(page), frame(page)
+    colour(page, "#ff0000")
+    page.locator(".vega-live input[type=range]").fill("60")
+    box = page.locator(CANVAS).bounding_box()
+    side = box["width"]
+    top = box["y"] + (box["height"] - side) / 2
+    page.mouse.move(box["x"] + 0.1 * side, top + 0.1 * side)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.9 * side, top + 0.12 * side, steps=5)
+    page.mouse.up()
+    assert pixel(page, 0.1, 0.1) == pixel(page, 0.85, 0.12) == [255, 0, 0], "the brush is where the mouse is"
+    wait_for_frame(page, number + 1)
+    while picture(page) == first:  # of the whole stroke
+        page.wait_for_timeout(100)
+    text = "window.app.graph.nodes.find(n => n.isSubgraphNode?.()).widgets.find(w => w.name === 'prompt')"
+    painted = page.locator(IMAGE).get_attribute("src")
+    page.evaluate(f"{text}.value = 'a starry night over snowy mountains'")
+    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
+    page.locator(LIVE).click()
+    assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
+    assert re.search(r"\d pictures a second", page.locator(".vega-live .status").inner_text())
+    assert page.complaints == []
+
+
+def test_run_draws_the_painting_once(page):
+    """Without live, Run draws what is painted, as a picture inside the prompt."""
+    load(page, "vega_live_paint")
+    assert browser.run(page) == "execution_success"
+    assert browser.shown(page, "VegaSendImage").size == (192, 192)
+
+
+def test_it_is_painted_by_keyboard(page):
+    """Space and arrows paint, Ctrl+Z takes back, Delete clears, and the node stays."""
+    load(page, "vega_live_paint")
+    colour(page, "#0000ff")
+    page.locator(".vega-live button", has_text="Clear").click()
+    assert pixel(page, 0.5, 0.5) == [255, 255, 255]
+    page.locator(CANVAS).focus()
+    page.keyboard.press("Space")
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    assert pixel(page, 0.5, 0.5) == pixel(page, 0.55, 0.5) == [0, 0, 255]
+    page.keyboard.press("Control+z")
+    assert pixel(page, 0.5, 0.5) == [255, 255, 255]
+    page.keyboard.press("Control+z")
+    assert pixel(page, 0.5, 0.5) != [255, 255, 255]
+    page.keyboard.press("Delete")
+    assert pixel(page, 0.5, 0.5) == [255, 255, 255]
+    assert page.evaluate(f"!!{node('VegaLiveImage')}")
+    names = (
+        page.locator(".vega-live")
+        .locator("button, select, input, canvas, a")
+        .evaluate_all("found => found.map(e => e.getAttribute('aria-label') || e.textContent)")
+    )
+    assert all(names)
+
+
+def test_it_is_painted_by_touch(page):
+    load(page, "vega_live_paint")
+    colour(page, "#ff00ff")
+    box = page.locator(CANVAS).bounding_box()
+    middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+    view = page.evaluate("[...window.app.canvas.ds.offset]")
+    session = page.context.new_cdp_session(page)
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [middle]})
+    moved = {"x": middle["x"] + 30, "y": middle["y"]}
+    session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [moved]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    assert pixel(page, 0.5, 0.5) == [255, 0, 255]
+    assert page.evaluate("[...window.app.canvas.ds.offset]") == view, "the graph does not move along"
+
+
+def test_the_painting_is_saved_and_the_webcam_is_not(page):
+    load(page, "vega_live_webcam")
+    value = page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 3)
+    assert (
+        len(
+            set(
+                page.evaluate(f"""() => {{
+        const canvas = document.querySelector('{CANVAS}')
+        return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]
+    }}""")
+            )
+        )
+        > 20
+    ), "the camera's picture"
+    assert page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value") == value
+    load(page, "vega_live_paint")  # another workflow ends it
+    assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
+    colour(page, "#00ff00")
+    page.locator(".vega-live button", has_text="Clear").click()
+    saved = page.evaluate("window.app.graph.serialize()")
+    browser.load(page, saved)
+    browser.center(page, "VegaLiveImage")
+    browser.until(
+        page, f"() => document.querySelector('{CANVAS}')?.getContext('2d').getImageData(9, 9, 1, 1).data[0] === 255"
+    )
+    assert pixel(page, 0.5, 0.5) == [255, 255, 255]
+
+
+def test_the_full_screen_page_shows_the_picture(page):
+    load(page, "vega_live_paint")
+    viewer = page.context.new_page()
+    try:
+        viewer.goto(page.locator(".vega-live a").evaluate("link => link.href"))
+        page.locator(LIVE).click()
+        wait_for_frame(page, 1)
+        viewer.wait_for_function("document.querySelector('img').naturalWidth === 192")
+    finally:
+        viewer.close()
+
+
+def test_a_program_sends_frames_into_the_pages_graph(page, server):
+    """With the source Another program, who knows the node's address needs no graph."""
+    from live_sockets import LiveSocket
+    from live_sockets import frame as grey
+
+    load(page, "vega_live_paint")
+    page.locator(".vega-live select").first.select_option("program")
+    name = page.locator(".vega-live input[readonly]").input_value().partition("name=")[2]
+    page.locator(LIVE).click()
+    with LiveSocket(server, name) as program:
+        number = program.frame(grey(120))
+        message, file = program.next("picture")
+        assert message["frame"] == number and file
+    browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
+
+
+@pytest.mark.soak
+def test_ten_minutes_of_webcam(page, server, record_property):
+    """Memory of the server and of the page stays, and no frame is older than two pictures' time when its own is there."""
+    load(page, "vega_live_webcam")
+    page.evaluate(
+        f"""() => {{
+            window.numbers = []
+            new MutationObserver(() => {{
+                const found = document.querySelector('.vega-live .status').textContent.match(/([\\d.]+) pic.* (\\d+) ms/)
+                if (found) window.numbers.push([Number(found[1]), Number(found[2])])
+            }}).observe(document.querySelector('.vega-live .status'), {{ childList: true }})
+            document.querySelector('{LIVE}').click()
+        }}"""
+    )
+    wait_for_frame(page, 20)
+    process = psutil.Process(server.process.pid)
+
+    def memory() -> tuple[int, int]:
+        heap = page.evaluate("(globalThis.gc?.(), performance.memory.usedJSHeapSize)")
+        return process.memory_info().rss // 2**20, heap // 2**20
+
+    page.wait_for_timeout(60_000)
+    before = memory()
+    page.wait_for_timeout(540_000)
+    after = memory()
+    numbers = page.evaluate("window.numbers")[20:]
+    old = [age * rate / 1000 for rate, age in numbers if rate]  # in pictures' times
+    record_property("pictures", len(numbers))
+    record_property("age p50 ms", sorted(age for _, age in numbers)[len(numbers) // 2])
+    record_property("oldest in pictures' times", round(max(old), 2))
+    record_property("server and page MiB before", str(before))
+    record_property("server and page MiB after", str(after))
+    assert after[0] - before[0] < 100
+    assert after[1] - before[1] < 50
+    assert sorted(old)[int(0.99 * len(old))] <= 2
+
+
+@pytest.mark.soak
+def test_fifty_strokes_in_a_row(page, record_property):
+    """Each is followed by a picture of the newest frame, within twice the time that pictures take."""
+    load(page, "vega_live_paint")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    waits = []
+    for k in range(50):
+        waits.append(
+            page.evaluate(
+                f"""async k => {{
+                    const canvas = document.querySelector('{CANVAS}'), image = document.querySelector('{IMAGE}')
+                    const before = image.src, began = performance.now()
+                    canvas.dispatchEvent(new KeyboardEvent('keydown', {{ key: ' ' }}))
+                    canvas.dispatchEvent(new KeyboardEvent('keydown', {{ key: ['ArrowLeft', 'ArrowUp'][k % 2] }}))
+                    canvas.dispatchEvent(new KeyboardEvent('keydown', {{ key: ' ' }}))
+                    while (image.src === before) await new Promise(requestAnimationFrame)
+                    return performance.now() - began
+                }}""",
+                k,
+            )
+        )
+        page.wait_for_timeout(2 * waits[-1])  # what the stroke's last frame draws
+    record_property("wait p50 ms", round(sorted(waits)[25]))
+    record_property("wait p95 ms", round(sorted(waits)[47]))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_widget_speaks_each_language(language):
+    """The same texts in each, with the same values filled in, and none left in English."""
+    blocks = dict(re.findall(r'^  "?([\w-]+)"?: \{\n(.*?)^  \},', TEXTS, re.DOTALL | re.MULTILINE))
+    assert tuple(blocks) == LANGUAGES
+    texts = {code: dict(re.findall(r'^    (\w+): "(.*)",$', block, re.MULTILINE)) for code, block in blocks.items()}
+    here, english = texts[language], texts["en"]
+    assert here.keys() == english.keys()
+    for key, text in here.items():
+        assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", english[key]))
+        assert language == "en" or text != english[key] or (language, key) in {("fr", "source"), ("fr", "webcam")}

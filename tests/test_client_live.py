@@ -1,0 +1,101 @@
+"""vega_client's live pictures from the real server."""
+
+import asyncio
+
+import pytest
+from live_sockets import frame, graph, plain_graph
+from PIL import Image
+from relay import Relay
+
+from vega_client import AsyncClient, RequestError, WorkflowError
+
+SHADES = (20, 90, 160)
+
+
+async def slowly(drawn: asyncio.Event):
+    """Each frame when the picture of the one before it is there."""
+    for shade in SHADES:
+        yield Image.new("RGB", (64, 64), (shade, shade, shade))
+        await drawn.wait()
+        drawn.clear()
+
+
+async def at_once(frames):
+    for one in frames:
+        yield one
+
+
+def collect(server, workflow: dict, frames, **options) -> list:
+    async def run() -> list:
+        async with AsyncClient(server.url) as client:
+            return [picture async for picture in client.live(workflow, at_once(frames), **options)]
+
+    return asyncio.run(run())
+
+
+def test_frames_go_in_and_pictures_come_out(server):
+    async def run() -> list:
+        drawn, found = asyncio.Event(), []
+        async with AsyncClient(server.url) as client:
+            async for picture in client.live(plain_graph(), slowly(drawn)):
+                found.append(picture)
+                drawn.set()
+        return found
+
+    found = asyncio.run(run())
+    assert [picture.frame for picture in found] == [1, 2, 3]
+    for picture, shade in zip(found, SHADES, strict=True):
+        assert abs(picture.image.getpixel((50, 50))[0] - shade) <= 1  # JPEG's rounding
+        assert picture.age_s > 0
+
+
+def test_the_last_of_many_frames_is_drawn(server):
+    found = collect(server, plain_graph(), [frame(k) for k in range(100)])
+    numbers = [picture.frame for picture in found]
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 100
+
+
+def test_overrides_are_drawn(server):
+    one, other = (collect(server, graph(), [frame(90)], overrides={"3.text": text})[0] for text in ("day", "night, moon"))
+    assert one.image.tobytes() != other.image.tobytes()
+
+
+def test_what_is_refused_is_raised(server):
+    with pytest.raises(RequestError, match="16 to 64"):
+        collect(server, plain_graph(), [frame(1)], name="short")
+    with pytest.raises(WorkflowError, match="no PNG, JPEG or WEBP"):
+        collect(server, plain_graph(), [b"nothing"])
+    with pytest.raises(WorkflowError, match="There is no Live Image"):
+        collect(server, {"8": plain_graph()["8"]}, [frame(1)])
+
+
+def test_what_the_frames_raise_is_raised(server):
+    async def broken():
+        yield frame(1)
+        raise OSError("the camera is gone")
+
+    async def run() -> None:
+        async with AsyncClient(server.url) as client:
+            async for _ in client.live(plain_graph(), broken()):
+                pass
+
+    with pytest.raises(OSError, match="the camera is gone"):
+        asyncio.run(run())
+
+
+def test_a_broken_connection_is_opened_anew(server):
+    """Frames that came meanwhile are counted on: their numbers are the caller's, whatever the connection does."""
+    relay, drawn, found = Relay(server.port), asyncio.Event(), []
+
+    async def run() -> None:
+        async with AsyncClient(f"http://127.0.0.1:{relay.port}") as client:
+            async for picture in client.live(plain_graph(), slowly(drawn)):
+                found.append(picture.frame)
+                if picture.frame == 1:
+                    assert relay.cut() > 0
+                drawn.set()
+
+    asyncio.run(run())
+    relay.close()
+    assert found == [1, 2, 3]

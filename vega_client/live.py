@@ -1,0 +1,152 @@
+"""A live picture over the server's websocket /vega/live: frames go in, the newest is drawn, pictures come out."""
+
+import asyncio
+import contextlib
+import io
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+
+import websockets
+from PIL import Image
+
+from .errors import ConnectError, RequestError, WorkflowError
+from .images import decode_image
+from .retry import RetryPolicy, is_tls_error
+
+RECONNECT_SECONDS = 0.5
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class LivePicture:
+    """A picture, which of the frames it was drawn from (the first is 1), and how long after that frame was sent it came."""
+
+    image: Image.Image
+    frame: int
+    age_s: float
+
+
+class Newest:
+    """The newest of the caller's frames, whatever the connection does."""
+
+    def __init__(self):
+        self.number, self.file, self.ended = 0, b"", False
+        self.changed = asyncio.Event()
+        self.drawn = 0  # the number of the last frame that was answered
+
+    async def read(self, frames: AsyncIterable[Image.Image | bytes]) -> None:
+        try:
+            async for frame in frames:
+                file = frame if isinstance(frame, bytes) else await asyncio.to_thread(encode_jpeg, frame)
+                self.number, self.file = self.number + 1, file
+                self.changed.set()
+        finally:
+            self.ended = True
+            self.changed.set()
+
+    def is_done(self) -> bool:
+        return self.ended and self.drawn == self.number
+
+
+async def stream(
+    url: str, headers: dict, policy: RetryPolicy, prompt: dict, frames: AsyncIterable[Image.Image | bytes], **options
+) -> AsyncIterator[LivePicture]:
+    """The pictures, until the last frame has its own. Opens the connection anew where it breaks; options are websockets'.
+
+    RequestError for what the server refuses, WorkflowError for a graph or a frame that it can't draw, ConnectError where
+    nothing answers for the policy's time.
+    """
+    newest = Newest()
+    reading = asyncio.create_task(newest.read(frames))
+    last_seen = time.monotonic()
+    try:
+        while not newest.is_done():
+            try:
+                async with (
+                    websockets.connect(url, additional_headers=headers, max_size=None, **options) as socket,
+                    contextlib.aclosing(pictures(socket, prompt, newest)) as found,
+                ):
+                    policy.has_answered = True
+                    try:
+                        async for picture in found:
+                            yield picture
+                    finally:
+                        last_seen = time.monotonic()
+            except websockets.InvalidStatus as error:
+                refusal = refused(error)
+                if refusal.status < 500:
+                    raise refusal from None
+            except (OSError, TimeoutError, websockets.WebSocketException) as error:
+                if is_tls_error(error):
+                    raise ConnectError(f"TLS with {url.partition('?')[0]} fails: {error}") from None
+            if not newest.is_done():
+                policy.warn()
+                if time.monotonic() - last_seen > policy.seconds:
+                    raise ConnectError(f"Nothing answers at {url.partition('?')[0]}.")
+                await asyncio.sleep(RECONNECT_SECONDS)
+        await reading  # what the caller's frames have raised
+    finally:
+        reading.cancel()
+        await asyncio.wait([reading])
+
+
+async def pictures(socket: websockets.ClientConnection, prompt: dict, newest: Newest) -> AsyncIterator[LivePicture]:
+    """Those of one connection."""
+    sent: list[tuple[int, float]] = []  # by their number on this connection less 1: (the frame's number, when)
+    sending = asyncio.create_task(send(socket, prompt, newest, sent))
+    about: dict = {}
+    try:
+        async for message in socket:
+            if isinstance(message, str):
+                about = json.loads(message)
+                if about["type"] == "error":
+                    raise WorkflowError(about["message"])
+                if about["type"] not in ("same", "interrupted") or not about["frame"]:
+                    continue
+            elif not about["frame"]:
+                continue
+            number, at = sent[about["frame"] - 1]
+            newest.drawn = number
+            if isinstance(message, bytes):
+                yield LivePicture(await asyncio.to_thread(decode_image, message), number, time.monotonic() - at)
+            if newest.is_done():
+                return
+    finally:
+        sending.cancel()
+        await asyncio.wait([sending])
+
+
+async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: list) -> None:
+    """The prompt, then each frame that is the newest while there is room for it."""
+    with contextlib.suppress(websockets.ConnectionClosed):
+        await socket.send(json.dumps({"type": "prompt", "prompt": prompt}))
+        last = newest.drawn
+        while not newest.is_done():
+            if newest.number > last:
+                last, file = newest.number, newest.file
+                sent.append((last, time.monotonic()))
+                await socket.send(file)
+            else:
+                newest.changed.clear()
+                await newest.changed.wait()
+        await socket.close()
+
+
+def refused(error: websockets.InvalidStatus) -> RequestError:
+    """With the server's own words."""
+    response = error.response
+    try:
+        message = json.loads(response.body or b"")["error"]
+    except (ValueError, KeyError, TypeError):
+        message = (
+            f"The server answers {response.status_code} {response.reason_phrase}: it has no live pictures for this client."
+        )
+    return RequestError(message, response.status_code)
+
+
+def encode_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()

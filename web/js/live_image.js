@@ -1,0 +1,232 @@
+// The widget of Live Image: what is painted or filmed, the picture beside it, and the button that keeps drawing.
+import { app } from "../../../scripts/app.js";
+import { liveAddress } from "./live_connection.js";
+import { startLoop } from "./live_loop.js";
+import { makePainting } from "./live_paint.js";
+import { say } from "./live_texts.js";
+import { openVideo } from "./live_video.js";
+
+const SOURCES = ["paint", "webcam", "screen", "program"];
+const SIDES = [128, 192, 256, 384, 512, 768, 1024];
+const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
+const NODE_SIZE = [560, 500];
+const LEAST_HEIGHT_PX = 360;
+const [NAME, KEY] = ["Vega.LiveName", "Vega.LiveKey"]; // in the tab's storage
+const STYLE = `
+  .vega-live { display: flex; flex-direction: column; gap: 6px; height: 100%; box-sizing: border-box; padding: 4px;
+    font: 13px/1.3 Inter, Arial, sans-serif; color: var(--input-text, #ddd); }
+  .vega-live .row { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; }
+  .vega-live [hidden] { display: none; }
+  .vega-live button, .vega-live select, .vega-live input, .vega-live a { min-height: 32px; box-sizing: border-box; font: inherit;
+    color: inherit; background: var(--comfy-input-bg, #222); border: 1px solid var(--border-color, #666); border-radius: 6px;
+    padding: 4px 10px; }
+  .vega-live input[type=color] { padding: 2px; width: 40px; }
+  .vega-live input[type=range] { width: 90px; padding: 0; }
+  .vega-live input[readonly] { flex: 1; min-width: 120px; }
+  .vega-live button[aria-pressed=true] { background: #b91c1c; color: #fff; }
+  .vega-live :focus-visible { outline: 2px solid #60a5fa; outline-offset: 1px; }
+  .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; }
+  .vega-live .views > * { flex: 1; min-width: 0; min-height: 0; object-fit: contain; background: #0006; }
+  .vega-live .views img:not([src]) { visibility: hidden; }
+  .vega-live canvas.paint { touch-action: none; cursor: crosshair; }
+  .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
+
+function element(tag, fields = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), fields);
+  made.append(...children);
+  return made;
+}
+
+function addStyle() {
+  if (document.querySelector("style.vega-live-style")) return;
+  document.head.append(element("style", { className: "vega-live-style", textContent: STYLE }));
+}
+
+const labelled = (made, text) => {
+  made.setAttribute("aria-label", text);
+  made.title = text;
+  return made;
+};
+
+const option = (value, textContent) => element("option", { value, textContent });
+
+// The name under which others see this node's pictures: the same after the page was loaded anew.
+function liveName(node) {
+  const kept = sessionStorage.getItem(NAME) ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
+  sessionStorage.setItem(NAME, kept);
+  return `live-${kept}-${node.id}`.slice(0, 64);
+}
+
+function makeWidget(node) {
+  addStyle();
+  const value = node.widgets.find(({ name }) => name === "picture");
+  const chosen = () => ({ ...DEFAULTS, ...node.properties?.vega_live });
+  const choose = (fields) => node.setProperty("vega_live", { ...chosen(), ...fields });
+  let [video, loop, isFresh, url] = [null, null, true, null];
+  let written = ""; // into the workflow, by this painting
+
+  const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
+  const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), say("side"));
+  const live = element("button", { type: "button", textContent: say("live"), className: "live" });
+  const full = element("a", { target: "_blank", rel: "noopener", textContent: say("full") });
+  const colour = labelled(element("input", { type: "color" }), say("colour"));
+  const brush = labelled(element("input", { type: "range", min: 1, max: 96 }), say("brush"));
+  const undo = element("button", { type: "button", textContent: say("undo") });
+  const clear = element("button", { type: "button", textContent: say("clear") });
+  const address = labelled(element("input", { readOnly: true }), say("address"));
+  const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
+  const canvas = element("canvas", { tabIndex: 0 });
+  const picture = element("img", { alt: say("picture") });
+  const status = element("div", { className: "status" });
+  status.setAttribute("role", "status");
+  canvas.setAttribute("role", "img");
+  const tools = element("div", { className: "row" }, colour, brush, undo, clear);
+  const root = element(
+    "div",
+    { className: "vega-live" },
+    element("div", { className: "row" }, live, source, side, full, key),
+    tools,
+    element("div", { className: "row" }, address),
+    element("div", { className: "views" }, canvas, picture),
+    status,
+  );
+
+  const tell = (text, isError = false) => {
+    status.textContent = text;
+    status.style.color = isError ? "#f87171" : "";
+  };
+
+  // The painting is a part of the workflow; what a camera sees is not.
+  function changed(isDone) {
+    isFresh = true;
+    loop?.sendFrame();
+    if (!isDone) return;
+    written = canvas.toDataURL("image/jpeg", 0.9);
+    value.value = written;
+    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
+  }
+
+  const painting = makePainting(canvas, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
+
+  // The canvas with a frame that wasn't sent yet, or null.
+  function takeFrame() {
+    const kind = chosen().source;
+    if (kind === "program") return null;
+    if (kind !== "paint") {
+      video?.drawOn(canvas);
+      return video && canvas;
+    }
+    if (!isFresh) return null;
+    isFresh = false;
+    return canvas;
+  }
+
+  function stop() {
+    loop?.stop();
+    video?.close();
+    [loop, video] = [null, null];
+    live.textContent = say("live");
+    live.setAttribute("aria-pressed", "false");
+  }
+
+  function show(blob, { rate, age, left, frame }) {
+    const last = url;
+    picture.src = url = URL.createObjectURL(blob);
+    if (last) URL.revokeObjectURL(last);
+    picture.dataset.frame = frame;
+    tell(say("drawing", { rate: rate.toFixed(1), age, left }));
+  }
+
+  async function start() {
+    const kind = chosen().source;
+    live.setAttribute("aria-pressed", "true");
+    live.textContent = say("stop");
+    if (kind === "webcam" || kind === "screen") {
+      try {
+        video = await openVideo(kind, stop);
+      } catch (error) {
+        stop();
+        return tell(say("noCamera", { why: error.message }), true);
+      }
+      if (live.getAttribute("aria-pressed") === "false") return stop(); // pressed again meanwhile
+    }
+    isFresh = true;
+    loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
+      opened: () => (isFresh = true),
+      picture: show,
+      said: (what, { message } = {}) => tell(message ?? say(what), what !== "waiting"),
+      ended(code, message) {
+        stop();
+        key.hidden = code !== 401;
+        tell(message, true);
+      },
+    });
+  }
+
+  // As it is chosen, also after the workflow was loaded.
+  function refresh() {
+    const { source: kind, side: pixels, colour: shade, brush: size } = chosen();
+    [source.value, side.value, colour.value, brush.value] = [kind, pixels, shade, size];
+    tools.hidden = kind !== "paint";
+    canvas.hidden = side.hidden = kind === "program";
+    address.parentElement.hidden = kind !== "program";
+    address.value = liveAddress(liveName(node));
+    full.href = new URL(`../live.html#${liveName(node)}`, import.meta.url).href;
+    canvas.className = kind === "paint" ? "paint" : "";
+    canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
+    if (canvas.width !== pixels) painting.resize(pixels);
+  }
+
+  live.addEventListener("click", () => (live.getAttribute("aria-pressed") === "true" ? stop() : start()));
+  source.addEventListener("change", () => {
+    stop();
+    choose({ source: source.value });
+    refresh();
+    if (source.value === "paint") painting.restore(value.value);
+  });
+  side.addEventListener("change", () => {
+    choose({ side: Number(side.value) });
+    refresh();
+    if (chosen().source === "paint") changed(true);
+  });
+  colour.addEventListener("input", () => choose({ colour: colour.value }));
+  brush.addEventListener("input", () => choose({ brush: Number(brush.value) }));
+  undo.addEventListener("click", painting.undo);
+  clear.addEventListener("click", painting.clear);
+  key.addEventListener("change", () => sessionStorage.setItem(KEY, key.value));
+
+  value.hidden = value.options.hidden = true;
+  value.computeSize = () => [0, -4];
+  value.serializeValue = () => {
+    const isSeen = video && ["webcam", "screen"].includes(chosen().source);
+    return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
+  };
+  // Where a workflow or a program's graph is opened; also called for what was painted here.
+  function restore(picture) {
+    if (picture && picture !== written) painting.restore(picture);
+    written = picture;
+  }
+
+  value.callback = restore;
+  const { onConfigure, onRemoved } = node;
+  node.onConfigure = function (...options) {
+    onConfigure?.apply(this, options);
+    refresh();
+    restore(value.value);
+  };
+  node.onRemoved = function (...options) {
+    stop();
+    onRemoved?.apply(this, options);
+  };
+  live.setAttribute("aria-pressed", "false");
+  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST_HEIGHT_PX });
+  node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
+  refresh();
+}
+
+app.registerExtension({
+  name: "Vega.LiveImage",
+  nodeCreated(node) {
+    if (node.comfyClass === "VegaLiveImage") makeWidget(node);
+  },
+});

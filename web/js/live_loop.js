@@ -1,0 +1,109 @@
+// While it runs: the newest frame and the newest graph go to the server, one frame at a time, and pictures come back.
+import { app } from "../../../scripts/app.js";
+import { connect } from "./live_connection.js";
+import { rootGraph } from "./execution_id.js";
+
+const LOOK_MS = 33;
+const LEAST_WAIT_MS = 100; // for a picture, until a newer frame takes the place of the one that waits
+const QUALITY = 0.9; // of the frames' JPEG
+const SMOOTHING = 0.2; // of the numbers that are shown
+
+const encode = (canvas) => new Promise((done) => canvas.toBlob(done, "image/jpeg", QUALITY));
+
+// The graph as the server draws it: without the painting, in whose place the frames come.
+async function currentPrompt() {
+  const { output } = await app.graphToPrompt();
+  for (const { class_type, inputs } of Object.values(output)) if (class_type === "VegaLiveImage") inputs.picture = "";
+  return output;
+}
+
+// takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: opened(), picture(blob, numbers),
+// said(kind, values), ended(status, message).
+export function startLoop(name, key, takeFrame, on) {
+  const taken = new Map(); // number of a frame -> when it was taken
+  const numbers = { rate: 0, age: 0, left: 0, frame: 0 };
+  let isEncoding = false;
+  let isLooking = false;
+  let lastSent = 0;
+  let lastPicture = 0;
+  let pictureMs = LEAST_WAIT_MS;
+  let seen = ""; // the graph that was last looked at
+  let prompt = ""; // and what it is to the server
+
+  const smooth = (before, now) => (before ? before + SMOOTHING * (now - before) : now);
+
+  async function sendFrame() {
+    if (isEncoding || !connection.isReady()) return;
+    const at = performance.now();
+    const canvas = takeFrame();
+    if (!canvas) return;
+    isEncoding = true;
+    const blob = await encode(canvas).finally(() => (isEncoding = false));
+    if (!connection.isReady()) return;
+    lastSent = at;
+    taken.set(connection.sendFrame(blob), at);
+  }
+
+  async function sendPrompt() {
+    if (isLooking || !connection.isReady()) return;
+    const now = JSON.stringify(rootGraph().serialize());
+    if (now === seen) return;
+    isLooking = true;
+    try {
+      const next = await currentPrompt();
+      seen = now;
+      if (JSON.stringify(next) === prompt || !connection.isReady()) return;
+      prompt = JSON.stringify(next);
+      connection.sendPrompt(next);
+    } finally {
+      isLooking = false;
+    }
+  }
+
+  function gotPicture({ frame, left_out, index }, blob) {
+    if (index) return; // of a batch the first is shown
+    const now = performance.now();
+    if (taken.has(frame)) numbers.age = Math.round(now - taken.get(frame));
+    for (const older of taken.keys()) if (older <= frame) taken.delete(older);
+    if (lastPicture) {
+      pictureMs = smooth(pictureMs, now - lastPicture);
+      numbers.rate = smooth(numbers.rate, 1000 / (now - lastPicture));
+    }
+    lastPicture = now;
+    numbers.left += left_out;
+    numbers.frame = frame;
+    on.picture(blob, numbers);
+    sendFrame();
+  }
+
+  const connection = connect(name, key, {
+    opened() {
+      taken.clear();
+      [seen, prompt, lastPicture] = ["", "", 0];
+      on.said("waiting");
+      on.opened();
+    },
+    message({ type, message, frame }) {
+      if (type === "error") on.said("error", { message });
+      else taken.delete(frame);
+    },
+    picture: gotPicture,
+    lost: () => on.said("lost"),
+    refused(status, message) {
+      clearInterval(timer);
+      on.ended(status, message);
+    },
+  });
+  const timer = setInterval(() => {
+    sendPrompt().catch((error) => on.said("error", { message: error.message }));
+    const waited = performance.now() - lastSent;
+    if (waited > (taken.size ? Math.max(LEAST_WAIT_MS, pictureMs) : LOOK_MS)) sendFrame();
+  }, LOOK_MS);
+  return {
+    sendFrame,
+    stop() {
+      clearInterval(timer);
+      connection.close();
+    },
+  };
+}

@@ -1,0 +1,138 @@
+// A canvas to paint on by mouse, pen, touch and keyboard.
+const KEPT = 30; // strokes that can be taken back
+const STEP_PX = 4; // of the brush at an arrow key
+const PAPER = "#ffffff";
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+// brush(): { colour, size }. changed(isStrokeDone) is called whenever the painting is another one.
+export function makePainting(canvas, brush, changed) {
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const before = []; // the painting before each stroke
+  let pen = null; // the last point of a stroke that goes on
+  let cursor = null; // where the keyboard's brush is
+  let isDown = false; // the keyboard's brush
+
+  const blank = () => {
+    context.fillStyle = PAPER;
+    context.fillRect(0, 0, canvas.width, canvas.height);
+  };
+
+  function remember() {
+    before.push(context.getImageData(0, 0, canvas.width, canvas.height));
+    if (before.length > KEPT) before.shift();
+  }
+
+  function line([x, y], [toX, toY]) {
+    const { colour, size } = brush();
+    Object.assign(context, { strokeStyle: colour, lineWidth: size, lineCap: "round", lineJoin: "round" });
+    context.beginPath();
+    context.moveTo(x, y);
+    context.lineTo(toX, toY);
+    context.stroke();
+  }
+
+  function at(event) {
+    const { left, top, width, height } = canvas.getBoundingClientRect(); // the graph's zoom is in it
+    const side = Math.min(width, height); // of the painting, in the middle of its element
+    const [x, y] = [event.clientX - left - (width - side) / 2, event.clientY - top - (height - side) / 2];
+    return [(x / side) * canvas.width, (y / side) * canvas.height];
+  }
+
+  function onDown(event) {
+    if (event.button !== 0 || pen) return;
+    event.stopPropagation();
+    canvas.focus();
+    canvas.setPointerCapture(event.pointerId);
+    remember();
+    pen = at(event);
+    line(pen, pen);
+    changed(false);
+  }
+
+  function onMove(event) {
+    if (!pen || !canvas.hasPointerCapture(event.pointerId)) return;
+    event.stopPropagation();
+    const moves = event.getCoalescedEvents?.() ?? [];
+    for (const move of moves.length ? moves : [event]) {
+      const point = at(move);
+      line(pen, point);
+      pen = point;
+    }
+    changed(false);
+  }
+
+  function onUp(event) {
+    if (!pen) return;
+    event.stopPropagation();
+    pen = null;
+    changed(true);
+  }
+
+  function undo() {
+    const last = before.pop();
+    if (!last) return;
+    context.putImageData(last, 0, 0);
+    changed(true);
+  }
+
+  function clear() {
+    remember();
+    blank();
+    changed(true);
+  }
+
+  // Before ComfyUI's page, where Delete takes the node away.
+  function onKey(event) {
+    const { key } = event;
+    const isUndo = (event.ctrlKey || event.metaKey) && key.toLowerCase() === "z";
+    if (!isUndo && !ARROWS[key] && ![" ", "Delete", "Backspace"].includes(key)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (isUndo) return undo();
+    if (key === "Delete" || key === "Backspace") return clear();
+    cursor ??= [canvas.width / 2, canvas.height / 2];
+    if (key === " ") {
+      isDown = !isDown;
+      if (isDown) {
+        remember();
+        line(cursor, cursor);
+      }
+      return changed(!isDown);
+    }
+    const [dx, dy] = ARROWS[key];
+    const inside = (value, most) => Math.min(Math.max(value, 0), most);
+    const next = [inside(cursor[0] + dx * STEP_PX, canvas.width), inside(cursor[1] + dy * STEP_PX, canvas.height)];
+    if (isDown) line(cursor, next);
+    cursor = next;
+    if (isDown) changed(false);
+  }
+
+  canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
+  canvas.addEventListener("pointerdown", onDown);
+  canvas.addEventListener("pointermove", onMove);
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, onUp);
+  canvas.addEventListener("keydown", onKey);
+  blank();
+
+  // Another size keeps what was painted.
+  function resize(side) {
+    const old = document.createElement("canvas");
+    Object.assign(old, { width: canvas.width, height: canvas.height });
+    old.getContext("2d").drawImage(canvas, 0, 0);
+    Object.assign(canvas, { width: side, height: side });
+    before.length = 0;
+    context.drawImage(old, 0, 0, side, side);
+  }
+
+  // picture: a file in base64, with or without a data URL's head.
+  async function restore(picture) {
+    const image = new Image();
+    image.src = picture.startsWith("data:") ? picture : `data:image/png;base64,${picture}`; // it finds out the format itself
+    await image.decode().catch(() => {}); // what is no picture leaves the paper blank
+    before.length = 0;
+    blank();
+    if (image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  }
+
+  return { undo, clear, resize, restore };
+}
