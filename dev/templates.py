@@ -97,7 +97,8 @@ def note_height(text: str) -> int:
     shown = re.sub(r"\]\([^)]*\)|[*`\[#]", "", text)
     lines = sum(math.ceil(len(line) / 58) for line in shown.splitlines() if line)
     items = len(re.findall(r"^(?:-|\d\.) ", text, re.MULTILINE))
-    return math.ceil((14 * lines + 12 * text.count("\n\n") + 8 * items + 40) / 10) * 10
+    gaps = 12 * text.count("\n\n") + 10 * len(re.findall(r"^\d\. .*\n\n- ", text, re.MULTILINE))  # more between two lists
+    return math.ceil((14 * lines + gaps + 8 * items + 40) / 10) * 10
 
 
 def add_note(g: Graph, text: str) -> None:
