@@ -60,7 +60,7 @@ def check(options: Namespace) -> None:
 
 
 def method(training: TrainingRun) -> str:
-    """The method that the run began with; of a new one the one that is better for so many samples (docs/train.md)."""
+    """The method that the run began with; of a new one that which should be better for so many samples (docs/train.md)."""
     options = training.options
     if not options.overwrite and (began := training.folder.began().get("method")):
         return began
