@@ -12,6 +12,8 @@ from workflow_files import for_programs as prompt
 ROOT = Path(__file__).resolve().parents[1]
 COMES_WITH_US = {"vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"}
 HOSTS_OWN = {"Run", "Run (On Change)", "File, Export (API)", "R"}  # buttons, menus and keys of ComfyUI's page
+LIVE_TEXTS = (ROOT / "web" / "js" / "live_texts.js").read_text(encoding="utf-8").partition("},")[0]
+LIVE_WIDGET = set(re.findall(r'^ +\w+: "(.+)",$', LIVE_TEXTS, re.MULTILINE))  # what Live Image has on it, in English
 
 
 def graph(path: Path) -> list[dict]:
@@ -110,6 +112,7 @@ def test_every_name_in_a_note_is_there(path, info):
     assert added <= {definition["display_name"] for definition in info.values()}
     folders = {f"models/{model['directory']}" for n in inside for model in n["properties"].get("models", ())}
     there = shown | inputs | choices | folders | added | HOSTS_OWN | {other.stem for other in WORKFLOWS}
+    there |= LIVE_WIDGET if "VegaLiveImage" in {n["type"] for n in inside} else set()
     bold = {name for name in re.findall(r"\*\*(.+?)\*\*", said) if not name.endswith(":")}
     assert bold <= there
     assert set(re.findall(r"(?<!\*)\*([^*\n]+)\*(?!\*)", said)) <= inputs
