@@ -66,7 +66,12 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     option("--caption-dropout", type=share, default=0.05, help="share of captions that are left empty")
     option("--random-flip", action="store_true", help="mirror every second picture")
     option("--seed", type=at_least(0), default=0)
-    option("--class-prompt", nargs="+", default=[], help="DreamBooth's prior preservation: what the base must go on drawing")
+    option(
+        "--class-prompt",
+        nargs="+",
+        default=[],
+        help="prior preservation: what the base must go on drawing, or @FILE, a prompt a line",
+    )
     option("--num-class-images", type=at_least(1), default=100, help="that the base draws of it")
     option("--prior-loss-weight", type=at_least(0, float), default=1.0)
     option("--sample-prompts", nargs="+", default=[], help="what is drawn now and then, into WORK/NAME/samples")
