@@ -8,7 +8,7 @@ from .interruption import interrupt_by_any_signal
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    found = argparse.ArgumentParser(prog="python -m train", description=__doc__, fromfile_prefix_chars="@")
     commands = found.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="what is in a folder of pictures, and what is left out of it")
     options.add_data(command)

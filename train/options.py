@@ -90,7 +90,7 @@ def add_lora(command: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="DreamBooth's prior preservation: what the base must go on drawing",
+        help="prior preservation: what the base must go on drawing, or @FILE, a prompt a line",
     )
     option("--num-class-images", type=at_least(1), default=100, help="that the base draws of it")
     option("--prior-loss-weight", type=at_least(0, float), default=1.0)
