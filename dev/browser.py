@@ -14,7 +14,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync"]
 FLAGS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a webcam, and nobody to be asked
 ANSWER_SECONDS = 180
-READY = "!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader)"
+# While the page starts, a mask lies over it and takes the clicks.
+READY = """!!(window.app?.graph && window.LiteGraph?.registered_node_types?.VegaLoader
+    && !document.querySelector('.p-blockui-mask'))"""
 ENDS = ["execution_success", "execution_error", "execution_interrupted"]
 
 

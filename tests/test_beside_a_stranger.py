@@ -145,10 +145,15 @@ class Crowd:
 
 
 class Stranger:
-    """At another connection; `done` says what it did how often."""
+    """At another connection; `done` says what it did how often.
 
-    def __init__(self, server: comfyui.Server, seed: int, pauses: tuple[float, float]):
-        self.server, self.chance, self.pauses = server, random.Random(seed), pauses
+    It waits for an answer to somebody before it does the next thing: on a slow machine it would else clear the queue faster
+    than anything can be drawn.
+    """
+
+    def __init__(self, server: comfyui.Server, crowd: Crowd, pauses: tuple[float, float]):
+        self.server, self.crowd, self.pauses = server, crowd, pauses
+        self.chance = random.Random(len(crowd.requests))
         self.done = collections.Counter()
         self.ended = threading.Event()
 
@@ -165,7 +170,11 @@ class Stranger:
     def work(self) -> None:
         stranger = comfyui.Server(self.server.port, self.server.base, self.server.log, self.server.process)
         acts = (self.interrupt, self.clear, self.free, self.delete, self.forget)
+        answers = 0
         while not self.ended.wait(self.chance.uniform(*self.pauses)):
+            if self.done and len(self.crowd.seconds) == answers:
+                continue
+            answers = len(self.crowd.seconds)
             act = self.chance.choice(acts)
             act(stranger)
             self.done[act.__name__] += 1
@@ -189,7 +198,8 @@ class Stranger:
 
 
 def check(server, count: int, pauses: tuple[float, float], record_property) -> None:
-    crowd, stranger = Crowd([made(seed) for seed in range(count)]), Stranger(server, count, pauses)
+    crowd = Crowd([made(seed) for seed in range(count)])
+    stranger = Stranger(server, crowd, pauses)
     began = time.monotonic()
     with stranger.at_work():
         crowd.ask_all(server.url)
