@@ -25,7 +25,7 @@ from dev import host_setup
 
 from . import chart, machine, roofline, weights
 from .variants import ACCELERATED
-from .weights import NANO
+from .weights import NANO_DIR
 
 CALLS = 3
 CFG_STEPS, FEW_STEPS = 25, 4
@@ -72,14 +72,14 @@ def timed(run: Callable[[], object], calls: int) -> float:
 
 
 def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
-    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
     unet = weights.fill(folders.real_unet(name), torch.Generator().manual_seed(0))
     config, state = json.loads(unet.to_json_string()), dict(unet.state_dict())
     parameters = sum(weight.numel() for weight in unet.parameters())
     del unet
-    patcher = loader.load(NANO, NANO, config, state)
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, state)
     native, side = patcher.model.diffusion_model, PIXELS[name] // 8
     features = patcher.model.model_config.unet_config.get("adm_in_channels")
 
@@ -89,9 +89,9 @@ def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
         return [torch.randn(batch, 4, side, side), torch.full((batch,), 499.0), text, y]
 
     one, pair, states = inputs(1), inputs(2), []
-    ours = cpu_calls.CpuCalls(torch.float32)
-    core = timed(lambda: accelerate.call(native, *one), calls)
-    core_pair = timed(lambda: accelerate.call(native, *pair), 0)  # minutes, for SDXL
+    ours = cpu_unet.CpuUNet(torch.float32)
+    core = timed(lambda: accelerate.call_unet(native, *one), calls)
+    core_pair = timed(lambda: accelerate.call_unet(native, *pair), 0)  # minutes, for SDXL
     accelerated = timed(lambda: states.append(ours(patcher, native, *one)[1]), calls)
     measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {calls}"
     calls_seconds = core, core_pair, accelerated
@@ -110,7 +110,7 @@ def decoders(pixels: int) -> dict[str, float]:
     from vega_pack.vega import checkpoint, tiny_decoder
 
     z = torch.randn(1, 4, pixels // 8, pixels // 8)
-    vae = checkpoint.load(NANO, "tiny", [])[2]
+    vae = checkpoint.load(NANO_DIR, "tiny", [])[2]
     full = folders.full_autoencoder().eval()
     return {
         "tiny": timed(lambda: tiny_decoder.decode(vae, z, None, torch.float32), 1),

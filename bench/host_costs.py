@@ -39,7 +39,7 @@ def decode() -> dict[str, float]:
     import comfy.sd
     from vega_pack.vega import checkpoint, tiny_decoder
 
-    _, _, ours = checkpoint.load(checkpoint.NANO, "tiny", [])
+    _, _, ours = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     core = with_ready_decoder(comfy.sd.VAE(sd=ours.first_stage_model.state_dict()))
     with_ready_decoder(ours)
     latents = torch.zeros(1, 4, SIDE_PIXELS // 8, SIDE_PIXELS // 8)

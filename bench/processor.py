@@ -25,7 +25,7 @@ from dev import diffusers_folders as folders
 from dev import host_setup
 
 from . import machine, roofline, weights
-from .weights import NANO
+from .weights import NANO_DIR
 
 ROUNDS = 9
 MATRIX = 2048  # side of the product whose rate is the roofline's
@@ -115,19 +115,19 @@ def vega_unet() -> UNet2DConditionModel:
 
 def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
     """After a call by the host, after one by Accelerate in each of its modes, and after `off`."""
-    from vega_pack.vega import accelerate, cpu_calls, heap
+    from vega_pack.vega import accelerate, cpu_unet, heap
     from vega_pack.vega import unet as loader
 
     config, process = json.loads(unet.to_json_string()), psutil.Process()
-    patcher = loader.load(NANO, NANO, config, dict(unet.state_dict()))
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, dict(unet.state_dict()))
     native = patcher.model.diffusion_model
     features = patcher.model.model_config.unet_config["adm_in_channels"]
     text, y = torch.randn(1, roofline.TOKENS, config["cross_attention_dim"]), torch.randn(1, features)
     inputs = torch.randn(1, 4, size // 8, size // 8), torch.tensor([499.0]), text, y
-    accelerate.call(native, *inputs)
+    accelerate.call_unet(native, *inputs)
     heap.trim()
     found = [process.memory_info().rss / MIB]
-    modes = [cpu_calls.CpuCalls(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_calls.supports_bf16()]]
+    modes = [cpu_unet.CpuUNet(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_unet.supports_bf16()]]
     for calls in modes:
         calls(patcher, native, *inputs)
         found.append(process.memory_info().rss / MIB)
@@ -137,11 +137,11 @@ def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
 
 
 def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list[Variant]:
-    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
     config = json.loads(unet.to_json_string())
-    patcher = loader.load(NANO, NANO, config, dict(unet.state_dict()))
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, dict(unet.state_dict()))
     native = patcher.model.diffusion_model
     generator = torch.Generator().manual_seed(1)
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
@@ -153,18 +153,18 @@ def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list
     flat, examples = FlatUNet(unet), (x, t, text, embeds, ids)
 
     def ours(dtype: torch.dtype):
-        calls = cpu_calls.CpuCalls(dtype)
+        calls = cpu_unet.CpuUNet(dtype)
         return lambda: calls(patcher, native, x, t, text, y)[0]
 
     variants = [
-        Variant("core", torch.float32, lambda: lambda: accelerate.call(native, x, t, text, y)),
+        Variant("core", torch.float32, lambda: lambda: accelerate.call_unet(native, x, t, text, y)),
         Variant("diffusers", torch.float32, lambda: lambda: flat(*examples)),
         Variant("this pack, auto", torch.float32, lambda: ours(torch.float32)),
         Variant("OpenVINO, f32", torch.float32, lambda: openvino_call(flat, examples, torch.float32)),
     ]
     if compiles:
         variants.append(Variant("diffusers, inductor, freezing", torch.float32, lambda: inductor_call(flat, examples)))
-    if cpu_calls.supports_bf16():
+    if cpu_unet.supports_bf16():
         variants += [
             Variant("this pack, bf16", torch.bfloat16, lambda: ours(torch.bfloat16)),
             Variant("OpenVINO, bf16", torch.bfloat16, lambda: openvino_call(flat, examples, torch.bfloat16)),
@@ -185,10 +185,10 @@ def inductor_call(module: torch.nn.Module, examples: tuple) -> Callable[[], torc
 
 
 def decode_variants(size: int) -> list[Variant]:
-    from vega_pack.vega import checkpoint, cpu_calls, tiny_decoder
+    from vega_pack.vega import checkpoint, cpu_unet, tiny_decoder
 
-    vae = checkpoint.load(checkpoint.NANO, "tiny", [])[2]
-    theirs = AutoencoderTiny.from_pretrained(NANO / "vae").eval().requires_grad_(False)
+    vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[2]
+    theirs = AutoencoderTiny.from_pretrained(NANO_DIR / "vae").eval().requires_grad_(False)
     z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(1))
     scaled = z * vae.first_stage_model.vae_scale - 0 * vae.first_stage_model.vae_shift
 
@@ -206,7 +206,7 @@ def decode_variants(size: int) -> list[Variant]:
         Variant("this pack, auto", torch.float32, lambda: lambda: tiny_decoder.decode(vae, z, None, torch.float32)),
         Variant("OpenVINO, f32", torch.float32, lambda: by_openvino(torch.float32)),
     ]
-    if cpu_calls.supports_bf16():
+    if cpu_unet.supports_bf16():
         variants += [
             Variant("this pack, bf16", torch.bfloat16, lambda: lambda: tiny_decoder.decode(vae, z, None, torch.bfloat16)),
             Variant("OpenVINO, bf16", torch.bfloat16, lambda: by_openvino(torch.bfloat16)),

@@ -15,7 +15,7 @@ from .machine import GPU
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".bench"
-NANO = ROOT / "vega" / "nano"
+NANO_DIR = ROOT / "vega" / "nano"
 RANK = 64  # of the published LCM-LoRAs
 DECODER_INPUT_SCALE = 0.07
 LORA = "lcm.safetensors"
@@ -38,7 +38,7 @@ def models() -> Models:
     base = WORK / ("vega" if GPU else "nano")
     found = Models(
         base,
-        base / "models" / "diffusers" / "vega" if GPU else NANO,
+        base / "models" / "diffusers" / "vega" if GPU else NANO_DIR,
         "vega/" if GPU else "vega-nano (embedded)",
         "vega.safetensors" if GPU else None,
         None if GPU else "nano/",
@@ -51,10 +51,10 @@ def models() -> Models:
         if GPU:
             write_vega(found)
         else:
-            (base / "models" / "diffusers" / "nano").symlink_to(NANO, target_is_directory=True)
-            tiny = load_file(NANO / "vae" / "diffusion_pytorch_model.safetensors")
+            (base / "models" / "diffusers" / "nano").symlink_to(NANO_DIR, target_is_directory=True)
+            tiny = load_file(NANO_DIR / "vae" / "diffusion_pytorch_model.safetensors")
             write_tiny_autoencoder(tiny, base / "models" / "vae_approx")
-            shutil.copy(NANO / "lcm-lora" / "pytorch_lora_weights.safetensors", base / "models" / "loras" / LORA)
+            shutil.copy(NANO_DIR / "lcm-lora" / "pytorch_lora_weights.safetensors", base / "models" / "loras" / LORA)
         (base / COMPLETE_MARKER).touch()
     return found
 
@@ -121,7 +121,7 @@ def write_vega(target: Models) -> None:
 
     generator = torch.Generator().manual_seed(0)
     parts = {name: fill(module, generator) for name, module in vega().items()}
-    parts["vae"] = AutoencoderTiny.from_pretrained(NANO / "vae").half()
+    parts["vae"] = AutoencoderTiny.from_pretrained(NANO_DIR / "vae").half()
     # Random latents would be pictures that no JPEG or PNG encoder ever sees; so softened they are as large as photographs:
     # at 1024 pixels about 0.3 MiB as JPEG, 0.9 MiB as PNG.
     parts["vae"].decoder.layers[0].weight.data.mul_(DECODER_INPUT_SCALE)
@@ -132,8 +132,8 @@ def write_vega(target: Models) -> None:
     save_file(single, files / "checkpoints" / target.checkpoint)
     StableDiffusionXLPipeline(
         **parts,
-        tokenizer=CLIPTokenizer.from_pretrained(NANO / "tokenizer"),
-        tokenizer_2=CLIPTokenizer.from_pretrained(NANO / "tokenizer_2"),
-        scheduler=LCMScheduler.from_pretrained(NANO / "scheduler"),
+        tokenizer=CLIPTokenizer.from_pretrained(NANO_DIR / "tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(NANO_DIR / "tokenizer_2"),
+        scheduler=LCMScheduler.from_pretrained(NANO_DIR / "scheduler"),
         force_zeros_for_empty_prompt=False,
     ).save_pretrained(target.folder)

@@ -67,7 +67,7 @@ class VegaLCMSampler(io.ComfyNode):
         cls, model, seed, steps, positive, latent_image, denoise, negative=None, cfg=recipes.UNSET_CFG
     ) -> io.NodeOutput:
         callback, disable_progress = preview.callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
-        face_notes.say(*recipe_notes(model, steps, cfg), *size_notes(model, latent_image))
+        face_notes.send_notes(*recipe_notes(model, steps, cfg), *size_notes(model, latent_image))
         drawn = lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, disable_progress, negative, cfg)
         return io.NodeOutput(drawn)
 
@@ -97,7 +97,7 @@ def size_notes(model, latent_image) -> list[face_notes.Note]:
         return []
     ratio = latent_image.get("downscale_ratio_spacial") or PIXELS_PER_LATENT  # other families' empty latents are adapted
     height, width = (ratio * side for side in samples.shape[-2:])
-    better = trained_size.better(width, height, trained)
+    better = trained_size.suggest_size(width, height, trained)
     if not better:
         return []
     sizes = {"size": f"{width} x {height}", "better": f"{better[0]} x {better[1]}"}

@@ -30,7 +30,7 @@ def file_names(folder_name: str) -> list[str]:
 def model_path(model_name: str) -> Path:
     """The folder or file of a name in the list; ValueError where it is no longer there."""
     if model_name == EMBEDDED_MODEL:
-        return checkpoint.NANO
+        return checkpoint.NANO_DIR
     if model_name.endswith("/"):
         path = diffusers_folders.find(model_name)
     else:

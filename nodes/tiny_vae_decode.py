@@ -34,5 +34,5 @@ class VegaTinyVAEDecode(io.ComfyNode):
         images = tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype)
         if tiny_decoder.is_black(images):
             logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", FLAG)
-            face_notes.say(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
+            face_notes.send_notes(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
         return io.NodeOutput(images)

@@ -25,7 +25,7 @@ from dev import host_setup  # noqa: E402
 
 host_setup.load_pack()
 
-from vega_pack.vega import checkpoint, cpu_calls, cpu_decoder, lora, openvino_graph  # noqa: E402
+from vega_pack.vega import checkpoint, cpu_decoder, cpu_unet, lora, openvino_graph  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +198,7 @@ def inference():
 @pytest.fixture(scope="module")
 def nano(inference):
     """vega-nano as Load Vega gives it: (model, clip, vae)."""
-    return checkpoint.load(checkpoint.NANO, "tiny", [])
+    return checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
 
 
 @pytest.fixture
@@ -236,9 +236,9 @@ def pytest_sessionstart(session):
     """
     if hasattr(session.config, "workerinput") or not openvino_graph.INSTALLED:
         return  # the process that starts the workers does it
-    model, _, vae = checkpoint.load(checkpoint.NANO, "tiny", [])
+    model, _, vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     unet_config, decoder = model.model.model_config.unet_config, vae.first_stage_model.taesd_decoder
-    cpu_calls.convert(unet_config, cpu_calls.graph_file(unet_config))
+    cpu_unet.convert(unet_config, cpu_unet.graph_file(unet_config))
     cpu_decoder.convert(decoder, cpu_decoder.graph_file(decoder))
 
 

@@ -14,7 +14,7 @@ from train.nano import classifier
 from train.nano.scenes import VALUES
 
 ROOT = Path(__file__).resolve().parents[1]
-NANO = ROOT / "vega" / "nano"
+NANO_DIR = ROOT / "vega" / "nano"
 # Graphs that earlier versions of this pack came with, and that people have saved: they must go on as they were.
 SAVED = {
     path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "tests" / "saved_graphs").glob("*.json")
@@ -23,7 +23,7 @@ SAVED = {
 
 @functools.cache
 def attribute_classifier():
-    return classifier.load(NANO)
+    return classifier.load(NANO_DIR)
 
 
 def read(picture) -> dict:

@@ -14,7 +14,7 @@ from vega_pack.nodes.accelerate import VegaAccelerate
 from vega_pack.vega import accelerate, checkpoint, lcm, lora
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 
 
 @pytest.fixture

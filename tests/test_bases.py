@@ -51,14 +51,14 @@ def test_loads_exactly(family, form, tmp_path):
     model.model.manual_cast_dtype = None
     assert relative(ours(x, t, context=context, y=y), expected) < 1e-5
 
-    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer")
     ids = tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
     clip.cond_stage_model.float()
     context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
     first = modules["text_encoder"](ids, output_hidden_states=True)
     expected = first.last_hidden_state
     if "text_encoder_2" in modules:
-        ids = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer_2")(
+        ids = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer_2")(
             PROMPT, padding="max_length", max_length=77, return_tensors="pt"
         ).input_ids
         second = modules["text_encoder_2"](ids, output_hidden_states=True)

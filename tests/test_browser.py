@@ -18,7 +18,7 @@ from dev import browser
 from dev.browser import node, widget
 
 ROOT = Path(__file__).resolve().parents[1]
-NANO = ROOT / "vega" / "nano"
+NANO_DIR = ROOT / "vega" / "nano"
 LETTERS = 9  # typed one at a time
 
 

@@ -228,7 +228,7 @@ def test_a_recipe_of_sd15_is_mapped_onto_what_was_made_from_it(small, tmp_path, 
     path = written(tmp_path / "Hyper-SD15-4steps-lora.safetensors", kohya(matrices_of("SD 1.5"))[0])
     assert model_sampling.carried_recipe(lora.apply(model, path, 1.0)) == recipes.HYPER._replace(steps=(4,))
     path = written(tmp_path / "flash-sd.safetensors", kohya(attention("SD 1.5"))[0])
-    assert len(attention("SD 1.5")) == lora.SD15_ATTENTION
+    assert len(attention("SD 1.5")) == lora.SD15_ATTENTION_MODULE_COUNT
     assert lora.apply(model, path, 1.0).patches.keys() == {
         f"diffusion_model.{key}" for key in lora.recipe_targets(model, recipes.FLASH).values()
     }

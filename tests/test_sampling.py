@@ -15,7 +15,7 @@ from vega_pack.vega import checkpoint, lcm, model_sampling
 import nodes as host_nodes
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 SCALE = 0.13025
 
 
@@ -97,10 +97,10 @@ def test_denoise_zero_changes_nothing(few_step, positive):
 
 @pytest.mark.parametrize(("steps", "denoise"), [(4, 0.5), (3, 0.3), (8, 0.9)])
 def test_image_to_image_is_the_schedulers_loop(nano, few_step, positive, steps, denoise):
-    unet = UNet2DConditionModel.from_pretrained(NANO / "unet", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(NANO_DIR / "unet", torch_dtype=torch.float32)
     picture = torch.randn(2, 4, 16, 16)
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
-    scheduler = LCMScheduler.from_pretrained(NANO / "scheduler")
+    scheduler = LCMScheduler.from_pretrained(NANO_DIR / "scheduler")
     scheduler.set_timesteps(steps, strength=denoise)
     noise = torch.cat([torch.randn(1, 4, 16, 16, generator=g) for g in generators])
     x = scheduler.add_noise(picture * SCALE, noise, scheduler.timesteps[:1])

@@ -97,8 +97,8 @@ def test_what_a_wrapper_added_to_the_names_is_taken_off(tiny_sd, folder, single)
 @torch.inference_mode()
 def test_what_a_wrapper_added_in_a_lora_is_taken_off(tmp_path):
     """What a wrapper added to the names in a LoRA is taken off."""
-    reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet")
-    model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
+    reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO_DIR / "unet")
+    model = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[0]
     pairs = lora_files.matrices(reference)
     tensors, metadata = lora_files.peft(pairs)
     kohya, _ = lora_files.kohya(pairs)

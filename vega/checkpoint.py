@@ -23,8 +23,8 @@ from . import (
     weights,
 )
 
-NANO = Path(__file__).parent / "nano"
-NANO_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
+NANO_DIR = Path(__file__).parent / "nano"
+NANO_LORA = NANO_DIR / "lcm-lora" / "pytorch_lora_weights.safetensors"
 PARTS = 3  # MODEL, CLIP and VAE
 SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
@@ -55,7 +55,7 @@ def load(
 def size_of(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size.TrainedSize:
     """vega-nano's in whatever file it lies; of others a folder says it in its config.json, and a file is of its family's."""
     if model_facts.family(model) == "vega-nano":
-        return trained_size.NANO
+        return trained_size.NANO_TRAINED_SIZE
     if path.is_dir():
         return trained_size.of_side(native_resolution.pixels(path))
     is_sdxl = model.model.model_config.unet_config["adm_in_channels"]

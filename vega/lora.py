@@ -30,11 +30,11 @@ BASES = {
     178: ("small-sd", "latent-consistency/lcm-lora-sdv1-5"),
     147: ("tiny-sd", "latent-consistency/lcm-lora-sdv1-5"),
 }
-SD15 = 278
-SD15_ATTENTION = 128  # such modules of SD 1.5 alone
+SD15_MODULE_COUNT = 278
+SD15_ATTENTION_MODULE_COUNT = 128  # such modules of SD 1.5 alone
 # Begins the keys of a few-step LoRA's adapters that Load LoRA (Vega) puts on.
 FEW_STEP = f"{sd15_blocks.OURS}few-step."
-NANO = (182, 64)  # modules and channels of vega-nano
+NANO_SIGNATURE = (182, 64)  # modules and channels of vega-nano
 CHANNELS = 320  # of every published base
 # kohya's training scripts write these about their pictures; what distils a model has none of its own.
 STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
@@ -235,7 +235,7 @@ def match_modules(
     targets = recipe_targets(model, choice.recipe)
     if modules == targets.keys():
         return adapter
-    if len(modules) in (SD15, SD15_ATTENTION) and levels:
+    if len(modules) in (SD15_MODULE_COUNT, SD15_ATTENTION_MODULE_COUNT) and levels:
         sources = {module: sd15_blocks.in_sd15(module, levels) for module in targets}
         if all(source in modules for source in sources.values()):
             return {module: adapter[source] for module, source in sources.items()}
@@ -245,7 +245,7 @@ def match_modules(
     where = "the embedded LCM-LoRA" if is_nano(base, channels) else BASES.get(base, (0, "its own"))[1]
     if choice.name != recipes.LCM.name:
         where = f"the file of {choice.name} for that, if there is one"
-    made_for = SD15 if len(modules) == SD15_ATTENTION else len(modules)
+    made_for = SD15_MODULE_COUNT if len(modules) == SD15_ATTENTION_MODULE_COUNT else len(modules)
     if made_for in BASES and len(modules) != len(targets):
         raise ValueError(
             f"{path}: this {choice.name} LoRA has {len(modules)} modules and matches {BASES[made_for][0]}; {ours}: use "
@@ -261,7 +261,7 @@ def match_modules(
 
 
 def is_nano(modules: int, channels: int) -> bool:
-    return (modules, channels) == NANO
+    return (modules, channels) == NANO_SIGNATURE
 
 
 def base_name(modules: int, channels: int) -> str:

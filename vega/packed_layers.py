@@ -1,7 +1,7 @@
 """Convolutions and linear layers on weights that lie as oneDNN's kernels read them, on a processor.
 
 torch reorders the weight of a convolution at every call; here that happens once. The operations are those that
-torch.compile uses (torch/_inductor/mkldnn_ir.py): private ones, guarded by tests/test_cpu_calls.py.
+torch.compile uses (torch/_inductor/mkldnn_ir.py): private ones, guarded by tests/test_cpu_unet.py.
 """
 
 import contextlib

@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     is_safetensors = path.suffix.lower() in SAFETENSORS
     try:
-        other = file_integrity.other_kind(path)
+        other = file_integrity.detect_wrong_type(path)
         too_many = is_safetensors and not other and file_integrity.has_too_many_tensors(path)
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}). Let ComfyUI read it, or copy it again.") from error
@@ -40,10 +40,10 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         kind = "a safetensors file" if is_safetensors else "a file of weights at all,"
         raise ValueError(f"{path} is not {kind} but {other}.")
     if too_many:
-        raise ValueError(file_integrity.too_many_tensors(path))
+        raise ValueError(file_integrity.too_many_tensors_message(path))
     state_dict, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
     if len(state_dict) > file_integrity.MAX_TENSORS:
-        raise ValueError(file_integrity.too_many_tensors(path))
+        raise ValueError(file_integrity.too_many_tensors_message(path))
     return unwrapped(path, state_dict), metadata
 
 
@@ -102,13 +102,13 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         for name, tensor in tensors.items():
             end = tensor.flatten()[-file_integrity.ZERO_RUN_BYTES // tensor.element_size() :]
             if len(end) and not file_integrity.may_be_zeros(name, tensor.ndim) and not end.any():
-                raise ValueError(file_integrity.truncated(path, f"zeros in {name}"))
+                raise ValueError(file_integrity.truncated_message(path, f"zeros in {name}"))
     return tensors
 
 
 def incomplete(path: Path) -> str:
     if file_integrity.ends_in_zeros(path):
-        return file_integrity.truncated(path, "zeros")
+        return file_integrity.truncated_message(path, "zeros")
     return f"{path} can't be read: it is incomplete. Download or copy it again."
 
 
@@ -160,7 +160,7 @@ def read_files(path: Path) -> dict[str, torch.Tensor]:
     for file in files:
         state_dict.update(read(file)[0])
         if len(state_dict) > file_integrity.MAX_TENSORS:
-            raise ValueError(file_integrity.too_many_tensors(path))
+            raise ValueError(file_integrity.too_many_tensors_message(path))
     return state_dict
 
 
@@ -170,7 +170,7 @@ def shards(index: Path) -> list[Path]:
     if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
         raise ValueError(f"{index} has no weight_map. Download it again.")
     if len(names) > file_integrity.MAX_TENSORS:
-        raise ValueError(file_integrity.too_many_tensors(index))
+        raise ValueError(file_integrity.too_many_tensors_message(index))
     return [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
 
 
@@ -178,7 +178,7 @@ def share_present(path: Path) -> float:
     """The share of a form's own files that are really there, for one that could not be read whole."""
     try:
         files = shards(path) if path.suffix == ".json" else [path]
-        return sum(file.is_file() and not file_integrity.other_kind(file) for file in files) / len(files)
+        return sum(file.is_file() and not file_integrity.detect_wrong_type(file) for file in files) / len(files)
     except (ValueError, OSError):
         return 0.0
 
@@ -196,7 +196,7 @@ def read_json(path: Path) -> dict:
         text = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} can't be read ({error.strerror}). Download the model again.") from error
-    if other := file_integrity.kind_of_bytes(text):
+    if other := file_integrity.detect_wrong_type_of_bytes(text):
         raise ValueError(f"{path} is not JSON but {other}.")
     try:
         value = json.loads(text.decode("utf-8-sig"))

@@ -112,7 +112,7 @@ def test_eviction_by_another_model(few_step, positive):
     for _ in range(3):
         comfy.model_management.unload_all_models()
         assert_accelerated(fast, 0)
-        other = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
+        other = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[0]
         comfy.model_management.load_models_gpu([other])
         torch.full((64 * MIB,), 1000.0, device="cuda")  # over what was freed
         assert_same(draw(fast, positive), expected)
