@@ -19,16 +19,16 @@ AIOHTTP_VERSION = "3.14"
 PRIVATE_NAMES = {web.RequestHandler: ("_messages", "_parser", "_upgraded", "_loop", "_waiter")}
 PRIVATE_NAMES |= {StreamReader: ("total_compressed_bytes",), web.Application: ("_make_handler",)}
 MAX_HEAD_BYTES = 2**14  # of a request's head that are kept
-TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
+REQUEST_TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
 # Paths whose bodies api/request_body.py decompresses; for other packs' routes aiohttp does.
 MODEL_PATHS = re.compile(r"(/api)?/v[12]/segmind-[^/]*")
-CONTENT_ENCODING = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
-REQUEST_ID = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
+CONTENT_ENCODING_HEADER = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
+REQUEST_ID_HEADER = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
 
 
 def head_matches(head: bytes, paths: re.Pattern) -> bool:
     """Whether the path of a request with this (perhaps incomplete) head matches."""
-    target = TARGET.match(head)
+    target = REQUEST_TARGET.match(head)
     return bool(target and paths.fullmatch(target["path"].decode("latin-1")))
 
 
@@ -94,7 +94,7 @@ class Connection(web.RequestHandler):
         if not is_between_requests:
             return self._parser is self.parser
         head = data.partition(b"\r\n\r\n")[0][:MAX_HEAD_BYTES]
-        is_compressed = head_matches(head, MODEL_PATHS) and CONTENT_ENCODING.search(head)
+        is_compressed = head_matches(head, MODEL_PATHS) and CONTENT_ENCODING_HEADER.search(head)
         self._parser = self.raw_parser if is_compressed else self.parser
         return True
 
@@ -148,7 +148,7 @@ class Connection(web.RequestHandler):
         is_unparsed = status < 500  # and the request says nothing of what came
         if not (self.is_api if is_unparsed else middleware.is_api_request(request)):
             return response
-        if is_unparsed and (found := REQUEST_ID.search(self.head)):
+        if is_unparsed and (found := REQUEST_ID_HEADER.search(self.head)):
             request[middleware.REQUEST_ID] = request_id({HEADER: found["id"].decode("latin-1")})
         id = middleware.get_request_id(request)
         text = self.parse_error_message(exc) if is_unparsed else f"The server failed; its log says why under {id}."

@@ -23,10 +23,10 @@ Route = Callable[[Service, web.Request], Awaitable[web.Response]]
 
 async def handle_v1(request: web.Request) -> web.Response:
     """Any path under /v1."""
-    return await handle(request, "v1", route_v1)
+    return await handle_request(request, "v1", route_v1)
 
 
-async def handle(request: web.Request, version: str, route: Route) -> web.Response:
+async def handle_request(request: web.Request, version: str, route: Route) -> web.Response:
     """The response of a route after authentication, with errors as JSON and in the metrics."""
     try:
         service = get_service()

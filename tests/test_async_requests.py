@@ -136,7 +136,7 @@ def test_the_addresses_are_those_by_which_a_proxy_was_asked(server, monkeypatch)
 
     def of(path="/v2/segmind-vega", match="segmind-vega", **headers):
         request = types.SimpleNamespace(headers=headers, scheme="http", host="vega:1", path=path, match_info={"path": match})
-        return async_routes.url(request, "requests/a")
+        return async_routes.build_url(request, "requests/a")
 
     told = {"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "vega.example"}
     assert of(**told) == "https://vega.example/v2/requests/a"
