@@ -24,7 +24,9 @@ def test_text_stands_out(script):
 
 
 def test_lines_and_bars_stand_out():
-    assert all(contrast(colour, "white") >= MIN_GRAPHICS_CONTRAST for colour in (*chart.COLOURS.values(), chart.OTHERS))
+    assert all(
+        contrast(colour, "white") >= MIN_GRAPHICS_CONTRAST for colour in (*chart.COLOURS.values(), chart.OTHER_COLOUR)
+    )
 
 
 def test_letters_are_large_enough():

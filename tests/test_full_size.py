@@ -24,7 +24,9 @@ def modules() -> dict[str, torch.nn.Module]:
         autoencoder = folders.full_autoencoder()
     autoencoder.register_to_config(scaling_factor=0.13025)
     generator = torch.Generator().manual_seed(0)
-    return {name: weights.fill(part, generator) for name, part in {**weights.vega(), "vae": autoencoder}.items()}
+    return {
+        name: weights.fill_random(part, generator) for name, part in {**weights.vega_modules(), "vae": autoencoder}.items()
+    }
 
 
 @pytest.fixture(scope="module", params=["single file", "folder"])

@@ -8,14 +8,14 @@ from bench import load, weights
 
 
 def test_every_client_gets_its_own_picture(server):
-    models = weights.models()
+    models = weights.prepare_models()
     (server.base / "models" / "loras" / models.lora).symlink_to(models.base / "models" / "loras" / models.lora)
     requests, others = load.make_requests(20)[:12], load.make_requests(20)[12:]
-    drawn = asyncio.run(load.run(server.url, [load.post_to_api] * 4, requests)).pictures
+    drawn = asyncio.run(load.run_load(server.url, [load.post_to_api] * 4, requests)).pictures
     prompt_clients = [load.PromptClient(models) for _ in range(4)]
-    assert len(asyncio.run(load.run(server.url, prompt_clients, others)).pictures) == len(others)
+    assert len(asyncio.run(load.run_load(server.url, prompt_clients, others)).pictures) == len(others)
     server.free()  # what it has drawn, it has not kept
-    assert drawn == asyncio.run(load.run(server.url, [load.post_to_api], requests)).pictures
+    assert drawn == asyncio.run(load.run_load(server.url, [load.post_to_api], requests)).pictures
     assert len(set(drawn.values())) == len(requests)
 
 
