@@ -98,7 +98,7 @@ class PromptClient:
                 if event["type"] == "executing" and event["data"] == {"node": None, "prompt_id": prompt_id}:
                     break
         async with session.get(f"{url}/history/{prompt_id}") as response:
-            (file,) = comfyui.images((await response.json())[prompt_id]["outputs"])
+            (file,) = comfyui.output_images((await response.json())[prompt_id]["outputs"])
         async with session.get(f"{url}/view", params=file) as response:
             return await response.read()
 

@@ -50,7 +50,7 @@ def measure(replicas: int) -> ScaleResult:
     models = weights.prepare_models()
     settings = {**load.settings(models), "OMP_NUM_THREADS": "1"}
     with (
-        serve_api.serving(models.base, "--replicas", str(replicas), **settings) as running,
+        serve_api.serve(models.base, "--replicas", str(replicas), **settings) as running,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
         requests = load.make_requests(replicas * (REQUESTS + CLIENTS), SIZE)

@@ -24,7 +24,7 @@ HEALTH_TIMEOUT_S = 60.0  # a process that takes longer to answer hangs
 HEALTH_PERIOD_S = 2
 DRAIN_TIMEOUT_S = 300  # for a replica that is to stop, to end its ongoing requests
 DRAIN_POLL_INTERVAL_S = 0.5
-WARM_UP = {"prompt": "a lake", "seed": 0}  # a picture of the model's own size
+WARM_UP_BODY = {"prompt": "a lake", "seed": 0}  # a picture of the model's own size
 # httpx has decoded the body; the others are for the server that the client is connected to.
 DROPPED_RESPONSE_HEADERS = {
     "connection",
@@ -84,7 +84,7 @@ class ComfyReplica:
         await self.host.start()
         url, key = f"{self.host.url}/v1/{next(iter(MODELS))}", self.host.key
         try:
-            response = await self.http.post(url, json=WARM_UP, headers=key, timeout=START_TIMEOUT_S)
+            response = await self.http.post(url, json=WARM_UP_BODY, headers=key, timeout=START_TIMEOUT_S)
         except httpx.TransportError as failure:
             self.host.stop()
             raise RuntimeError(f"ComfyUI broke off its first picture ({failure!r}); its log says why.") from None

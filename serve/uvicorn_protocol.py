@@ -11,7 +11,7 @@ from contract.request_id import HEADER
 
 from .responses import error_response
 
-TRUNCATED = "vega_body_truncated"  # key in the scope's state: the client half-closed before the end of the body
+TRUNCATED_KEY = "vega_body_truncated"  # key in the scope's state: the client half-closed before the end of the body
 
 
 class Protocol(HttpToolsProtocol):
@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or self.scheme == "https" or cycle.scope["http_version"] == "1.0":
             return None
         if cycle.more_body:
-            cycle.scope["state"][TRUNCATED] = True
+            cycle.scope["state"][TRUNCATED_KEY] = True
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False

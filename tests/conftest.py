@@ -122,7 +122,7 @@ def served(tmp_path_factory, operators_path):
 
     settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
     settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
-    with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
+    with serve_api.serve(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
 
@@ -133,7 +133,7 @@ def page(server, tmp_path_factory):
 
     from dev import browser
 
-    with browser.opened(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
+    with browser.open_page(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
 
 

@@ -92,7 +92,7 @@ def test_programs_get_no_notes_and_the_same_outputs(server, client):
 
 def test_what_the_page_ran_is_the_same_in_history(server, page_client):
     prompt_id, *_ = run(page_client, far_off(seed=5))
-    assert len(comfyui.images(page_client.outputs(prompt_id))) == 1
+    assert len(comfyui.output_images(page_client.outputs(prompt_id))) == 1
     assert len(page_client.outputs(prompt_id)) == 1
 
 

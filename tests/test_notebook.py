@@ -12,7 +12,7 @@ from psnr import psnr
 
 from dev import walk_through
 
-SHOWN = walk_through.read()
+SHOWN = walk_through.read_notebook()
 CODE = [cell for cell in SHOWN.cells if cell.cell_type == "code"]
 LABEL, SIDE = 28, 256  # pixels, of the notebook's own rows
 
@@ -20,8 +20,8 @@ LABEL, SIDE = 28, 256  # pixels, of the notebook's own rows
 @pytest.fixture(scope="module")
 def drawn(server):
     """The same cells, run now: id -> cell."""
-    again = walk_through.read()
-    walk_through.run(again, server.url)
+    again = walk_through.read_notebook()
+    walk_through.run_notebook(again, server.url)
     return {cell.id: cell for cell in again.cells}
 
 
@@ -80,6 +80,6 @@ def test_its_links_lead_to_files():
 def test_its_file_is_small_and_names_no_machine():
     text = walk_through.NOTEBOOK.read_text(encoding="utf-8")
     assert len(text) < 600_000
-    assert text == walk_through.as_text(walk_through.read()), "dev/walk_through.py writes it"
+    assert text == walk_through.to_text(walk_through.read_notebook()), "dev/walk_through.py writes it"
     words = "\n".join([cell.source for cell in SHOWN.cells] + [printed(cell) for cell in CODE])
     assert not re.search(r"(?<![\w.~])/[a-z]+/", words), "an absolute path"

@@ -28,7 +28,7 @@ def shown(monkeypatch):
 
 def test_a_preview_is_no_larger_than_the_image(few_step, shown):
     x0 = torch.zeros(1, 4, 8, 12)
-    preview.callback(few_step, 4)(1, x0, x0, 4)
+    preview.make_callback(few_step, 4)(1, x0, x0, 4)
     ((step, steps, (format, image, max_side)),) = shown
     assert (step, steps, format, max_side) == (2, 4, "JPEG", 96)
     assert image.size == (12, 8)
@@ -36,7 +36,7 @@ def test_a_preview_is_no_larger_than_the_image(few_step, shown):
 
 def test_of_nested_latents_the_first_is_shown_as_by_the_host(few_step, shown):
     x0 = NestedTensor([torch.rand(1, 4, 8, 12), torch.rand(1, 4, 16, 16)])
-    preview.callback(few_step, 4)(0, x0, x0, 4)
+    preview.make_callback(few_step, 4)(0, x0, x0, 4)
     latent_preview.prepare_callback(few_step, 4)(0, x0, x0, 4)
     (_, _, (_, ours, _)), (_, _, (_, theirs, _)) = shown
     assert ours.tobytes() == theirs.tobytes()

@@ -50,7 +50,7 @@ def test_the_hosts_load_image_has_the_same_picture_and_mask(server, client):
     outputs = client.run(graph)
 
     def drawn(id: str) -> np.ndarray:
-        (saved,) = comfyui.images({id: outputs[id]})
+        (saved,) = comfyui.output_images({id: outputs[id]})
         return np.asarray(Image.open(io.BytesIO(client.download(saved))).convert("RGB")).astype(float)
 
     for name in names:

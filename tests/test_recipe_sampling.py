@@ -24,7 +24,7 @@ def empty(batch=1, **keys):
 @pytest.fixture
 def row(few_step, nano, name):
     """Draws by the recipe, with its makers' guidance."""
-    model, cfg = with_recipe(few_step, name), recipes.BY_NAME[name].guidance.start
+    model, cfg = with_recipe(few_step, name), recipes.BY_NAME[name].guidance.default
 
     def drawn(latent, model=model, **settings):
         return draw(model, nano[1], latent, cfg=cfg, **settings)
@@ -92,7 +92,7 @@ def test_accelerated_it_draws_the_same_also_after_an_interrupt(row, few_step, na
         assert torch.equal(row(empty(2), model=fast, seed=3), expected)
         assert recorder.replayed
     finally:
-        setattr(few_step.model, accelerate.KEY, None)
+        setattr(few_step.model, accelerate.PATCH_KEY, None)
 
 
 def test_a_negative_prompt_counts_only_with_guidance(few_step, nano):

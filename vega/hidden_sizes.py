@@ -19,11 +19,11 @@ def of_text_encoders(path: Path) -> dict[str, int]:
     """The host's name of each encoder -> its hidden size, of a folder or a checkpoint; ValueError where it can't be read."""
     modified_ns = native_resolution.modified_ns(path)
     with native_resolution.READ_LOCK:
-        return read(path, modified_ns)
+        return read_cached(path, modified_ns)
 
 
 @lru_cache
-def read(path: Path, modified_ns: int) -> dict[str, int]:
+def read_cached(path: Path, modified_ns: int) -> dict[str, int]:
     if path.is_dir():
         configs = {name: path / part / "config.json" for name, part in FOLDERS.items() if (path / part).is_dir()}
         return {name: weights.read_json(file).get("hidden_size", DEFAULT_HIDDEN_SIZE) for name, file in configs.items()}

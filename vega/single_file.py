@@ -8,7 +8,7 @@ import torch
 from . import prediction, unet_keys, unsupported, weights
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
-TEXT = ("conditioner.embedders.", "cond_stage_model.")
+TEXT_PREFIXES = ("conditioner.embedders.", "cond_stage_model.")
 
 
 class Parts(NamedTuple):
@@ -46,7 +46,7 @@ def read(path: Path) -> Parts:
             )
             + ("" if other else " If it should, download it again.")
         ) from error
-    return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT)}, vae)
+    return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT_PREFIXES)}, vae)
 
 
 def strip_prefix(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
