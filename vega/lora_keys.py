@@ -44,7 +44,7 @@ def group_whole_file(
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each module that a LoRA file adapts in the UNet -> its "down", "up" and perhaps "alpha"; all modules are there.
 
-    Stability's names become diffusers' by what their blocks hold, so a file of a part of the modules is for group_by_module().
+    Stability's names become diffusers' by what their blocks hold: a file of a part of the modules is for group_by_module().
     """
     modules = split_sides(path, tensors)
     native = [module for module in modules if NATIVE_BLOCK.match(module)]
