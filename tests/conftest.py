@@ -202,7 +202,7 @@ def nano(inference):
 
 
 @pytest.fixture
-def anew(nano):
+def reset_cpu_unet(nano):
     """What a test makes of vega-nano for the processor is gone after it."""
     from cpu_drawing import forget
 
@@ -211,7 +211,7 @@ def anew(nano):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def graph_cache(tmp_path_factory):
     """A folder of graphs for this file alone, empty at first."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -73,11 +73,11 @@ def test_pictures_drawn_together_have_their_own_seeds(server, client):
     graph["batch"] = {"class_type": "VegaTogether", "inputs": inputs}
     graph[graphs.SAMPLER]["inputs"] |= {"positive": ["batch", 0], "latent_image": ["batch", 1]}
 
-    def drawn(graph: dict) -> list[bytes]:
+    def draw(graph: dict) -> list[bytes]:
         return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.output_images(client.run(graph))]
 
-    alone = [drawn(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
-    assert drawn(graph) == [picture for (picture,) in alone]
+    alone = [draw(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
+    assert draw(graph) == [picture for (picture,) in alone]
 
 
 def test_samples_are_pictures_of_consecutive_seeds(server):

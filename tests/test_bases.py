@@ -35,7 +35,7 @@ FORMS = {
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("family", "form"), loads.every(FORMS, always=("folder", "single file")))
+@pytest.mark.parametrize(("family", "form"), loads.family_form_params(FORMS, always=("folder", "single file")))
 def test_loads_exactly(family, form, tmp_path):
     path, modules = FORMS[form](tmp_path, family)
     modules = {name: module.float() for name, module in modules.items()}
@@ -66,7 +66,7 @@ def test_loads_exactly(family, form, tmp_path):
         assert relative(pooled, second.text_embeds) < 1e-5
     assert relative(context, expected) < 1e-5
 
-    loads.seen(form, family)
+    loads.record_loaded(form, family)
 
 
 @torch.inference_mode()

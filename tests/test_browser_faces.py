@@ -23,7 +23,7 @@ def calm(page):
 
 
 @pytest.fixture
-def fresh(page, renderer):
+def reloaded_page(page, renderer):
     """The page loaded anew in a renderer, since it keeps the view of each graph that was open."""
     page.reload()
     browser.wait_until_ready(page)
@@ -69,7 +69,7 @@ def colours(page, note) -> tuple[str, str]:
     + [pytest.param(*case, marks=pytest.mark.soak) for case in (("classic", 1600, 1000), ("Nodes 2.0", 1280, 720))],
     indirect=["renderer"],
 )
-def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh, width, height, tmp_path):
+def test_unknown_words_are_told_on_the_closed_subgraph(page, reloaded_page, width, height, tmp_path):
     page.set_viewport_size({"width": width, "height": height})
     open_card(page, "vega_txt2img")
     sizes = "window.app.graph.nodes.map(n => [n.id, ...n.pos, ...n.size].join())"
@@ -109,7 +109,7 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh, width, heigh
 
 
 @each_renderer
-def test_a_far_size_is_told_with_the_one_to_use(page, fresh):
+def test_a_far_size_is_told_with_the_one_to_use(page, reloaded_page):
     """On the closed subgraph; when it is opened, on the sampler's own face."""
     open_card(page, "vega_txt2img")
     for side in ("width", "height"):

@@ -18,7 +18,7 @@ LABEL, SIDE = 28, 256  # pixels, of the notebook's own rows
 
 
 @pytest.fixture(scope="module")
-def drawn(server):
+def executed_cells(server):
     """The same cells, run now: id -> cell."""
     again = walk_through.read_notebook()
     walk_through.run_notebook(again, server.url)
@@ -41,9 +41,9 @@ def columns(cell) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("cell", CODE, ids=lambda cell: cell.id)
-def test_a_cell_shows_what_it_draws(cell, drawn):
+def test_a_cell_shows_what_it_draws(cell, executed_cells):
     """Where it no longer does, and should not, dev/walk_through.py writes the notebook anew."""
-    again = drawn[cell.id]
+    again = executed_cells[cell.id]
     assert printed(again) == printed(cell)
     assert [output.output_type for output in again.outputs] == [output.output_type for output in cell.outputs]
     for one, other in zip(pictures(again), pictures(cell), strict=True):
@@ -51,21 +51,21 @@ def test_a_cell_shows_what_it_draws(cell, drawn):
         assert psnr(one, other) > 28
 
 
-def test_one_seed_is_one_picture_and_others_are_others(drawn):
-    one, again = columns(drawn["same-seed"])
+def test_one_seed_is_one_picture_and_others_are_others(executed_cells):
+    one, again = columns(executed_cells["same-seed"])
     assert psnr(one, again) > 40
-    assert "True" in printed(drawn["same-seed"])
-    assert all(psnr(one, other) < 25 for one, other in itertools.combinations(columns(drawn["four-seeds"]), 2))
+    assert "True" in printed(executed_cells["same-seed"])
+    assert all(psnr(one, other) < 25 for one, other in itertools.combinations(columns(executed_cells["four-seeds"]), 2))
 
 
-def test_more_steps_come_closer_to_the_finest(drawn):
-    *fewer, finest = columns(drawn["steps"])
+def test_more_steps_come_closer_to_the_finest(executed_cells):
+    *fewer, finest = columns(executed_cells["steps"])
     near = [psnr(picture, finest) for picture in fewer]
     assert all(more > less + 0.5 for less, more in itertools.pairwise(near))
 
 
-def test_more_denoise_keeps_less_of_the_source(drawn):
-    source, *changed = columns(drawn["image-to-image"])
+def test_more_denoise_keeps_less_of_the_source(executed_cells):
+    source, *changed = columns(executed_cells["image-to-image"])
     kept = [psnr(picture, source) for picture in changed]
     assert all(less > more + 1 for less, more in itertools.pairwise(kept))
 

@@ -25,7 +25,7 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "graph_cache", "reset_cpu_unet")]
 
 
 def graphed(model, positive, mode="auto"):
