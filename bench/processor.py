@@ -247,7 +247,8 @@ def main() -> None:
     began, process = os.getloadavg()[0], psutil.Process()
     config = {**folders.full_size_unet("Segmind-Vega").config}
     # Outside of inference mode, in which operations can't be counted.
-    counted = {"UNet": roofline.unet_call(config, options.size, 1), "decode": roofline.tiny_decode(options.size, 1)}
+    counted = {"UNet": roofline.count_unet_call(config, options.size, 1)}
+    counted["decode"] = roofline.count_tiny_decode(options.size, 1)
     with torch.inference_mode():
         before, *kept, after = resident_mib(vega_unet(), options.size)
         gc.collect()

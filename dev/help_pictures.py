@@ -28,7 +28,7 @@ NODE_TEMPLATES = {
 MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")
 MODELS += ("loras/Segmind-VegaRT.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
 PAGE_SIZE = {"width": 1200, "height": 900}
-NODE_WIDTH, NODE_MARGIN, TITLE = 320, 12, 30  # in the canvas's units; one is a point of the page
+NODE_WIDTH, NODE_MARGIN, TITLE_HEIGHT = 320, 12, 30  # in the canvas's units; one is a point of the page
 PICTURE_HEIGHT = 360  # of a node that shows a picture
 SIDE_PIXELS, GAP_PIXELS, LETTER_PIXELS = 384, 12, 26
 TOGGLE_FOCUS_MODE_JS = "window.app.extensionManager.toggleFocusMode()"
@@ -70,7 +70,7 @@ def screenshot_node(page: browser.Page, kind: str, template: str) -> Image.Image
     page.evaluate(TOGGLE_FOCUS_MODE_JS)  # no menus over the canvas
     page.mouse.move(PAGE_SIZE["width"] - 1, PAGE_SIZE["height"] - 1)  # no tooltip either
     page.wait_for_timeout(1000)  # the view still moves
-    width, height = page.evaluate(FRAME_NODE_JS, [kind, NODE_WIDTH, PICTURE_HEIGHT, NODE_MARGIN, TITLE])
+    width, height = page.evaluate(FRAME_NODE_JS, [kind, NODE_WIDTH, PICTURE_HEIGHT, NODE_MARGIN, TITLE_HEIGHT])
     page.wait_for_timeout(1000)
     picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
     page.evaluate(TOGGLE_FOCUS_MODE_JS)

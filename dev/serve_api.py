@@ -29,7 +29,7 @@ class ServeProcess(NamedTuple):
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def command(base: Path, *options: str) -> list[str]:
+def build_command(base: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "serve", "--comfyui", str(host.path()), *options, *comfyui.prepare_base(base)]
 
 
@@ -42,7 +42,7 @@ def serve(base: Path, *options: str, **settings: str):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", **settings}
     with log.open("w", encoding="utf-8") as sink:
         process = subprocess.Popen(
-            command(base, *options, *ports), cwd=host.ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment
+            build_command(base, *options, *ports), cwd=host.ROOT, stdout=sink, stderr=subprocess.STDOUT, env=environment
         )
     found = ServeProcess(process, port, metrics, log)
     try:
@@ -59,4 +59,4 @@ def serve(base: Path, *options: str, **settings: str):
 
 if __name__ == "__main__":
     os.chdir(host.ROOT)
-    os.execv(sys.executable, command(host.ROOT / ".comfyui", "--replicas", *sys.argv[1:]))
+    os.execv(sys.executable, build_command(host.ROOT / ".comfyui", "--replicas", *sys.argv[1:]))

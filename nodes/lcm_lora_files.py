@@ -42,12 +42,12 @@ def path(lora_name: str) -> Path | None:
     return model_lists.lora_path(lora_name)
 
 
-def exact_matches(lora_name: str, contents: dict[str, published_loras.Contents]) -> list[str]:
+def exact_matches(lora_name: str, contents: dict[str, published_loras.FileContents]) -> list[str]:
     """The downloads that are this published LCM-LoRA for certain."""
     return [name for name, of in contents.items() if of == (lora_name, "")]
 
 
-def downloads() -> dict[str, published_loras.Contents]:
+def downloads() -> dict[str, published_loras.FileContents]:
     """The files in models/loras that have the name under which every LCM-LoRA is downloaded, and what each is."""
     files = [name for name in folder_paths.get_filename_list("loras") if published_loras.DEFAULT_FILE_NAME.search(name)]
     paths = {Path(name).as_posix(): folder_paths.get_full_path("loras", name) for name in files}  # None for a dead link

@@ -73,7 +73,7 @@ class VegaLoraLoader(io.ComfyNode):
         return io.NodeOutput(model, clip, ui={"lora": [applied.sentence]})  # in /history, for programs
 
 
-def lora_notes(applied: style_lora.Applied, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
+def lora_notes(applied: style_lora.AppliedLora, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
     """What is on the UNet, what is on the text encoders, and a warning where the latter's part is left out."""
     found = []
     if applied.modules:

@@ -66,7 +66,7 @@ class VegaSendImage(io.ComfyNode):
         if not browser and not delivery.can_deliver(server, client_id, format):
             raise ValueError("This client can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png.")
         for batch in images:
-            encode.check(batch, format)
+            encode.check_images(batch, format)
         graph = (cls.hidden.prompt, cls.hidden.extra_pnginfo) if metadata and not args.disable_metadata else (None, None)
         encoded = delivery.encode_all(images, format, quality, encode.save_kwargs(format, *graph))
         if browser:

@@ -8,7 +8,7 @@ import httpx
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from contract.paths import MODELS, OPENAPI
+from contract.paths import MODELS, OPENAPI_PATH
 
 from .host_process import START_TIMEOUT_S, HostProcess
 from .options import Options
@@ -62,7 +62,7 @@ class ComfyReplica:
         """Ray Serve calls it; what it raises fails the check."""
         await self.ensure_running()
         try:
-            await self.http.get(f"{self.host.url}/v1/{OPENAPI}", headers=self.host.key, timeout=HEALTH_TIMEOUT_S)
+            await self.http.get(f"{self.host.url}/v1/{OPENAPI_PATH}", headers=self.host.key, timeout=HEALTH_TIMEOUT_S)
         except httpx.TimeoutException:
             await asyncio.to_thread(self.host.stop)
             await self.ensure_running()

@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from contract.body_limits import CHUNK_BYTES, SMALL_BODY_BYTES, BodyLimits
 from contract.errors import ApiError
-from contract.request_id import HEADER
+from contract.request_id import REQUEST_ID_HEADER
 
 from .uvicorn_protocol import TRUNCATED_KEY
 
@@ -101,7 +101,7 @@ class Attempt:
             if not self.is_sent:
                 self.is_sent = True
                 headers = MutableHeaders(scope=self.start)
-                headers[HEADER] = self.id  # replaces Ray's
+                headers[REQUEST_ID_HEADER] = self.id  # replaces Ray's
                 await self.send(self.start)
             await self.send(message)
 

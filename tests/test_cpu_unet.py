@@ -61,7 +61,7 @@ def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, 
             fast = accelerate.apply(model, "auto")
             assert_close(core(fast, size), core(model, size))
             assert packs(fast) > 50
-            assert not accelerate.cache_of(fast).disabled
+            assert not accelerate.get_cache(fast).disabled
     assert not torch.allclose(*(core(accelerate.apply(model, "auto")) for model in models), atol=0.1)
 
 

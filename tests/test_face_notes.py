@@ -9,7 +9,8 @@ from graph_recorder import Recorder, draw
 from vega_pack.nodes import face_notes, lora_loader
 from vega_pack.nodes.lcm_lora import RECIPE_NOTES
 from vega_pack.nodes.lcm_sampler import size_notes
-from vega_pack.vega import accelerate, known_words, model_facts, style_lora, trained_size
+from vega_pack.vega import accelerate, known_words, model_facts, trained_size
+from vega_pack.vega.style_lora import AppliedLora
 
 from train.nano import captions
 
@@ -161,11 +162,11 @@ def test_accelerate_tells_what_becomes_of_its_calls(few_step, positive):
 @pytest.mark.parametrize(
     ("applied", "strengths", "expected"),
     [
-        (style_lora.Applied("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
-        (style_lora.Applied("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
-        (style_lora.Applied("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
-        (style_lora.Applied("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
-        (style_lora.Applied("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
+        (AppliedLora("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
+        (AppliedLora("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
+        (AppliedLora("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
+        (AppliedLora("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
+        (AppliedLora("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
     ],
 )
 def test_load_lora_says_what_is_on_which_part(applied, strengths, expected):

@@ -111,7 +111,7 @@ def cache_attribute(mode: str) -> str:
     return f"{PATCH_KEY}_{mode}" if mode in CPU_DTYPES else PATCH_KEY
 
 
-def cache_of(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
+def get_cache(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
     """What an accelerated model's calls go through."""
     for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(PATCH_KEY, ()):
         return wrapper.__self__
@@ -120,7 +120,7 @@ def cache_of(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
 
 def cpu_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
     """The dtype of the products of a model that is accelerated on a processor, else None."""
-    cache = cache_of(model)
+    cache = get_cache(model)
     return cache.cpu.dtype if cache and cache.cpu else None
 
 
@@ -275,11 +275,11 @@ def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
         or patcher.weight_wrapper_patches
         or patcher.get_additional_models_with_key("multigpu")
         or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
-        or any(is_changed(module, is_submodule=module is not unet) for module in module_tree.modules(unet))
+        or any(is_patched(module, is_submodule=module is not unet) for module in module_tree.modules(unet))
     )
 
 
-def is_changed(module: torch.nn.Module, is_submodule: bool) -> bool:
+def is_patched(module: torch.nn.Module, is_submodule: bool) -> bool:
     """Whether another function runs at each of its calls. Hooks count in submodules; the UNet's own run at replays too."""
     # One that was put back (the host's bypass LoRA does) is the class's own again.
     own_forward = getattr(module.forward, "__func__", None) is type(module).forward

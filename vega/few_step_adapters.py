@@ -44,7 +44,7 @@ MODEL_FOLDERS = ("loras", "lora", "models")  # folders of everybody's files
 TITLE_KEYS = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
 
 
-class Choice(NamedTuple):
+class RecipeChoice(NamedTuple):
     """What a file is drawn as, and what told."""
 
     name: str
@@ -54,24 +54,24 @@ class Choice(NamedTuple):
     alternative: str = ""  # without a recipe: what draws with it
 
 
-def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Choice:
+def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> RecipeChoice:
     """The recipe of this name, or for "auto" the one that the file tells; LCM's where nothing tells.
 
     A published file is known by its contents, whatever its name says. ValueError for a name that no recipe has.
     """
     if name != recipes.AUTO:
-        return Choice(name, for_steps(recipes.by_name(name), path), "user", "the user")
+        return RecipeChoice(name, for_steps(recipes.by_name(name), path), "user", "the user")
     if recipe := published_files.recipe_of(path):
-        return Choice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
+        return RecipeChoice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
     if found := identify(path, metadata):
         return found
     title = file_title(path)
     if says_lcm(title):
-        return Choice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
-    return Choice(recipes.LCM.name, recipes.LCM, "", "the default, because nothing in the file tells")
+        return RecipeChoice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
+    return RecipeChoice(recipes.LCM.name, recipes.LCM, "", "the default, because nothing in the file tells")
 
 
-def identify(path: Path, metadata: dict[str, str]) -> Choice | None:
+def identify(path: Path, metadata: dict[str, str]) -> RecipeChoice | None:
     """What the file's metadata or else its name say that it is, if that is something else than an LCM-LoRA.
 
     A file whose name says LCM is an LCM-LoRA whatever else it says, except DMD2's, which are drawn with that sampler, and
@@ -88,13 +88,13 @@ def identify(path: Path, metadata: dict[str, str]) -> Choice | None:
     return found
 
 
-def match(text: str, path: Path, evidence: str, source: str) -> Choice | None:
+def match(text: str, path: Path, evidence: str, source: str) -> RecipeChoice | None:
     """What a text says that the file is; the first pattern that matches counts."""
     for pattern, (name, alternative) in NO_RECIPE_PATTERNS.items():
         if has_word(pattern, text) and not any(has_word(of_recipe, text) for of_recipe in RECIPE_PATTERNS):
-            return Choice(name, None, evidence, source, alternative)
+            return RecipeChoice(name, None, evidence, source, alternative)
     recipe = next((recipe for pattern, recipe in RECIPE_PATTERNS.items() if has_word(pattern, text)), None)
-    return recipe and Choice(recipe.name, for_steps(recipe, path, text), evidence, source)
+    return recipe and RecipeChoice(recipe.name, for_steps(recipe, path, text), evidence, source)
 
 
 def for_steps(recipe: recipes.Recipe, *names: Path | str) -> recipes.Recipe:

@@ -11,7 +11,7 @@ import comfy.weight_adapter
 import torch
 
 from . import few_step_adapters, lora_keys, model_sampling, peft_alpha, recipes, sd15_blocks, unet, weights
-from .few_step_adapters import Choice
+from .few_step_adapters import RecipeChoice
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
 ADAPTED_MODULES = re.compile(
@@ -51,7 +51,7 @@ def apply(
     model: comfy.model_patcher.ModelPatcher,
     path: Path,
     strength: float,
-    choice: Choice | None = None,
+    choice: RecipeChoice | None = None,
     eta: float | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with the few-step LoRA as a weight patch, and its recipe; the model itself at strength 0.
@@ -194,7 +194,7 @@ def match_modules(
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
     model: comfy.model_patcher.ModelPatcher,
-    choice: Choice,
+    choice: RecipeChoice,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each of the model's modules -> its matrices in the file; ValueError unless the file has just these.
 

@@ -137,7 +137,7 @@ def find_contradiction(config: dict, ranks: dict[str, int]) -> str | None:
             return f"rank {stated}, and {module} has rank {rank}"
     targets = config.get("target_modules")
     if targets and isinstance(targets, list):
-        ends = tuple(f"_{weights.WRAPPERS.sub('', str(target)).replace('.', '_')}" for target in targets)
+        ends = tuple(f"_{weights.WRAPPER_PATTERN.sub('', str(target)).replace('.', '_')}" for target in targets)
         for module in ranks:
             if not f"_{module.replace('.', '_')}".endswith(ends):
                 return f"target_modules without {module}"
@@ -175,7 +175,7 @@ def compile_patterns(config: dict, option: str, kind: type) -> dict[re.Pattern, 
     """A configuration's values for modules by PEFT's patterns of their names."""
     stated = (config.get(option) or {}).items()
     # Modules of kohya's keys have underscores for the dots.
-    patterns = {weights.WRAPPERS.sub("", pattern).replace(r"\.", "[._]"): kind(value) for pattern, value in stated}
+    patterns = {weights.WRAPPER_PATTERN.sub("", pattern).replace(r"\.", "[._]"): kind(value) for pattern, value in stated}
     return {re.compile(rf"(.*[._])?({pattern})$"): value for pattern, value in patterns.items()}
 
 

@@ -27,7 +27,7 @@ def read(path: Path) -> Parts:
     unsupported.check(path, state_dict)
     unet, vae = strip_prefix(state_dict, UNET_PREFIX), strip_prefix(state_dict, VAE_PREFIX)
     if not unet:
-        raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe(state_dict)}.")
+        raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe_file(state_dict)}.")
     # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.
     names = unet_keys.stability_to_diffusers(list(unet))
     if len(set(names.values())) < len(names):
@@ -36,7 +36,7 @@ def read(path: Path) -> Parts:
     try:
         config = unet_keys.infer_config(unet)
     except (KeyError, IndexError) as error:
-        other = unsupported.other_model(unet)
+        other = unsupported.identify_other_family(unet)
         raise ValueError(
             f"{path} holds no whole UNet of the SDXL or SD 1.5 family"
             + (

@@ -22,7 +22,7 @@ RESIDUAL_MODULES = (*lora.RESIDUAL_MODULES, "in_layers_2", "out_layers_3", "emb_
 ATTENTION_KINDS = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
-class Applied(NamedTuple):
+class AppliedLora(NamedTuple):
     """What was done: in a sentence, and in numbers of modules."""
 
     sentence: str
@@ -39,7 +39,7 @@ def apply(
     strength_model: float,
     strength_clip: float,
     made_for: str = AUTO,
-) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, Applied]:
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, AppliedLora]:
     """Clones of the model and its text encoders with the LoRA as weight patches, and what was done.
 
     A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
@@ -77,7 +77,7 @@ def apply(
     weights.check_end(path)
     sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
-    return model, clip, Applied(sentence, modules, len(adapter), text_modules, lacks_clip)
+    return model, clip, AppliedLora(sentence, modules, len(adapter), text_modules, lacks_clip)
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:

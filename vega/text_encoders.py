@@ -75,11 +75,11 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
         disable_dynamic=True,
     )
     if dtype == torch.float16 and not comfy.model_management.is_device_cpu(device):
-        compute_in(clip, dtype)
+        set_compute_dtype(clip, dtype)
     return clip
 
 
-def compute_in(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
+def set_compute_dtype(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
     """Lets the encoders compute in their weights' own dtype, as diffusers does.
 
     The host computes in fp32 and casts every fp16 weight at every prompt, which takes a GPU as long as a UNet call.

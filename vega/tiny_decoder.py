@@ -47,7 +47,7 @@ def decode(
     if vae.device.type != "cpu" or vae.vae_dtype != torch.float32:
         cpu_dtype = None
     if cpu_dtype:
-        cpu_decoder.begin(vae.first_stage_model.taesd_decoder)
+        cpu_decoder.begin_image(vae.first_stage_model.taesd_decoder)
     with comfy.model_management.cuda_device_context(vae.device):
         return decode_within_memory(vae, samples, cpu_dtype)
 

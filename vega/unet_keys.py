@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-RESNET = {
+RESNET_NAMES = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -83,7 +83,7 @@ def part_kind(names: Iterable[str]) -> str:
 def resnet_key(rest: str) -> str:
     """diffusers' name of a weight within a residual block; that of an attention is the same in both."""
     module, _, leaf = rest.rpartition(".")
-    return f"{RESNET.get(module, module)}.{leaf}"
+    return f"{RESNET_NAMES.get(module, module)}.{leaf}"
 
 
 def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:

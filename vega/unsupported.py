@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 FAMILIES = "models of the SDXL and SD 1.5 families"
-PLAIN_ENDINGS = (".weight", ".bias")
+PLAIN_SUFFIXES = (".weight", ".bias")
 # Who quantised: endings of the names that only their files have.
-QUANTISED = {
+QUANTISATION_PATTERNS = {
     "bitsandbytes": re.compile(r"\.(nested_)?(absmax|quant_map)$|\.quant_state\.bitsandbytes__\w+$|\.(SCB|weight_format)$"),
     "scaled fp8 or the like": re.compile(
         r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale(_2)?|input_scale|comfy_quant)$"
@@ -82,8 +82,8 @@ def check(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
 
 def detect_quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
     """How the weights are quantised, with a name that shows it; None where they are not."""
-    odd = [name for name in state_dict if not name.endswith(PLAIN_ENDINGS)]
-    for tool, names in QUANTISED.items():
+    odd = [name for name in state_dict if not name.endswith(PLAIN_SUFFIXES)]
+    for tool, names in QUANTISATION_PATTERNS.items():
         if name := next((name for name in odd if names.search(name)), None):
             return f"{tool}: {name}"
     integers = (name for name, t in state_dict.items() if t.ndim > 1 and t.dtype in (torch.int8, torch.uint8))
@@ -91,7 +91,7 @@ def detect_quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
     return name and f"{name} is {str(state_dict[name].dtype).removeprefix('torch.')}"
 
 
-def describe(state_dict: dict[str, torch.Tensor]) -> str:
+def describe_file(state_dict: dict[str, torch.Tensor]) -> str:
     """What a file without a UNet's checkpoint names is, as far as can be told."""
     if not state_dict:
         return "empty"
@@ -99,6 +99,6 @@ def describe(state_dict: dict[str, torch.Tensor]) -> str:
     return kind or f"something with keys like {next(iter(state_dict))!r}; Load Vega takes {FAMILIES}"
 
 
-def other_model(state_dict: dict[str, torch.Tensor]) -> str | None:
+def identify_other_family(state_dict: dict[str, torch.Tensor]) -> str | None:
     """The family that these weights of a diffusion model are of, if it is known and another one."""
     return next((model for names, model in OTHER_MODELS if any(names.search(name) for name in state_dict)), None)

@@ -20,8 +20,8 @@ PICKLE_NAME_FORMS = tuple(form.replace("safetensors", "bin") for form in FILE_NA
 # transformers calls a pickle of its own otherwise.
 PICKLE_STEM = {"model": "pytorch_model"}
 # What torch.compile, DDP and FSDP put before the names within what they wrap; kohya writes _ for each dot.
-WRAPPER = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
-WRAPPERS = re.compile(rf"(?:^|(?<=\.)){WRAPPER}\.|_{WRAPPER}(?=_)")
+WRAPPER_PREFIX = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
+WRAPPER_PATTERN = re.compile(rf"(?:^|(?<=\.)){WRAPPER_PREFIX}\.|_{WRAPPER_PREFIX}(?=_)")
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 def strip_wrappers(path: Path, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the names that they have in the model itself."""
-    names = {name: WRAPPERS.sub("", name) for name in state_dict}
+    names = {name: WRAPPER_PATTERN.sub("", name) for name in state_dict}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights twice, with and without `_orig_mod.` or `module.`. Save it again.")
     return {names[name]: tensor for name, tensor in state_dict.items()}
@@ -60,7 +60,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        if first_bytes(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
+        if read_first_bytes(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
             raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
@@ -81,11 +81,11 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if first_bytes(path, 2) == b"PK" and not is_zip:
+        if read_first_bytes(path, 2) == b"PK" and not is_zip:
             raise ValueError(incomplete_message(path)) from error
-        if first_bytes(path, 9)[8:] == b"{":
+        if read_first_bytes(path, 9)[8:] == b"{":
             raise ValueError(f"{path} is a safetensors file under another name: name it .safetensors.") from error
-        if first_bytes(path, 1) != b"\x80" and not is_zip:
+        if read_first_bytes(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
@@ -112,7 +112,7 @@ def incomplete_message(path: Path) -> str:
     return f"{path} can't be read: it is incomplete. Download or copy it again."
 
 
-def first_bytes(path: Path, length: int) -> bytes:
+def read_first_bytes(path: Path, length: int) -> bytes:
     with path.open("rb") as file:
         return file.read(length)
 
