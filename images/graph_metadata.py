@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-RECEIVER_TYPE = "VegaReceiveImage"  # its one input is an image in base64
-MIN_BASE64_CHARACTERS = 32  # no image file is shorter in base64
+RECEIVER = "VegaReceiveImage"  # its one input is an image in base64
+MIN_CHARACTERS = 32  # no image file is shorter in base64
 # The start of a PNG, JPEG or WebP file in base64, in either alphabet, or of its data URL; and what a part of one is like.
 IMAGE_START = re.compile(r"\ufeff?\s*(data:[^,]*,)?\s*(iVBORw0KGgo|([/_]|%2F)9j([/_]|%2F)|UklGR)", re.IGNORECASE)
 BASE64_PIECE = re.compile(r"[A-Za-z0-9+/_=-]{256,}\s*")
-LEFT_OUT_TEXT = "(the picture was left out of this file: put one here)"
+LEFT_OUT = "(the picture was left out of this file: put one here)"
 
 
 class Node(NamedTuple):
@@ -23,7 +23,7 @@ class Node(NamedTuple):
 
 
 def serialize(prompt: dict | None, extra_pnginfo: dict | None) -> tuple[str | None, dict[str, str]]:
-    """(the prompt, what stands under each key of extra_pnginfo) as JSON, with LEFT_OUT_TEXT for each image sent inside."""
+    """(the prompt, what stands under each key of extra_pnginfo) as JSON, with LEFT_OUT for each image sent inside."""
     extra_pnginfo = extra_pnginfo or {}
     images = embedded_images(prompt, extra_pnginfo.get("workflow"))
     others = {key: strict_json(value, images) for key, value in extra_pnginfo.items()}
@@ -31,12 +31,12 @@ def serialize(prompt: dict | None, extra_pnginfo: dict | None) -> tuple[str | No
 
 
 def strict_json(value, images: Set[str] = frozenset()) -> str:
-    """JSON as every reader takes it: null for NaN, infinity and what JSON has no word for; LEFT_OUT_TEXT for the images."""
+    """JSON as every reader takes it: null for NaN, infinity and what JSON has no word for; LEFT_OUT for the images."""
 
     def clean(value):
         match value:
             case str():
-                return LEFT_OUT_TEXT if value in images else value
+                return LEFT_OUT if value in images else value
             case float():
                 return value if math.isfinite(value) else None
             case dict():
@@ -51,14 +51,13 @@ def strict_json(value, images: Set[str] = frozenset()) -> str:
 def embedded_images(prompt, workflow) -> set[str]:
     """The images that were typed into Receive Image, into a node before it, or into a subgraph around it."""
     by_subgraph = {str(graph.get("id")): workflow_nodes(graph) for graph in subgraphs(as_dict(workflow))}
-    receivers = {RECEIVER_TYPE}
+    receivers = {RECEIVER}
     for _ in by_subgraph:  # a subgraph may be inside another one
         receivers |= {id for id, nodes in by_subgraph.items() if receivers & {node.class_type for node in nodes.values()}}
     graphs = [prompt_nodes(prompt), workflow_nodes(as_dict(workflow)), *by_subgraph.values()]
     images = {text for nodes in graphs for text in upstream_images(nodes, receivers)}
     if images:  # they may also stand where nothing leads to a receiver any more
-        texts = (text for text in walk_strings([prompt, workflow]) if len(text) >= MIN_BASE64_CHARACTERS)
-        images |= {text for text in texts if IMAGE_START.match(text)}
+        images |= {text for text in strings([prompt, workflow]) if len(text) >= MIN_CHARACTERS and IMAGE_START.match(text)}
     return images
 
 
@@ -72,11 +71,11 @@ def upstream_images(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str
         seen.add(id)
         class_type, texts, upstream = nodes[id]
         pending += upstream
-        yield from (text for text in texts if len(text) >= MIN_BASE64_CHARACTERS and is_image(class_type, text))
+        yield from (text for text in texts if len(text) >= MIN_CHARACTERS and is_image(class_type, text))
 
 
 def is_image(class_type: str, text: str) -> bool:
-    return class_type == RECEIVER_TYPE or bool(IMAGE_START.match(text) or BASE64_PIECE.fullmatch(text))
+    return class_type == RECEIVER or bool(IMAGE_START.match(text) or BASE64_PIECE.fullmatch(text))
 
 
 def prompt_nodes(prompt) -> dict[str, Node]:
@@ -93,7 +92,7 @@ def prompt_nodes(prompt) -> dict[str, Node]:
 def workflow_nodes(graph: dict) -> dict[str, Node]:
     """The nodes of a workflow, or of one of its subgraphs, as the frontend saves it."""
     nodes = {
-        str(node.get("id")): Node(str(node.get("type")), [*walk_strings(node.get("widgets_values"))], [])
+        str(node.get("id")): Node(str(node.get("type")), [*strings(node.get("widgets_values"))], [])
         for node in only_dicts(graph.get("nodes"))
     }
     links = graph.get("links")
@@ -111,12 +110,12 @@ def subgraphs(graph: dict) -> Iterator[dict]:
         yield from subgraphs(one)
 
 
-def walk_strings(value) -> Iterator[str]:
+def strings(value) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
-            yield from walk_strings(one)
+            yield from strings(one)
 
 
 def as_dict(value) -> dict:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sent_images import FORMATS, SEND, follow, graph, opened, plain, run, with_metadata
 from vega_pack.images import graph_metadata
-from vega_pack.images.graph_metadata import LEFT_OUT_TEXT
+from vega_pack.images.graph_metadata import LEFT_OUT
 
 from dev import comfyui
 
@@ -93,7 +93,7 @@ def test_files_carry_no_picture_that_was_sent_in(metadata_client, sent_in, where
         return json.loads(json.dumps(value).replace("PICTURE", sent_in))
 
     def emptied(value):
-        return json.loads(re.sub(rf'"[^"]*{re.escape(sent_in)}[^"]*"', json.dumps(LEFT_OUT_TEXT), json.dumps(value)))
+        return json.loads(re.sub(rf'"[^"]*{re.escape(sent_in)}[^"]*"', json.dumps(LEFT_OUT), json.dumps(value)))
 
     nodes, widgets, more = filled(TYPED[where])
     prompt = {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
@@ -155,7 +155,7 @@ def test_nor_one_in_nodes_that_were_not_run(sent_in, where):
     workflow["nodes"].append(others)
     _, texts = graph_metadata.serialize({}, {"workflow": workflow})
     assert sent_in not in texts["workflow"]
-    expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT_TEXT))
+    expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT))
     assert json.loads(texts["workflow"]) == expected
 
 

@@ -28,7 +28,7 @@ class LivePicture:
     age_s: float
 
 
-class LatestFrame:
+class Newest:
     """The newest of the caller's frames, whatever the connection does."""
 
     def __init__(self):
@@ -58,7 +58,7 @@ async def stream(
     RequestError for what the server refuses, WorkflowError for a graph or a frame that it can't draw, ConnectError where
     nothing answers for the policy's time.
     """
-    newest = LatestFrame()
+    newest = Newest()
     reading = asyncio.create_task(newest.read(frames))
     last_seen = time.monotonic()
     try:
@@ -66,7 +66,7 @@ async def stream(
             try:
                 async with (
                     websockets.connect(url, additional_headers=headers, max_size=None, **options) as socket,
-                    contextlib.aclosing(receive(socket, prompt, newest)) as found,
+                    contextlib.aclosing(pictures(socket, prompt, newest)) as found,
                 ):
                     policy.has_answered = True
                     try:
@@ -75,7 +75,7 @@ async def stream(
                     finally:
                         last_seen = time.monotonic()
             except websockets.InvalidStatus as error:
-                refusal = refusal_error(error)
+                refusal = refused(error)
                 if refusal.status < 500:
                     raise refusal from None
             except (OSError, TimeoutError, websockets.WebSocketException) as error:
@@ -92,10 +92,10 @@ async def stream(
         await asyncio.wait([reading])
 
 
-async def receive(socket: websockets.ClientConnection, prompt: dict, newest: LatestFrame) -> AsyncIterator[LivePicture]:
+async def pictures(socket: websockets.ClientConnection, prompt: dict, newest: Newest) -> AsyncIterator[LivePicture]:
     """Those of one connection."""
     sent: list[tuple[int, float]] = []  # by their number on this connection less 1: (the frame's number, when)
-    sending = asyncio.create_task(send_frames(socket, prompt, newest, sent))
+    sending = asyncio.create_task(send(socket, prompt, newest, sent))
     about: dict = {}
     try:
         async for message in socket:
@@ -118,7 +118,7 @@ async def receive(socket: websockets.ClientConnection, prompt: dict, newest: Lat
         await asyncio.wait([sending])
 
 
-async def send_frames(socket: websockets.ClientConnection, prompt: dict, newest: LatestFrame, sent: list) -> None:
+async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: list) -> None:
     """The prompt, then each frame that is the newest while there is room for it."""
     with contextlib.suppress(websockets.ConnectionClosed):
         await socket.send(json.dumps({"type": "prompt", "prompt": prompt}))
@@ -134,7 +134,7 @@ async def send_frames(socket: websockets.ClientConnection, prompt: dict, newest:
         await socket.close()
 
 
-def refusal_error(error: websockets.InvalidStatus) -> RequestError:
+def refused(error: websockets.InvalidStatus) -> RequestError:
     """With the server's own words."""
     response = error.response
     try:

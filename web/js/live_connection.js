@@ -1,8 +1,8 @@
 // The websocket to /vega/live (docs/live.md): opened anew until it is closed here.
 import { api } from "../../../scripts/api.js";
 
-const RECONNECT_MS = 1000;
-const MAX_UNSENT_BYTES = 2 ** 16; // of the last frame, while which the next one waits
+const AGAIN_MS = 1000;
+const UNSENT_BYTES = 2 ** 16; // of the last frame, while which the next one waits
 
 function base64url(text) {
   const bytes = String.fromCharCode(...new TextEncoder().encode(text));
@@ -20,7 +20,7 @@ export function connect(name, key, on) {
   let socket = null;
   let timer = null;
   let isClosed = false;
-  let pictureInfo = null; // the JSON of the picture that comes next
+  let about = null; // the JSON of the picture that comes next
   let sent = 0; // frames, of this connection
 
   function open() {
@@ -29,9 +29,9 @@ export function connect(name, key, on) {
     sent = 0;
     socket.onopen = () => on.opened();
     socket.onmessage = ({ data }) => {
-      if (typeof data !== "string") return on.picture(pictureInfo, data);
+      if (typeof data !== "string") return on.picture(about, data);
       const message = JSON.parse(data);
-      if (message.type === "picture") pictureInfo = message;
+      if (message.type === "picture") about = message;
       else on.message(message);
     };
     socket.onclose = lost;
@@ -40,20 +40,20 @@ export function connect(name, key, on) {
   // A page isn't told why a websocket was refused: the same address says it to a plain request.
   async function lost() {
     if (isClosed) return;
-    const response = await api.fetchApi("/vega/live", { headers: key ? { "x-api-key": key } : {} }).catch(() => null);
+    const answer = await api.fetchApi("/vega/live", { headers: key ? { "x-api-key": key } : {} }).catch(() => null);
     if (isClosed) return;
-    if ([401, 403].includes(response?.status)) {
+    if ([401, 403].includes(answer?.status)) {
       isClosed = true;
-      const { error } = await response.json().catch(() => ({}));
-      return on.refused(response.status, error ?? response.statusText);
+      const { error } = await answer.json().catch(() => ({}));
+      return on.refused(answer.status, error ?? answer.statusText);
     }
     on.lost();
-    timer = setTimeout(open, RECONNECT_MS);
+    timer = setTimeout(open, AGAIN_MS);
   }
 
   open();
   return {
-    isReady: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < MAX_UNSENT_BYTES,
+    isReady: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < UNSENT_BYTES,
     sendPrompt: (prompt) => socket.send(JSON.stringify({ type: "prompt", prompt })),
     sendFrame(blob) {
       socket.send(blob);

@@ -3,14 +3,14 @@ import { app } from "../../../scripts/app.js";
 import { liveAddress } from "./live_connection.js";
 import { startLoop } from "./live_loop.js";
 import { makePainting } from "./live_paint.js";
-import { translate } from "./live_texts.js";
+import { say } from "./live_texts.js";
 import { openVideo } from "./live_video.js";
 
 const SOURCES = ["paint", "webcam", "screen", "program"];
 const SIDES = [128, 192, 256, 384, 512, 768, 1024];
 const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
 const NODE_SIZE = [560, 500];
-const MIN_HEIGHT_PX = 360;
+const LEAST_HEIGHT_PX = 360;
 const [NAME, KEY] = ["Vega.LiveName", "Vega.LiveKey"]; // in the tab's storage
 const STYLE = `
   .vega-live { display: flex; flex-direction: column; gap: 6px; height: 100%; box-sizing: border-box; padding: 4px;
@@ -65,18 +65,18 @@ function makeWidget(node) {
   let [video, loop, isFresh, url] = [null, null, true, null];
   let written = ""; // into the workflow, by this painting
 
-  const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, translate(one)))), translate("source"));
-  const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), translate("side"));
-  const live = element("button", { type: "button", textContent: translate("live"), className: "live" });
-  const full = element("a", { target: "_blank", rel: "noopener", textContent: translate("full") });
-  const colour = labelled(element("input", { type: "color" }), translate("colour"));
-  const brush = labelled(element("input", { type: "range", min: 1, max: 96 }), translate("brush"));
-  const undo = element("button", { type: "button", textContent: translate("undo") });
-  const clear = element("button", { type: "button", textContent: translate("clear") });
-  const address = labelled(element("input", { readOnly: true }), translate("address"));
-  const key = labelled(element("input", { type: "password", placeholder: translate("key"), hidden: true }), translate("key"));
+  const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
+  const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), say("side"));
+  const live = element("button", { type: "button", textContent: say("live"), className: "live" });
+  const full = element("a", { target: "_blank", rel: "noopener", textContent: say("full") });
+  const colour = labelled(element("input", { type: "color" }), say("colour"));
+  const brush = labelled(element("input", { type: "range", min: 1, max: 96 }), say("brush"));
+  const undo = element("button", { type: "button", textContent: say("undo") });
+  const clear = element("button", { type: "button", textContent: say("clear") });
+  const address = labelled(element("input", { readOnly: true }), say("address"));
+  const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
   const canvas = element("canvas", { tabIndex: 0 });
-  const picture = element("img", { alt: translate("picture") });
+  const picture = element("img", { alt: say("picture") });
   const status = element("div", { className: "status" });
   status.setAttribute("role", "status");
   canvas.setAttribute("role", "img");
@@ -91,7 +91,7 @@ function makeWidget(node) {
     status,
   );
 
-  const showStatus = (text, isError = false) => {
+  const tell = (text, isError = false) => {
     status.textContent = text;
     status.style.color = isError ? "#f87171" : "";
   };
@@ -125,7 +125,7 @@ function makeWidget(node) {
     loop?.stop();
     video?.close();
     [loop, video] = [null, null];
-    live.textContent = translate("live");
+    live.textContent = say("live");
     live.setAttribute("aria-pressed", "false");
   }
 
@@ -134,19 +134,19 @@ function makeWidget(node) {
     picture.src = url = URL.createObjectURL(blob);
     if (last) URL.revokeObjectURL(last);
     picture.dataset.frame = frame;
-    showStatus(translate("drawing", { rate: rate.toFixed(1), age, left }));
+    tell(say("drawing", { rate: rate.toFixed(1), age, left }));
   }
 
   async function start() {
     const kind = chosen().source;
     live.setAttribute("aria-pressed", "true");
-    live.textContent = translate("stop");
+    live.textContent = say("stop");
     if (kind === "webcam" || kind === "screen") {
       try {
         video = await openVideo(kind, stop);
       } catch (error) {
         stop();
-        return showStatus(translate("noCamera", { why: error.message }), true);
+        return tell(say("noCamera", { why: error.message }), true);
       }
       if (live.getAttribute("aria-pressed") === "false") return stop(); // pressed again meanwhile
     }
@@ -154,11 +154,11 @@ function makeWidget(node) {
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
       opened: () => (isFresh = true),
       picture: show,
-      status: (what, { message } = {}) => showStatus(message ?? translate(what), what !== "waiting"),
+      said: (what, { message } = {}) => tell(message ?? say(what), what !== "waiting"),
       ended(code, message) {
         stop();
         key.hidden = code !== 401;
-        showStatus(message, true);
+        tell(message, true);
       },
     });
   }
@@ -173,7 +173,7 @@ function makeWidget(node) {
     address.value = liveAddress(liveName(node));
     full.href = new URL(`../live.html#${liveName(node)}`, import.meta.url).href;
     canvas.className = kind === "paint" ? "paint" : "";
-    canvas.setAttribute("aria-label", translate(kind === "paint" ? "painting" : "frame"));
+    canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
     if (canvas.width !== pixels) painting.resize(pixels);
   }
 
@@ -219,7 +219,7 @@ function makeWidget(node) {
     onRemoved?.apply(this, options);
   };
   live.setAttribute("aria-pressed", "false");
-  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT_PX });
+  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST_HEIGHT_PX });
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
   refresh();
 }

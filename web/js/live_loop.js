@@ -3,8 +3,8 @@ import { app } from "../../../scripts/app.js";
 import { connect } from "./live_connection.js";
 import { rootGraph } from "./execution_id.js";
 
-const POLL_MS = 33;
-const MIN_WAIT_MS = 100; // for a picture, until a newer frame takes the place of the one that waits
+const LOOK_MS = 33;
+const LEAST_WAIT_MS = 100; // for a picture, until a newer frame takes the place of the one that waits
 const QUALITY = 0.9; // of the frames' JPEG
 const SMOOTHING = 0.2; // of the numbers that are shown
 
@@ -18,16 +18,16 @@ async function currentPrompt() {
 }
 
 // takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: opened(), picture(blob, numbers),
-// status(kind, values), ended(status, message).
+// said(kind, values), ended(status, message).
 export function startLoop(name, key, takeFrame, on) {
   const taken = new Map(); // number of a frame -> when it was taken
   const numbers = { rate: 0, age: 0, left: 0, frame: 0 };
   let isEncoding = false;
-  let isSendingPrompt = false;
+  let isLooking = false;
   let lastSent = 0;
   let lastPicture = 0;
-  let pictureMs = MIN_WAIT_MS;
-  let lastGraph = ""; // the graph that was last looked at
+  let pictureMs = LEAST_WAIT_MS;
+  let seen = ""; // the graph that was last looked at
   let prompt = ""; // and what it is to the server
 
   const smooth = (before, now) => (before ? before + SMOOTHING * (now - before) : now);
@@ -45,22 +45,22 @@ export function startLoop(name, key, takeFrame, on) {
   }
 
   async function sendPrompt() {
-    if (isSendingPrompt || !connection.isReady()) return;
+    if (isLooking || !connection.isReady()) return;
     const now = JSON.stringify(rootGraph().serialize());
-    if (now === lastGraph) return;
-    isSendingPrompt = true;
+    if (now === seen) return;
+    isLooking = true;
     try {
       const next = await currentPrompt();
-      lastGraph = now;
+      seen = now;
       if (JSON.stringify(next) === prompt || !connection.isReady()) return;
       prompt = JSON.stringify(next);
       connection.sendPrompt(next);
     } finally {
-      isSendingPrompt = false;
+      isLooking = false;
     }
   }
 
-  function onPicture({ frame, left_out, index }, blob) {
+  function gotPicture({ frame, left_out, index }, blob) {
     if (index) return; // of a batch the first is shown
     const now = performance.now();
     if (taken.has(frame)) numbers.age = Math.round(now - taken.get(frame));
@@ -79,26 +79,26 @@ export function startLoop(name, key, takeFrame, on) {
   const connection = connect(name, key, {
     opened() {
       taken.clear();
-      [lastGraph, prompt, lastPicture] = ["", "", 0];
-      on.status("waiting");
+      [seen, prompt, lastPicture] = ["", "", 0];
+      on.said("waiting");
       on.opened();
     },
     message({ type, message, frame }) {
-      if (type === "error") on.status("error", { message });
+      if (type === "error") on.said("error", { message });
       else taken.delete(frame);
     },
-    picture: onPicture,
-    lost: () => on.status("lost"),
+    picture: gotPicture,
+    lost: () => on.said("lost"),
     refused(status, message) {
       clearInterval(timer);
       on.ended(status, message);
     },
   });
   const timer = setInterval(() => {
-    sendPrompt().catch((error) => on.status("error", { message: error.message }));
+    sendPrompt().catch((error) => on.said("error", { message: error.message }));
     const waited = performance.now() - lastSent;
-    if (waited > (taken.size ? Math.max(MIN_WAIT_MS, pictureMs) : POLL_MS)) sendFrame();
-  }, POLL_MS);
+    if (waited > (taken.size ? Math.max(LEAST_WAIT_MS, pictureMs) : LOOK_MS)) sendFrame();
+  }, LOOK_MS);
   return {
     sendFrame,
     stop() {

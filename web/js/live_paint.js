@@ -1,25 +1,25 @@
 // A canvas to paint on by mouse, pen, touch and keyboard.
-const MAX_UNDO = 30; // strokes that can be taken back
+const KEPT = 30; // strokes that can be taken back
 const STEP_PX = 4; // of the brush at an arrow key
-const BACKGROUND = "#ffffff";
+const PAPER = "#ffffff";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 // brush(): { colour, size }. changed(isStrokeDone) is called whenever the painting is another one.
 export function makePainting(canvas, brush, changed) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  const undoStack = []; // the painting before each stroke
+  const before = []; // the painting before each stroke
   let pen = null; // the last point of a stroke that goes on
   let cursor = null; // where the keyboard's brush is
   let isDown = false; // the keyboard's brush
 
   const blank = () => {
-    context.fillStyle = BACKGROUND;
+    context.fillStyle = PAPER;
     context.fillRect(0, 0, canvas.width, canvas.height);
   };
 
-  function pushUndo() {
-    undoStack.push(context.getImageData(0, 0, canvas.width, canvas.height));
-    if (undoStack.length > MAX_UNDO) undoStack.shift();
+  function remember() {
+    before.push(context.getImageData(0, 0, canvas.width, canvas.height));
+    if (before.length > KEPT) before.shift();
   }
 
   function line([x, y], [toX, toY]) {
@@ -43,7 +43,7 @@ export function makePainting(canvas, brush, changed) {
     event.stopPropagation();
     canvas.focus();
     canvas.setPointerCapture(event.pointerId);
-    pushUndo();
+    remember();
     pen = at(event);
     line(pen, pen);
     changed(false);
@@ -69,14 +69,14 @@ export function makePainting(canvas, brush, changed) {
   }
 
   function undo() {
-    const last = undoStack.pop();
+    const last = before.pop();
     if (!last) return;
     context.putImageData(last, 0, 0);
     changed(true);
   }
 
   function clear() {
-    pushUndo();
+    remember();
     blank();
     changed(true);
   }
@@ -94,7 +94,7 @@ export function makePainting(canvas, brush, changed) {
     if (key === " ") {
       isDown = !isDown;
       if (isDown) {
-        pushUndo();
+        remember();
         line(cursor, cursor);
       }
       return changed(!isDown);
@@ -120,7 +120,7 @@ export function makePainting(canvas, brush, changed) {
     Object.assign(old, { width: canvas.width, height: canvas.height });
     old.getContext("2d").drawImage(canvas, 0, 0);
     Object.assign(canvas, { width: side, height: side });
-    undoStack.length = 0;
+    before.length = 0;
     context.drawImage(old, 0, 0, side, side);
   }
 
@@ -129,7 +129,7 @@ export function makePainting(canvas, brush, changed) {
     const image = new Image();
     image.src = picture.startsWith("data:") ? picture : `data:image/png;base64,${picture}`; // it finds out the format itself
     await image.decode().catch(() => {}); // what is no picture leaves the paper blank
-    undoStack.length = 0;
+    before.length = 0;
     blank();
     if (image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   }

@@ -197,7 +197,7 @@ const TEXTS = {
 };
 
 // The text of a key, with what stands in braces filled in.
-export function translate(key, values = {}) {
+export function say(key, values = {}) {
   const texts = TEXTS[app.extensionManager?.setting.get("Comfy.Locale")] ?? TEXTS.en;
   return texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }

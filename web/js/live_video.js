@@ -1,13 +1,13 @@
 // The webcam's or the screen's picture, in the middle of a square canvas.
-const OPEN_STREAM = {
+const OPEN = {
   webcam: () => navigator.mediaDevices.getUserMedia({ video: true, audio: false }),
   screen: () => navigator.mediaDevices.getDisplayMedia({ video: true, audio: false }),
 };
 
-// source: one of OPEN_STREAM. ended() is called where the browser's own button ends it. Throws what the browser says against it.
+// source: one of OPEN. ended() is called where the browser's own button ends it. Throws what the browser says against it.
 export async function openVideo(source, ended) {
   if (!navigator.mediaDevices) throw new Error("https:// or localhost");
-  const stream = await OPEN_STREAM[source]();
+  const stream = await OPEN[source]();
   const video = document.createElement("video");
   Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
   await video.play();
