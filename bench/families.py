@@ -75,7 +75,7 @@ def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
     from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
-    unet = weights.fill_random(folders.full_size_unet(name), torch.Generator().manual_seed(0))
+    unet = weights.fill_random(folders.real_unet(name), torch.Generator().manual_seed(0))
     config, state = json.loads(unet.to_json_string()), dict(unet.state_dict())
     parameters = sum(weight.numel() for weight in unet.parameters())
     del unet

@@ -84,7 +84,7 @@ def vega_modules() -> dict[str, torch.nn.Module]:
     )
     with torch.device("meta"):
         parts = {"text_encoder": CLIPTextModel(first), "text_encoder_2": CLIPTextModelWithProjection(second)}
-    return {"unet": folders.full_size_unet("Segmind-Vega"), **parts}
+    return {"unet": folders.real_unet("Segmind-Vega"), **parts}
 
 
 def fill_random(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:

@@ -68,7 +68,7 @@ PUBLISHED_SIZES |= dict.fromkeys(("SD 1.5", "small-sd"), {**SD15_PUBLISHED, "blo
 PUBLISHED_SIZES["tiny-sd"] = {**SD15_PUBLISHED, "block_out_channels": (320, 640, 1280)}
 
 
-def full_size_unet(family: str) -> UNet2DConditionModel:
+def real_unet(family: str) -> UNet2DConditionModel:
     """The family's UNet at its published dimensions, on the meta device."""
     with torch.device("meta"):
         config = FAMILIES[family] | PUBLISHED_SIZES[family]

@@ -87,7 +87,7 @@ MILLIONS = {"Segmind-Vega": 745.2, "SSD-1B": 1331.3, "SDXL": 2567.5, "SD 1.5": 8
 
 @pytest.mark.parametrize("family", folders.FAMILIES)
 def test_every_key_of_the_real_layout_maps(family):
-    reference = folders.full_size_unet(family)
+    reference = folders.real_unet(family)
     theirs = reference.state_dict()
     assert round(sum(v.numel() for v in theirs.values()) / 1e6, 1) == MILLIONS[family]
     config = diffusers_config.host_config(json.loads(reference.to_json_string()), Path("config.json"))
