@@ -12,10 +12,10 @@ from ..contract import paths
 from ..contract.errors import ApiError
 from .async_requests import MAX_RESULTS, MAX_RESULTS_MIB, RESULT_TTL_S, AsyncRequest, AsyncRequests
 from .responses import error_response, require_method
-from .routes import handle
+from .routes import handle_request
 from .service import Service, get_service
 
-REQUEST_FAILED = 422  # the status of every response about a request that failed, in Segmind's API
+REQUEST_FAILED_STATUS = 422  # the status of every response about a request that failed, in Segmind's API
 HOST_PATTERN = re.compile(r"[\w.:\[\]-]{1,255}", re.ASCII)
 
 async_requests = AsyncRequests()
@@ -26,7 +26,7 @@ async def handle_v2(request: web.Request) -> web.Response:
     match request.match_info.get("path", "").split("/"):
         case ["images", name]:
             return get_image(request, name)
-    return await handle(request, "v2", route_v2)
+    return await handle_request(request, "v2", route_v2)
 
 
 async def route_v2(service: Service, request: web.Request) -> web.Response:
@@ -37,17 +37,17 @@ async def route_v2(service: Service, request: web.Request) -> web.Response:
             return await submit(service, request, model)
         case ["requests", id]:
             require_method(request, "GET", "HEAD")
-            return get_result(service, request, find(service, request, id))
+            return get_result(service, request, find_request(service, request, id))
         case ["requests", id, "status"]:
             require_method(request, "GET", "HEAD")
-            return get_status(service, request, find(service, request, id))
+            return get_status(service, request, find_request(service, request, id))
         case ["requests", id, "cancel"]:
             require_method(request, "POST")
-            return await cancel(service, request, find(service, request, id))
+            return await cancel(service, request, find_request(service, request, id))
     raise ApiError(404, paths.async_not_found_message(path))
 
 
-def find(service: Service, request: web.Request, id: str) -> AsyncRequest:
+def find_request(service: Service, request: web.Request, id: str) -> AsyncRequest:
     """The one with the id, if it was submitted with the same key; ApiError 404."""
     found = async_requests.requests.get(id)
     if found is None or not hmac.compare_digest(found.owner, owner_of(service, request)):
@@ -63,7 +63,7 @@ async def submit(service: Service, request: web.Request, model: str) -> web.Resp
     params, pictures = await service.read_request(request, paths.MODELS[model])
     submitted = AsyncRequest(owner_of(service, request), model, params, pictures[0].seed, pictures)
     await async_requests.submit(service, submitted)
-    poll_url = url(request, f"requests/{submitted.id}")
+    poll_url = build_url(request, f"requests/{submitted.id}")
     return json_response({"status": "QUEUED", **links(request, submitted), "poll_url": poll_url})
 
 
@@ -71,21 +71,21 @@ async def cancel(service: Service, request: web.Request, submitted: AsyncRequest
     """Takes it out of the queue, or interrupts it; one that has ended stays as it is."""
     submitted.task.cancel()
     await asyncio.wait([submitted.task])
-    return json_response(status(service, request, submitted))
+    return json_response(status_body(service, request, submitted))
 
 
 def get_status(service: Service, request: web.Request, submitted: AsyncRequest) -> web.Response:
-    return json_response(status(service, request, submitted), REQUEST_FAILED if submitted.error else 200)
+    return json_response(status_body(service, request, submitted), REQUEST_FAILED_STATUS if submitted.error else 200)
 
 
-def status(service: Service, request: web.Request, submitted: AsyncRequest) -> dict:
+def status_body(service: Service, request: web.Request, submitted: AsyncRequest) -> dict:
     if submitted.duration_s is None:
         name = "QUEUED" if service.queue.are_waiting(submitted.pictures) else "PROCESSING"
         return {"status": name, **links(request, submitted), "metrics": {}}
     if submitted.error:
-        error = {"error": submitted.error, "metrics": metrics(submitted)}
+        error = {"error": submitted.error, "metrics": timing_metrics(submitted)}
         return {"status": "FAILED", **links(request, submitted), **error}
-    return {"status": "COMPLETED", **links(request, submitted), "metrics": metrics(submitted)}
+    return {"status": "COMPLETED", **links(request, submitted), "metrics": timing_metrics(submitted)}
 
 
 def get_result(service: Service, request: web.Request, submitted: AsyncRequest) -> web.Response:
@@ -93,7 +93,7 @@ def get_result(service: Service, request: web.Request, submitted: AsyncRequest) 
     if submitted.duration_s is None or submitted.error:
         return get_status(service, request, submitted)
     files = [result.file for result in submitted.results]
-    outputs = [url(request, f"images/{name}") for name in submitted.image_names]
+    outputs = [build_url(request, f"images/{name}") for name in submitted.image_names]
     images = [
         {"url": output, "content_type": f"image/{file.format}", "file_name": name, "file_size": len(file.data)}
         for output, name, file in zip(outputs, submitted.image_names, files, strict=True)
@@ -101,7 +101,7 @@ def get_result(service: Service, request: web.Request, submitted: AsyncRequest) 
     if submitted.params.base64:
         outputs = [base64.b64encode(file.data).decode() for file in files]
     result = {"output": outputs if len(outputs) > 1 else outputs[0], "images": images, "seed": str(submitted.seed)}
-    return json_response({"status": "COMPLETED", "request_id": submitted.id, **result, "metrics": metrics(submitted)})
+    return json_response({"status": "COMPLETED", "request_id": submitted.id, **result, "metrics": timing_metrics(submitted)})
 
 
 def get_image(request: web.Request, name: str) -> web.Response:
@@ -126,10 +126,14 @@ def owner_of(service: Service, request: web.Request) -> bytes:
 
 def links(request: web.Request, submitted: AsyncRequest) -> dict[str, str]:
     path = f"requests/{submitted.id}"
-    return {"request_id": submitted.id, "status_url": url(request, f"{path}/status"), "response_url": url(request, path)}
+    return {
+        "request_id": submitted.id,
+        "status_url": build_url(request, f"{path}/status"),
+        "response_url": build_url(request, path),
+    }
 
 
-def metrics(submitted: AsyncRequest) -> dict[str, float]:
+def timing_metrics(submitted: AsyncRequest) -> dict[str, float]:
     """Seconds, by Segmind's names."""
     seconds = {"total_time": submitted.duration_s}
     if submitted.results:
@@ -138,15 +142,15 @@ def metrics(submitted: AsyncRequest) -> dict[str, float]:
     return {name: round(value, 4) for name, value in seconds.items()}
 
 
-def url(request: web.Request, path: str) -> str:
+def build_url(request: web.Request, path: str) -> str:
     """The URL under /v2 for the client, with the scheme and host that a proxy in between forwards."""
-    scheme, host = (first_value(request.headers, f"X-Forwarded-{part}") for part in ("Proto", "Host"))
+    scheme, host = (first_forwarded_value(request.headers, f"X-Forwarded-{part}") for part in ("Proto", "Host"))
     scheme = scheme if scheme in ("http", "https") else request.scheme
     host = host if HOST_PATTERN.fullmatch(host) else request.host
     return f"{scheme}://{host}{request.path.removesuffix(request.match_info.get('path', ''))}{path}"
 
 
-def first_value(headers: Mapping[str, str], name: str) -> str:
+def first_forwarded_value(headers: Mapping[str, str], name: str) -> str:
     """Of a list of values: that of the client's own proxy."""
     return headers.get(name, "").partition(",")[0].strip()
 

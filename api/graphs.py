@@ -6,18 +6,18 @@ from ..contract.schema import DEFAULT_DENOISE, SCHEDULERS, BaseRequest, RealTime
 from ..contract.settings import Settings
 from .subscriber import Subscriber
 
-LOAD = "load"
-LORA = "lora"
-ACCELERATE = "fast"
-POSITIVE = "positive"
-NEGATIVE = "negative"
-IMAGE = "image"
-LATENT = "latent"
-BATCH = "batch"
-SAMPLE = "sample"
-DECODE = "decode"
-SEND = "send"
-MODEL_NODES = (LOAD, LORA)  # where these fail there is no model
+LOAD_NODE = "load"
+LORA_NODE = "lora"
+ACCELERATE_NODE = "fast"
+POSITIVE_NODE = "positive"
+NEGATIVE_NODE = "negative"
+IMAGE_NODE = "image"
+LATENT_NODE = "latent"
+BATCH_NODE = "batch"
+SAMPLE_NODE = "sample"
+DECODE_NODE = "decode"
+SEND_NODE = "send"
+MODEL_NODES = (LOAD_NODE, LORA_NODE)  # where these fail there is no model
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,31 @@ def build_graph(pictures: list[Picture], settings: Settings) -> dict:
     empty = {"width": first.width, "height": first.height, "batch_size": len(pictures)}
     decoder = "VegaTinyVAEDecode" if settings.vae == "tiny" else "VAEDecode"
     graph = {
-        LOAD: node("VegaLoader", model_name=settings.model, vae=settings.vae),
-        LATENT: node("EmptyLatentImage", **empty),
-        DECODE: node(decoder, samples=[SAMPLE, 0], vae=[LOAD, 2]),
-        SEND: node("VegaSendImage", images=[DECODE, 0], format=request.format, quality=95, metadata=False),
+        LOAD_NODE: node("VegaLoader", model_name=settings.model, vae=settings.vae),
+        LATENT_NODE: node("EmptyLatentImage", **empty),
+        DECODE_NODE: node(decoder, samples=[SAMPLE_NODE, 0], vae=[LOAD_NODE, 2]),
+        SEND_NODE: node("VegaSendImage", images=[DECODE_NODE, 0], format=request.format, quality=95, metadata=False),
     }
     if first.image is not None:
-        graph[IMAGE] = node("VegaReceiveImage", image=first.image)
-        graph[LATENT] = node("VAEEncode", pixels=[IMAGE, 0], vae=[LOAD, 2])
+        graph[IMAGE_NODE] = node("VegaReceiveImage", image=first.image)
+        graph[LATENT_NODE] = node("VAEEncode", pixels=[IMAGE_NODE, 0], vae=[LOAD_NODE, 2])
     inputs = {
-        "model": [ACCELERATE, 0],
+        "model": [ACCELERATE_NODE, 0],
         "seed": first.seed,
         "steps": request.num_inference_steps,
-        "positive": [POSITIVE, 0],
-        "latent_image": [LATENT, 0],
+        "positive": [POSITIVE_NODE, 0],
+        "latent_image": [LATENT_NODE, 0],
         "denoise": 1.0 if first.image is None else request.denoise or DEFAULT_DENOISE,
     }
     if len(pictures) == 1:
-        graph[POSITIVE] = encode_text(request.prompt)
+        graph[POSITIVE_NODE] = encode_text(request.prompt)
     else:
-        names = [f"{POSITIVE}_{k}" for k in range(1, len(pictures) + 1)]  # also the batch node's inputs
+        names = [f"{POSITIVE_NODE}_{k}" for k in range(1, len(pictures) + 1)]  # also the batch node's inputs
         graph |= {name: encode_text(picture.request.prompt) for name, picture in zip(names, pictures, strict=True)}
         seeds = ",".join(str(picture.seed) for picture in pictures)
         prompts = {name: [name, 0] for name in names}
-        graph[BATCH] = node("VegaTogether", latent_image=[LATENT, 0], seeds=seeds, **prompts)
-        inputs |= {"seed": 0, "positive": [BATCH, 0], "latent_image": [BATCH, 1]}
+        graph[BATCH_NODE] = node("VegaTogether", latent_image=[LATENT_NODE, 0], seeds=seeds, **prompts)
+        inputs |= {"seed": 0, "positive": [BATCH_NODE, 0], "latent_image": [BATCH_NODE, 1]}
     return graph | (base_nodes if isinstance(request, BaseRequest) else real_time_nodes)(request, settings, inputs)
 
 
@@ -82,22 +82,22 @@ def node(class_type: str, **inputs) -> dict:
 
 
 def encode_text(text: str) -> dict:
-    return node("CLIPTextEncode", clip=[LOAD, 1], text=text)
+    return node("CLIPTextEncode", clip=[LOAD_NODE, 1], text=text)
 
 
 def real_time_nodes(request: RealTimeRequest, settings: Settings, inputs: dict) -> dict:
     return {
-        LORA: node("VegaLCMLora", model=[LOAD, 0], lora_name=settings.lora, strength_model=1.0),
-        ACCELERATE: node("VegaAccelerate", model=[LORA, 0], mode="auto"),
-        SAMPLE: node("VegaLCMSampler", **inputs),
+        LORA_NODE: node("VegaLCMLora", model=[LOAD_NODE, 0], lora_name=settings.lora, strength_model=1.0),
+        ACCELERATE_NODE: node("VegaAccelerate", model=[LORA_NODE, 0], mode="auto"),
+        SAMPLE_NODE: node("VegaLCMSampler", **inputs),
     }
 
 
 def base_nodes(request: BaseRequest, settings: Settings, inputs: dict) -> dict:
     sampler, scheduler = SCHEDULERS[request.scheduler]
-    inputs |= {"negative": [NEGATIVE, 0], "cfg": request.guidance_scale}
+    inputs |= {"negative": [NEGATIVE_NODE, 0], "cfg": request.guidance_scale}
     return {
-        ACCELERATE: node("VegaAccelerate", model=[LOAD, 0], mode="auto"),
-        NEGATIVE: encode_text(request.negative_prompt),
-        SAMPLE: node("KSampler", **inputs, sampler_name=sampler, scheduler=scheduler),
+        ACCELERATE_NODE: node("VegaAccelerate", model=[LOAD_NODE, 0], mode="auto"),
+        NEGATIVE_NODE: encode_text(request.negative_prompt),
+        SAMPLE_NODE: node("KSampler", **inputs, sampler_name=sampler, scheduler=scheduler),
     }

@@ -15,7 +15,7 @@ from server import PromptServer
 
 from ..images import frame_codec
 from ..images.encode import EncodedImage
-from .graphs import SAMPLE
+from .graphs import SAMPLE_NODE
 from .subscriber import Subscriber
 
 
@@ -129,7 +129,7 @@ class HostClient:
             return
         if event == "execution_start":
             prompt.started_at = time.perf_counter()
-        elif event == "progress" and data["node"] == SAMPLE:
+        elif event == "progress" and data["node"] == SAMPLE_NODE:
             for subscriber in filter(self.is_connected, prompt.subscribers):
                 progress = {"prompt_id": subscriber.request_id, "value": data["value"], "max": data["max"], "node": None}
                 await self.server.send_json("progress", progress, subscriber.client_id)

@@ -12,18 +12,19 @@ from server import PromptServer
 
 from ..contract.errors import ApiError
 from ..images import decode
-from .live import WAITING_FOR_PROMPT, Live, Member
+from .live import WAITING_FOR_PROMPT_MESSAGE, LiveConnection, LiveSession
 from .responses import error_response
 from .service import get_service
 
-PROTOCOL, KEY_PROTOCOL = "vega-live", "vega-key."  # the second with a key in base64url: a page can't send headers
-NAME = re.compile(r"[A-Za-z0-9_-]{16,64}")
+SUBPROTOCOL = "vega-live"
+KEY_SUBPROTOCOL_PREFIX = "vega-key."  # before a key in base64url: a page can't send headers
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{16,64}")
 MAX_CONNECTIONS = 32
 MAX_MESSAGE_BYTES = 8 * 2**20
 MAX_UNREAD_BYTES = 2**16
 HEARTBEAT_SECONDS = 20.0
-lives: dict[str, tuple[Live, asyncio.Task]] = {}  # by name
-members: set[Member] = set()  # of all
+sessions: dict[str, tuple[LiveSession, asyncio.Task]] = {}  # by name
+connections: set[LiveConnection] = set()  # of all
 
 
 async def handle_live(request: web.Request) -> web.StreamResponse:
@@ -32,17 +33,17 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
         check_access(request)
     except ApiError as error:
         return error_response(error)
-    socket = web.WebSocketResponse(protocols=(PROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
-    member = Member(socket)
-    members.add(member)  # before it may wait
+    socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+    connection = LiveConnection(socket)
+    connections.add(connection)  # before it may wait
     try:
         await socket.prepare(request)
         request.transport.set_write_buffer_limits(high=MAX_UNREAD_BYTES)  # images/frames.py raises it for ComfyUI's own
-        await serve(member, request.query.get("name") or f"{id(member)}")
+        await serve_connection(connection, request.query.get("name") or f"{id(connection)}")
     except ConnectionError:  # it has gone in the middle of a message
         pass
     finally:
-        members.discard(member)
+        connections.discard(connection)
     return socket
 
 
@@ -51,55 +52,55 @@ def check_access(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
         raise ApiError(403, "Pages of other sites are kept out: Origin must be the server's own.")
-    if rejection := get_service().auth.rejection(with_key(request.headers), request.remote):
+    if rejection := get_service().auth.rejection(headers_with_api_key(request.headers), request.remote):
         raise ApiError(401, rejection)
-    if (name := request.query.get("name")) and not NAME.fullmatch(name):
+    if (name := request.query.get("name")) and not NAME_PATTERN.fullmatch(name):
         raise ApiError(400, "name must have 16 to 64 letters, digits, - or _: whoever knows it sees the pictures.")
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
-    if len(members) >= MAX_CONNECTIONS:
+    if len(connections) >= MAX_CONNECTIONS:
         raise ApiError(503, f"There are {MAX_CONNECTIONS} live connections already: close one.")
 
 
-def with_key(headers: Mapping[str, str]) -> Mapping[str, str]:
+def headers_with_api_key(headers: Mapping[str, str]) -> Mapping[str, str]:
     """The headers, with the key that a page has put among its protocols."""
     for protocol in map(str.strip, headers.get("Sec-WebSocket-Protocol", "").split(",")):
-        if protocol.startswith(KEY_PROTOCOL) and "x-api-key" not in headers:
-            encoded = protocol.removeprefix(KEY_PROTOCOL)
+        if protocol.startswith(KEY_SUBPROTOCOL_PREFIX) and "x-api-key" not in headers:
+            encoded = protocol.removeprefix(KEY_SUBPROTOCOL_PREFIX)
             with contextlib.suppress(ValueError):
                 key = base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
                 return {**headers, "x-api-key": key}
     return headers
 
 
-async def serve(member: Member, name: str) -> None:
-    """One connection's messages; the Live of a name ends with its last."""
-    if name not in lives:
-        live = Live(PromptServer.instance)
-        lives[name] = live, asyncio.create_task(live.run())
-    live, task = lives[name]
-    live.members.add(member)
+async def serve_connection(connection: LiveConnection, name: str) -> None:
+    """One connection's messages; the session of a name ends with its last connection."""
+    if name not in sessions:
+        session = LiveSession(PromptServer.instance)
+        sessions[name] = session, asyncio.create_task(session.run())
+    session, task = sessions[name]
+    session.connections.add(connection)
     try:
-        if live.graph is None:
-            await member.tell("waiting", message=WAITING_FOR_PROMPT)
-        async for message in member.socket:
+        if session.graph is None:
+            await connection.send_message("waiting", message=WAITING_FOR_PROMPT_MESSAGE)
+        async for message in connection.socket:
             try:
-                take(live, member, message)
+                handle_message(session, connection, message)
             except ValueError as error:
-                await member.tell("error", frame=member.count, message=str(error))
+                await connection.send_message("error", frame=connection.frame_count, message=str(error))
     finally:
-        if live.leave(member):
-            del lives[name]
+        if session.disconnect(connection):
+            del sessions[name]
             task.cancel()
-            live.client.close()
+            session.client.close()
 
 
-def take(live: Live, member: Member, message) -> None:
+def handle_message(session: LiveSession, connection: LiveConnection, message) -> None:
     """Of any message; ValueError says what is wrong with it."""
     if message.type == WSMsgType.BINARY:
-        member.count += 1
+        connection.frame_count += 1
         decode.open_header(message.data)
-        live.put_frame(member, message.data)
+        session.put_frame(connection, message.data)
     elif message.type == WSMsgType.TEXT:
         try:
             body = json.loads(message.data)
@@ -107,4 +108,4 @@ def take(live: Live, member: Member, message) -> None:
             body = None
         if not isinstance(body, dict) or body.get("type") != "prompt" or not isinstance(body.get("prompt"), dict):
             raise ValueError('A text message is {"type": "prompt", "prompt": a graph in API format}; frames are binary.')
-        live.set_prompt(member, body["prompt"])
+        session.set_prompt(connection, body["prompt"])

@@ -19,14 +19,14 @@ from ..nodes import model_lists
 from ..vega import native_resolution
 from . import embeddings, emphasis
 from .drain import Drain
-from .graphs import LOAD, MODEL_NODES, Picture, build_graph
+from .graphs import LOAD_NODE, MODEL_NODES, Picture, build_graph
 from .host_client import HostClient, Interrupted, PromptError
 from .middleware import get_request_id
 from .parsing import PROMPT_FIELDS, parse_request
 from .readiness import Readiness
 from .request_body import read_body
 from .request_queue import RequestQueue
-from .subscriber import subscriber_from
+from .subscriber import Subscriber
 
 MAX_RANDOM_SEED = 999_999_999_999_999  # the hosted API's, which a number in JavaScript holds exactly
 WARM_UP_PROMPT = "night, desert, full moon"
@@ -51,12 +51,12 @@ class Service:
         self.drain.check()
         self.queue.check_capacity()  # before a body is in memory
         async with read_body(request, self.body_limits) as body:
-            return await self.pictures(request, parse_request(model, body, self.settings.embeddings))
+            return await self.build_pictures(request, parse_request(model, body, self.settings.embeddings))
 
-    async def pictures(self, request: web.Request, params: Request) -> tuple[Request, list[Picture]]:
+    async def build_pictures(self, request: web.Request, params: Request) -> tuple[Request, list[Picture]]:
         id = get_request_id(request)
         try:
-            subscriber = subscriber_from(request.headers, id)
+            subscriber = Subscriber.from_headers(request.headers, id)
         except ValueError as error:
             raise ApiError(400, str(error)) from None
         await self.check_embeddings(params)
@@ -84,16 +84,17 @@ class Service:
                 try:
                     problem = await embeddings.file_error(names, self.settings.model)
                 except ValueError as error:
-                    raise PromptError(str(error), LOAD) from None
+                    raise PromptError(str(error), LOAD_NODE) from None
                 if problem:
                     raise ApiError(400, f"{field}: {problem}.", field=field)
 
     async def native_size(self) -> int:
         """The model's, in pixels; read in a thread, as the file may be large and its drive slow."""
         try:
-            return await asyncio.to_thread(lambda: native_resolution.pixels(model_lists.model_path(self.settings.model)))
+            model = self.settings.model
+            return await asyncio.to_thread(lambda: native_resolution.read_pixels(model_lists.model_path(model)))
         except ValueError as error:
-            raise PromptError(str(error), LOAD) from None
+            raise PromptError(str(error), LOAD_NODE) from None
 
     def interrupted_error(self, interrupted: Interrupted, id: str) -> ApiError:
         """Others have interrupted the request, and the client is to send it again."""

@@ -8,17 +8,17 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 
 MIN_SECRET_LENGTH = 32  # a random UUID's hexadecimal digits
-TOO_SHORT = (
+SECRET_TOO_SHORT_MESSAGE = (
     f"X-Client-Secret, or without one X-Client-Id, must have at least {MIN_SECRET_LENGTH} characters that nobody can guess, "
     "such as a random UUID's: give the websocket the same, as /ws?clientId=ID&secret=SECRET."
 )
-secrets_of_sockets = WeakKeyDictionary()  # web.WebSocketResponse -> its secret, "" where it gave none
+socket_secrets = WeakKeyDictionary()  # web.WebSocketResponse -> its secret, "" where it gave none
 
 
 async def remember_secret(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler (on_response_prepare) of the host's application."""
     if isinstance(response, web.WebSocketResponse):
-        secrets_of_sockets[response] = request.query.get("secret", "")
+        socket_secrets[response] = request.query.get("secret", "")
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Subscriber:
     request_id: str
     previews: bool
 
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, str], request_id: str) -> "Subscriber | None":
+        """The one that X-Client-Id names; its events carry request_id. ValueError where its secret can be guessed."""
+        client_id, secret = (headers.get(name, "") for name in ("X-Client-Id", "X-Client-Secret"))
+        if not client_id:
+            return None
+        if len(secret or client_id) < MIN_SECRET_LENGTH:
+            raise ValueError(SECRET_TOO_SHORT_MESSAGE)
+        return cls(client_id, secret, request_id, headers.get("X-Previews", "").lower() == "true")
+
     def owns(self, socket: web.WebSocketResponse | None) -> bool:
         """Whether the socket gave this secret: another client may use the id, which ComfyUI's /queue and /history reveal."""
-        secret = secrets_of_sockets.get(socket) if socket is not None else None
+        secret = socket_secrets.get(socket) if socket is not None else None
         if secret is None:
             return False
         given, expected = (text.encode("utf-8", "surrogateescape") for text in (secret, self.secret))
         return hmac.compare_digest(given, expected)
-
-
-def subscriber_from(headers: Mapping[str, str], request_id: str) -> Subscriber | None:
-    """The one that X-Client-Id names; its events carry request_id. ValueError where its secret can be guessed."""
-    client_id, secret = (headers.get(name, "") for name in ("X-Client-Id", "X-Client-Secret"))
-    if not client_id:
-        return None
-    if len(secret or client_id) < MIN_SECRET_LENGTH:
-        raise ValueError(TOO_SHORT)
-    return Subscriber(client_id, secret, request_id, headers.get("X-Previews", "").lower() == "true")

@@ -15,21 +15,23 @@ import torch
 from dev.comfyui import PromptError
 
 from . import host_costs, machine, report, results, roofline, rounds, stages, weights
-from .variants import ACCELERATED, CORE, GRAPHS, GROUPS, OURS, Diffusers, Failed, Graph
+from .variants import ACCELERATED, CORE, GRAPH_BUILDERS, OURS, VARIANT_GROUPS, DiffusersVariant, GraphVariant, VariantError
 
-PARTS = (*GROUPS, "host", "loading")
+PARTS = (*VARIANT_GROUPS, "host", "loading")
 
 
 def end_to_end(names: list[str], cases: list, models: weights.Models, seconds: float, prompts: Iterator) -> dict:
     """End to end of every variant, side by side; UNet and decoder alone of those that diffusers draws."""
-    jobs, left_out = rounds.plan(names, cases)
+    jobs, left_out = rounds.plan_jobs(names, cases)
     with ExitStack() as stack:
-        client = stack.enter_context(stack.enter_context(stages.server(models, *stages.KEEP_MODELS)).connect())
+        client = stack.enter_context(
+            stack.enter_context(stages.profiled_server(models, *stages.KEEP_MODELS_FLAGS)).connect()
+        )
         peers = {}
-        for name in dict.fromkeys(name for name, _ in jobs if name not in GRAPHS):
-            peers[name] = Diffusers(name, models)
+        for name in dict.fromkeys(name for name, _ in jobs if name not in GRAPH_BUILDERS):
+            peers[name] = DiffusersVariant(name, models)
             stack.callback(peers[name].stop)
-        variants = {name: Graph(name, models, client) for name in names if name in GRAPHS} | peers
+        variants = {name: GraphVariant(name, models, client) for name in names if name in GRAPH_BUILDERS} | peers
         first, failed = rounds.warm_up(variants, jobs, prompts)
         jobs = [job for job in jobs if job[0] not in failed]
         times = rounds.measure(variants, jobs, prompts, seconds)
@@ -40,22 +42,22 @@ def end_to_end(names: list[str], cases: list, models: weights.Models, seconds: f
         ]
         peaks = {name: peer.first_peak for name, peer in peers.items() if name not in failed}
     ends = [
-        {"variant": name, "case": case, "first_ms": 1000 * first[name, case], **rounds.summary(times[name, case])}
+        {"variant": name, "case": case, "first_ms": 1000 * first[name, case], **rounds.summarize(times[name, case])}
         for name, case in jobs
     ]
     return {"ends": ends, "models": alone, "peaks": peaks, "left_out": left_out | failed}
 
 
-def model_seconds(peer: Diffusers, case, prompts: Iterator) -> float:
-    return statistics.median(peer.draw(case, *next(prompts), watch=True).model for _ in range(stages.SAMPLES))
+def model_seconds(peer: DiffusersVariant, case, prompts: Iterator) -> float:
+    return statistics.median(peer.draw(case, *next(prompts), watch=True).model for _ in range(stages.REPEATS))
 
 
 def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
     """One run; `seconds` is how long the variants take turns, beside loading and everything that is measured alone."""
-    began, models, prompts = os.getloadavg()[0], weights.models(), rounds.unique_prompts()
+    began, models, prompts = os.getloadavg()[0], weights.prepare_models(), rounds.unique_prompts()
     cases = machine.cases(sizes)
-    names = [name for group, members in GROUPS.items() if group in parts for name in members]
-    before = roofline.rates()
+    names = [name for group, members in VARIANT_GROUPS.items() if group in parts for name in members]
+    before = roofline.measure_rates()
     run = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "versions": machine.versions(), "parts": parts, "sizes": sizes}
     run["main_case"] = machine.main_case(sizes)
     run["models_measured"] = (
@@ -68,7 +70,7 @@ def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
     run["stages"] = []
     for name in (OURS, ACCELERATED, CORE):
         if name in names and name not in run["left_out"]:
-            alone = stages.alone(name, models, cases, prompts)
+            alone = stages.profile_variant(name, models, cases, prompts)
             run["peaks"][name] = alone["peak"]
             for row in alone["stages"]:
                 timed = {key: 1000 * value for key, value in row.items() if key not in ("variant", "case")}
@@ -76,14 +78,18 @@ def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:
                 run["models"].append({"variant": name, "case": row["case"], "ms": timed["UNet + decode"]})
     run["host"] = run["loading"] = {}
     if "host" in parts:
-        run["host"] = {**stages.prompt_cost(models, prompts), **host_costs.decode_tail(), **host_costs.pack_import()}
+        run["host"] = {
+            **stages.measure_host_overhead(models, prompts),
+            **host_costs.measure_decode_tail(),
+            **host_costs.measure_pack_import(),
+        }
     if "loading" in parts:
-        run["loading"] = {name: stages.session(name, models, sizes, prompts) for name in (ACCELERATED, CORE)}
-    rates = roofline.Rates(*map(max, before, roofline.rates()))
+        run["loading"] = {name: stages.measure_session(name, models, sizes, prompts) for name in (ACCELERATED, CORE)}
+    rates = roofline.Rates(*map(max, before, roofline.measure_rates()))
     config = diffusers.UNet2DConditionModel.load_config(models.folder / "unet")
     run["rates"], run["roofline"] = rates._asdict(), []
     for case in cases if names else []:
-        found = roofline.of_case(config, case, rates)
+        found = roofline.case_roofline(config, case, rates)
         run["roofline"].append({"case": case, "ms": 1000 * found.pop("seconds"), **found})
     return run | {"threads": torch.get_num_threads(), "load_average": [began, os.getloadavg()[0]]}
 
@@ -96,14 +102,14 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     if any(size % 64 or size < 64 for size in options.sizes):
         parser.error("--sizes must be multiples of 64.")
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(weights.WORK / "inductor")  # compiled once for every later run
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(weights.WORK_DIR / "inductor")  # compiled once for every later run
     diffusers.utils.logging.set_verbosity_error()
     since = time.monotonic()
     try:
         run = measure([part for part in PARTS if part in options.only], sorted(options.sizes), options.budget)
-    except (Failed, PromptError, RuntimeError) as error:
+    except (VariantError, PromptError, RuntimeError) as error:
         sys.exit(f"No results: {error}")
-    print(report.terminal(run))
+    print(report.render_terminal(run))
     print("", *results.write(run), f"{time.monotonic() - since:.0f} s", sep="\n")
 
 

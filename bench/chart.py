@@ -11,7 +11,7 @@ from .variants import ACCELERATED, BF16, OURS
 
 matplotlib.use("Agg")
 COLOURS = {OURS: "#3b6ea8", ACCELERATED: "#d1495b", BF16: "#a15c00"}
-OTHERS, MARKERS = "#757b82", "oosD^vP*X"
+OTHER_COLOUR, MARKERS = "#757b82", "oosD^vP*X"
 FONT_PT, DPI = 8, 110  # the smallest letters, in points
 
 
@@ -28,25 +28,25 @@ def draw(data: dict, path: Path) -> None:
     figure.suptitle(
         f"{data['machine']['name']}, {data['machine']['dtype']}: prompt to picture, median milliseconds", fontsize=11
     )
-    bars(ends, {name: ms for (name, case), ms in medians.items() if case == main}, floor[main], main)
-    growth(steps, medians, floor, lambda case: case.steps, main._replace(steps=0), "steps")
-    growth(pixels, medians, floor, lambda case: case.size**2 / 2**20, main._replace(size=0), "megapixels")
+    draw_bars(ends, {name: ms for (name, case), ms in medians.items() if case == main}, floor[main], main)
+    draw_scaling(steps, medians, floor, lambda case: case.steps, main._replace(steps=0), "steps")
+    draw_scaling(pixels, medians, floor, lambda case: case.size**2 / 2**20, main._replace(size=0), "megapixels")
     figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=FONT_PT, frameon=False)
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
 
-def bars(axes, medians: dict[str, float], floor: float, main: Case) -> None:
+def draw_bars(axes, medians: dict[str, float], floor: float, main: Case) -> None:
     ordered = sorted(medians.items(), key=lambda item: -item[1])
     names = [name for name, _ in ordered]
-    drawn = axes.barh(names, [ms for _, ms in ordered], color=[COLOURS.get(name, OTHERS) for name in names])
+    drawn = axes.barh(names, [ms for _, ms in ordered], color=[COLOURS.get(name, OTHER_COLOUR) for name in names])
     axes.bar_label(drawn, fmt="%.0f", padding=3)
     axes.axvline(floor, color="black", linestyle="--", linewidth=1)
     axes.set_title(str(main), fontsize=10)
     axes.margins(x=0.12)
 
 
-def growth(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, label: str) -> None:
+def draw_scaling(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, label: str) -> None:
     """Lines of the cases that equal `fixed` except in the field that is 0 there."""
 
     def line(of: dict[Case, float]) -> list[tuple[float, float]]:
@@ -56,7 +56,9 @@ def growth(axes, medians: dict, floor: dict[Case, float], along, fixed: Case, la
     for name, marker in zip(dict.fromkeys(name for name, _ in medians), cycle(MARKERS), strict=False):
         points = line({case: ms for (who, case), ms in medians.items() if who == name})
         if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), marker=marker, markersize=4, color=COLOURS.get(name, OTHERS), label=name)
+            axes.plot(
+                *zip(*points, strict=True), marker=marker, markersize=4, color=COLOURS.get(name, OTHER_COLOUR), label=name
+            )
     axes.plot(*zip(*line(floor), strict=True), color="black", linestyle="--", linewidth=1, label="UNet and decoder's limit")
     axes.set_xlabel(label)
     axes.set_ylim(bottom=0)

@@ -28,25 +28,25 @@ class Stopwatch:
     def __init__(self):
         self.on, self.seconds = False, 0.0
 
-    def around(self, call):
+    def wrap(self, call):
         def timed(*args, **kwargs):
             if not self.on:
                 return call(*args, **kwargs)
-            began = now()
+            began = synchronized_time()
             out = call(*args, **kwargs)
-            self.seconds += now() - began
+            self.seconds += synchronized_time() - began
             return out
 
         return timed
 
 
-def now() -> float:
+def synchronized_time() -> float:
     if GPU:
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def pipeline(mode: str, folder: Path, lora: Path) -> StableDiffusionXLPipeline:
+def load_pipeline(mode: str, folder: Path, lora: Path) -> StableDiffusionXLPipeline:
     """The pipeline as its documentation makes it fast: LCM-LoRA fused, channels last, UNet and decoder compiled."""
     pipe = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=DTYPE).to(DEVICE)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
@@ -74,10 +74,10 @@ def draw(pipe: StableDiffusionXLPipeline, case: Case, text: str, seed: int) -> l
         num_images_per_prompt=case.batch,
         generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(case.batch)],
     ).images
-    return [jpeg(picture) for picture in pictures]
+    return [encode_jpeg(picture) for picture in pictures]
 
 
-def jpeg(picture) -> bytes:
+def encode_jpeg(picture) -> bytes:
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=95, subsampling=0)
     return file.getvalue()
@@ -86,9 +86,9 @@ def jpeg(picture) -> bytes:
 def serve(mode: str, folder: Path, lora: Path) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # so that nothing else gets between the answers
     torch._dynamo.config.recompile_limit = 64  # sizes and batches together
-    pipe, watch = pipeline(mode, folder, lora), Stopwatch()
-    pipe.unet.forward = watch.around(pipe.unet.forward)
-    pipe.vae.decode = watch.around(pipe.vae.decode)
+    pipe, watch = load_pipeline(mode, folder, lora), Stopwatch()
+    pipe.unet.forward = watch.wrap(pipe.unet.forward)
+    pipe.vae.decode = watch.wrap(pipe.vae.decode)
     for line in sys.stdin:
         request = json.loads(line)
         watch.on, watch.seconds = request["watch"], 0.0

@@ -25,11 +25,11 @@ from dev import host_setup
 
 from . import chart, machine, roofline, weights
 from .variants import ACCELERATED
-from .weights import NANO
+from .weights import NANO_DIR
 
-CALLS = 3
+TIMED_CALLS = 3
 CFG_STEPS, FEW_STEPS = 25, 4
-PIXELS = {"Segmind-Vega": 1024, "SSD-1B": 1024, "SDXL": 1024, "SD 1.5": 512, "small-sd": 512, "tiny-sd": 512}
+NATIVE_SIDE_PIXELS = {"Segmind-Vega": 1024, "SSD-1B": 1024, "SDXL": 1024, "SD 1.5": 512, "small-sd": 512, "tiny-sd": 512}
 # (faster, slower, its maker's claim, how many times as fast that is)
 CLAIMS = [
     ("Segmind-Vega", "SDXL", "100 % faster, 70 % fewer parameters", 2.0),
@@ -61,7 +61,7 @@ class Family(NamedTuple):
         return FEW_STEPS * self.ours + decode
 
 
-def timed(run: Callable[[], object], calls: int) -> float:
+def median_seconds(run: Callable[[], object], calls: int) -> float:
     """Median seconds, after one call to warm up; 0 calls time that one."""
     seconds = []
     for _ in range(1 + calls):
@@ -72,49 +72,49 @@ def timed(run: Callable[[], object], calls: int) -> float:
 
 
 def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
-    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
-    unet = weights.fill(folders.real_unet(name), torch.Generator().manual_seed(0))
+    unet = weights.fill_random(folders.real_unet(name), torch.Generator().manual_seed(0))
     config, state = json.loads(unet.to_json_string()), dict(unet.state_dict())
     parameters = sum(weight.numel() for weight in unet.parameters())
     del unet
-    patcher = loader.load(NANO, NANO, config, state)
-    native, side = patcher.model.diffusion_model, PIXELS[name] // 8
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, state)
+    native, side = patcher.model.diffusion_model, NATIVE_SIDE_PIXELS[name] // 8
     features = patcher.model.model_config.unet_config.get("adm_in_channels")
 
     def inputs(batch: int) -> list:
         y = torch.randn(batch, features) if features else None
-        text = torch.randn(batch, roofline.TOKENS, config["cross_attention_dim"])
+        text = torch.randn(batch, roofline.PROMPT_TOKENS, config["cross_attention_dim"])
         return [torch.randn(batch, 4, side, side), torch.full((batch,), 499.0), text, y]
 
     one, pair, states = inputs(1), inputs(2), []
-    ours = cpu_calls.CpuCalls(torch.float32)
-    core = timed(lambda: accelerate.call(native, *one), calls)
-    core_pair = timed(lambda: accelerate.call(native, *pair), 0)  # minutes, for SDXL
-    accelerated = timed(lambda: states.append(ours(patcher, native, *one)[1]), calls)
+    ours = cpu_unet.CpuUNet(torch.float32)
+    core = median_seconds(lambda: accelerate.call_unet(native, *one), calls)
+    core_pair = median_seconds(lambda: accelerate.call_unet(native, *pair), 0)  # minutes, for SDXL
+    accelerated = median_seconds(lambda: states.append(ours(patcher, native, *one)[1]), calls)
     measured = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {calls}"
     calls_seconds = core, core_pair, accelerated
     return Family(
-        name, parameters, flop(config, side), *calls_seconds, states[-1], decodes["tiny"], decodes["full"], measured
+        name, parameters, unet_flop(config, side), *calls_seconds, states[-1], decodes["tiny"], decodes["full"], measured
     )
 
 
-def flop(config: dict, side: int) -> int:
+def unet_flop(config: dict, side: int) -> int:
     with torch.inference_mode(False):
-        return sum(operation.flop for operation in roofline.unet_call(config, 8 * side, 1))
+        return sum(operation.flop for operation in roofline.count_unet_call(config, 8 * side, 1))
 
 
-def decoders(pixels: int) -> dict[str, float]:
+def decode_seconds(pixels: int) -> dict[str, float]:
     """Seconds of a picture's decode: TAESD as Accelerate has it, and the full autoencoder."""
     from vega_pack.vega import checkpoint, tiny_decoder
 
     z = torch.randn(1, 4, pixels // 8, pixels // 8)
-    vae = checkpoint.load(NANO, "tiny", [])[2]
+    vae = checkpoint.load(NANO_DIR, "tiny", [])[2]
     full = folders.full_autoencoder().eval()
     return {
-        "tiny": timed(lambda: tiny_decoder.decode(vae, z, None, torch.float32), 1),
-        "full": timed(lambda: full.decode(z, return_dict=False), 1),
+        "tiny": median_seconds(lambda: tiny_decoder.decode(vae, z, None, torch.float32), 1),
+        "full": median_seconds(lambda: full.decode(z, return_dict=False), 1),
     }
 
 
@@ -123,7 +123,7 @@ def families_table(families: list[Family]) -> str:
     for family in families:
         decodes = family.full_decode, family.tiny_decode
         pictures = [*map(family.base_seconds, decodes), *map(family.few_step_seconds, decodes)]
-        sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", PIXELS[family.name]]
+        sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", NATIVE_SIDE_PIXELS[family.name]]
         calls = [f"{family.core:.1f}", f"{family.ours:.1f} ({family.how})"]
         times = f"{pictures[0] / pictures[-1]:.0f}"
         rows.append([family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), times, family.measured])
@@ -141,15 +141,15 @@ def draw(families: list[Family], path: Path) -> None:
         f"{FEW_STEPS} steps, tiny VAE, this pack": [f.few_step_seconds(f.tiny_decode) for f in families],
     }
     for (label, seconds), offset, colour in zip(
-        bars.items(), (-0.2, 0.2), (chart.OTHERS, chart.COLOURS[ACCELERATED]), strict=True
+        bars.items(), (-0.2, 0.2), (chart.OTHER_COLOUR, chart.COLOURS[ACCELERATED]), strict=True
     ):
         drawn = axes.barh([place + offset for place in places], seconds, height=0.38, color=colour, label=label)
         axes.bar_label(drawn, fmt="%.0f s", padding=3, fontsize=chart.FONT_PT)
-    axes.set_yticks(places, [f"{f.name}, {PIXELS[f.name]} px" for f in families])
+    axes.set_yticks(places, [f"{f.name}, {NATIVE_SIDE_PIXELS[f.name]} px" for f in families])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.1)
-    axes.set_title(f"{machine.name()}: seconds of a picture", fontsize=10)
+    axes.set_title(f"{machine.device_name()}: seconds of a picture", fontsize=10)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=chart.FONT_PT, frameon=False)
     figure.savefig(path, dpi=chart.DPI)
     pyplot.close(figure)
@@ -175,8 +175,8 @@ def claims_table(families: list[Family]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.families", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PIXELS, default=list(PIXELS), metavar="FAMILY")
-    parser.add_argument("--calls", type=int, default=CALLS)
+    parser.add_argument("--only", nargs="+", choices=NATIVE_SIDE_PIXELS, default=list(NATIVE_SIDE_PIXELS), metavar="FAMILY")
+    parser.add_argument("--calls", type=int, default=TIMED_CALLS)
     options = parser.parse_args()
     host_setup.load_pack()
     began = os.getloadavg()[0]
@@ -184,15 +184,15 @@ def main() -> None:
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     found = {family.name: family for family in (Family(**row) for row in stored)}
     with torch.inference_mode():
-        decoding = {pixels: decoders(pixels) for pixels in sorted({PIXELS[name] for name in options.only})}
+        decoding = {pixels: decode_seconds(pixels) for pixels in sorted({NATIVE_SIDE_PIXELS[name] for name in options.only})}
         for name in tqdm(options.only, desc="families"):
-            found[name] = measure(name, options.calls, decoding[PIXELS[name]])
+            found[name] = measure(name, options.calls, decoding[NATIVE_SIDE_PIXELS[name]])
             gc.collect()
-    families = [found[name] for name in PIXELS if name in found]
+    families = [found[name] for name in NATIVE_SIDE_PIXELS if name in found]
     path.write_text(json.dumps([family._asdict() for family in families], indent=1) + "\n", encoding="utf-8")
     draw(families, path.with_suffix(".png"))
     lines = [
-        f"# {machine.name()}: the six bases",
+        f"# {machine.device_name()}: the six bases",
         "",
         f"`python -m bench.families`: {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"load average {began:.1f} before, {os.getloadavg()[0]:.1f} after; fp32, medians. Of a picture only UNet and "

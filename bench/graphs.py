@@ -12,7 +12,7 @@ def empty_latent(case: Case) -> dict:
     return node("EmptyLatentImage", width=case.size, height=case.size, batch_size=case.batch)
 
 
-def ours(models: Models, case: Case, text: str, seed: int, mode: str | None) -> dict:
+def pack_graph(models: Models, case: Case, text: str, seed: int, mode: str | None) -> dict:
     """mode is Accelerate's; None leaves the node out."""
     graph = {
         "load": node("VegaLoader", model_name=models.vega, vae="tiny"),
@@ -36,7 +36,7 @@ def ours(models: Models, case: Case, text: str, seed: int, mode: str | None) -> 
     return graph
 
 
-def core(models: Models, case: Case, text: str, seed: int, output: str, compiled: bool = False) -> dict:
+def core_graph(models: Models, case: Case, text: str, seed: int, output: str, compiled: bool = False) -> dict:
     """Cfg 1 leaves the negative prompt out, so the positive one stands in its place and nothing more is encoded."""
     if models.checkpoint:
         load = node("CheckpointLoaderSimple", ckpt_name=models.checkpoint)

@@ -18,12 +18,12 @@ import torch
 from dev.host import ROOT
 
 SIDE_PIXELS = 1024  # pixels a side of the decoded picture
-DECODES, IMPORTS = 30, 5
-# The most that each may be; stages.prompt_cost measures the first.
-BARS = {"prompt_ms": 6.0, "decode_tail_ratio": 0.25, "import_ms": 60.0}
+DECODE_REPEATS, IMPORT_REPEATS = 30, 5
+# The most that each may be; stages.measure_host_overhead measures the first.
+BUDGETS = {"prompt_ms": 6.0, "decode_tail_ratio": 0.25, "import_ms": 60.0}
 
 
-def with_ready_decoder(vae):
+def stub_decoder(vae):
     """The VAE with a module for its decoder that has its answer ready, so that only what comes around it is left."""
     picture = torch.rand(1, 3, SIDE_PIXELS, SIDE_PIXELS, dtype=vae.vae_dtype, device=vae.device)
     vae.first_stage_model.taesd_decoder = decoder = torch.nn.Module()
@@ -31,7 +31,7 @@ def with_ready_decoder(vae):
     return vae
 
 
-def decode() -> dict[str, float]:
+def time_decode() -> dict[str, float]:
     """Median milliseconds from the decoder's tensor to an IMAGE, by the pack (`ours`) and the host's VAE (`core`)."""
     from dev import host_setup
 
@@ -39,12 +39,12 @@ def decode() -> dict[str, float]:
     import comfy.sd
     from vega_pack.vega import checkpoint, tiny_decoder
 
-    _, _, ours = checkpoint.load(checkpoint.NANO, "tiny", [])
-    core = with_ready_decoder(comfy.sd.VAE(sd=ours.first_stage_model.state_dict()))
-    with_ready_decoder(ours)
+    _, _, ours = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
+    core = stub_decoder(comfy.sd.VAE(sd=ours.first_stage_model.state_dict()))
+    stub_decoder(ours)
     latents = torch.zeros(1, 4, SIDE_PIXELS // 8, SIDE_PIXELS // 8)
     decoders = {"ours": lambda: tiny_decoder.decode(ours, latents), "core": lambda: core.decode(latents)}
-    order = [name for name in decoders for _ in range(DECODES)]
+    order = [name for name in decoders for _ in range(DECODE_REPEATS)]
     random.shuffle(order)
     seconds = {name: [] for name in decoders}
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def decode() -> dict[str, float]:
     return {name: 1000 * statistics.median(times[1:]) for name, times in seconds.items()}
 
 
-def load_pack() -> float:
+def time_import() -> float:
     """Milliseconds in which the host's own function imports the pack."""
     from dev.host_setup import args
 
@@ -75,10 +75,10 @@ def load_pack() -> float:
     return 1000 * asyncio.run(seconds())
 
 
-MEASUREMENTS = {"decode": decode, "import": load_pack}
+MEASUREMENTS = {"decode": time_decode, "import": time_import}
 
 
-def in_host(name: str):
+def run_in_host_process(name: str):
     """One of MEASUREMENTS, in a process of its own; its log goes to the terminal only if it fails."""
     command = [sys.executable, "-m", "bench.host_costs", name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -87,15 +87,15 @@ def in_host(name: str):
     return json.loads(done.stdout)
 
 
-def decode_tail() -> dict[str, float]:
-    found = in_host("decode")
+def measure_decode_tail() -> dict[str, float]:
+    found = run_in_host_process("decode")
     tail = {f"decode_tail_{who}_ms": milliseconds for who, milliseconds in found.items()}
     return {**tail, "decode_tail_ratio": found["ours"] / found["core"]}
 
 
-def pack_import() -> dict[str, float]:
-    in_host("import")  # so that the bytecode is there
-    return {"import_ms": statistics.median(in_host("import") for _ in range(IMPORTS))}
+def measure_pack_import() -> dict[str, float]:
+    run_in_host_process("import")  # so that the bytecode is there
+    return {"import_ms": statistics.median(run_in_host_process("import") for _ in range(IMPORT_REPEATS))}
 
 
 if __name__ == "__main__":

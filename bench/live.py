@@ -24,7 +24,7 @@ SIZES = (128, 192, 256, 512)
 FRAMES, WARM_UP = 40, 5
 
 
-def graph(source: dict) -> dict:
+def build_prompt(source: dict) -> dict:
     return {
         "load": node("VegaLoader", model_name="vega-nano (embedded)", vae="tiny"),
         "lora": node("VegaLCMLora", model=["load", 0], lora_name="vega-nano LCM-LoRA (embedded)", strength_model=1.0),
@@ -45,7 +45,7 @@ def graph(source: dict) -> dict:
     }
 
 
-def frames(side: int) -> list[bytes]:
+def make_frames(side: int) -> list[bytes]:
     """JPEG files of smooth pictures, none like another."""
     made = []
     for k in range(FRAMES + WARM_UP):
@@ -56,10 +56,10 @@ def frames(side: int) -> list[bytes]:
     return made
 
 
-def over_live(server: comfyui.Server, files: list[bytes]) -> list[float]:
+def time_websocket(server: comfyui.Server, files: list[bytes]) -> list[float]:
     """Seconds of each frame, the next one sent when its picture is there."""
     socket = websocket.create_connection(f"ws://127.0.0.1:{server.port}/vega/live", timeout=600)
-    socket.send(json.dumps({"type": "prompt", "prompt": graph(node("VegaLiveImage", picture="", threshold=0.0))}))
+    socket.send(json.dumps({"type": "prompt", "prompt": build_prompt(node("VegaLiveImage", picture="", threshold=0.0))}))
     ages = []
     for file in files:
         began = time.perf_counter()
@@ -71,7 +71,7 @@ def over_live(server: comfyui.Server, files: list[bytes]) -> list[float]:
     return ages[WARM_UP:]
 
 
-def as_files(server: comfyui.Server, client: comfyui.Client, files: list[bytes]) -> tuple[list[float], list[float]]:
+def time_uploads(server: comfyui.Server, client: comfyui.Client, files: list[bytes]) -> tuple[list[float], list[float]]:
     """(seconds of each frame, seconds of its nodes alone)."""
     ages, alone = [], []
     for k, file in enumerate(files):
@@ -79,7 +79,7 @@ def as_files(server: comfyui.Server, client: comfyui.Client, files: list[bytes])
         form = {"image": (f"webcam_{k}.jpg", file, "image/jpeg")}
         server.http.post(f"{server.url}/upload/image", files=form, data={"type": "temp"}, timeout=600).raise_for_status()
         shown = first = None
-        for kind, data in client.events(client.queue(graph(node("LoadImage", image=f"webcam_{k}.jpg [temp]")))):
+        for kind, data in client.events(client.queue(build_prompt(node("LoadImage", image=f"webcam_{k}.jpg [temp]")))):
             if kind == "executing" and data["node"] == "encode":
                 first = time.perf_counter()
             if kind == "executing" and data["node"] == "output":
@@ -90,7 +90,7 @@ def as_files(server: comfyui.Server, client: comfyui.Client, files: list[bytes])
     return ages[WARM_UP:], alone[WARM_UP:]
 
 
-def row(name: str, side: int, seconds: list[float], bare: float) -> str:
+def format_row(name: str, side: int, seconds: list[float], bare: float) -> str:
     p50, p95 = statistics.median(seconds), sorted(seconds)[int(0.95 * len(seconds))]
     return f"| {name} | {side} | {1000 * p50:.0f} | {1000 * p95:.0f} | {1000 * (p50 - bare):.0f} |"
 
@@ -102,12 +102,12 @@ def main() -> None:
     print("| way | side | p50 ms | p95 ms | p50 above the nodes alone |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as base, comfyui.serve(Path(base)) as server, server.connect() as client:
         for side in sizes:
-            files = frames(side)
-            live = over_live(server, files)
-            uploaded, alone = as_files(server, client, files)
+            files = make_frames(side)
+            live = time_websocket(server, files)
+            uploaded, alone = time_uploads(server, client, files)
             bare = statistics.median(alone)
             for name, seconds in (("/vega/live", live), ("files, as core's webcam", uploaded), ("the nodes alone", alone)):
-                print(row(name, side, seconds, bare), flush=True)
+                print(format_row(name, side, seconds, bare), flush=True)
 
 
 if __name__ == "__main__":

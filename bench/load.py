@@ -25,8 +25,8 @@ from dev import comfyui
 from . import graphs, machine, results, stages, weights
 
 SIZE, STEPS = 64, 2
-API, HOST = "this pack's API", "/prompt with SaveImage"
-TEXTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
+API_VARIANT, PROMPT_VARIANT = "this pack's API", "/prompt with SaveImage"
+PROMPTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 
 
 class Request(NamedTuple):
@@ -39,7 +39,7 @@ class Request(NamedTuple):
         return {"prompt": self.prompt, "seed": self.seed, "num_inference_steps": STEPS, **size}
 
     def graph(self, models: weights.Models) -> dict:
-        graph = graphs.ours(models, machine.Case(self.size, STEPS, 1), self.prompt, self.seed, mode="auto")
+        graph = graphs.pack_graph(models, machine.Case(self.size, STEPS, 1), self.prompt, self.seed, mode="auto")
         graph["output"] = graphs.node("SaveImage", images=["decode", 0], filename_prefix="load")
         return graph
 
@@ -67,7 +67,7 @@ class LoadResult(NamedTuple):
 
 
 def make_requests(count: int, size: int = SIZE) -> list[Request]:
-    return [Request(text, seed, size) for seed, text in zip(range(count), itertools.cycle(TEXTS), strict=False)]
+    return [Request(text, seed, size) for seed, text in zip(range(count), itertools.cycle(PROMPTS), strict=False)]
 
 
 async def post_to_api(session: aiohttp.ClientSession, url: str, request: Request) -> bytes:
@@ -98,12 +98,12 @@ class PromptClient:
                 if event["type"] == "executing" and event["data"] == {"node": None, "prompt_id": prompt_id}:
                     break
         async with session.get(f"{url}/history/{prompt_id}") as response:
-            (file,) = comfyui.images((await response.json())[prompt_id]["outputs"])
+            (file,) = comfyui.output_images((await response.json())[prompt_id]["outputs"])
         async with session.get(f"{url}/view", params=file) as response:
             return await response.read()
 
 
-async def run(url: str, clients: list[Callable[..., Awaitable[bytes]]], requests: list[Request]) -> LoadResult:
+async def run_load(url: str, clients: list[Callable[..., Awaitable[bytes]]], requests: list[Request]) -> LoadResult:
     """Every request once, by whichever client is free; the first failure ends it."""
     todo, seconds, pictures = iter(requests), [], {}
     limits = aiohttp.TCPConnector(limit=0)
@@ -126,28 +126,28 @@ def settings(models: weights.Models) -> dict[str, str]:
 
 def measure(clients: int, count: int) -> dict[str, LoadResult]:
     """The API's load and the host's, on one server."""
-    models = weights.models()
-    variants = {API: [post_to_api] * clients, HOST: [PromptClient(models) for _ in range(clients)]}
+    models = weights.prepare_models()
+    variants = {API_VARIANT: [post_to_api] * clients, PROMPT_VARIANT: [PromptClient(models) for _ in range(clients)]}
     requests = make_requests(2 * count)  # no picture twice: the host keeps them
     found = {}
-    with stages.server(models, **settings(models)) as running:
-        asyncio.run(run(running.url, [post_to_api], [Request(text, 2**40) for text in TEXTS]))
+    with stages.profiled_server(models, **settings(models)) as running:
+        asyncio.run(run_load(running.url, [post_to_api], [Request(text, 2**40) for text in PROMPTS]))
         for name, members in variants.items():
             some, requests = requests[:count], requests[count:]
             running.post("/bench/watch", {"on": True})
-            result = asyncio.run(run(running.url, members, some))
+            result = asyncio.run(run_load(running.url, members, some))
             found[name] = result._replace(computed=running.post("/bench/watch", {"on": False}).json())
     return found
 
 
 def draw_one_by_one(requests: list[Request]) -> dict[Request, bytes]:
     """The same pictures on a server of their own."""
-    models = weights.models()
+    models = weights.prepare_models()
     with tempfile.TemporaryDirectory() as folder, comfyui.serve(Path(folder), **settings(models)) as running:
         for kind in ("loras", "vae_approx", "checkpoints", "diffusers"):
             for file in (models.base / "models" / kind).iterdir():
                 (running.base / "models" / kind / file.name).symlink_to(file)
-        return asyncio.run(run(running.url, [post_to_api], requests)).pictures
+        return asyncio.run(run_load(running.url, [post_to_api], requests)).pictures
 
 
 def table(found: dict[str, LoadResult]) -> str:
@@ -167,10 +167,10 @@ def table(found: dict[str, LoadResult]) -> str:
 
 def write(found: dict[str, LoadResult], clients: int) -> str:
     """The report, also in bench/results."""
-    count = len(found[API].pictures)
+    count = len(found[API_VARIANT].pictures)
     text = f"{count} requests of {clients} clients each way, {SIZE} x {SIZE} pixels, {STEPS} steps, {os.cpu_count()} CPUs.\n"
     text += f"\n{table(found)}\n"
-    (results.FOLDER / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
+    (results.RESULTS_DIR / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
     return text
 
 

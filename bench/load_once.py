@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from .profiler.memory import peak
 
 
-def ours(path: Path):
+def pack_loader(path: Path):
     host_setup.load_pack()
     from vega_pack.vega import checkpoint
 
     return lambda: checkpoint.load(path, "full", [])
 
 
-def core(path: Path):
+def core_loader(path: Path):
     if path.is_dir():
         return lambda: comfy.diffusers_load.load_diffusers(str(path))
     return lambda: comfy.sd.load_checkpoint_guess_config(str(path))[:3]
@@ -36,7 +36,7 @@ def core(path: Path):
 
 if __name__ == "__main__":
     who, path, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    load = {"ours": ours, "core": core}[who](path)
+    load = {"ours": pack_loader, "core": core_loader}[who](path)
     with torch.inference_mode():
         began = time.perf_counter()
         model, clip, vae = load()

@@ -45,7 +45,7 @@ def cases(sizes: tuple[int, ...]) -> list[Case]:
     return list(dict.fromkeys([Case(size, steps, batch), *others, *(Case(size, steps, b) for b in BATCHES)]))
 
 
-def name() -> str:
+def device_name() -> str:
     """The GPU's name, or the processor's with its widest vectors, as some have one name for several; never the host's."""
     if GPU:
         return torch.cuda.get_device_name()
@@ -63,12 +63,12 @@ def processor_name() -> str:
 
 def file_stem() -> str:
     """The machine's name in the names of its results."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", name()).lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(\w+\)", "", device_name()).lower()).strip("-")
 
 
 def description() -> dict:
     return {
-        "name": name(),
+        "name": device_name(),
         "cpus": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "gpu_memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30) if GPU else None,

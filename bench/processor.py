@@ -25,10 +25,10 @@ from dev import diffusers_folders as folders
 from dev import host_setup
 
 from . import machine, roofline, weights
-from .weights import NANO
+from .weights import NANO_DIR
 
 ROUNDS = 9
-MATRIX = 2048  # side of the product whose rate is the roofline's
+MATRIX_SIZE = 2048  # side of the product whose rate is the roofline's
 MIB = 2**20
 
 
@@ -40,7 +40,7 @@ class Variant(NamedTuple):
     prepare: Callable[[], Callable[[], torch.Tensor]]
 
 
-class Row(NamedTuple):
+class Result(NamedTuple):
     name: str
     dtype: torch.dtype
     preparing: float  # seconds, the first call in it
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     seconds: list[float]
 
 
-def measure(variants: list[Variant], rounds: int) -> list[Row]:
+def measure(variants: list[Variant], rounds: int) -> list[Result]:
     """The first variant is what the others are compared with."""
     calls, preparing, outputs = {}, {}, {}
     for variant in tqdm(variants, desc="first calls"):
@@ -64,7 +64,7 @@ def measure(variants: list[Variant], rounds: int) -> list[Row]:
             began = time.perf_counter()
             calls[name]()
             seconds[name].append(time.perf_counter() - began)
-    return [Row(v.name, v.dtype, preparing[v.name], errors[v.name], seconds[v.name]) for v in variants]
+    return [Result(v.name, v.dtype, preparing[v.name], errors[v.name], seconds[v.name]) for v in variants]
 
 
 def openvino_call(module: torch.nn.Module, examples: tuple, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
@@ -109,25 +109,25 @@ class FlatDecoder(torch.nn.Module):
 
 def vega_unet() -> UNet2DConditionModel:
     """Segmind-Vega's shapes with random weights in fp32."""
-    unet = weights.fill(folders.real_unet("Segmind-Vega"), torch.Generator().manual_seed(0)).float()
+    unet = weights.fill_random(folders.real_unet("Segmind-Vega"), torch.Generator().manual_seed(0)).float()
     return unet.requires_grad_(False)
 
 
 def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
     """After a call by the host, after one by Accelerate in each of its modes, and after `off`."""
-    from vega_pack.vega import accelerate, cpu_calls, heap
+    from vega_pack.vega import accelerate, cpu_unet, heap
     from vega_pack.vega import unet as loader
 
     config, process = json.loads(unet.to_json_string()), psutil.Process()
-    patcher = loader.load(NANO, NANO, config, dict(unet.state_dict()))
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, dict(unet.state_dict()))
     native = patcher.model.diffusion_model
     features = patcher.model.model_config.unet_config["adm_in_channels"]
-    text, y = torch.randn(1, roofline.TOKENS, config["cross_attention_dim"]), torch.randn(1, features)
+    text, y = torch.randn(1, roofline.PROMPT_TOKENS, config["cross_attention_dim"]), torch.randn(1, features)
     inputs = torch.randn(1, 4, size // 8, size // 8), torch.tensor([499.0]), text, y
-    accelerate.call(native, *inputs)
+    accelerate.call_unet(native, *inputs)
     heap.trim()
     found = [process.memory_info().rss / MIB]
-    modes = [cpu_calls.CpuCalls(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_calls.supports_bf16()]]
+    modes = [cpu_unet.CpuUNet(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + cpu_unet.supports_bf16()]]
     for calls in modes:
         calls(patcher, native, *inputs)
         found.append(process.memory_info().rss / MIB)
@@ -137,11 +137,11 @@ def resident_mib(unet: UNet2DConditionModel, size: int) -> list[float]:
 
 
 def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list[Variant]:
-    from vega_pack.vega import accelerate, cpu_calls
+    from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
     config = json.loads(unet.to_json_string())
-    patcher = loader.load(NANO, NANO, config, dict(unet.state_dict()))
+    patcher = loader.load(NANO_DIR, NANO_DIR, config, dict(unet.state_dict()))
     native = patcher.model.diffusion_model
     generator = torch.Generator().manual_seed(1)
     pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
@@ -153,18 +153,18 @@ def unet_variants(unet: UNet2DConditionModel, size: int, compiles: bool) -> list
     flat, examples = FlatUNet(unet), (x, t, text, embeds, ids)
 
     def ours(dtype: torch.dtype):
-        calls = cpu_calls.CpuCalls(dtype)
+        calls = cpu_unet.CpuUNet(dtype)
         return lambda: calls(patcher, native, x, t, text, y)[0]
 
     variants = [
-        Variant("core", torch.float32, lambda: lambda: accelerate.call(native, x, t, text, y)),
+        Variant("core", torch.float32, lambda: lambda: accelerate.call_unet(native, x, t, text, y)),
         Variant("diffusers", torch.float32, lambda: lambda: flat(*examples)),
         Variant("this pack, auto", torch.float32, lambda: ours(torch.float32)),
         Variant("OpenVINO, f32", torch.float32, lambda: openvino_call(flat, examples, torch.float32)),
     ]
     if compiles:
         variants.append(Variant("diffusers, inductor, freezing", torch.float32, lambda: inductor_call(flat, examples)))
-    if cpu_calls.supports_bf16():
+    if cpu_unet.supports_bf16():
         variants += [
             Variant("this pack, bf16", torch.bfloat16, lambda: ours(torch.bfloat16)),
             Variant("OpenVINO, bf16", torch.bfloat16, lambda: openvino_call(flat, examples, torch.bfloat16)),
@@ -185,10 +185,10 @@ def inductor_call(module: torch.nn.Module, examples: tuple) -> Callable[[], torc
 
 
 def decode_variants(size: int) -> list[Variant]:
-    from vega_pack.vega import checkpoint, cpu_calls, tiny_decoder
+    from vega_pack.vega import checkpoint, cpu_unet, tiny_decoder
 
-    vae = checkpoint.load(checkpoint.NANO, "tiny", [])[2]
-    theirs = AutoencoderTiny.from_pretrained(NANO / "vae").eval().requires_grad_(False)
+    vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[2]
+    theirs = AutoencoderTiny.from_pretrained(NANO_DIR / "vae").eval().requires_grad_(False)
     z = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(1))
     scaled = z * vae.first_stage_model.vae_scale - 0 * vae.first_stage_model.vae_shift
 
@@ -206,7 +206,7 @@ def decode_variants(size: int) -> list[Variant]:
         Variant("this pack, auto", torch.float32, lambda: lambda: tiny_decoder.decode(vae, z, None, torch.float32)),
         Variant("OpenVINO, f32", torch.float32, lambda: by_openvino(torch.float32)),
     ]
-    if cpu_calls.supports_bf16():
+    if cpu_unet.supports_bf16():
         variants += [
             Variant("this pack, bf16", torch.bfloat16, lambda: lambda: tiny_decoder.decode(vae, z, None, torch.bfloat16)),
             Variant("OpenVINO, bf16", torch.bfloat16, lambda: by_openvino(torch.bfloat16)),
@@ -214,15 +214,15 @@ def decode_variants(size: int) -> list[Variant]:
     return variants
 
 
-def rate(dtype: torch.dtype) -> float:
+def matmul_flop_per_second(dtype: torch.dtype) -> float:
     """FLOP/s of a product of two large matrices by oneDNN, its weight packed."""
-    a, b = (torch.randn(MATRIX, MATRIX).to(dtype) for _ in range(2))
+    a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype) for _ in range(2))
     packed = torch.ops.mkldnn._reorder_linear_weight(b)
     product = lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], "")  # noqa: E731
-    return 2 * MATRIX**3 / roofline.fastest(product)
+    return 2 * MATRIX_SIZE**3 / roofline.min_seconds(product)
 
 
-def table(rows: list[Row], operations: list[roofline.Operation], rates: dict[torch.dtype, float]) -> str:
+def table(rows: list[Result], operations: list[roofline.Operation], rates: dict[torch.dtype, float]) -> str:
     core = statistics.median(rows[0].seconds)
     flop = sum(operation.flop for operation in operations)
     filled = []
@@ -247,24 +247,25 @@ def main() -> None:
     began, process = os.getloadavg()[0], psutil.Process()
     config = {**folders.real_unet("Segmind-Vega").config}
     # Outside of inference mode, in which operations can't be counted.
-    counted = {"UNet": roofline.unet_call(config, options.size, 1), "decode": roofline.tiny_decode(options.size, 1)}
+    counted = {"UNet": roofline.count_unet_call(config, options.size, 1)}
+    counted["decode"] = roofline.count_tiny_decode(options.size, 1)
     with torch.inference_mode():
         before, *kept, after = resident_mib(vega_unet(), options.size)
         gc.collect()
-        rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+        rates = {dtype: matmul_flop_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
         tables = {"decode": table(measure(decode_variants(options.size), options.rounds), counted["decode"], rates)}
         gc.collect()
         variants = unet_variants(vega_unet(), options.size, options.compile)
         tables["UNet"] = table(measure(variants, options.rounds), counted["UNet"], rates)
     lines = [
-        f"# {machine.name()}: UNet and decoder alone",
+        f"# {machine.device_name()}: UNet and decoder alone",
         "",
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `python -m bench.processor`: {os.cpu_count()} CPUs, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}, "
         f"load average {began:.1f} before, {os.getloadavg()[0]:.1f} after; "
         f"{options.size} x {options.size} pixels, {options.rounds} calls each in turns; "
         f"{rates[torch.float32] / 1e9:.0f} GFLOP/s in fp32 and {rates[torch.bfloat16] / 1e9:.0f} in bf16 in a product of "
-        f"{MATRIX} x {MATRIX} matrices; peak memory of the process {process.memory_info().rss / MIB:.0f} MiB.",
+        f"{MATRIX_SIZE} x {MATRIX_SIZE} matrices; peak memory of the process {process.memory_info().rss / MIB:.0f} MiB.",
         "",
         "The error is the largest difference from core's output by its largest value. A roofline is a dtype's own.",
         "",

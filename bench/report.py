@@ -26,7 +26,7 @@ def pivot(rows: list[dict], cell) -> tuple[list[str], list[list]]:
     return ["", *map(str, cases)], [[name, *(cells.get((name, case), "") for case in cases)] for name in names]
 
 
-def ends(run: dict) -> Table:
+def end_to_end_table(run: dict) -> Table:
     note = (
         "Milliseconds from POST to the pictures' bytes at the client (diffusers: from the call to JPEG bytes): "
         "median / 95th percentile of the given number of prompts, each with a new text and a new seed."
@@ -36,7 +36,7 @@ def ends(run: dict) -> Table:
     return Table("End to end", note, *pivot(run["ends"], lambda row: f"{row['p50_ms']:.1f} / {row['p95_ms']:.1f}"))
 
 
-def ratios(run: dict) -> Table | None:
+def ratios_table(run: dict) -> Table | None:
     """How many times the accelerated pack's median the others' is; None where only one side was measured."""
     ours = {Case(*row["case"]): row["p50_ms"] for row in run["ends"] if row["variant"] == ACCELERATED}
     others = [row for row in run["ends"] if row["variant"] != ACCELERATED and Case(*row["case"]) in ours]
@@ -47,7 +47,7 @@ def ratios(run: dict) -> Table | None:
     return Table("Times as long", note, *pivot(others, lambda row: f"{row['p50_ms'] / ours[Case(*row['case'])]:.2f}"))
 
 
-def models(run: dict) -> Table | None:
+def models_table(run: dict) -> Table | None:
     """UNet and decoder alone beside the roofline; None where they were not measured."""
     if not run["models"]:
         return None
@@ -64,7 +64,7 @@ def models(run: dict) -> Table | None:
     return Table("UNet and decoder", note, headers, [*rows, ["roofline", *(f"{roofline[c]:.2f}" for c in cases)]])
 
 
-def stages(run: dict) -> Table | None:
+def stages_table(run: dict) -> Table | None:
     if not run["stages"]:
         return None
     main = run["stages"][0]["case"]
@@ -79,7 +79,7 @@ def stages(run: dict) -> Table | None:
     return Table("Stages", note, ["", *(row["variant"] for row in rows)], filled)
 
 
-def memory(run: dict) -> Table | None:
+def memory_table(run: dict) -> Table | None:
     if not run["peaks"]:
         return None
     kinds = list(next(iter(run["peaks"].values())))
@@ -87,7 +87,7 @@ def memory(run: dict) -> Table | None:
     return Table("Peak memory", "MiB of its process, after the main case.", ["", *kinds], rows)
 
 
-def host(run: dict) -> Table | None:
+def host_table(run: dict) -> Table | None:
     found = run["host"]
     if not found:
         return None
@@ -107,12 +107,12 @@ def host(run: dict) -> Table | None:
         ],
         ["import of the pack, ms", f"{found['import_ms']:.1f}", "import_ms"],
     ]
-    filled = [[name, measured, f"{host_costs.BARS[bar]:g}"] for name, measured, bar in rows]
+    filled = [[name, measured, f"{host_costs.BUDGETS[bar]:g}"] for name, measured, bar in rows]
     core = ["core's graph, beyond the same", f"{found['core_prompt_ms']:.2f}", ""]
     return Table("Host", note, ["", "measured", "at most"], [filled[0], *parts, core, *filled[1:]])
 
 
-def loading(run: dict) -> Table | None:
+def loading_table(run: dict) -> Table | None:
     found = run["loading"]
     if not found:
         return None
@@ -125,23 +125,23 @@ def loading(run: dict) -> Table | None:
     return Table("Loading and switching", note, ["", *found], rows)
 
 
-def tables(run: dict) -> list[Table]:
-    made = [part(run) for part in (ratios, models, stages, memory, host, loading)]
-    return [ends(run)] * bool(run["ends"]) + [table for table in made if table]
+def build_tables(run: dict) -> list[Table]:
+    made = [part(run) for part in (ratios_table, models_table, stages_table, memory_table, host_table, loading_table)]
+    return [end_to_end_table(run)] * bool(run["ends"]) + [table for table in made if table]
 
 
-def heading(run: dict) -> str:
+def run_heading(run: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
     low, high = run["load_average"]
     load = f"CPU threads {run['threads']}, load average {low:.1f} before, {high:.1f} after"
     return f"{run['date']}: {', '.join(run['parts'])}; {versions}; {load}."
 
 
-def left_out(run: dict) -> list[str]:
+def left_out_lines(run: dict) -> list[str]:
     return [f"Left out: {name}, because {reason}." for name, reason in run["left_out"].items()]
 
 
-def markdown(data: dict) -> str:
+def render_markdown(data: dict) -> str:
     machine = data["machine"]
     gpu = f", {machine['gpu_memory_gib']} GiB on the GPU" if machine["gpu_memory_gib"] else ""
     lines = [
@@ -151,16 +151,16 @@ def markdown(data: dict) -> str:
         "Made by `make bench`; ratios only within a run.",
     ]
     for run in data["runs"]:
-        lines += ["", f"## {heading(run)}", "", run["models_measured"], *(f"\n{line}" for line in left_out(run))]
-        for table in tables(run):
+        lines += ["", f"## {run_heading(run)}", "", run["models_measured"], *(f"\n{line}" for line in left_out_lines(run))]
+        for table in build_tables(run):
             rendered = tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
             lines += ["", f"### {table.title}", "", table.note, "", rendered]
     return "\n".join(lines) + "\n"
 
 
-def terminal(run: dict) -> str:
-    lines = [heading(run), *left_out(run)]
-    for table in tables(run):
+def render_terminal(run: dict) -> str:
+    lines = [run_heading(run), *left_out_lines(run)]
+    for table in build_tables(run):
         rendered = tabulate(table.rows, table.headers, tablefmt="rounded_outline", disable_numparse=True)
         lines += ["", table.title, rendered]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .machine import BF16_ARITHMETIC, GPU, Case
-from .variants import BF16, COMPILED, NEEDS_GPU, Failed
+from .variants import BF16, COMPILED_VARIANTS, GPU_VARIANTS, VariantError
 
 MAX_ROUNDS = 100
 SCENES = (
@@ -29,16 +29,16 @@ def unique_prompts() -> Iterator[tuple[str, int]]:
         yield f"{SCENES[number % len(SCENES)]}, number {number}", 1000 + number
 
 
-def plan(names: list[str], cases: list[Case]) -> tuple[list[tuple[str, Case]], dict[str, str]]:
+def plan_jobs(names: list[str], cases: list[Case]) -> tuple[list[tuple[str, Case]], dict[str, str]]:
     """What is to be drawn by whom, the main case first; and what is left out, with the reason."""
-    left_out = {name: "CUDA graphs and Triton need a GPU" for name in names if name in NEEDS_GPU and not GPU}
+    left_out = {name: "CUDA graphs and Triton need a GPU" for name in names if name in GPU_VARIANTS and not GPU}
     if BF16 in names and not BF16_ARITHMETIC:
         left_out[BF16] = "the models are on a device without bf16 arithmetic of its own, or on a GPU"
     jobs = []
     for name in names:
         if name not in left_out:
             # A compiler takes minutes for each size on a CPU.
-            jobs += [(name, case) for case in (cases[:1] if name in COMPILED and not GPU else cases)]
+            jobs += [(name, case) for case in (cases[:1] if name in COMPILED_VARIANTS and not GPU else cases)]
     return jobs, left_out
 
 
@@ -50,15 +50,15 @@ def warm_up(variants: dict, jobs: list, prompts: Iterator) -> tuple[dict, dict[s
             continue
         try:
             drawing = variants[name].draw(case, *next(prompts))
-        except Failed as error:
+        except VariantError as error:
             failed[name] = str(error)
             continue
-        check(drawing.pictures, case, name)
+        check_pictures(drawing.pictures, case, name)
         first[name, case] = drawing.seconds
     return first, failed
 
 
-def check(pictures: list[bytes], case: Case, name: str) -> None:
+def check_pictures(pictures: list[bytes], case: Case, name: str) -> None:
     """RuntimeError unless these are the case's pictures and something is on them: NaN makes them black."""
     for picture in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(picture)))
@@ -80,7 +80,7 @@ def measure(variants: dict, jobs: list, prompts: Iterator, seconds: float) -> di
     return times
 
 
-def summary(times: list[float]) -> dict[str, float]:
+def summarize(times: list[float]) -> dict[str, float]:
     """n, and in milliseconds the least, the median and the 95th percentile."""
     least, *_ = ordered = sorted(times)
     return {

@@ -21,10 +21,10 @@ from . import load, machine, results, weights
 CLIENTS = 6  # for each process
 REQUESTS = 120  # for each process
 SIZE = 128  # of which the model is most of the work, as on a GPU
-ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
+ROUTER_PROCESSES = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
 
 
-class Scale(NamedTuple):
+class ScaleResult(NamedTuple):
     replicas: int
     load: load.LoadResult
     routing: float  # CPU seconds of Ray's proxy and of the gateways
@@ -33,35 +33,35 @@ class Scale(NamedTuple):
 def run_clients(url: str, count: int, requests: list[load.Request]) -> load.LoadResult:
     """In a process of its own."""
     os.nice(19)
-    return asyncio.run(load.run(url, [load.post_to_api] * count, requests))
+    return asyncio.run(load.run_load(url, [load.post_to_api] * count, requests))
 
 
-def routing() -> float:
+def routing_cpu_seconds() -> float:
     """CPU seconds so far of the processes that a request passes before it reaches a replica's host."""
     times = 0.0
     for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        if " ".join(process.info["cmdline"] or []).startswith(ROUTERS):
+        if " ".join(process.info["cmdline"] or []).startswith(ROUTER_PROCESSES):
             times += process.info["cpu_times"].user + process.info["cpu_times"].system
     return times
 
 
-def measure(replicas: int) -> Scale:
+def measure(replicas: int) -> ScaleResult:
     """Every process draws before the time is taken."""
-    models = weights.models()
+    models = weights.prepare_models()
     settings = {**load.settings(models), "OMP_NUM_THREADS": "1"}
     with (
-        serve_api.serving(models.base, "--replicas", str(replicas), **settings) as running,
+        serve_api.serve(models.base, "--replicas", str(replicas), **settings) as running,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
         requests = load.make_requests(replicas * (REQUESTS + CLIENTS), SIZE)
         first, requests = requests[: replicas * CLIENTS], requests[replicas * CLIENTS :]
         pool.submit(run_clients, running.url, len(first), first).result()
-        before = routing()
+        before = routing_cpu_seconds()
         found = pool.submit(run_clients, running.url, replicas * CLIENTS, requests).result()
-        return Scale(replicas, found, routing() - before)
+        return ScaleResult(replicas, found, routing_cpu_seconds() - before)
 
 
-def table(found: list[Scale]) -> str:
+def table(found: list[ScaleResult]) -> str:
     headers = ["ComfyUI processes", "pictures/s", "ratio", "p50 s", "p95 s", "p99 s", "CPU ms a request, proxy and gateway"]
     rows = []
     for one in found:
@@ -73,17 +73,17 @@ def table(found: list[Scale]) -> str:
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def write(found: list[Scale]) -> str:
+def write(found: list[ScaleResult]) -> str:
     """The report, also in bench/results."""
     text = (
-        f"{machine.name()}, {os.cpu_count()} CPUs: {CLIENTS} clients and {REQUESTS} requests for each ComfyUI process, "
-        f"{SIZE} x {SIZE} pixels, {load.STEPS} steps. Each process computes with one thread.\n\n{table(found)}\n"
+        f"{machine.device_name()}, {os.cpu_count()} CPUs: {CLIENTS} clients and {REQUESTS} requests for each ComfyUI "
+        f"process, {SIZE} x {SIZE} pixels, {load.STEPS} steps. Each process computes with one thread.\n\n{table(found)}\n"
     )
-    (results.FOLDER / f"{machine.file_stem()}-scale.md").write_text(text, encoding="utf-8")
+    (results.RESULTS_DIR / f"{machine.file_stem()}-scale.md").write_text(text, encoding="utf-8")
     return text
 
 
-def run() -> list[Scale]:
+def run() -> list[ScaleResult]:
     return [measure(count) for count in (1, 2)]
 
 

@@ -8,7 +8,7 @@ from dev import comfyui
 HEADER_BYTES = 8  # bytes before the picture in a binary frame: kind of message, kind of picture
 
 
-class Drawing(NamedTuple):
+class TimedPrompt(NamedTuple):
     """One prompt: its pictures as files' bytes, and when it was posted and they were there (time.perf_counter)."""
 
     pictures: list[bytes]
@@ -20,7 +20,7 @@ class Drawing(NamedTuple):
         return self.arrived - self.posted
 
 
-def draw(client: comfyui.Client, graph: dict, count: int) -> Drawing:
+def time_prompt(client: comfyui.Client, graph: dict, count: int) -> TimedPrompt:
     """Queues the graph and waits for `count` pictures, sent by the server or fetched as soon as it names their files.
 
     Returns when the prompt has ended, so that the next one finds the server idle. PromptError if pictures are missing.
@@ -39,4 +39,4 @@ def draw(client: comfyui.Client, graph: dict, count: int) -> Drawing:
             arrived = time.perf_counter()
     if arrived is None:
         raise comfyui.PromptError(f"{len(pictures)} of {count} pictures came.")
-    return Drawing(pictures, posted, arrived)
+    return TimedPrompt(pictures, posted, arrived)

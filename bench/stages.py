@@ -12,9 +12,9 @@ from . import served, variants
 from .machine import Case, main_case
 from .weights import LORA, ROOT, Models
 
-SAMPLES = 5  # of each case, with the GPU waited for around every call
-HOST_SAMPLES = 40
-ROLES = {
+REPEATS = 5  # of each case, with the GPU waited for around every call
+HOST_REPEATS = 40
+NODE_STAGES = {
     "CLIPTextEncode": "text",
     "VegaLCMSampler": "sampler",
     "KSampler": "sampler",
@@ -23,16 +23,16 @@ ROLES = {
     "VegaSendImage": "to bytes",
     "SaveImage": "to bytes",
 }
-CALLED_IN = {"encoder": "text", "unet": "sampler", "decoder": "decode"}
-SMALLEST_PIXELS = 64  # pixels a side; so small that the host is most of it
+MODEL_STAGES = {"encoder": "text", "unet": "sampler", "decoder": "decode"}
+MIN_SIDE_PIXELS = 64  # pixels a side; so small that the host is most of it
 STRENGTHS = (0.9, 0.8, 0.7)
 OTHER_LORA, OTHER_CHECKPOINT = "other-lcm.safetensors", "other-vega.safetensors"
 # Without it the host drops every loaded model at each change of graph.
-KEEP_MODELS = ("--cache-lru", "1000")
+KEEP_MODELS_FLAGS = ("--cache-lru", "1000")
 
 
 @contextmanager
-def server(models: Models, *arguments: str, **settings: str):
+def profiled_server(models: Models, *arguments: str, **settings: str):
     """The server with the pack, the profiler and the host's own example of a pack, SaveImageWebsocket."""
     packs = models.base / "custom_nodes"
     packs.mkdir(exist_ok=True)
@@ -43,13 +43,13 @@ def server(models: Models, *arguments: str, **settings: str):
         yield running
 
 
-def watched(client: comfyui.Client, graph: dict, count: int) -> tuple[served.Drawing, list]:
+def draw_profiled(client: comfyui.Client, graph: dict, count: int) -> tuple[served.TimedPrompt, list]:
     """The drawing and its spans, as the profiler tells them."""
-    drawing = served.draw(client, graph, count)
+    drawing = served.time_prompt(client, graph, count)
     return drawing, client.server.get("/bench/spans").json()
 
 
-def stage_seconds(graph: dict, drawing: served.Drawing, spans: list) -> dict[str, float]:
+def stage_seconds(graph: dict, drawing: served.TimedPrompt, spans: list) -> dict[str, float]:
     """Seconds of each stage; together, without "UNet + decode", they are what the drawing took.
 
     A span counts up to the pictures' arrival. The executor is what no node accounts for: HTTP, queue, cache, websocket.
@@ -60,7 +60,7 @@ def stage_seconds(graph: dict, drawing: served.Drawing, spans: list) -> dict[str
         seconds = max(0.0, min(ended, drawing.arrived) - began)
         if what in arithmetic:
             arithmetic[what] += seconds
-        elif what == "node" and (role := ROLES.get(graph[node]["class_type"])):
+        elif what == "node" and (role := NODE_STAGES.get(graph[node]["class_type"])):
             stages[role] += seconds
     stages["UNet"] = arithmetic["unet"]
     stages["sampler"] -= arithmetic["unet"]
@@ -68,60 +68,60 @@ def stage_seconds(graph: dict, drawing: served.Drawing, spans: list) -> dict[str
     return {**stages, "UNet + decode": arithmetic["unet"] + arithmetic["decoder"]}
 
 
-def beyond_arithmetic(graph: dict, spans: list) -> dict[str, float]:
+def overhead_by_stage(graph: dict, spans: list) -> dict[str, float]:
     """Seconds of the executor's whole call by stage, without the calls of the UNet, the decoder and the text encoders."""
     parts = dict.fromkeys(("text", "sampler", "decode", "to bytes", "executor"), 0.0)
     for what, node, began, ended in spans:
         if what == "prompt":
             parts["executor"] += ended - began
-        elif what in CALLED_IN:
-            parts[CALLED_IN[what]] -= ended - began
-        elif role := ROLES.get(graph[node]["class_type"]):
+        elif what in MODEL_STAGES:
+            parts[MODEL_STAGES[what]] -= ended - began
+        elif role := NODE_STAGES.get(graph[node]["class_type"]):
             parts[role] += ended - began
             parts["executor"] -= ended - began
     return parts
 
 
-def alone(name: str, models: Models, cases: list[Case], prompts: Iterator) -> dict:
+def profile_variant(name: str, models: Models, cases: list[Case], prompts: Iterator) -> dict:
     """A graph's median stages in seconds for each case, and its peak memory in bytes after the main case."""
-    graph_of = variants.GRAPHS[name]
-    with server(models) as running, running.connect() as client:
+    graph_of = variants.GRAPH_BUILDERS[name]
+    with profiled_server(models) as running, running.connect() as client:
         for _ in range(3):
-            served.draw(client, graph_of(models, cases[0], *next(prompts)), cases[0].batch)
+            served.time_prompt(client, graph_of(models, cases[0], *next(prompts)), cases[0].batch)
         peak = running.get("/bench/peak").json()
         for case in cases[1:]:
-            served.draw(client, graph_of(models, case, *next(prompts)), case.batch)
+            served.time_prompt(client, graph_of(models, case, *next(prompts)), case.batch)
         running.post("/bench/watch", {"on": True})
         found = []
         for case in cases:
             samples = []
-            for _ in range(SAMPLES):
+            for _ in range(REPEATS):
                 graph = graph_of(models, case, *next(prompts))
-                samples.append(stage_seconds(graph, *watched(client, graph, case.batch)))
+                samples.append(stage_seconds(graph, *draw_profiled(client, graph, case.batch)))
             medians = {stage: statistics.median(s[stage] for s in samples) for stage in samples[0]}
             found.append({"variant": name, "case": case, **medians})
     return {"peak": peak, "stages": found}
 
 
-def beyond_models(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
-    """Milliseconds of each of HOST_SAMPLES small prompts in the server beyond the models' arithmetic, by stage."""
-    case = main_case((SMALLEST_PIXELS,))
-    with server(models) as running, running.connect() as client:
+def host_overhead_ms(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
+    """Milliseconds of each of HOST_REPEATS small prompts in the server beyond the models' arithmetic, by stage."""
+    case = main_case((MIN_SIDE_PIXELS,))
+    with profiled_server(models) as running, running.connect() as client:
         for _ in range(3):
-            served.draw(client, graph_of(models, case, *next(prompts)), 1)
+            served.time_prompt(client, graph_of(models, case, *next(prompts)), 1)
         running.post("/bench/watch", {"on": True})
         found = []
-        for _ in range(HOST_SAMPLES):
+        for _ in range(HOST_REPEATS):
             graph = graph_of(models, case, *next(prompts))
-            parts = beyond_arithmetic(graph, watched(client, graph, 1)[1])
+            parts = overhead_by_stage(graph, draw_profiled(client, graph, 1)[1])
             found.append({part: 1000 * seconds for part, seconds in parts.items()})
     return found
 
 
-def prompt_cost(models: Models, prompts: Iterator) -> dict:
+def measure_host_overhead(models: Models, prompts: Iterator) -> dict:
     """What a prompt costs the host beyond the models, with the accelerated graph and with core's."""
-    core = [sum(parts.values()) for parts in beyond_models(models, prompts, variants.GRAPHS[variants.CORE])]
-    found = beyond_models(models, prompts, variants.GRAPHS[variants.ACCELERATED])
+    core = [sum(parts.values()) for parts in host_overhead_ms(models, prompts, variants.GRAPH_BUILDERS[variants.CORE])]
+    found = host_overhead_ms(models, prompts, variants.GRAPH_BUILDERS[variants.ACCELERATED])
     whole = [sum(parts.values()) for parts in found]
     return {
         "prompt_ms": statistics.median(whole),
@@ -141,26 +141,26 @@ def write_other_files(models: Models) -> None:
         other.symlink_to(folder / "checkpoints" / models.checkpoint)
 
 
-def other_model(name: str, models: Models) -> dict[str, str]:
+def other_model_input(name: str, models: Models) -> dict[str, str]:
     """The input of the loader that makes the variant load another model."""
     if models.checkpoint:
         return {"model_name" if name == variants.ACCELERATED else "ckpt_name": OTHER_CHECKPOINT}
     return {"model_name": models.second if name == variants.ACCELERATED else models.vega}
 
 
-def session(name: str, models: Models, sizes: tuple[int, ...], prompts: Iterator) -> dict[str, float]:
+def measure_session(name: str, models: Models, sizes: tuple[int, ...], prompts: Iterator) -> dict[str, float]:
     """Seconds of each step of a session: the server's start, the first picture, each change of what it is drawn with."""
     case = main_case(sizes)
     write_other_files(models)
     began = time.perf_counter()
-    with server(models, *KEEP_MODELS) as running, running.connect() as client:
+    with profiled_server(models, *KEEP_MODELS_FLAGS) as running, running.connect() as client:
         started = time.perf_counter() - began
 
         def draw(lora: dict = {}, load: dict = {}) -> float:  # noqa: B006 (never changed)
-            graph = variants.GRAPHS[name](models, case, *next(prompts))
+            graph = variants.GRAPH_BUILDERS[name](models, case, *next(prompts))
             graph["lora"]["inputs"].update(lora)
             graph["load"]["inputs"].update(load)
-            return served.draw(client, graph, case.batch).seconds
+            return served.time_prompt(client, graph, case.batch).seconds
 
         return {
             "the server's start": started,
@@ -168,6 +168,6 @@ def session(name: str, models: Models, sizes: tuple[int, ...], prompts: Iterator
             "the next": statistics.median(draw() for _ in STRENGTHS),
             "with another strength": statistics.median(draw(lora={"strength_model": s}) for s in STRENGTHS),
             "with another LCM-LoRA": draw(lora={"lora_name": OTHER_LORA}),
-            "with another model": draw(load=other_model(name, models)),
+            "with another model": draw(load=other_model_input(name, models)),
             "with the first model again": draw(),
         }

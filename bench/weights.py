@@ -14,8 +14,8 @@ from dev import diffusers_folders as folders
 from .machine import GPU
 
 ROOT = Path(__file__).resolve().parents[1]
-WORK = ROOT / ".bench"
-NANO = ROOT / "vega" / "nano"
+WORK_DIR = ROOT / ".bench"
+NANO_DIR = ROOT / "vega" / "nano"
 RANK = 64  # of the published LCM-LoRAs
 DECODER_INPUT_SCALE = 0.07
 LORA = "lcm.safetensors"
@@ -33,12 +33,12 @@ class Models(NamedTuple):
     lora: str  # of the kohya-format LCM-LoRA, for every variant
 
 
-def models() -> Models:
+def prepare_models() -> Models:
     """The models of this machine, made at the first call and kept in .bench."""
-    base = WORK / ("vega" if GPU else "nano")
+    base = WORK_DIR / ("vega" if GPU else "nano")
     found = Models(
         base,
-        base / "models" / "diffusers" / "vega" if GPU else NANO,
+        base / "models" / "diffusers" / "vega" if GPU else NANO_DIR,
         "vega/" if GPU else "vega-nano (embedded)",
         "vega.safetensors" if GPU else None,
         None if GPU else "nano/",
@@ -51,10 +51,10 @@ def models() -> Models:
         if GPU:
             write_vega(found)
         else:
-            (base / "models" / "diffusers" / "nano").symlink_to(NANO, target_is_directory=True)
-            tiny = load_file(NANO / "vae" / "diffusion_pytorch_model.safetensors")
+            (base / "models" / "diffusers" / "nano").symlink_to(NANO_DIR, target_is_directory=True)
+            tiny = load_file(NANO_DIR / "vae" / "diffusion_pytorch_model.safetensors")
             write_tiny_autoencoder(tiny, base / "models" / "vae_approx")
-            shutil.copy(NANO / "lcm-lora" / "pytorch_lora_weights.safetensors", base / "models" / "loras" / LORA)
+            shutil.copy(NANO_DIR / "lcm-lora" / "pytorch_lora_weights.safetensors", base / "models" / "loras" / LORA)
         (base / COMPLETE_MARKER).touch()
     return found
 
@@ -69,7 +69,7 @@ def write_tiny_autoencoder(found: dict[str, torch.Tensor], target: Path) -> None
         save_file(part, target / f"taesdxl_{side}.safetensors")
 
 
-def vega() -> dict[str, torch.nn.Module]:
+def vega_modules() -> dict[str, torch.nn.Module]:
     """Segmind-Vega's UNet and text encoders at their published dimensions, on the meta device."""
     first = CLIPTextConfig(
         hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, projection_dim=768
@@ -87,7 +87,7 @@ def vega() -> dict[str, torch.nn.Module]:
     return {"unet": folders.real_unet("Segmind-Vega"), **parts}
 
 
-def fill(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
+def fill_random(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
     """The module in fp16 with random weights that keep activations in range."""
     module.half().to_empty(device="cpu")
     noise = torch.randn(2**24, generator=generator).half()
@@ -101,7 +101,7 @@ def fill(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module
     return module.eval()
 
 
-def lcm_lora(unet: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def random_lcm_lora(unet: torch.nn.Module, generator: torch.Generator) -> dict[str, torch.Tensor]:
     """A random LCM-LoRA in kohya's format on every module that the published ones adapt: all within the blocks."""
     tensors = {}
     for name, module in unet.named_modules():
@@ -120,20 +120,20 @@ def write_vega(target: Models) -> None:
     from dev import host_setup, single_files  # noqa: F401  (late: nothing else in this process needs the host's modules)
 
     generator = torch.Generator().manual_seed(0)
-    parts = {name: fill(module, generator) for name, module in vega().items()}
-    parts["vae"] = AutoencoderTiny.from_pretrained(NANO / "vae").half()
+    parts = {name: fill_random(module, generator) for name, module in vega_modules().items()}
+    parts["vae"] = AutoencoderTiny.from_pretrained(NANO_DIR / "vae").half()
     # Random latents would be pictures that no JPEG or PNG encoder ever sees; so softened they are as large as photographs:
     # at 1024 pixels about 0.3 MiB as JPEG, 0.9 MiB as PNG.
     parts["vae"].decoder.layers[0].weight.data.mul_(DECODER_INPUT_SCALE)
     files = target.base / "models"
     write_tiny_autoencoder(parts["vae"].state_dict(), files / "vae_approx")
-    save_file(lcm_lora(parts["unet"], generator), files / "loras" / target.lora)
-    single = {k: v.detach().contiguous() for k, v in single_files.tensors(parts).items()}
+    save_file(random_lcm_lora(parts["unet"], generator), files / "loras" / target.lora)
+    single = {k: v.detach().contiguous() for k, v in single_files.to_single_file(parts).items()}
     save_file(single, files / "checkpoints" / target.checkpoint)
     StableDiffusionXLPipeline(
         **parts,
-        tokenizer=CLIPTokenizer.from_pretrained(NANO / "tokenizer"),
-        tokenizer_2=CLIPTokenizer.from_pretrained(NANO / "tokenizer_2"),
-        scheduler=LCMScheduler.from_pretrained(NANO / "scheduler"),
+        tokenizer=CLIPTokenizer.from_pretrained(NANO_DIR / "tokenizer"),
+        tokenizer_2=CLIPTokenizer.from_pretrained(NANO_DIR / "tokenizer_2"),
+        scheduler=LCMScheduler.from_pretrained(NANO_DIR / "scheduler"),
         force_zeros_for_empty_prompt=False,
     ).save_pretrained(target.folder)

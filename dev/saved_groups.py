@@ -14,7 +14,7 @@ FRAME_COLOR, NAME_COLOR = "#3f789e", "#fff"  # the frontend's own for groups (pa
 
 def saved_groups(groups: list[tuple[str, tuple[Node, ...]]], edges: dict[int, int]) -> list[dict]:
     """All frames, then all names: later ones are drawn on top. edges: the left edge of each column."""
-    frames = [frame(nodes, edges) for _, nodes in groups]
+    frames = [frame_bounds(nodes, edges) for _, nodes in groups]
     names = [[left + CORNER, top, 0, CORNER] for left, top, *_ in frames]  # its triangle fills the frame's upper left one
     drawn = [("", bounding, FRAME_COLOR) for bounding in frames]
     drawn += [(title, bounding, NAME_COLOR) for (title, _), bounding in zip(groups, names, strict=True)]
@@ -24,7 +24,7 @@ def saved_groups(groups: list[tuple[str, tuple[Node, ...]]], edges: dict[int, in
     ]
 
 
-def frame(nodes: tuple[Node, ...], edges: dict[int, int]) -> list[int]:
+def frame_bounds(nodes: tuple[Node, ...], edges: dict[int, int]) -> list[int]:
     """Left, top, width and height."""
     left = min(edges[node.column] for node in nodes) - MARGIN
     top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from . import comfyui, template_graphs
 from .graph import TITLE, Graph, Model
 from .host import ROOT
-from .saved_workflow import Saved
+from .saved_workflow import WorkflowExporter
 
 NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30
@@ -125,7 +125,7 @@ def written(info: dict) -> dict[Path, str]:
     for name, template in TEMPLATES.items():
         browsers = graph(name, info)
         add_note(browsers, told[name])
-        found[WORKFLOWS / f"{template.title}.json"] = json.dumps(Saved(browsers).saved(), indent=1) + "\n"
+        found[WORKFLOWS / f"{template.title}.json"] = json.dumps(WorkflowExporter(browsers).export(), indent=1) + "\n"
         ids = FOR_PROGRAMS.get(name, {})
         prompt = {ids.get(id, id): node for id, node in graph(name, info, is_for_programs=True).prompt().items()}
         nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in prompt.items())

@@ -14,7 +14,7 @@ from . import decode
 class Frame:
     """An image file as it came over a socket, decoded when it is first looked at.
 
-    serial: its place among all frames of its Live. number: its place among those of its sender.
+    serial: its place among all frames of its session. number: its place among those of its sender.
     """
 
     def __init__(self, serial: int, sender: object, number: int, file: bytes):
@@ -42,7 +42,7 @@ class FrameSource(Protocol):
     def take_frame(self) -> str:
         """Makes the newest frame the one of this picture: its name, which no other frame has."""
 
-    def taken_frame(self) -> Frame:
+    def current_frame(self) -> Frame:
         """The one of this picture."""
 
 

@@ -3,7 +3,7 @@
 import comfy.model_management
 from comfy_api.v0_0_2 import io
 
-from ..vega import accelerate, cpu_calls
+from ..vega import accelerate, cpu_unet
 from . import face_notes
 
 
@@ -43,19 +43,19 @@ class VegaAccelerate(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, mode) -> io.NodeOutput:
-        patched = accelerate.apply(model, mode, report=say_state)
-        runs = accelerate.resolve(model, mode)
+        patched = accelerate.apply(model, mode, report=report_state)
+        runs = accelerate.resolve_mode(model, mode)
         key = "on" if runs != "off" else "noGpu" if mode == "auto" else "off"
-        face_notes.say(face_notes.Note(key, {"mode": mode}))
+        face_notes.send_notes(face_notes.Note(key, {"mode": mode}))
         return io.NodeOutput(patched)
 
 
 def offered_modes() -> list[str]:
     """All modes; bf16 only where models run on a processor that has it."""
-    has_bf16 = comfy.model_management.get_torch_device().type == "cpu" and cpu_calls.supports_bf16()
+    has_bf16 = comfy.model_management.get_torch_device().type == "cpu" and cpu_unet.supports_bf16()
     return [mode for mode in accelerate.MODES if mode != "bf16" or has_bf16]
 
 
-def say_state(state: str, width: int, height: int) -> None:
+def report_state(state: str, width: int, height: int) -> None:
     """On the node that the running sampler has its model from: by then this one may be in the host's cache."""
-    face_notes.say_upstream("VegaAccelerate", face_notes.Note(state, {"size": f"{width} x {height}"}))
+    face_notes.send_notes_upstream("VegaAccelerate", face_notes.Note(state, {"size": f"{width} x {height}"}))

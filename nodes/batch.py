@@ -42,13 +42,13 @@ class VegaBatch(io.ComfyNode):
             raise ValueError(
                 f"There are {len(prompts)} prompts, {len(seeds)} seeds and {len(samples)} latents: give as many of each."
             )
-        if comfy.model_management.get_torch_device().type != "cpu" and (batch := concat_conditioning(prompts)):
+        if comfy.model_management.get_torch_device().type != "cpu" and (batch := batch_conditioning(prompts)):
             return io.NodeOutput([batch], [{**latent_image, "batch_index": seeds}])
         latents = [{**latent_image, "samples": samples[k : k + 1], "batch_index": [seed]} for k, seed in enumerate(seeds)]
         return io.NodeOutput(prompts, latents)
 
 
-def concat_conditioning(prompts: list[list]) -> list | None:
+def batch_conditioning(prompts: list[list]) -> list | None:
     """CONDITIONING of [N, tokens, features] of N prompts; None where they are not of one length, or not one entry each."""
     if any(len(prompt) != 1 for prompt in prompts) or len({prompt[0][0].shape for prompt in prompts}) > 1:
         return None

@@ -20,11 +20,11 @@ from ..images.delivery import is_browser
 
 EVENT = "vega.note"
 ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
-MAX_REMEMBERED = 1000  # a few hundred bytes each
-LONG_TEXT = 1000  # characters
+MAX_STORED_NOTES = 1000  # a few hundred bytes each
+LONG_TEXT_CHARACTERS = 1000  # characters
 # Of the notes those on these nodes alone depend on seeds, and templates have a new one for each run.
-SEEDS, OF_A_PICTURE = ("seed", "noise_seed"), ("VegaTinyVAEDecode",)
-remembered: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
+SEED_INPUTS, SEED_DEPENDENT_TYPES = ("seed", "noise_seed"), ("VegaTinyVAEDecode",)
+stored_notes: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
 
 
 class Note(NamedTuple):
@@ -35,31 +35,31 @@ class Note(NamedTuple):
     is_warning: bool = False
 
 
-def applied(modules: int, strength: float, modules_in_file: int | None = None) -> Note:
+def lora_note(modules: int, strength: float, modules_in_file: int | None = None) -> Note:
     """Of a LoRA: on how many of its modules; at strength 0 on none."""
     if not strength:
         return Note("strengthZero", {})
     return Note("applied", {"count": modules, "total": modules_in_file or modules, "strength": str(round(strength, 2))})
 
 
-def say(*notes: Note) -> None:
+def send_notes(*notes: Note) -> None:
     """Puts these on the node that runs now, in place of the last ones; a page may ask for them later."""
     if (running := running_prompt()) is None:
         return
     prompt, node_id = running
     if node_id in prompt:  # else another node made it while running
-        remember(prompt[node_id]["class_type"], signature(prompt, node_id), encode(notes))
-        send(prompt, node_id, notes)
+        store_notes(prompt[node_id]["class_type"], signature(prompt, node_id), to_dicts(notes))
+        send_event(prompt, node_id, notes)
 
 
-def say_upstream(class_type: str, note: Note) -> None:
+def send_notes_upstream(class_type: str, note: Note) -> None:
     """The same for the nearest node of a type that the running one gets something from."""
     if (running := running_prompt()) is None or not is_watched():
         return
     prompt, node_id = running
     if node_id := find_upstream(prompt, node_id, class_type):
-        remember(class_type, signature(prompt, node_id), encode([note]))
-        send(prompt, node_id, [note])
+        store_notes(class_type, signature(prompt, node_id), to_dicts([note]))
+        send_event(prompt, node_id, [note])
 
 
 def running_prompt() -> tuple[dict, str] | None:
@@ -75,33 +75,33 @@ def is_watched() -> bool:
     return is_browser(PromptServer.instance, PromptServer.instance.client_id)
 
 
-def send(prompt: dict, node_id: str, notes: list[Note]) -> None:
+def send_event(prompt: dict, node_id: str, notes: list[Note]) -> None:
     if not is_watched():
         return
     server, prompt_id = PromptServer.instance, get_executing_context().prompt_id
-    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": encode(notes)}
+    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": to_dicts(notes)}
     server.send_sync(EVENT, note, server.client_id)
 
 
-def encode(notes: list[Note]) -> list[dict]:
+def to_dicts(notes: list[Note]) -> list[dict]:
     return [note._asdict() for note in notes]
 
 
-def remember(class_type: str, signature: str, notes: list[dict]) -> None:
+def store_notes(class_type: str, signature: str, notes: list[dict]) -> None:
     """In place of what was said of the same before; nothing needs no place."""
     if not notes:
-        remembered.pop((class_type, signature), None)
+        stored_notes.pop((class_type, signature), None)
         return
-    remembered[class_type, signature] = notes
-    remembered.move_to_end((class_type, signature))
-    if len(remembered) > MAX_REMEMBERED:
-        remembered.popitem(last=False)
+    stored_notes[class_type, signature] = notes
+    stored_notes.move_to_end((class_type, signature))
+    if len(stored_notes) > MAX_STORED_NOTES:
+        stored_notes.popitem(last=False)
 
 
 def signature(prompt: dict, node_id: str) -> str:
     """What is the same for a node of the same type into which the same goes, other nodes' work included, whatever its id."""
     numbers, waiting = {node_id: 0}, [node_id]
-    left_out = () if prompt[node_id]["class_type"] in OF_A_PICTURE else SEEDS
+    left_out = () if prompt[node_id]["class_type"] in SEED_DEPENDENT_TYPES else SEED_INPUTS
     rows = []
     for id in waiting:  # which grows meanwhile
         node, inputs = prompt.get(id, {"class_type": None, "inputs": {}}), {}
@@ -112,7 +112,7 @@ def signature(prompt: dict, node_id: str) -> str:
                 inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
             elif name not in left_out:
                 # A picture within a prompt has megabytes, of which Python keeps the hash.
-                inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT else value
+                inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT_CHARACTERS else value
         rows.append([node["class_type"], inputs])
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -129,19 +129,19 @@ def find_upstream(prompt: dict, node_id: str, class_type: str) -> str | None:
 
 
 def add_route(routes: web.RouteTableDef) -> None:
-    routes.get(ROUTE)(answer)
+    routes.get(ROUTE)(get_notes)
 
 
-async def answer(request: web.Request) -> web.Response:
+async def get_notes(request: web.Request) -> web.Response:
     """What was said of the nodes of a prompt that runs or has run, in this run or in one before with the same inputs."""
     prompt_id, queue = request.match_info["prompt_id"], PromptServer.instance.prompt_queue
     done = queue.get_history(prompt_id, map_function=lambda entry: entry["prompt"])  # without a copy of graph and outputs
     items = [*queue.currently_running.values(), *done.values()]
     prompt = next((prompt for _, id, prompt, *_ in items if id == prompt_id), {})
-    types = {class_type for class_type, _ in list(remembered)}  # a signature takes a while in a large graph
+    types = {class_type for class_type, _ in list(stored_notes)}  # a signature takes a while in a large graph
     found = {}
     for node_id, node in prompt.items():
         class_type = node["class_type"]
-        if class_type in types and (notes := remembered.get((class_type, signature(prompt, node_id)))) is not None:
+        if class_type in types and (notes := stored_notes.get((class_type, signature(prompt, node_id)))) is not None:
             found[node_id] = {"type": class_type, "notes": notes}
     return web.json_response(found)

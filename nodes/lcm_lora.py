@@ -11,7 +11,7 @@ from .lazy_list import LazyList
 
 MAKERS_ETA = -1.0
 # What told the recipe -> the note that says so.
-TOLD_BY = {
+RECIPE_NOTES = {
     "digest": "recipeByDigest",
     "metadata": "recipeByMetadata",
     "name": "recipeByName",
@@ -89,35 +89,35 @@ class VegaLCMLora(io.ComfyNode):
     def execute(cls, model, lora_name, strength_model, recipe=recipes.AUTO, eta=MAKERS_ETA) -> io.NodeOutput:
         path, eta = lcm_lora_files.path(lora_name), None if eta == MAKERS_ETA else eta
         if path is None:
-            return io.NodeOutput(fused(model, strength_model, recipe, eta))
+            return io.NodeOutput(apply_recipe(model, strength_model, recipe, eta))
         choice = few_step_adapters.choose(path, weights.read_metadata(path), recipe)
         patched = lora.apply(model, path, strength_model, choice, eta)
         modules = len(lora.recipe_targets(model, choice.recipe)) if strength_model else 0
-        notes = [face_notes.applied(modules, strength_model)]
+        notes = [face_notes.lora_note(modules, strength_model)]
         if lora_name != model_lists.EMBEDDED_LORA and path.name != Path(lora_name).name:
             logging.info("Apply LCM-LoRA (Vega): %s is %s, by its contents", lora_name, path.name)
             notes.append(face_notes.Note("foundFile", {"name": lora_name, "file": path.name}))
         if strength_model and (lora_name, recipe) != (model_lists.EMBEDDED_LORA, recipes.AUTO):
-            notes += recipe_notes(choice.recipe, choice.told_by)
-        face_notes.say(*notes)
+            notes += recipe_notes(choice.recipe, choice.evidence)
+        face_notes.send_notes(*notes)
         return io.NodeOutput(patched)
 
 
-def fused(model, strength, recipe, eta):
+def apply_recipe(model, strength, recipe, eta):
     """The model with a recipe alone, for a checkpoint that has its adapter in it, at any strength except 0."""
     if not strength:
-        face_notes.say(face_notes.applied(0, 0.0))
+        face_notes.send_notes(face_notes.lora_note(0, 0.0))
         return model
     if recipe == recipes.AUTO:
         raise ValueError("There is no LoRA to tell the recipe by: set recipe to that of the adapter in the checkpoint.")
     patched = lora.with_recipe(model, recipes.by_name(recipe), eta)
-    face_notes.say(*recipe_notes(recipes.by_name(recipe), "user"))
+    face_notes.send_notes(*recipe_notes(recipes.by_name(recipe), "user"))
     return patched
 
 
-def recipe_notes(recipe: recipes.Recipe, told_by: str) -> list[face_notes.Note]:
+def recipe_notes(recipe: recipes.Recipe, evidence: str) -> list[face_notes.Note]:
     """What the model is drawn by and what told, and a licence that forbids commercial use."""
-    notes = [face_notes.Note(TOLD_BY[told_by], {"recipe": recipe.name})]
+    notes = [face_notes.Note(RECIPE_NOTES[evidence], {"recipe": recipe.name})]
     if recipe.licence:
         notes.append(face_notes.Note("licence", {"recipe": recipe.name, "licence": recipe.licence}, is_warning=True))
     return notes

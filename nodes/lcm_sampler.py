@@ -66,8 +66,8 @@ class VegaLCMSampler(io.ComfyNode):
     def execute(
         cls, model, seed, steps, positive, latent_image, denoise, negative=None, cfg=recipes.UNSET_CFG
     ) -> io.NodeOutput:
-        callback, disable_progress = preview.callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
-        face_notes.say(*recipe_notes(model, steps, cfg), *size_notes(model, latent_image))
+        callback, disable_progress = preview.make_callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
+        face_notes.send_notes(*recipe_notes(model, steps, cfg), *size_notes(model, latent_image))
         drawn = lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, disable_progress, negative, cfg)
         return io.NodeOutput(drawn)
 
@@ -82,10 +82,10 @@ def recipe_notes(model, steps: int, cfg: float) -> list[face_notes.Note]:
         is_range = isinstance(recipe.steps, range)
         made_for = f"{recipe.steps[0]}-{recipe.steps[-1]}" if is_range else ", ".join(map(str, recipe.steps))
         notes.append(face_notes.Note("stepsMadeFor", {"recipe": recipe.name, "steps": made_for}, is_warning=True))
-    values = {"recipe": recipe.name, "least": f"{guidance.least:g}", "most": f"{guidance.most:g}"}
-    if cfg == recipes.UNSET_CFG and guidance.start > 1:
-        notes.append(face_notes.Note("cfgOfMakers", {"recipe": recipe.name, "cfg": f"{guidance.start:g}"}))
-    elif cfg > 1 and cfg < guidance.least:
+    values = {"recipe": recipe.name, "least": f"{guidance.min:g}", "most": f"{guidance.max:g}"}
+    if cfg == recipes.UNSET_CFG and guidance.default > 1:
+        notes.append(face_notes.Note("cfgOfMakers", {"recipe": recipe.name, "cfg": f"{guidance.default:g}"}))
+    elif cfg > 1 and cfg < guidance.min:
         notes.append(face_notes.Note("cfgMadeFor", values, is_warning=True))
     return notes
 
@@ -97,7 +97,7 @@ def size_notes(model, latent_image) -> list[face_notes.Note]:
         return []
     ratio = latent_image.get("downscale_ratio_spacial") or PIXELS_PER_LATENT  # other families' empty latents are adapted
     height, width = (ratio * side for side in samples.shape[-2:])
-    better = trained_size.better(width, height, trained)
+    better = trained_size.suggest_size(width, height, trained)
     if not better:
         return []
     sizes = {"size": f"{width} x {height}", "better": f"{better[0]} x {better[1]}"}

@@ -8,7 +8,7 @@ from server import PromptServer
 
 from ..images import decode, live_frames
 
-NOTHING = (
+NO_PICTURE_MESSAGE = (
     "There is no picture yet: press Live on this node, or paint on it. A program sends frames to /vega/live, "
     "or a picture in base64 as `picture`."
 )
@@ -55,7 +55,7 @@ class VegaLiveImage(io.ComfyNode):
     def execute(cls, picture, threshold) -> io.NodeOutput:
         """IMAGE [1, H, W, 3], fp32 in 0..1."""
         if source := live_frames.frame_source(PromptServer.instance):
-            return io.NodeOutput(torch.from_numpy(source.taken_frame().pixels)[None])
+            return io.NodeOutput(torch.from_numpy(source.current_frame().pixels)[None])
         if not picture:
-            raise ValueError(NOTHING)
+            raise ValueError(NO_PICTURE_MESSAGE)
         return io.NodeOutput(torch.from_numpy(decode.to_float(decode.open_base64(picture))[0])[None])

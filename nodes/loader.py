@@ -46,12 +46,14 @@ class VegaLoader(io.ComfyNode):
     def execute(cls, model_name, vae) -> io.NodeOutput:
         path, approx = model_lists.model_path(model_name), model_lists.vae_approx_files()
         model, clip, autoencoder = checkpoint.load(path, vae, model_lists.embedding_folders(), approx)
-        known_words.watch(clip, say_unknown)
+        known_words.hook_tokenizer(clip, warn_unknown_words)
         side = trained_size.of_model(model).side
-        face_notes.say(face_notes.Note("loaded", {**model_facts.of_model(model)._asdict(), "size": f"{side} x {side}"}))
+        face_notes.send_notes(
+            face_notes.Note("loaded", {**model_facts.of_model(model)._asdict(), "size": f"{side} x {side}"})
+        )
         return io.NodeOutput(model, clip, autoencoder)
 
 
-def say_unknown(words: list[str]) -> None:
+def warn_unknown_words(words: list[str]) -> None:
     """On the node whose prompt has no word that the model knows, whichever node that is."""
-    face_notes.say(face_notes.Note("unknown", {"words": ", ".join(words)}, is_warning=True))
+    face_notes.send_notes(face_notes.Note("unknown", {"words": ", ".join(words)}, is_warning=True))

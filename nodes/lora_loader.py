@@ -46,7 +46,7 @@ class VegaLoraLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "made_for",
-                    options=list(style_lora.MADE_FOR),
+                    options=list(style_lora.MADE_FOR_OPTIONS),
                     default=style_lora.AUTO,
                     optional=True,
                     advanced=True,
@@ -69,18 +69,18 @@ class VegaLoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         path = model_lists.lora_path(lora_name)
         model, clip, applied = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
-        face_notes.say(*notes(applied, strength_model, strength_clip))
+        face_notes.send_notes(*lora_notes(applied, strength_model, strength_clip))
         return io.NodeOutput(model, clip, ui={"lora": [applied.sentence]})  # in /history, for programs
 
 
-def notes(applied: style_lora.Applied, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
+def lora_notes(applied: style_lora.AppliedLora, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
     """What is on the UNet, what is on the text encoders, and a warning where the latter's part is left out."""
     found = []
     if applied.modules:
-        found.append(face_notes.applied(applied.modules, strength_model, applied.modules_in_file))
+        found.append(face_notes.lora_note(applied.modules, strength_model, applied.modules_in_file))
     if applied.text_modules:
         values = {"count": applied.text_modules, "strength": str(round(strength_clip, 2))}
         found.append(face_notes.Note("appliedText", values))
     if applied.lacks_clip:
         found.append(face_notes.Note("noClip", {}, is_warning=True))
-    return found or [face_notes.applied(0, 0.0)]
+    return found or [face_notes.lora_note(0, 0.0)]

@@ -238,7 +238,7 @@ class VegaTrainLora(io.ComfyNode):
         comfy.model_management.soft_empty_cache()
         progress, file = training_progress.TrainingProgress(steps), f"{name}.safetensors"
         training_process.run(given, training_folders.work() / f"{name}.log", progress.show)
-        face_notes.say(*progress.notes(file))
+        face_notes.send_notes(*progress.notes(file))
         picture = training_progress.last_picture(training_folders.work() / name, bool(options["sample_prompts"]))
         return io.NodeOutput(file, picture, ui=ui.PreviewImage(picture, cls=cls))
 

@@ -25,7 +25,7 @@ from dev import host_setup  # noqa: E402
 
 host_setup.load_pack()
 
-from vega_pack.vega import checkpoint, cpu_calls, cpu_decoder, lora, openvino_graph  # noqa: E402
+from vega_pack.vega import checkpoint, cpu_decoder, cpu_unet, lora, openvino_graph  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +122,7 @@ def served(tmp_path_factory, operators_path):
 
     settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
     settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
-    with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
+    with serve_api.serve(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
 
@@ -133,7 +133,7 @@ def page(server, tmp_path_factory):
 
     from dev import browser
 
-    with browser.opened(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
+    with browser.open_page(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
 
 
@@ -198,11 +198,11 @@ def inference():
 @pytest.fixture(scope="module")
 def nano(inference):
     """vega-nano as Load Vega gives it: (model, clip, vae)."""
-    return checkpoint.load(checkpoint.NANO, "tiny", [])
+    return checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
 
 
 @pytest.fixture
-def anew(nano):
+def reset_cpu_unet(nano):
     """What a test makes of vega-nano for the processor is gone after it."""
     from cpu_drawing import forget
 
@@ -211,7 +211,7 @@ def anew(nano):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def graph_cache(tmp_path_factory):
     """A folder of graphs for this file alone, empty at first."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -236,9 +236,9 @@ def pytest_sessionstart(session):
     """
     if hasattr(session.config, "workerinput") or not openvino_graph.INSTALLED:
         return  # the process that starts the workers does it
-    model, _, vae = checkpoint.load(checkpoint.NANO, "tiny", [])
+    model, _, vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     unet_config, decoder = model.model.model_config.unet_config, vae.first_stage_model.taesd_decoder
-    cpu_calls.convert(unet_config, cpu_calls.graph_file(unet_config))
+    cpu_unet.convert(unet_config, cpu_unet.graph_file(unet_config))
     cpu_decoder.convert(decoder, cpu_decoder.graph_file(decoder))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from vega_pack.vega import accelerate, checkpoint, lcm
 
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 LORA = checkpoint.NANO_LORA
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from vega_pack.vega import checkpoint, lcm
 
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 
 
 def empty(batch=1, height=16, width=16, **keys):

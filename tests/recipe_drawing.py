@@ -13,7 +13,7 @@ def with_recipe(few_step, name, eta=None):
     """The few-step model with a recipe in place of its own."""
     model = few_step.clone()
     recipe = recipes.with_eta(recipes.BY_NAME[name], eta)
-    model.add_object_patch("model_sampling", model_sampling.of_recipe(recipe, model.model.model_config))
+    model.add_object_patch("model_sampling", model_sampling.from_recipe(recipe, model.model.model_config))
     return model
 
 
@@ -29,7 +29,7 @@ def draw(model, clip, latent, steps=4, seed=5, denoise=1.0, cfg=1.0):
 
 
 def pipeline(kind=StableDiffusionXLPipeline):
-    pipe = kind.from_pretrained(checkpoint.NANO, torch_dtype=torch.float32)
+    pipe = kind.from_pretrained(checkpoint.NANO_DIR, torch_dtype=torch.float32)
     pipe.load_lora_weights(checkpoint.NANO_LORA.parent, weight_name=checkpoint.NANO_LORA.name)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -16,7 +16,7 @@ from vega_pack.vega import accelerate, checkpoint
 import nodes as host_nodes
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 
 
 @pytest.fixture

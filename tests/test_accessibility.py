@@ -20,11 +20,13 @@ def test_contrast_is_that_of_wcag():
 
 @pytest.mark.parametrize("script", [thumbnails, registry_pictures])
 def test_text_stands_out(script):
-    assert contrast(script.INK, script.PAPER) >= MIN_TEXT_CONTRAST
+    assert contrast(script.TEXT_COLOUR, script.BACKGROUND_COLOUR) >= MIN_TEXT_CONTRAST
 
 
 def test_lines_and_bars_stand_out():
-    assert all(contrast(colour, "white") >= MIN_GRAPHICS_CONTRAST for colour in (*chart.COLOURS.values(), chart.OTHERS))
+    assert all(
+        contrast(colour, "white") >= MIN_GRAPHICS_CONTRAST for colour in (*chart.COLOURS.values(), chart.OTHER_COLOUR)
+    )
 
 
 def test_letters_are_large_enough():

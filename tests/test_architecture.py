@@ -155,7 +155,7 @@ import torch
 host_setup.load_pack()
 from vega_pack.vega import checkpoint, lcm, lora, tiny_decoder
 with torch.inference_mode():
-    model, clip, vae = checkpoint.load(checkpoint.NANO, "tiny", [])
+    model, clip, vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     model = lora.apply(model, checkpoint.NANO_LORA, 1.0)
     positive = clip.encode_from_tokens_scheduled(clip.tokenize("a lake"))
     latent = lcm.sample(model, 0, 1, positive, {"samples": torch.zeros(1, 4, 16, 16)}, 1.0, disable_progress=True)

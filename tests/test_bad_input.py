@@ -31,7 +31,7 @@ def broken(server, request):
     """A copy of vega-nano in the server's models, for the test to damage: (its folder, the name it is loaded by)."""
     name = request.node.name.replace("[", "-").replace("]", "")
     folder = server.base / "models" / "diffusers" / name
-    shutil.copytree(checkpoint.NANO, folder)
+    shutil.copytree(checkpoint.NANO_DIR, folder)
     return folder, f"{name}/"
 
 
@@ -227,7 +227,7 @@ def test_an_emphasis_that_people_use(client):
 def test_an_emphasis_beyond_fp16():
     """Finite as the text encoder gives it, and infinite where the UNet takes it."""
     with torch.inference_mode():
-        model, clip, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+        model, clip, _ = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
         model.model.manual_cast_dtype = torch.float16  # as the host has it on a GPU
         for weight, said in (("1.2", None), ("1e6", "an emphasis in the prompt is no number or far too large")):
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(f"night, (desert:{weight})"))
@@ -252,7 +252,7 @@ def test_conditioning_of_another_width(server, client):
 
 def test_conditioning_without_entries():
     with torch.inference_mode():
-        model, _, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+        model, _, _ = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
         model = lora.apply(model, checkpoint.NANO_LORA, 1.0)
         with pytest.raises(ValueError, match="positive has no entries"):
             lcm.sample(model, 0, 4, [], {"samples": torch.zeros(1, 4, 16, 16)}, 1.0)

@@ -35,7 +35,7 @@ FORMS = {
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("family", "form"), loads.every(FORMS, always=("folder", "single file")))
+@pytest.mark.parametrize(("family", "form"), loads.family_form_params(FORMS, always=("folder", "single file")))
 def test_loads_exactly(family, form, tmp_path):
     path, modules = FORMS[form](tmp_path, family)
     modules = {name: module.float() for name, module in modules.items()}
@@ -51,14 +51,14 @@ def test_loads_exactly(family, form, tmp_path):
     model.model.manual_cast_dtype = None
     assert relative(ours(x, t, context=context, y=y), expected) < 1e-5
 
-    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer")
     ids = tokenizer(PROMPT, padding="max_length", max_length=77, return_tensors="pt").input_ids
     clip.cond_stage_model.float()
     context, pooled = clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
     first = modules["text_encoder"](ids, output_hidden_states=True)
     expected = first.last_hidden_state
     if "text_encoder_2" in modules:
-        ids = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer_2")(
+        ids = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer_2")(
             PROMPT, padding="max_length", max_length=77, return_tensors="pt"
         ).input_ids
         second = modules["text_encoder_2"](ids, output_hidden_states=True)
@@ -66,7 +66,7 @@ def test_loads_exactly(family, form, tmp_path):
         assert relative(pooled, second.text_embeds) < 1e-5
     assert relative(context, expected) < 1e-5
 
-    loads.seen(form, family)
+    loads.record_loaded(form, family)
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vega_pack.nodes.batch import VegaBatch, concat_conditioning
+from vega_pack.nodes.batch import VegaBatch, batch_conditioning
 from vega_pack.vega import lcm
 
 
@@ -13,7 +13,7 @@ def prompts(nano):
 
 
 def test_conditionings_are_concatenated_in_their_order(prompts):
-    ((context, options),) = concat_conditioning(prompts)
+    ((context, options),) = batch_conditioning(prompts)
     for k, ((alone, its),) in enumerate(prompts):
         assert torch.equal(context[k : k + 1], alone)
         assert torch.equal(options["pooled_output"][k : k + 1], its["pooled_output"])
@@ -22,7 +22,7 @@ def test_conditionings_are_concatenated_in_their_order(prompts):
 
 def test_a_conditioning_without_pooled_output_is_concatenated():
     prompts = [[[torch.full((1, 77, 8), k), {"pooled_output": None}]] for k in (1.0, 2.0)]
-    ((context, options),) = concat_conditioning(prompts)
+    ((context, options),) = batch_conditioning(prompts)
     assert context[:, 0, 0].tolist() == [1, 2]
     assert options == {"pooled_output": None}
 
@@ -32,8 +32,8 @@ def test_prompts_of_other_shapes_are_no_batch(prompts):
 
     first, second, _ = prompts
     long = [[torch.cat([first[0][0]] * 2, dim=1), first[0][1]]]
-    assert concat_conditioning([first, long]) is None
-    assert concat_conditioning([first, [*second, *second]]) is None
+    assert batch_conditioning([first, long]) is None
+    assert batch_conditioning([first, [*second, *second]]) is None
 
 
 def test_each_picture_of_a_batch_is_as_drawn_alone(few_step, prompts):
@@ -41,7 +41,7 @@ def test_each_picture_of_a_batch_is_as_drawn_alone(few_step, prompts):
 
     seeds, latent = [5, 2**64 - 1, 0], torch.zeros(3, 4, 8, 8)
     batch = {"samples": latent, "batch_index": seeds}
-    drawn = lcm.sample(few_step, 0, 2, concat_conditioning(prompts), batch, 1.0, disable_progress=True)["samples"]
+    drawn = lcm.sample(few_step, 0, 2, batch_conditioning(prompts), batch, 1.0, disable_progress=True)["samples"]
     for k, (seed, prompt) in enumerate(zip(seeds, prompts, strict=True)):
         alone = lcm.sample(few_step, seed, 2, prompt, {"samples": latent[:1]}, 1.0, disable_progress=True)["samples"]
         torch.testing.assert_close(drawn[k : k + 1], alone, atol=1e-4, rtol=0)

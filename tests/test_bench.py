@@ -17,8 +17,8 @@ RATES = roofline.Rates(flop_per_second=1e9, bytes_per_second=1e8)
 def test_a_product_counts_flop_and_bytes():
     """A product counts its FLOP, each of its inputs once, and its output."""
     layer = torch.nn.Linear(8, 16, bias=False, device="meta")
-    (product,) = roofline.counted(layer, torch.empty(4, 8, device="meta"))
-    assert product == roofline.Operation(flop=2 * 4 * 8 * 16, moved=4 * (4 * 8 + 8 * 16 + 4 * 16))
+    (product,) = roofline.count_operations(layer, torch.empty(4, 8, device="meta"))
+    assert product == roofline.Operation(flop=2 * 4 * 8 * 16, bytes_moved=4 * (4 * 8 + 8 * 16 + 4 * 16))
 
 
 def test_views_are_free_and_an_expanded_tensor_is_what_it_stores():
@@ -26,8 +26,8 @@ def test_views_are_free_and_an_expanded_tensor_is_what_it_stores():
         def forward(self, x):
             return x.reshape(1, 4).expand(1000, 4).T.sum(1)
 
-    assert roofline.counted(Stretched(), torch.empty(2, 2, device="meta")) == [
-        roofline.Operation(flop=0, moved=4 * 4 + 4 * 4)
+    assert roofline.count_operations(Stretched(), torch.empty(2, 2, device="meta")) == [
+        roofline.Operation(flop=0, bytes_moved=4 * 4 + 4 * 4)
     ]
 
 
@@ -39,25 +39,25 @@ def test_attention_is_one_operation():
             return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
     inputs = [torch.empty(1, 2, 256, 64, device="meta") for _ in range(3)]
-    operations = [op for op in roofline.counted(Attention(), *inputs) if op.flop]
+    operations = [op for op in roofline.count_operations(Attention(), *inputs) if op.flop]
     assert [op.flop for op in operations] == [2 * 2 * 2 * 256 * 256 * 64]
-    assert operations[0].moved < 5 * 4 * 2 * 256 * 64
+    assert operations[0].bytes_moved < 5 * 4 * 2 * 256 * 64
 
 
 def test_the_slower_of_computing_and_moving_counts():
     """Each operation takes the longer of its time to compute and its time to move."""
-    computing, moving = roofline.Operation(flop=10**9, moved=1), roofline.Operation(flop=1, moved=10**8)
-    assert roofline.seconds([computing, moving], RATES) == pytest.approx(2.0)
+    computing, moving = roofline.Operation(flop=10**9, bytes_moved=1), roofline.Operation(flop=1, bytes_moved=10**8)
+    assert roofline.roofline_seconds([computing, moving], RATES) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(("size", "tera"), [(512, 0.663), (1024, 2.82)])
 def test_a_call_of_segmind_vega_has_its_known_flop(size, tera):
-    operations = roofline.unet_call(weights.vega()["unet"].config, size, batch=1)
+    operations = roofline.count_unet_call(weights.vega_modules()["unet"].config, size, batch=1)
     assert sum(op.flop for op in operations) / 1e12 == pytest.approx(tera, rel=0.002)
 
 
 def test_a_tiny_decode_has_its_known_flop():
-    assert sum(op.flop for op in roofline.tiny_decode(1024, batch=1)) / 1e12 == pytest.approx(0.565, rel=0.002)
+    assert sum(op.flop for op in roofline.count_tiny_decode(1024, batch=1)) / 1e12 == pytest.approx(0.565, rel=0.002)
 
 
 def test_the_cases_differ_from_the_main_one_in_one_respect():
@@ -67,7 +67,7 @@ def test_the_cases_differ_from_the_main_one_in_one_respect():
 
 
 def test_a_summary_is_in_milliseconds():
-    found = rounds.summary([0.1 * n for n in range(1, 22)])
+    found = rounds.summarize([0.1 * n for n in range(1, 22)])
     assert (found["n"], found["min_ms"]) == (21, pytest.approx(100))
     assert (found["p50_ms"], found["p95_ms"]) == (pytest.approx(1100), pytest.approx(2000))
 
@@ -80,7 +80,7 @@ def test_the_stages_add_up_to_the_whole():
     }
     spans = [["node", "a", 1.0, 2.0], ["encoder", None, 1.0, 1.5], ["unet", None, 2.5, 4.0], ["unet", None, 4.0, 5.0]]
     spans += [["node", "b", 2.0, 6.0], ["node", "c", 7.0, 9.5], ["prompt", None, 0.5, 10.0]]
-    found = stages.stage_seconds(graph, served.Drawing([b""], posted=0.0, arrived=9.0), spans)
+    found = stages.stage_seconds(graph, served.TimedPrompt([b""], posted=0.0, arrived=9.0), spans)
     assert found == {
         "text": 1.0,
         "UNet": 2.5,
@@ -90,7 +90,7 @@ def test_the_stages_add_up_to_the_whole():
         "executor": 2.0,
         "UNet + decode": 2.5,
     }
-    found = stages.beyond_arithmetic(graph, spans)
+    found = stages.overhead_by_stage(graph, spans)
     assert found == {"text": 0.5, "sampler": 1.5, "decode": 0.0, "to bytes": 2.5, "executor": 2.0}
     assert sum(found.values()) == 9.5 - 0.5 - 2.5
 
@@ -135,17 +135,17 @@ def test_a_run_replaces_an_earlier_one(tmp_path):
 def test_the_report_has_ratios_and_what_was_left_out():
     """The report has the ratios to the others and to the roofline, and what was left out."""
     run = run_of(["ours", "core"], [128], 20.0)
-    assert report.ratios(run).rows == [[variants.CORE, "3.00"]]
-    assert report.loading(run).rows == [["the first picture", "1.00", "2.00"]]
-    assert report.models(run).rows == [[variants.OURS, "15.0 (1.50)"], ["roofline", "10.00"]]
-    for text in (report.terminal(run), report.markdown({"machine": machine.description(), "runs": [run]})):
+    assert report.ratios_table(run).rows == [[variants.CORE, "3.00"]]
+    assert report.loading_table(run).rows == [["the first picture", "1.00", "2.00"]]
+    assert report.models_table(run).rows == [[variants.OURS, "15.0 (1.50)"], ["roofline", "10.00"]]
+    for text in (report.render_terminal(run), report.render_markdown({"machine": machine.description(), "runs": [run]})):
         assert "Left out: diffusers, max-autotune, because it needs a GPU." in text
         assert "20.0 / 40.0" in text
 
 
 @pytest.fixture(scope="module")
 def models():
-    return weights.models()
+    return weights.prepare_models()
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,8 @@ def served_models(server, models):
 @pytest.mark.parametrize("name", [variants.OURS, variants.ACCELERATED, variants.CORE])
 def test_every_graph_draws_its_pictures_on_the_server(client, served_models, name):
     case = Case(64, 1, 2)
-    drawing = variants.Graph(name, served_models, client).draw(case, "night, desert", 1)
-    rounds.check(drawing.pictures, case, name)
+    drawing = variants.GraphVariant(name, served_models, client).draw(case, "night, desert", 1)
+    rounds.check_pictures(drawing.pictures, case, name)
     expected = "PNG" if name == variants.CORE else "JPEG"
     assert [Image.open(io.BytesIO(picture)).format for picture in drawing.pictures] == [expected] * 2
 
@@ -174,11 +174,11 @@ def test_an_empty_picture_is_no_result():
     black = io.BytesIO()
     Image.new("RGB", (64, 64)).save(black, "PNG")
     with pytest.raises(RuntimeError, match="empty picture"):
-        rounds.check([black.getvalue()], Case(64, 1, 1), variants.CORE)
+        rounds.check_pictures([black.getvalue()], Case(64, 1, 1), variants.CORE)
 
 
 def test_what_cannot_be_measured_is_left_out_with_its_reason():
-    jobs, left_out = rounds.plan(["diffusers, reduce-overhead", variants.OURS], machine.cases((128,)))
+    jobs, left_out = rounds.plan_jobs(["diffusers, reduce-overhead", variants.OURS], machine.cases((128,)))
     assert ("diffusers, reduce-overhead" in left_out) == (not machine.GPU)
     assert (variants.OURS, Case(128, 8, 1)) in jobs
 
@@ -186,25 +186,25 @@ def test_what_cannot_be_measured_is_left_out_with_its_reason():
 @pytest.mark.model
 @pytest.mark.soak
 def test_a_prompt_costs_the_host_at_most_6_ms_beyond_the_models(models, record_property):
-    found = stages.prompt_cost(models, rounds.unique_prompts())
+    found = stages.measure_host_overhead(models, rounds.unique_prompts())
     record_property("prompt_ms", round(found["prompt_ms"], 2))
-    assert found["prompt_ms"] <= host_costs.BARS["prompt_ms"]
+    assert found["prompt_ms"] <= host_costs.BUDGETS["prompt_ms"]
 
 
 @pytest.mark.model
 @pytest.mark.soak
 def test_the_decode_tail_takes_at_most_a_quarter_of_core_s(record_property):
-    found = host_costs.decode_tail()
+    found = host_costs.measure_decode_tail()
     record_property("decode_tail_ratio", round(found["decode_tail_ratio"], 3))
-    assert found["decode_tail_ratio"] <= host_costs.BARS["decode_tail_ratio"]
+    assert found["decode_tail_ratio"] <= host_costs.BUDGETS["decode_tail_ratio"]
 
 
 @pytest.mark.model
 @pytest.mark.soak
 def test_importing_the_pack_takes_at_most_60_ms(record_property):
-    found = host_costs.pack_import()
+    found = host_costs.measure_pack_import()
     record_property("import_ms", round(found["import_ms"], 1))
-    assert found["import_ms"] <= host_costs.BARS["import_ms"]
+    assert found["import_ms"] <= host_costs.BUDGETS["import_ms"]
 
 
 @pytest.mark.model
@@ -212,7 +212,11 @@ def test_importing_the_pack_takes_at_most_60_ms(record_property):
 def test_a_reduced_run_measures_everything(tmp_path):
     sizes = (128,)
     run = measure(["ours", "core", "diffusers", "host", "loading"], sizes, seconds=1)
-    assert {row["variant"] for row in run["ends"]} == {*variants.GROUPS["ours"], *variants.GROUPS["core"], "diffusers"}
+    assert {row["variant"] for row in run["ends"]} == {
+        *variants.VARIANT_GROUPS["ours"],
+        *variants.VARIANT_GROUPS["core"],
+        "diffusers",
+    }
     assert run["loading"].keys() == {variants.ACCELERATED, variants.CORE}
     assert len(run["roofline"]) == len(machine.cases(sizes))
     assert all(row["UNet + decode"] > row["UNet"] > 0 for row in run["stages"])

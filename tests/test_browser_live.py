@@ -8,7 +8,7 @@ import pytest
 from workflow_files import template
 
 from dev import browser
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, CANVAS, IMAGE = ".vega-live button.live", ".vega-live canvas", ".vega-live img"
@@ -20,14 +20,14 @@ LANGUAGES = ("en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
 @pytest.fixture(autouse=True)
 def stopped(page):
     """Each test begins without complaints, and no live picture goes on after it."""
-    page.complaints.clear()
+    page.console_errors.clear()
     yield
     page.evaluate("window.app.graph.clear()")
 
 
 def load(page, name: str) -> None:
-    browser.load(page, template(name))
-    browser.center(page, "VegaLiveImage")
+    browser.load_workflow(page, template(name))
+    browser.center_node(page, "VegaLiveImage")
     page.locator(CANVAS).wait_for()
 
 
@@ -37,7 +37,7 @@ def frame(page) -> int:
 
 
 def wait_for_frame(page, number: int) -> None:
-    browser.until(page, f"() => Number(document.querySelector('{IMAGE}').dataset.frame ?? 0) >= {number}")
+    browser.poll_page(page, f"() => Number(document.querySelector('{IMAGE}').dataset.frame ?? 0) >= {number}")
 
 
 def picture(page) -> list[int]:
@@ -92,18 +92,18 @@ def test_the_picture_follows_the_brush_and_the_prompt(page, server, renderer):
     text = "window.app.graph.nodes.find(n => n.isSubgraphNode?.()).widgets.find(w => w.name === 'prompt')"
     painted = page.locator(IMAGE).get_attribute("src")
     page.evaluate(f"{text}.value = 'a starry night over snowy mountains'")
-    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
+    browser.poll_page(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
     page.locator(LIVE).click()
     assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
     assert re.search(r"\d pictures a second", page.locator(".vega-live .status").inner_text())
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
 def test_run_draws_the_painting_once(page):
     """Without live, Run draws what is painted, as a picture inside the prompt."""
     load(page, "vega_live_paint")
-    assert browser.run(page) == "execution_success"
-    assert browser.shown(page, "VegaSendImage").size == (192, 192)
+    assert browser.run_workflow(page) == "execution_success"
+    assert browser.shown_image(page, "VegaSendImage").size == (192, 192)
 
 
 def test_it_is_painted_by_keyboard(page):
@@ -124,7 +124,7 @@ def test_it_is_painted_by_keyboard(page):
     assert pixel(page, 0.5, 0.5) != [255, 255, 255]
     page.keyboard.press("Delete")
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
-    assert page.evaluate(f"!!{node('VegaLiveImage')}")
+    assert page.evaluate(f"!!{node_js('VegaLiveImage')}")
     names = (
         page.locator(".vega-live")
         .locator("button, select, input, canvas, a")
@@ -150,7 +150,7 @@ def test_it_is_painted_by_touch(page):
 
 def test_the_painting_is_saved_and_the_webcam_is_not(page):
     load(page, "vega_live_webcam")
-    value = page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value")
+    value = page.evaluate(f"{widget_js('VegaLiveImage', 'picture')}.value")
     page.locator(LIVE).click()
     wait_for_frame(page, 3)
     assert (
@@ -164,15 +164,15 @@ def test_the_painting_is_saved_and_the_webcam_is_not(page):
         )
         > 20
     ), "the camera's picture"
-    assert page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value") == value
+    assert page.evaluate(f"{widget_js('VegaLiveImage', 'picture')}.value") == value
     load(page, "vega_live_paint")  # another workflow ends it
     assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
     colour(page, "#00ff00")
     page.locator(".vega-live button", has_text="Clear").click()
     saved = page.evaluate("window.app.graph.serialize()")
-    browser.load(page, saved)
-    browser.center(page, "VegaLiveImage")
-    browser.until(
+    browser.load_workflow(page, saved)
+    browser.center_node(page, "VegaLiveImage")
+    browser.poll_page(
         page, f"() => document.querySelector('{CANVAS}')?.getContext('2d').getImageData(9, 9, 1, 1).data[0] === 255"
     )
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
@@ -203,7 +203,7 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
         number = program.frame(grey(120))
         message, file = program.next("picture")
         assert message["frame"] == number and file
-    browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
+    browser.poll_page(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
 
 
 @pytest.mark.soak

@@ -22,13 +22,13 @@ import nodes as host_nodes
 from dev import diffusers_folders as folders
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 SCALE = 0.13025
 
 
 def test_cores_vae_nodes_on_our_vae(nano):
     vae = nano[2]
-    reference = AutoencoderTiny.from_pretrained(NANO / "vae", torch_dtype=torch.float32)
+    reference = AutoencoderTiny.from_pretrained(NANO_DIR / "vae", torch_dtype=torch.float32)
     pixels = torch.rand(2, 64, 96, 3)
     (encoded,) = host_nodes.VAEEncode().encode(vae, pixels)
     expected = reference.encode(pixels.movedim(-1, 1) * 2 - 1).latents
@@ -106,7 +106,7 @@ def test_freeu_reaches_the_blocks_of_its_widths(tmp_path):
 
 def test_clip_set_last_layer_takes_an_earlier_layer(nano):
     """With SDXL's encoders the layer before the last is the rule; -1 takes the last."""
-    pipe = StableDiffusionXLPipeline.from_pretrained(NANO, unet=None, vae=None, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(NANO_DIR, unet=None, vae=None, torch_dtype=torch.float32)
     hidden = []
     for tokenizer, encoder in ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2)):
         ids = tokenizer("night", padding="max_length", max_length=77, return_tensors="pt").input_ids
@@ -120,7 +120,7 @@ def test_clip_set_last_layer_takes_an_earlier_layer(nano):
 
 def test_an_embedding_file_stands_for_its_vectors(tmp_path):
     """embedding:name puts a file's vectors where the name is: here those of a word, so the word itself is the oracle."""
-    (_, clip, _) = checkpoint.load(NANO, "tiny", [str(tmp_path)])
+    (_, clip, _) = checkpoint.load(NANO_DIR, "tiny", [str(tmp_path)])
     token = clip.tokenize("desert")["l"][0][1][0]
     vectors = {}
     for side in ("l", "g"):
@@ -137,7 +137,7 @@ def test_an_embedding_file_stands_for_its_vectors(tmp_path):
 @pytest.mark.parametrize("form", ["vega-nano", "small-sd", "tiny-sd"])
 def test_a_merge_saved_by_core_loads_back_the_same(tmp_path, form):
     """ModelMergeSimple and CheckpointSave; core itself cannot load any of these files."""
-    folder = NANO
+    folder = NANO_DIR
     if form != "vega-nano":
         folder = tmp_path / "model"
         folders.write(folder, form)

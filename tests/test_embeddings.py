@@ -92,7 +92,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(folder, inference):
-    return checkpoint.load(checkpoint.NANO, "tiny", [str(folder)])[1]
+    return checkpoint.load(checkpoint.NANO_DIR, "tiny", [str(folder)])[1]
 
 
 def context(clip, name: str | None) -> torch.Tensor:
@@ -140,7 +140,7 @@ def test_widths_are_those_of_the_loaded_encoders(tmp_path, family, expected):
     loaded[file] = text_encoders.from_file(file, single_file.read(file))
     for path, encoders in loaded.items():
         assert hidden_sizes.of_text_encoders(path) == expected == {name: encoder.width for name, encoder in encoders.items()}
-    assert hidden_sizes.of_text_encoders(checkpoint.NANO) == {"clip_l": WIDTH, "clip_g": WIDTH}
+    assert hidden_sizes.of_text_encoders(checkpoint.NANO_DIR) == {"clip_l": WIDTH, "clip_g": WIDTH}
 
 
 def test_files_on_a_drive_that_hangs_hold_up_nothing_else(monkeypatch):

@@ -9,16 +9,16 @@ from diffusers import LCMScheduler, StableDiffusionXLPipeline
 from vega_pack.vega import checkpoint, lcm, lora, text_encoders, tiny_decoder
 
 pytestmark = pytest.mark.model
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 SCALE = 0.13025
 PROMPT = "a red sunset over snowy mountains with a lake"
 
 
 @pytest.fixture(scope="module")
 def oracle():
-    pipe = StableDiffusionXLPipeline.from_pretrained(NANO, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(NANO_DIR, torch_dtype=torch.float32)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
-    pipe.load_lora_weights(NANO / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
+    pipe.load_lora_weights(NANO_DIR / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -26,7 +26,7 @@ def oracle():
 @pytest.fixture(scope="module")
 def base():
     with torch.inference_mode():
-        return checkpoint.load(NANO, "tiny", folder_paths.get_folder_paths("embeddings"))
+        return checkpoint.load(NANO_DIR, "tiny", folder_paths.get_folder_paths("embeddings"))
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +109,10 @@ def test_text_encodings_are_the_pipelines(oracle, base, text):
 def test_text_encoders_in_half_precision_are_the_pipelines():
     """As on a GPU, where the host would compute in fp32; fp16 arithmetic is the same on a CPU."""
     with torch.inference_mode():
-        clip = checkpoint.load(NANO, "tiny", [])[1]
+        clip = checkpoint.load(NANO_DIR, "tiny", [])[1]
         clip.cond_stage_model.half()
-        text_encoders.compute_in(clip, torch.float16)
-        pipe = StableDiffusionXLPipeline.from_pretrained(NANO, unet=None, vae=None, torch_dtype=torch.float16)
+        text_encoders.set_compute_dtype(clip, torch.float16)
+        pipe = StableDiffusionXLPipeline.from_pretrained(NANO_DIR, unet=None, vae=None, torch_dtype=torch.float16)
         seen = set()
         layer = clip.cond_stage_model.clip_g.transformer.text_model.encoder.layers[-1].mlp.fc2
         layer.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))

@@ -7,9 +7,10 @@ import pytest
 import torch
 from graph_recorder import Recorder, draw
 from vega_pack.nodes import face_notes, lora_loader
-from vega_pack.nodes.lcm_lora import TOLD_BY
+from vega_pack.nodes.lcm_lora import RECIPE_NOTES
 from vega_pack.nodes.lcm_sampler import size_notes
-from vega_pack.vega import accelerate, known_words, model_facts, style_lora, trained_size
+from vega_pack.vega import accelerate, known_words, model_facts, trained_size
+from vega_pack.vega.style_lora import AppliedLora
 
 from train.nano import captions
 
@@ -21,7 +22,7 @@ def reported(nano):
     """Tokenizes a prompt with vega-nano's CLIP, watched; gives the words that were reported, or None."""
     clip = nano[1].clone()
     tokenize, found = clip.tokenizer.tokenize_with_weights, []
-    known_words.watch(clip, found.append)
+    known_words.hook_tokenizer(clip, found.append)
 
     def reported(prompt: str, clip=clip) -> list[str] | None:
         found.clear()
@@ -72,21 +73,21 @@ def test_long_prompts_are_read_to_their_end(reported):
 @pytest.mark.model
 def test_a_clip_that_knows_every_token_is_not_watched(small):
     clip = small["SD 1.5"][2]
-    known_words.watch(clip, pytest.fail)
+    known_words.hook_tokenizer(clip, pytest.fail)
     assert "tokenize_with_weights" not in vars(clip.tokenizer)
 
 
 # vega/nano/README.md: one picture from 96 to 192 on a side, the best at 192; two horizons at 256.
 GOOD = {
-    trained_size.NANO: [(96, 96), (96, 192), (128, 128), (192, 96), (192, 192), (160, 128)],
+    trained_size.NANO_TRAINED_SIZE: [(96, 96), (96, 192), (128, 128), (192, 96), (192, 192), (160, 128)],
     trained_size.of_side(1024): [(1024, 1024), (768, 768), (1344, 768), (832, 1216), (640, 1536), (2048, 512), (1536, 1536)],
     trained_size.of_side(512): [(512, 512), (512, 768), (768, 512), (768, 768), (384, 512), (640, 448)],
 }
 BAD = [  # the side that it was trained on, the size, the size to use
-    (trained_size.NANO, (256, 256), (192, 192)),
-    (trained_size.NANO, (512, 512), (192, 192)),
-    (trained_size.NANO, (256, 128), (192, 96)),
-    (trained_size.NANO, (64, 64), (192, 192)),
+    (trained_size.NANO_TRAINED_SIZE, (256, 256), (192, 192)),
+    (trained_size.NANO_TRAINED_SIZE, (512, 512), (192, 192)),
+    (trained_size.NANO_TRAINED_SIZE, (256, 128), (192, 96)),
+    (trained_size.NANO_TRAINED_SIZE, (64, 64), (192, 192)),
     (trained_size.of_side(1024), (256, 256), (1024, 1024)),
     (trained_size.of_side(1024), (512, 512), (1024, 1024)),
     (trained_size.of_side(1024), (512, 768), (832, 1280)),
@@ -99,21 +100,21 @@ BAD = [  # the side that it was trained on, the size, the size to use
 
 @pytest.mark.parametrize(("trained", "size"), [(trained, size) for trained in GOOD for size in GOOD[trained]])
 def test_usual_sizes_are_fine(trained, size):
-    assert trained_size.better(*size, trained) is None
+    assert trained_size.suggest_size(*size, trained) is None
 
 
 @pytest.mark.parametrize(("trained", "size", "better"), BAD)
 def test_far_sizes_get_a_better_one(trained, size, better):
-    assert trained_size.better(*size, trained) == better
-    assert trained_size.better(*better, trained) is None
+    assert trained_size.suggest_size(*size, trained) == better
+    assert trained_size.suggest_size(*better, trained) is None
 
 
 def test_the_size_to_use_is_always_a_fine_one():
     for trained in GOOD:
         for width in range(64, 2049, 64):
             for height in range(64, 2049, 192):
-                if better := trained_size.better(width, height, trained):
-                    assert trained_size.better(*better, trained) is None, (trained, width, height)
+                if better := trained_size.suggest_size(width, height, trained):
+                    assert trained_size.suggest_size(*better, trained) is None, (trained, width, height)
                     assert all(side % 32 == 0 for side in better)
 
 
@@ -127,7 +128,7 @@ def test_a_model_carries_its_size_through_clones(few_step, small):
     assert (note.values, note.is_warning) == ({"size": "512 x 512", "better": "192 x 192"}, True)
     assert size_notes(few_step, {"samples": torch.zeros(1, 4, 24, 24)}) == []
     stranger = few_step.clone()
-    stranger.remove_attachments(trained_size.KEY)
+    stranger.remove_attachments(trained_size.ATTACHMENT_KEY)
     assert size_notes(stranger, {"samples": torch.zeros(1, 4, 64, 64)}) == []
 
 
@@ -137,7 +138,7 @@ def test_what_was_loaded_is_named(nano, vega):
     assert model_facts.of_model(nano[0]) == ("vega-nano", dtype, "6.7M")
     assert model_facts.of_model(vega[1]).family == "SDXL family"  # Vega's blocks with few channels: no published model
     sizes = {745_000_000: "745M", 2_567_463_684: "2.6B", 6_700_000: "6.7M", 12_300: "12K", 900: "900"}
-    assert {number: model_facts.count(number) for number in sizes} == sizes
+    assert {number: model_facts.format_count(number) for number in sizes} == sizes
 
 
 @pytest.mark.usefixtures("inference")
@@ -161,16 +162,16 @@ def test_accelerate_tells_what_becomes_of_its_calls(few_step, positive):
 @pytest.mark.parametrize(
     ("applied", "strengths", "expected"),
     [
-        (style_lora.Applied("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
-        (style_lora.Applied("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
-        (style_lora.Applied("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
-        (style_lora.Applied("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
-        (style_lora.Applied("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
+        (AppliedLora("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
+        (AppliedLora("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
+        (AppliedLora("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
+        (AppliedLora("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
+        (AppliedLora("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
     ],
 )
 def test_load_lora_says_what_is_on_which_part(applied, strengths, expected):
     """And warns where a part is left out."""
-    notes = lora_loader.notes(applied, *strengths)
+    notes = lora_loader.lora_notes(applied, *strengths)
     assert [(note.key, note.values) for note in notes] == expected
     assert [note.is_warning for note in notes] == [note.key == "noClip" for note in notes]
 
@@ -187,7 +188,7 @@ def test_each_sentence_is_there_in_every_language():
     for table in tables.values():
         assert {key: sorted(re.findall(r"\{\w+\}", text)) for key, text in table.items()} == values
     sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "nodes").glob("*.py"))
-    sent = set(re.findall(r'Note\("(\w+)"', sources)) | {*accelerate.STATES, "on", "off", "noGpu", *TOLD_BY.values()}
+    sent = set(re.findall(r'Note\("(\w+)"', sources)) | {*accelerate.STATES, "on", "off", "noGpu", *RECIPE_NOTES.values()}
     assert set(values) == sent
 
 
@@ -241,8 +242,8 @@ def test_the_nearest_node_of_a_type_is_found():
 
 
 def test_no_more_notes_are_kept_than_said(monkeypatch):
-    monkeypatch.setattr(face_notes, "remembered", type(face_notes.remembered)())
-    for k in range(face_notes.MAX_REMEMBERED + 5):
-        face_notes.remember("VegaLoader", str(k), [{"key": "on"}])
-    assert next(iter(face_notes.remembered)) == ("VegaLoader", "5")
-    assert len(face_notes.remembered) == face_notes.MAX_REMEMBERED
+    monkeypatch.setattr(face_notes, "stored_notes", type(face_notes.stored_notes)())
+    for k in range(face_notes.MAX_STORED_NOTES + 5):
+        face_notes.store_notes("VegaLoader", str(k), [{"key": "on"}])
+    assert next(iter(face_notes.stored_notes)) == ("VegaLoader", "5")
+    assert len(face_notes.stored_notes) == face_notes.MAX_STORED_NOTES

@@ -24,7 +24,9 @@ def modules() -> dict[str, torch.nn.Module]:
         autoencoder = folders.full_autoencoder()
     autoencoder.register_to_config(scaling_factor=0.13025)
     generator = torch.Generator().manual_seed(0)
-    return {name: weights.fill(part, generator) for name, part in {**weights.vega(), "vae": autoencoder}.items()}
+    return {
+        name: weights.fill_random(part, generator) for name, part in {**weights.vega_modules(), "vae": autoencoder}.items()
+    }
 
 
 @pytest.fixture(scope="module", params=["single file", "folder"])
@@ -34,7 +36,7 @@ def vega(request, tmp_path_factory):
     parts = modules()
     if request.param == "single file":
         path = base / "vega.safetensors"
-        save_file({k: v.detach().contiguous() for k, v in single_files.tensors(parts).items()}, path)
+        save_file({k: v.detach().contiguous() for k, v in single_files.to_single_file(parts).items()}, path)
     else:
         path = base / "vega"
         for name, module in parts.items():

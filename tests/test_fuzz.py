@@ -125,7 +125,7 @@ def mutated(draw, original: dict) -> bytes:
 
 
 def fuzz_headers(sound, tmp_path, examples):
-    model, _, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+    model, _, _ = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     originals = {name: header_of((sound / f"{name}.safetensors").read_bytes()) for name in ("sd", "xl", "lora")}
     outcomes = {"loaded": 0, "refused": 0}
 

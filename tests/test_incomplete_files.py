@@ -62,8 +62,8 @@ def test_zeros_that_were_written_are_no_missing_end(folder, tmp_path):
     assert not any((folder / UNET).read_bytes()[-1024:])
     assert checkpoint.load(folder, "tiny", [])
 
-    model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
-    pairs = lora_files.matrices(UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet"))
+    model = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[0]
+    pairs = lora_files.matrices(UNet2DConditionModel.from_pretrained(checkpoint.NANO_DIR / "unet"))
     fresh = {name: (down, torch.zeros_like(up)) for name, (down, up) in pairs.items()}
     for tensors, metadata in (lora_files.kohya(fresh), lora_files.peft(fresh), lora_files.legacy(fresh)):
         path = lora_files.written(tmp_path / "fresh.safetensors", tensors, metadata)
@@ -103,7 +103,7 @@ def test_what_stands_for_a_file_is_named(folder, single, tmp_path):
     assert checkpoint.load(file, "tiny", [], {pointer.name: pointer, **approx})
     (folder / "unet" / "config.json").write_text(POINTER)
     refused(folder, str(folder / "unet" / "config.json"), "a Git LFS pointer", "git lfs pull")
-    model = checkpoint.load(checkpoint.NANO, "tiny", [])[0]
+    model = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[0]
     path = tmp_path / "lora.safetensors"
     path.write_text(POINTER)
     lora_files.refused(model, path, "a Git LFS pointer")

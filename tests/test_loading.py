@@ -56,8 +56,8 @@ def test_unet(pair):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_text_encoders(pair, prompt):
     modules, (_, clip, _) = pair
-    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer")
-    tokenizer_2 = CLIPTokenizer.from_pretrained(checkpoint.NANO / "tokenizer_2")
+    tokenizer = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer")
+    tokenizer_2 = CLIPTokenizer.from_pretrained(checkpoint.NANO_DIR / "tokenizer_2")
     ids = tokenizer(prompt, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
     tokens = clip.tokenize(prompt)
     assert [t for t, _ in tokens["l"][0]] == ids[0].tolist()

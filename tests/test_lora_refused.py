@@ -43,7 +43,7 @@ def test_a_lora_for_another_base_is_refused_naming_both(vega, tmp_path, made_for
 
 def test_vegas_own_lora_is_refused_on_the_embedded_model(tmp_path):
     with torch.inference_mode():
-        model, _, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+        model, _, _ = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
     path = written(tmp_path / "lora.safetensors", kohya(matrices_of("Segmind-Vega"))[0])
     refused(model, path, "matches Segmind-Vega; the model is vega-nano, which has 182: use the embedded LCM-LoRA")
 

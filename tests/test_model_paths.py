@@ -36,7 +36,7 @@ def model(folder):
     (folder / "model_index.json").write_text("{}")
 
 
-def drawn(client, **changes):
+def draw(client, **changes):
     """The picture of the shipped graph with these changes."""
     graph = graphs.text_to_image(**changes)
     return Image.open(io.BytesIO(client.download(client.run(graph)[graphs.SAVE]["images"][0]))).tobytes()
@@ -47,7 +47,7 @@ def saved(tmp_path_factory):
     """vega-nano as core saves it in one file, with its tiny autoencoder and without any."""
     folder = tmp_path_factory.mktemp("saved")
     with torch.inference_mode():
-        model, clip, vae = checkpoint.load(checkpoint.NANO, "tiny", [])
+        model, clip, vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
         comfy.sd.save_checkpoint(str(folder / "with.safetensors"), model, clip, vae)
         comfy.sd.save_checkpoint(str(folder / "without.safetensors"), model, clip)
     return folder
@@ -55,36 +55,36 @@ def saved(tmp_path_factory):
 
 def test_everything_elsewhere_is_listed_and_draws(server, client, elsewhere, saved):
     """Models in the places of extra_model_paths.yaml are listed after a refresh, and draw."""
-    expected = drawn(client)
+    expected = draw(client)
     (elsewhere / "my checkpoints" / "sub").mkdir()
     shutil.copy(saved / "with.safetensors", elsewhere / "my checkpoints" / "sub" / "nano.safetensors")
     (elsewhere / "my loras" / "sub").mkdir()
     shutil.copy(checkpoint.NANO_LORA, elsewhere / "my loras" / "sub" / "lcm.safetensors")
-    shutil.copytree(checkpoint.NANO, elsewhere / "my diffusers" / "sub" / "nano")
+    shutil.copytree(checkpoint.NANO_DIR, elsewhere / "my diffusers" / "sub" / "nano")
     names = options(server, "VegaLoader", "model_name")
     assert names[0] == "vega-nano (embedded)"
     assert {"sub/nano.safetensors", "sub/nano/"} <= set(names)
     assert "sub/lcm.safetensors" in options(server, "VegaLCMLora", "lora_name")
     for name in ("sub/nano.safetensors", "sub/nano/"):
-        same = drawn(client, VegaLoader__model_name=name, VegaLCMLora__lora_name="sub/lcm.safetensors")
+        same = draw(client, VegaLoader__model_name=name, VegaLCMLora__lora_name="sub/lcm.safetensors")
         assert same == expected, name
 
 
 def test_a_file_of_vega_nano_has_its_sizes(saved):
     """As its folder, so that the same note stands on the sampler and the same graph draws it."""
     model = checkpoint.load(saved / "with.safetensors", "tiny", [])[0]
-    assert trained_size.of_model(model) == trained_size.NANO
+    assert trained_size.of_model(model) == trained_size.NANO_TRAINED_SIZE
 
 
 def test_the_tiny_decoder_elsewhere_is_found(server, client, elsewhere, saved):
     shutil.copy(saved / "without.safetensors", server.base / "models" / "checkpoints" / "bare.safetensors")
-    vae = load_file(checkpoint.NANO / "vae" / "diffusion_pytorch_model.safetensors")
+    vae = load_file(checkpoint.NANO_DIR / "vae" / "diffusion_pytorch_model.safetensors")
     names = {k: k.split(".", 3)[2:] for k in vae if k.startswith("decoder.")}
     decoder = {f"{int(index) + 1}.{leaf}": vae[key] for key, (index, leaf) in names.items()}
     save_file(decoder, elsewhere / "my vae_approx" / "taesdxl_decoder.safetensors")
     dead = server.base / "models" / "vae_approx" / "taesdxl_encoder.safetensors"
     dead.symlink_to("nowhere")  # listed all the same
-    assert drawn(client, VegaLoader__model_name="bare.safetensors") == drawn(client)
+    assert draw(client, VegaLoader__model_name="bare.safetensors") == draw(client)
     dead.unlink()
 
 
@@ -100,7 +100,7 @@ def test_a_name_outside_the_model_folders_cannot_be_reached(tmp_path, monkeypatc
     for kind in ("checkpoints", "diffusers"):
         (tmp_path / kind).mkdir()
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
-    shutil.copytree(checkpoint.NANO, tmp_path / "out")
+    shutil.copytree(checkpoint.NANO_DIR, tmp_path / "out")
     model(tmp_path / "diffusers" / "in")
     save_file({}, tmp_path / "out.safetensors")
     with pytest.raises(ValueError, match="There is no model .* press R"):
@@ -200,7 +200,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
         entry = ([str(tmp_path / kind)], {".safetensors"})
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, entry)
         monkeypatch.delitem(folder_paths.filename_list_cache, kind, raising=False)
-    shutil.copytree(checkpoint.NANO, bases[1] / "nano")
+    shutil.copytree(checkpoint.NANO_DIR, bases[1] / "nano")
     shutil.copy(checkpoint.NANO_LORA, tmp_path / "loras" / "sub" / "lcm.safetensors")
     for k in range(300):
         (bases[0] / f"{k % 10}" / f"{k}").mkdir(parents=True)
@@ -210,7 +210,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     looks.clear()
     valid, error, _, errors = asyncio.run(execution.validate_prompt("id", graph, None))
     assert valid, (error, errors)
-    assert native_resolution.pixels(model_lists.model_path("nano/")) == 128
+    assert native_resolution.read_pixels(model_lists.model_path("nano/")) == 128
     assert not looks
     assert listed(lcm_lora.VegaLCMLora, "lora_name")[2:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]
@@ -223,11 +223,11 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
 @pytest.mark.skipif(not opened.CAN_TELL, reason="only Linux tells who opens a folder")
 def test_the_server_opens_no_model_folder(server, client, elsewhere):
     """The server opens no model folder for a prompt or a request."""
-    shutil.copytree(checkpoint.NANO, elsewhere / "my diffusers" / "deep" / "nano", dirs_exist_ok=True)
+    shutil.copytree(checkpoint.NANO_DIR, elsewhere / "my diffusers" / "deep" / "nano", dirs_exist_ok=True)
     with opened.watched(elsewhere / "my diffusers", elsewhere / "my diffusers" / "deep") as was_opened:
         assert "deep/nano/" in options(server, "VegaLoader", "model_name")
         assert was_opened()
-        assert drawn(client, VegaLoader__model_name="deep/nano/")
+        assert draw(client, VegaLoader__model_name="deep/nano/")
         assert server.post("/v1/segmind-vega-rt-v1", {"prompt": "night", "seed": 1}).status_code == 200
         assert not was_opened()
 
@@ -250,7 +250,7 @@ def test_the_server_goes_on_while_the_models_size_is_read(bases):
         was_in_time.append(went_on.wait(10))
         file.write_text('{"sample_size": 12}')
 
-    async def asked():
+    async def read_size():
         service = Service.__new__(Service)
         service.settings = Settings(model="slow/")
         size = asyncio.create_task(service.native_size())
@@ -260,6 +260,6 @@ def test_the_server_goes_on_while_the_models_size_is_read(bases):
 
     giver = threading.Thread(target=give)
     giver.start()
-    assert asyncio.run(asked()) == 96
+    assert asyncio.run(read_size()) == 96
     giver.join()
     assert was_in_time == [True]

@@ -12,7 +12,7 @@ from train.nano.evaluation import PipelineSampler, SamplingConfig, held_out_prom
 from train.nano.scenes import labels
 
 pytestmark = pytest.mark.model
-NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
+NANO_DIR = Path(__file__).resolve().parents[1] / "vega" / "nano"
 PROMPTS = 24
 FEW = 16  # prompts, where the margin is wide
 SCENES, TEXTS = held_out_prompts(PROMPTS)
@@ -25,12 +25,12 @@ def lora(steps: int) -> SamplingConfig:
 
 @pytest.fixture(scope="module")
 def sampler():
-    return PipelineSampler(NANO)
+    return PipelineSampler(NANO_DIR)
 
 
 @pytest.fixture(scope="module")
 def classify():
-    model = classifier.load(NANO)
+    model = classifier.load(NANO_DIR)
     return lambda pixels: classifier.classify(model, pixels)
 
 

@@ -11,12 +11,12 @@ import torch
 from train import text_encoding
 from train.nano import captions, latents, metrics, render, scenes, text_encoders
 
-NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
+NANO_DIR = Path(__file__).resolve().parents[1] / "vega" / "nano"
 
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return text_encoding.load_tokenizers(NANO)
+    return text_encoding.load_tokenizers(NANO_DIR)
 
 
 def test_held_out_combinations_are_never_drawn_for_training():

@@ -6,14 +6,14 @@ import re
 import psutil
 import pytest
 import torch
-from cpu_drawing import assert_close, calls, forget, needs_bf16
+from cpu_drawing import assert_close, cpu_unet_of, forget, needs_bf16
 from graph_recorder import LORA, draw
 from psnr import psnr
 from vega_pack.vega import (
     accelerate,
     checkpoint,
-    cpu_calls,
     cpu_decoder,
+    cpu_unet,
     heap,
     lcm,
     lora,
@@ -25,15 +25,15 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "graph_cache", "reset_cpu_unet")]
 
 
 def graphed(model, positive, mode="auto"):
     """The accelerated model, its graph made."""
     fast = accelerate.apply(model, mode)
     draw(fast, positive, steps=1)
-    if calls(fast).thread:
-        calls(fast).thread.join()
+    if cpu_unet_of(fast).thread:
+        cpu_unet_of(fast).thread.join()
         draw(fast, positive, steps=1)
     return fast
 
@@ -41,7 +41,7 @@ def graphed(model, positive, mode="auto"):
 def states(fast, positive, **size) -> set[str]:
     """How the calls of a picture are answered."""
     told = []
-    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
+    accelerate.get_cache(fast).report = lambda state, *_: told.append(state)
     draw(fast, positive, **size)
     return set(told)
 
@@ -55,13 +55,13 @@ def test_no_home_folder_is_no_error(few_step, positive, monkeypatch, nano):
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(openvino_graph.Path, "home", nowhere)
-    cpu_decoder.CALLS.clear()
+    cpu_decoder.cpu_decoders.clear()
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), draw(few_step, positive))
     assert states(fast, positive) == {"packed"}
     z = torch.zeros(1, 4, 8, 8)
     assert torch.allclose(tiny_decoder.decode(nano[2], z, None, torch.float32), tiny_decoder.decode(nano[2], z), atol=1e-5)
-    cpu_decoder.CALLS.clear()
+    cpu_decoder.cpu_decoders.clear()
 
 
 def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
@@ -69,15 +69,15 @@ def test_pictures_are_drawn_while_the_graph_is_made(few_step, positive):
     expected = draw(few_step, positive)
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), expected)
-    assert calls(fast).packed.forwards
-    calls(fast).thread.join()
+    assert cpu_unet_of(fast).packed.forwards
+    cpu_unet_of(fast).thread.join()
     assert_close(draw(fast, positive), expected)
-    assert len(calls(fast).graphs) == 1
+    assert len(cpu_unet_of(fast).graphs) == 1
     forget(few_step)
     fast = accelerate.apply(few_step, "auto")
     assert_close(draw(fast, positive), expected)
-    assert not calls(fast).thread
-    assert not calls(fast).packed.forwards
+    assert not cpu_unet_of(fast).thread
+    assert not cpu_unet_of(fast).packed.forwards
 
 
 @pytest.mark.parametrize("size", [dict(height=13, width=17), dict(batch=3), dict(height=24, width=16), dict(height=8)])
@@ -85,7 +85,7 @@ def test_one_graph_serves_other_sizes(few_step, positive, size):
     fast = graphed(few_step, positive)
     assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
     assert states(fast, positive, **size) == {"openvino"}
-    assert len(calls(fast).graphs) == 1
+    assert len(cpu_unet_of(fast).graphs) == 1
 
 
 @pytest.mark.parametrize("side", [16, 24])
@@ -95,7 +95,7 @@ def test_the_models_own_sizes_have_graphs_of_their_own(few_step, positive, side)
     for size in (own, {**own, "batch": 2}):
         assert_close(draw(fast, positive, **size), draw(few_step, positive, **size))
     assert states(fast, positive, **own) == {"openvino"}
-    assert len(calls(fast).graphs) == 2
+    assert len(cpu_unet_of(fast).graphs) == 2
 
 
 def test_a_longer_prompt_is_served(nano, few_step, positive):
@@ -113,28 +113,28 @@ def test_strengths_have_graphs_of_their_own(nano, positive):
         picture = draw(fast, positive)
         assert_close(picture, draw(plain, positive))
         assert torch.equal(drawn.setdefault(strength, picture), picture)
-    assert len(calls(fast).graphs) == 2
+    assert len(cpu_unet_of(fast).graphs) == 2
 
 
 @pytest.mark.soak
 def test_only_so_many_graphs_are_kept(nano, positive, monkeypatch):
-    monkeypatch.setattr(cpu_calls, "MAX_GRAPHS", 2)
-    for strength in range(cpu_calls.MAX_GRAPHS + 2):
+    monkeypatch.setattr(cpu_unet, "MAX_GRAPHS", 2)
+    for strength in range(cpu_unet.MAX_GRAPHS + 2):
         fast = graphed(lora.apply(nano[0], LORA, 0.5 + strength / 10), positive)
-    assert len(calls(fast).graphs) == cpu_calls.MAX_GRAPHS
+    assert len(cpu_unet_of(fast).graphs) == cpu_unet.MAX_GRAPHS
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("family", ["tiny-sd", "SD 1.5", "SDXL"])
 def test_other_small_unets_are_served(tmp_path, monkeypatch, family):
-    monkeypatch.setattr(cpu_calls, "MAX_GRAPH_PARAMETERS", 50_000_000)
+    monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 50_000_000)
     folders.write(tmp_path, family)
     model, clip, _ = checkpoint.load(tmp_path, "tiny", [])
     model = model.clone()
     model.add_object_patch("model_sampling", model_sampling.LCMSampling(model.model.model_config))
     prompt = clip.encode_from_tokens_scheduled(clip.tokenize("night"))
     fast = graphed(model, prompt)
-    assert calls(fast).graphs
+    assert cpu_unet_of(fast).graphs
     assert_close(draw(fast, prompt), draw(model, prompt))
 
 
@@ -149,7 +149,7 @@ def test_what_openvino_refuses_is_said_once(few_step, positive, monkeypatch, cap
             assert_close(draw(fast, positive, seed=seed), draw(few_step, positive, seed=seed))
         for _ in range(openvino_graph.MAX_FAILURES):
             states(fast, positive)
-    assert calls(fast).failures.are_too_many
+    assert cpu_unet_of(fast).failures.are_too_many
     told = [record.message for record in caplog.records if "OpenVINO" in record.message]
     assert told == ["Accelerate (Vega) draws without OpenVINO: Exception from src/core: no such operation"]
 
@@ -159,7 +159,7 @@ def test_a_picture_of_a_batch_is_what_it_is_alone(nano, few_step, positive):
     fast, vae = graphed(few_step, positive), nano[2]
     decoder = vae.first_stage_model.taesd_decoder
     tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
-    if thread := cpu_decoder.CALLS[decoder][torch.float32].thread:
+    if thread := cpu_decoder.cpu_decoders[decoder][torch.float32].thread:
         thread.join()
     batch = draw(fast, positive, batch=3)
     alone = [draw(fast, positive, seed=5 + k) for k in range(3)]
@@ -174,7 +174,7 @@ def test_a_failure_that_passes_changes_no_later_picture(nano, few_step, positive
     """UNet and decoder are called by OpenVINO again: pictures are what they were to the last bit."""
     fast, vae = graphed(few_step, positive), nano[2]
     tiny_decoder.decode(vae, torch.zeros(1, 4, 8, 8), None, torch.float32)
-    if thread := cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32].thread:
+    if thread := cpu_decoder.cpu_decoders[vae.first_stage_model.taesd_decoder][torch.float32].thread:
         thread.join()
 
     def image():
@@ -200,7 +200,7 @@ def test_where_memory_is_short_openvino_is_not_called(nano, few_step, positive, 
     expected = draw(fast, positive)
     decoded = tiny_decoder.decode(vae, expected, None, torch.float32)
     with monkeypatch.context() as patched:
-        patched.setattr(openvino_graph, "ROOM_BYTES", 2**60)
+        patched.setattr(openvino_graph, "HEADROOM_BYTES", 2**60)
         for _ in range(openvino_graph.MAX_FAILURES + 1):
             assert states(fast, positive) == {"packed"}
             tiny_decoder.decode(vae, expected, None, torch.float32)
@@ -213,7 +213,7 @@ def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, capl
     """OpenVINO then gives empty outputs, without an error and from then on; the graph is made anew."""
     fast = graphed(few_step, positive)
     expected = draw(few_step, positive)
-    (graph,) = calls(fast).graphs.values()
+    (graph,) = cpu_unet_of(fast).graphs.values()
     request = graph.model.create_infer_request
 
     class Empty:
@@ -231,8 +231,8 @@ def test_out_of_memory_is_no_wrong_picture(few_step, positive, monkeypatch, capl
         assert_close(draw(fast, positive), expected)
     assert "draws without OpenVINO: OpenVINO gave [1, 4, 8, 0] and not [1, 4, 8, 8]: is there memory enough?" in caplog.text
     assert_close(draw(fast, positive), expected)
-    assert calls(fast).graphs
-    assert graph not in calls(fast).graphs.values()
+    assert cpu_unet_of(fast).graphs
+    assert graph not in cpu_unet_of(fast).graphs.values()
 
 
 def test_damaged_weights_are_not_drawn_over(nano):
@@ -252,8 +252,8 @@ def test_damaged_weights_are_not_drawn_over(nano):
 def test_a_picture_is_drawn_in_one_way(few_step, positive):
     """A graph that is ready within a picture waits for the next one."""
     fast, told = accelerate.apply(few_step, "auto"), []
-    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
-    cpu_calls.graph_file(few_step.model.model_config.unet_config).unlink(missing_ok=True)
+    accelerate.get_cache(fast).report = lambda state, *_: told.append(state)
+    cpu_unet.graph_file(few_step.model.model_config.unet_config).unlink(missing_ok=True)
     for expected in ("packed", "openvino"):
         lcm.sample(
             fast,
@@ -262,12 +262,12 @@ def test_a_picture_is_drawn_in_one_way(few_step, positive):
             positive,
             {"samples": torch.zeros(1, 4, 8, 8)},
             1.0,
-            callback=lambda *_: calls(fast).thread and calls(fast).thread.join(),
+            callback=lambda *_: cpu_unet_of(fast).thread and cpu_unet_of(fast).thread.join(),
             disable_progress=True,
         )
         assert set(told) == {expected}
         told.clear()
-    assert not calls(fast).packed.forwards  # nobody needs them any more
+    assert not cpu_unet_of(fast).packed.forwards  # nobody needs them any more
 
 
 def test_a_damaged_decoder_decodes_nothing(nano):
@@ -279,12 +279,12 @@ def test_a_damaged_decoder_decodes_nothing(nano):
     xml = file.read_text()
     file.write_text(xml.replace('auto_broadcast="numpy"', 'auto_broadcast="none"').replace('type="Multiply"', 'type="Add"'))
     assert file.read_text() != xml
-    openvino_graph.right_files.discard(file)
-    cpu_decoder.CALLS.clear()
+    openvino_graph.verified_files.discard(file)
+    cpu_decoder.cpu_decoders.clear()
     decoded = tiny_decoder.decode(vae, z, None, torch.float32)
     assert (decoded - tiny_decoder.decode(vae, z)).abs().max() < 1e-5
     assert not file.exists()
-    cpu_decoder.CALLS.clear()
+    cpu_decoder.cpu_decoders.clear()
 
 
 def test_a_decoder_changed_in_place_is_noticed(nano):
@@ -306,7 +306,7 @@ def test_a_large_picture_leaves_no_memory_behind(nano):
     small, large = torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 80, 80)
     for z in (small, large):
         tiny_decoder.decode(vae, z, None, torch.float32)
-        if thread := cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32].thread:
+        if thread := cpu_decoder.cpu_decoders[vae.first_stage_model.taesd_decoder][torch.float32].thread:
             thread.join()
     tiny_decoder.decode(vae, small, None, torch.float32)
     heap.trim()
@@ -320,7 +320,7 @@ def test_a_large_picture_leaves_no_memory_behind(nano):
 def test_a_file_of_other_contents_draws_nothing(few_step, positive):
     """A value within it is another: the first call is compared with the UNet's own."""
     fast = graphed(few_step, positive)
-    file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
+    file = cpu_unet.graph_file(few_step.model.model_config.unet_config)
     whole = file.read_text()
     assert 'epsilon="1e-05"' in whole or 'eps="' in whole
     file.write_text(re.sub(r'(eps(?:ilon)?)="[^"]*"', r'\1="0.5"', whole))
@@ -333,7 +333,7 @@ def test_a_file_of_other_contents_draws_nothing(few_step, positive):
 @pytest.mark.soak
 def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
     fast = graphed(few_step, positive)
-    file = cpu_calls.graph_file(few_step.model.model_config.unet_config)
+    file = cpu_unet.graph_file(few_step.model.model_config.unet_config)
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     forget(few_step)
@@ -341,7 +341,7 @@ def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
     assert_close(draw(fast, positive), draw(few_step, positive))
     assert not file.exists()
     forget(few_step)
-    assert calls(graphed(few_step, positive)).graphs
+    assert cpu_unet_of(graphed(few_step, positive)).graphs
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -349,11 +349,11 @@ def test_a_damaged_file_is_made_anew(few_step, positive, caplog):
 def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size):
     if not installed:
         monkeypatch.setattr(openvino_graph, "INSTALLED", False)
-    cpu_decoder.CALLS.clear()
+    cpu_decoder.cpu_decoders.clear()
     vae, z = nano[2], torch.randn(2, 4, *size, generator=torch.Generator().manual_seed(0))
     expected = tiny_decoder.decode(vae, z)
     assert (tiny_decoder.decode(vae, z, None, torch.float32) - expected).abs().max() < 1e-5
-    calls = cpu_decoder.CALLS[vae.first_stage_model.taesd_decoder][torch.float32]
+    calls = cpu_decoder.cpu_decoders[vae.first_stage_model.taesd_decoder][torch.float32]
     if calls.thread:
         calls.thread.join()
     assert bool(calls.graph) == installed

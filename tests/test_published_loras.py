@@ -16,14 +16,14 @@ pytestmark = pytest.mark.model
 @pytest.mark.parametrize("name", NAMES)
 def test_every_browsers_name_is_a_downloads(name):
     for folder in ("", "sub/", "sub\\"):
-        assert published_loras.DOWNLOAD.search(folder + name)
+        assert published_loras.DEFAULT_FILE_NAME.search(folder + name)
 
 
 @pytest.mark.parametrize(
     "name", ["pytorch_lora_weights", "my pytorch_lora_weights.safetensors", "pytorch_lora_weights (1).safetensors.part"]
 )
 def test_other_names_are_no_downloads(name):
-    assert not published_loras.DOWNLOAD.search(name)
+    assert not published_loras.DEFAULT_FILE_NAME.search(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -45,17 +45,17 @@ def test_sdxls_is_told_from_tcds_by_its_size(tmp_path):
     with safe_open(own, "pt") as file:  # the library takes it
         assert len(file.keys()) == 3 * 788
     assert published_loras.identify(own) == (SDXL, "")
-    name, doubt = published_loras.identify(tcds)
+    name, mismatch = published_loras.identify(tcds)
     assert name == SDXL
-    assert "it has 393,854,624 bytes and not 393,855,224" in doubt
+    assert "it has 393,854,624 bytes and not 393,855,224" in mismatch
 
 
 def test_sd15s_is_told_from_tcds_by_digest_or_folder(tmp_path, monkeypatch):
     """TCD's LoRA for SD 1.5 has the name, the modules and the size of the LCM-LoRA."""
     bare = distilled_loras.at_published_size(tmp_path / "loras" / NAMES[0], "SD 1.5", SD15_BYTES)
-    name, doubt = published_loras.identify(bare)
+    name, mismatch = published_loras.identify(bare)
     assert name == SD15
-    assert "it is not the published file, and TCD's LoRA has the same name, modules and size" in doubt
+    assert "it is not the published file, and TCD's LoRA has the same name, modules and size" in mismatch
     published = distilled_loras.at_published_size(tmp_path / "loras" / NAMES[1], "SD 1.5", SD15_BYTES)
     digest = hashlib.sha256(published.read_bytes()).hexdigest()
     monkeypatch.setitem(published_files.PUBLISHED, published.stat().st_size, {digest: (recipes.LCM, None)})
@@ -63,7 +63,7 @@ def test_sd15s_is_told_from_tcds_by_digest_or_folder(tmp_path, monkeypatch):
     for folder, expected in (("lcm-lora-sdv1-5", (SD15, "")), ("TCD-SD15-LoRA", None)):
         path = distilled_loras.at_published_size(tmp_path / "loras" / folder / NAMES[3], "SD 1.5", SD15_BYTES)
         found = published_loras.identify(path)
-        assert found == expected if expected else (found.name is None and "it is TCD by its name" in found.doubt)
+        assert found == expected if expected else (found.name is None and "it is TCD by its name" in found.mismatch)
 
 
 @pytest.mark.parametrize("family", ["small-sd", "tiny-sd"])
@@ -92,9 +92,9 @@ def test_one_of_all_modules_in_another_form_is_in_doubt(tmp_path):
 )
 def test_its_metadata_tells_that_it_is_none(tmp_path, metadata, why):
     path = distilled_loras.kohya(tmp_path / NAMES[0], "Segmind-Vega", metadata=metadata)
-    name, doubt = published_loras.identify(path)
+    name, mismatch = published_loras.identify(path)
     assert name is None
-    assert why in doubt
+    assert why in mismatch
 
 
 def test_a_file_that_is_not_whole_is_none(tmp_path):

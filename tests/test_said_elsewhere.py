@@ -22,9 +22,9 @@ CONFIG = {"lora_alpha": ALPHA, "r": RANK, "target_modules": TARGETS, "peft_type"
 @pytest.fixture(scope="module")
 def nano():
     """diffusers' UNet of vega-nano, and our MODEL."""
-    reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet", torch_dtype=torch.float32)
+    reference = UNet2DConditionModel.from_pretrained(checkpoint.NANO_DIR / "unet", torch_dtype=torch.float32)
     with torch.inference_mode():
-        return reference, checkpoint.load(checkpoint.NANO, "tiny", [])[0]
+        return reference, checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[0]
 
 
 def alone(folder, tensors, name="my lcm.safetensors", metadata=None):
@@ -52,7 +52,7 @@ def scaled(nano, path, scale):
 def test_what_peft_saved_is_what_peft_merges_under_any_name(nano, tmp_path, options):
     reference, model = nano
     torch.manual_seed(0)
-    base = UNet2DConditionModel.from_pretrained(checkpoint.NANO / "unet", torch_dtype=torch.float32)
+    base = UNet2DConditionModel.from_pretrained(checkpoint.NANO_DIR / "unet", torch_dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=RANK, target_modules=TARGETS, init_lora_weights=False, **options))
     adapted.save_pretrained(tmp_path)
     path = (tmp_path / "adapter_model.safetensors").rename(tmp_path / "my lcm.safetensors")
@@ -280,7 +280,7 @@ def test_metadata_and_markers_tell_what_a_single_file_predicts(tmp_path):
 )
 def test_a_schedule_that_is_not_the_families_is_refused(tmp_path, option, value):
     folder = tmp_path / "nano"
-    shutil.copytree(checkpoint.NANO, folder)
+    shutil.copytree(checkpoint.NANO_DIR, folder)
     file = folder / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {option: value}))
     model_refused(folder, f"{file}: {option} = {value!r} is not supported")

@@ -15,7 +15,7 @@ from vega_pack.vega import checkpoint, lcm, model_sampling
 import nodes as host_nodes
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-NANO = Path(checkpoint.NANO)
+NANO_DIR = Path(checkpoint.NANO_DIR)
 SCALE = 0.13025
 
 
@@ -23,11 +23,11 @@ SCALE = 0.13025
 def test_cores_lcm_sampler_gives_the_same(few_step, positive, steps):
     """Core's LCM sampler gives the same latents from the same noise."""
     shape = (2, 4, 16, 24)
-    streams = lcm.generators(5, [0, 1])
-    start = lcm.noise(shape, streams)
+    streams = lcm.make_generators(5, [0, 1])
+    start = lcm.batch_noise(shape, streams)
     sampler = comfy.samplers.KSAMPLER(
         comfy.k_diffusion.sampling.sample_lcm,
-        extra_options={"noise_sampler": lambda sigma, sigma_next: lcm.noise(shape, streams)},
+        extra_options={"noise_sampler": lambda sigma, sigma_next: lcm.batch_noise(shape, streams)},
     )
     sigmas = comfy.samplers.calculate_sigmas(few_step.get_model_object("model_sampling"), "simple", steps)
     core = comfy.sample.sample_custom(
@@ -97,10 +97,10 @@ def test_denoise_zero_changes_nothing(few_step, positive):
 
 @pytest.mark.parametrize(("steps", "denoise"), [(4, 0.5), (3, 0.3), (8, 0.9)])
 def test_image_to_image_is_the_schedulers_loop(nano, few_step, positive, steps, denoise):
-    unet = UNet2DConditionModel.from_pretrained(NANO / "unet", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(NANO_DIR / "unet", torch_dtype=torch.float32)
     picture = torch.randn(2, 4, 16, 16)
     generators = [torch.Generator().manual_seed(5 + i) for i in range(2)]
-    scheduler = LCMScheduler.from_pretrained(NANO / "scheduler")
+    scheduler = LCMScheduler.from_pretrained(NANO_DIR / "scheduler")
     scheduler.set_timesteps(steps, strength=denoise)
     noise = torch.cat([torch.randn(1, 4, 16, 16, generator=g) for g in generators])
     x = scheduler.add_noise(picture * SCALE, noise, scheduler.timesteps[:1])

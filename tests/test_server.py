@@ -33,9 +33,9 @@ PROMPT = "night, desert, full moon"
 
 @pytest.fixture(scope="module")
 def oracle():
-    pipe = StableDiffusionXLPipeline.from_pretrained(checkpoint.NANO, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(checkpoint.NANO_DIR, torch_dtype=torch.float32)
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
-    pipe.load_lora_weights(checkpoint.NANO / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
+    pipe.load_lora_weights(checkpoint.NANO_DIR / "lcm-lora", weight_name="pytorch_lora_weights.safetensors")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -96,11 +96,11 @@ def test_a_picture_takes_the_memory_that_is_asked_for(vae):
 
 def test_half_precision_is_within_a_level(latents):
     """In fp16, as on a GPU, against diffusers in fp32; weights and rounding are the same on a CPU."""
-    vae = checkpoint.load(checkpoint.NANO, "tiny", [])[2]
+    vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[2]
     vae.first_stage_model.half()
     vae.vae_dtype = torch.float16
     latents = latents[:1] / 8
-    reference = AutoencoderTiny.from_pretrained(checkpoint.NANO / "vae", torch_dtype=torch.float32)
+    reference = AutoencoderTiny.from_pretrained(checkpoint.NANO_DIR / "vae", torch_dtype=torch.float32)
     expected = (reference.decode(latents * 0.13025).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     drawn = tiny_decoder.decode(vae, latents)
     assert drawn.dtype == torch.float32

@@ -102,14 +102,14 @@ def peak(folder: Path, base: str | Path, count: int) -> float:
 
 def real_encoders(folder: Path) -> Path:
     """A folder with SDXL's text encoders at their published dimensions in fp16, and a narrow UNet that reads them."""
-    generator, parts = torch.Generator().manual_seed(0), weights.vega()
+    generator, parts = torch.Generator().manual_seed(0), weights.vega_modules()
     shape = diffusers_folders.FAMILIES["Segmind-Vega"] | {
         "cross_attention_dim": parts["text_encoder"].config.hidden_size + parts["text_encoder_2"].config.hidden_size,
         "projection_class_embeddings_input_dim": 6 * 256 + parts["text_encoder_2"].config.projection_dim,
     }
     parts["unet"] = UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **shape)
     for name in ("text_encoder", "text_encoder_2"):
-        weights.fill(parts[name], generator)
+        weights.fill_random(parts[name], generator)
     for name, module in {**parts, "vae": AutoencoderTiny()}.items():
         module.save_pretrained(folder / name)
     (folder / "model_index.json").write_text("{}")

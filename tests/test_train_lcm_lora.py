@@ -218,7 +218,7 @@ def test_every_family_loads_everywhere(tmp_path, family, capsys):
         assert host_modules(file, path) == (count, count, count)
         model, _, _ = checkpoint.load(path, "tiny", [])
         assert len(lora.apply(model, file, 1.0).patches) == count
-        nano, _, _ = checkpoint.load(checkpoint.NANO, "tiny", [])
+        nano, _, _ = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])
         with pytest.raises(ValueError, match=f"{count} modules"):
             lora.apply(nano, file, 1.0)
 

@@ -12,24 +12,24 @@ from .latent_formats import PIXELS_PER_LATENT
 
 CHECKED_LATENTS = 16  # on a side, of the first picture
 # decoder -> dtype -> how it is called; not on the decoder itself, which others may copy
-CALLS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+cpu_decoders: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def decode(decoder: torch.nn.Module, z: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[B, 4, h, w] scaled latents -> [B, 8h, 8w, 3] in fp32, with products in dtype (fp32: equal within rounding)."""
-    calls = CALLS.setdefault(decoder, {})
-    if dtype not in calls or calls[dtype].weights != weights_of(decoder):
+    calls = cpu_decoders.setdefault(decoder, {})
+    if dtype not in calls or calls[dtype].weights != weights_fingerprint(decoder):
         calls[dtype] = CpuDecoder(decoder, dtype)
     return calls[dtype](decoder, z)
 
 
-def begin(decoder: torch.nn.Module) -> None:
+def begin_image(decoder: torch.nn.Module) -> None:
     """A picture begins, which is decoded in one way, in however many parts."""
-    for calls in CALLS.get(decoder, {}).values():
+    for calls in cpu_decoders.get(decoder, {}).values():
         calls.begin()
 
 
-def weights_of(decoder: torch.nn.Module) -> list[tuple[int, float]]:
+def weights_fingerprint(decoder: torch.nn.Module) -> list[tuple[int, float]]:
     """Where each weight lies, and its first value: what is changed in place is mostly seen."""
     return [(weight.data_ptr(), weight[(0,) * weight.ndim].item()) for weight in decoder.parameters()]
 
@@ -38,25 +38,25 @@ class CpuDecoder:
     """The calls of a decoder with the weights that it has now."""
 
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
-        self.dtype, self.weights = dtype, weights_of(decoder)
+        self.dtype, self.weights = dtype, weights_fingerprint(decoder)
         self.graph = self.in_bf16 = self.thread = None
         self.failures = openvino_graph.Failures("VAE Decode (Vega Tiny) decodes")
         self.can_be_graph = openvino_graph.INSTALLED and openvino_graph.are_finite(decoder.parameters())
-        self.rests = not self.can_be_graph  # OpenVINO, until the next picture
+        self.is_paused = not self.can_be_graph  # OpenVINO, until the next picture
 
     def begin(self) -> None:
         is_converting = self.thread is not None and self.thread.is_alive()
-        self.rests = not self.can_be_graph or is_converting or self.failures.are_too_many
+        self.is_paused = not self.can_be_graph or is_converting or self.failures.are_too_many
 
     def __call__(self, decoder: torch.nn.Module, z: torch.Tensor) -> torch.Tensor:
         try:
             self.graph = self.graph or self.make_graph(decoder, z)
-            if self.graph and not self.rests:
+            if self.graph and not self.is_paused:
                 output = self.graph(picture_shape(z), z)
                 self.failures.clear()
                 return output
         except Exception as error:  # OpenVINO's, above all of memory; a broken installation, no home folder
-            self.graph, self.rests = None, True
+            self.graph, self.is_paused = None, True
             self.failures.add(error)
         if self.dtype != torch.float32:
             self.in_bf16 = self.in_bf16 or copy.deepcopy(decoder).to(self.dtype)
@@ -65,15 +65,15 @@ class CpuDecoder:
 
     def make_graph(self, decoder: torch.nn.Module, z: torch.Tensor) -> openvino_graph.Compiled | None:
         """None while it is converted: pictures are decoded without it meanwhile."""
-        if self.rests:
+        if self.is_paused:
             return None
         file = graph_file(decoder)
         if not file.is_file():
             self.thread = threading.Thread(target=self.convert, args=(decoder, file))
             self.thread.start()
-            self.rests = True
+            self.is_paused = True
             return None
-        graph = openvino_graph.Compiled(file, openvino_graph.copies(decoder.parameters()), self.dtype)
+        graph = openvino_graph.Compiled(file, openvino_graph.clone_weights(decoder.parameters()), self.dtype)
         corner = z[:1, :, :CHECKED_LATENTS, :CHECKED_LATENTS].contiguous()
         graph.check(graph(picture_shape(corner), corner), channels_last(decoder, corner))
         return graph
@@ -92,7 +92,7 @@ def picture_shape(z: torch.Tensor) -> tuple[int, ...]:
 
 def graph_file(decoder: torch.nn.Module) -> Path:
     """Where the graph of a decoder of this structure lies."""
-    return openvino_graph.path(repr(decoder))
+    return openvino_graph.graph_path(repr(decoder))
 
 
 def convert(decoder: torch.nn.Module, file: Path) -> None:

@@ -26,14 +26,14 @@ STRING_OR_OBJECT = re.compile(rb'"[^"]*(?:"|\Z)|\{')
 LORA_UP = re.compile(r"lora_up|lora_B|lora\.up\.")
 
 
-def other_kind(path: Path) -> str | None:
+def detect_wrong_type(path: Path) -> str | None:
     """What the file is in place of weights or JSON, and what to do; None where nothing is seen."""
     with path.open("rb") as file:
-        return kind_of_bytes(file.read(SIGNATURE_BYTES))
+        return detect_wrong_type_of_bytes(file.read(SIGNATURE_BYTES))
 
 
-def kind_of_bytes(start: bytes) -> str | None:
-    """As other_kind(), by the file's first bytes."""
+def detect_wrong_type_of_bytes(start: bytes) -> str | None:
+    """As detect_wrong_type(), by the file's first bytes."""
     start = start[:SIGNATURE_BYTES].lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return next((kind for sign, kind in SIGNATURES.items() if start.startswith(sign.lower())), None)
 
@@ -54,7 +54,7 @@ def has_too_many_tensors(path: Path) -> bool:
     return next(islice(objects, most, None), None) is not None
 
 
-def too_many_tensors(path: Path) -> str:
+def too_many_tensors_message(path: Path) -> str:
     """The message about a file of more than MAX_TENSORS."""
     return (
         f"{path} has more than {MAX_TENSORS} tensors, and no model or LoRA of the SDXL and SD 1.5 families has so many: "
@@ -73,7 +73,8 @@ def check_complete(path: Path) -> None:
         size = file.seek(0, os.SEEK_END)
         if any(read_range(file, max(0, size - ZERO_RUN_BYTES), size)):
             return
-        for name, shape, begin, end in floats_from_end(file):  # without masks and counters, which are zeros by right
+        # Without masks and counters, which are zeros by right.
+        for name, shape, begin, end in float_tensor_ranges_reversed(file):
             last = read_range(file, max(begin, end - ZERO_RUN_BYTES), end)
             if any(last):
                 return
@@ -81,7 +82,7 @@ def check_complete(path: Path) -> None:
                 continue
             if LORA_UP.search(name) and any(read_range(file, end - (end - begin) // shape[0], end)):
                 return  # a LoRA padded to a larger rank
-            raise ValueError(truncated(path, f"zeros in {name}"))
+            raise ValueError(truncated_message(path, f"zeros in {name}"))
 
 
 def may_be_zeros(name: str, dimensions: int) -> bool:
@@ -89,7 +90,7 @@ def may_be_zeros(name: str, dimensions: int) -> bool:
     return bool(LORA_UP.search(name)) or (dimensions < 2 and not name.endswith("weight"))
 
 
-def truncated(path: Path, seen: str) -> str:
+def truncated_message(path: Path, seen: str) -> str:
     """The message about a file whose end is missing, with what shows it."""
     return (
         f"{path} is incomplete: the end of the file was never written ({seen}). A download or copy broke off: "
@@ -103,7 +104,7 @@ def ends_in_zeros(path: Path) -> bool:
         return size >= ZERO_RUN_BYTES and not any(read_range(file, size - ZERO_RUN_BYTES, size))
 
 
-def floats_from_end(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
+def float_tensor_ranges_reversed(file: BinaryIO) -> list[tuple[str, list[int], int, int]]:
     """(name, shape, first byte, byte after the last) of each floating tensor of a safetensors file, the last first."""
     length = int.from_bytes(read_range(file, 0, 8), "little")
     header = json.loads(read_range(file, 8, 8 + length))

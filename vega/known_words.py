@@ -8,8 +8,8 @@ import torch
 SAMPLED_ROWS = 97  # every so many rows of the table tell whether any is zero: none is, in a CLIP trained on all tokens
 END_OF_WORD = "</w>"
 # Known as tokens, and in each caption's frame, but they name nothing that a picture could show.
-FRAME_WORDS = {"a", "an", "and", "at", "b", "by", "in", "near", "no", "of", "on", "over", "the", "to", "under", "with"}
-FRAME_WORDS |= {"beautiful", "illustration", "painting", "picture"}
+STOP_WORDS = {"a", "an", "and", "at", "b", "by", "in", "near", "no", "of", "on", "over", "the", "to", "under", "with"}
+STOP_WORDS |= {"beautiful", "illustration", "painting", "picture"}
 EXAMPLES = ("night", "sunset", "mountains", "forest", "lake")
 
 
@@ -21,7 +21,7 @@ def known_tokens(clip: comfy.sd.CLIP) -> set[int] | None:
     return set(table.any(dim=1).nonzero().flatten().tolist())
 
 
-def names_nothing(tokens: Iterable[int | torch.Tensor], known: set[int], token_text: dict[int, str]) -> bool:
+def has_only_unknown_words(tokens: Iterable[int | torch.Tensor], known: set[int], token_text: dict[int, str]) -> bool:
     """Whether there are words among the tokens' ids, without start, end and padding, and the model knows not one of them.
 
     A word is one or more tokens, the last of which ends in </w>. A textual inversion (a tensor in place of an id) counts as
@@ -36,14 +36,14 @@ def names_nothing(tokens: Iterable[int | torch.Tensor], known: set[int], token_t
         word_is_known = word_is_known and token in known
         if text.endswith(END_OF_WORD):
             if any(map(str.isalnum, word)):
-                if word_is_known and word not in FRAME_WORDS:
+                if word_is_known and word not in STOP_WORDS:
                     return False
                 has_words = True
             word, word_is_known = "", True
     return has_words
 
 
-def watch(clip: comfy.sd.CLIP, report: Callable[[list[str]], None]) -> None:
+def hook_tokenizer(clip: comfy.sd.CLIP, report: Callable[[list[str]], None]) -> None:
     """Has report called with words to use, whenever a prompt is tokenized that has words and none that the model knows.
 
     On the tokenizer, which all clones of the CLIP share; a CLIP that knows every token stays as it is.
@@ -60,7 +60,7 @@ def watch(clip: comfy.sd.CLIP, report: Callable[[list[str]], None]) -> None:
     def tokenize_and_report(text: str, *args, **options) -> dict[str, list]:
         tokens = tokenize(text, *args, **options)
         words = (token for chunk in tokens["l"] for token, *_ in chunk if token not in framing)
-        if names_nothing(words, known, token_text):
+        if has_only_unknown_words(words, known, token_text):
             report(examples)
         return tokens
 

@@ -21,19 +21,19 @@ import torch
 from comfyui_version import __version__
 
 INSTALLED = importlib.util.find_spec("openvino") is not None
-FORMAT = 1  # of the graphs: another way to convert them has another number
+GRAPH_FORMAT_VERSION = 1  # of the graphs: another way to convert them has another number
 # Layers of the host ask at each call whether the user has cancelled, and take the wish away; torch's own do not.
-LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
+TORCH_LAYERS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 MAX_FAILURES = 3  # runs, one after the other
 MAX_ERROR = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of an output, by its largest value; a graph's is 1e-6 or 1e-2
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-ROOM_BYTES = 2**29  # that must be free to compile a graph or to call one, beside ROOM_FACTOR times its output
-ROOM_FACTOR = 100  # for TAESD's 64 channels
-converting = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
-right_files: set[Path] = set()  # whose graph has given a module's output in this process
+HEADROOM_BYTES = 2**29  # that must be free to compile a graph or to call one, beside HEADROOM_FACTOR times its output
+HEADROOM_FACTOR = 100  # for TAESD's 64 channels
+conversion_lock = threading.Lock()  # one at a time: who waited for the same structure finds it on disk
+verified_files: set[Path] = set()  # whose graph has given a module's output in this process
 
 
-def load():
+def import_openvino():
     """The openvino package, without the usage statistics that it sends to its makers when they can be imported."""
     sys.modules.setdefault("openvino_telemetry", None)
     import openvino
@@ -44,7 +44,7 @@ def load():
 @functools.cache
 def core():
     """OpenVINO's Core, one for the process as its makers advise."""
-    return load().Core()
+    return import_openvino().Core()
 
 
 def are_finite(weights: Iterable[torch.Tensor]) -> bool:
@@ -52,7 +52,7 @@ def are_finite(weights: Iterable[torch.Tensor]) -> bool:
     return all(weight.isfinite().all() for weight in weights)
 
 
-class Stateless(torch.nn.Module):
+class ParametersAsInputs(torch.nn.Module):
     """A module with its weights as inputs, after its own and in the order of named_parameters()."""
 
     def __init__(self, module: torch.nn.Module, call: Callable[..., torch.Tensor]):
@@ -72,7 +72,7 @@ class Failures:
     """What kept a module from being called by OpenVINO since it last was. One may pass, as a lack of memory does."""
 
     def __init__(self, who: str):
-        self.who, self.count, self.said = who, 0, None
+        self.who, self.count, self.last_message = who, 0, None
 
     @property
     def are_too_many(self) -> bool:
@@ -82,18 +82,18 @@ class Failures:
         """Logs it in one line, and not twice in turn: OpenVINO's sentences have several. A lack of memory does not count."""
         self.count += not isinstance(error, MemoryError)
         sentence = " ".join(str(error).split())
-        if sentence != self.said:
+        if sentence != self.last_message:
             logging.warning("%s without OpenVINO: %s", self.who, sentence)
-        self.said = sentence
+        self.last_message = sentence
 
     def clear(self) -> None:
-        self.count, self.said = 0, None
+        self.count, self.last_message = 0, None
 
 
-def path(structure: str) -> Path:
+def graph_path(structure: str) -> Path:
     """The file of the graph of a structure: in $XDG_CACHE_HOME or ~/.cache, as the models of Hugging Face."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vega-rt" / "openvino"
-    versions = [FORMAT, __version__, torch.__version__, load().__version__]
+    versions = [GRAPH_FORMAT_VERSION, __version__, torch.__version__, import_openvino().__version__]
     return folder / f"{hashlib.sha256(repr((structure, versions)).encode()).hexdigest()[:32]}.xml"
 
 
@@ -105,12 +105,12 @@ def convert(
     The module is the caller's alone, perhaps on the meta device. ~6 s on two cores for vega-nano's UNet, of which OpenVINO
     holds Python's lock for about one. OSError where the file can't be written.
     """
-    with converting:
+    with conversion_lock:
         if file.is_file():
             return
-        openvino = load()
+        openvino = import_openvino()
         for layer in module.modules():
-            for kind in LAYERS:
+            for kind in TORCH_LAYERS:
                 if isinstance(layer, kind):
                     layer.forward = types.MethodType(kind.forward, layer)
         weights = [torch.zeros(weight.shape) for weight in module.parameters()]
@@ -118,7 +118,7 @@ def convert(
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of checks in the host's code, true for every size
             examples = tuple(example for example, _ in inputs.values())
             # Traced once: torch's comparison with a second trace counts the tensors in the weights' places.
-            traced = torch.jit.trace(Stateless(module.eval(), call), (*examples, *weights), check_trace=False)
+            traced = torch.jit.trace(ParametersAsInputs(module.eval(), call), (*examples, *weights), check_trace=False)
             graph = openvino.convert_model(traced, example_input=(*examples, *weights))
         graph.reshape({port: size for port, (_, size) in zip(graph.inputs, inputs.values(), strict=False)})
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,15 +129,16 @@ def convert(
         part.replace(file)
 
 
-def check_room(output_bytes: int = 0) -> None:
+def check_free_memory(output_bytes: int = 0) -> None:
     """MemoryError where memory is short: OpenVINO crashes there with the whole server, or gives wrong outputs for good."""
     try:
-        torch.empty(ROOM_BYTES + ROOM_FACTOR * output_bytes, dtype=torch.uint8)  # never written to, so it takes no time
+        # Never written to, so it takes no time.
+        torch.empty(HEADROOM_BYTES + HEADROOM_FACTOR * output_bytes, dtype=torch.uint8)
     except RuntimeError:
         raise MemoryError("memory is short") from None
 
 
-def copies(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+def clone_weights(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     """Weights for Compiled, which graphs may share."""
     return [weight.detach().contiguous().clone() for weight in weights]
 
@@ -152,9 +153,9 @@ class Compiled:
     def __init__(
         self, file: Path, weights: list[torch.Tensor], dtype: torch.dtype, shapes: list[tuple[int, ...]] | None = None
     ):
-        check_room()
+        check_free_memory()
         self.file, self.weights, self.dtype, self.is_checked = file, weights, dtype, False
-        openvino = load()
+        openvino = import_openvino()
         try:
             graph = core().read_model(file)
             for parameter, weight in zip(graph.get_parameters()[-len(weights) :], weights, strict=True):
@@ -182,7 +183,7 @@ class Compiled:
         an output of another shape, as OpenVINO gives from when it once ran out of memory; MemoryError where it would.
         """
         output = torch.empty(shape)
-        check_room(output.nbytes)
+        check_free_memory(output.nbytes)
         request = self.model.create_infer_request()
         try:
             for item in range(shape[0]):
@@ -204,9 +205,9 @@ class Compiled:
             self.discard_file()
             raise ValueError("OpenVINO's output is not the model's")
         self.is_checked = True
-        right_files.add(self.file)
+        verified_files.add(self.file)
 
     def discard_file(self) -> None:
         """So that the next process makes it anew; not where the fault can't be the file's."""
-        if self.file not in right_files:
+        if self.file not in verified_files:
             self.file.unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def from_folder(folder: Path, config: dict, latent_format: comfy.latent_formats.
         raise ValueError(
             f"{folder / 'config.json'}: scaling_factor = {scaling_factor!r} is not a positive number. Download it again."
         )
-    return load(path, host_names(state_dict, "decoder"), latent_format.scale_factor / scaling_factor)
+    return load(path, to_host_names(state_dict, "decoder"), latent_format.scale_factor / scaling_factor)
 
 
 def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.LatentFormat) -> comfy.sd.VAE:
@@ -58,14 +58,14 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
         by_stem.setdefault(Path(file).parent.name if whole_folder else Path(file).stem, []).append(path)
     decoders, encoders, both = (by_stem.get(stem, []) for stem in (f"{name}_decoder", f"{name}_encoder", name))
     if decoders or both:
-        path, state_dict = first_whole(decoders + both)
-        state_dict = host_names(state_dict, "decoder")
+        path, state_dict = read_first_readable(decoders + both)
+        state_dict = to_host_names(state_dict, "decoder")
         if path in both:
             return load(path, state_dict, latent_format.scale_factor)
         if encoders:
-            encoder, part = first_whole(encoders)
-            part = host_names(part, "encoder")
-            weights.check(encoder, part, {k: v for k, v in layers().items() if k.startswith("taesd_encoder.")})
+            encoder, part = read_first_readable(encoders)
+            part = to_host_names(part, "encoder")
+            weights.check(encoder, part, {k: v for k, v in meta_state_dict().items() if k.startswith("taesd_encoder.")})
             state_dict |= part
         return load(path, state_dict, latent_format.scale_factor, f"{name}_encoder.safetensors in models/vae_approx")
     titles = {family.taesd: family.title for family in FAMILIES.values()}
@@ -80,7 +80,7 @@ def from_approx(files: dict[str, Path], latent_format: comfy.latent_formats.Late
     )
 
 
-def first_whole(paths: list[Path]) -> tuple[Path, dict[str, torch.Tensor]]:
+def read_first_readable(paths: list[Path]) -> tuple[Path, dict[str, torch.Tensor]]:
     """The first of these files that can be read, and its tensors; ValueError about the first of all where none can."""
     refusals = []
     for path in paths:
@@ -97,7 +97,7 @@ def load(path: Path, state_dict: dict[str, torch.Tensor], vae_scale: float, miss
     missing_encoder says what encoding would need, where the decoder alone is enough.
     """
     full = state_dict | {"vae_scale": torch.tensor(vae_scale), "vae_shift": torch.tensor(0.0)}
-    needed = layers()
+    needed = meta_state_dict()
     decodes_only = missing_encoder and not any(k.startswith("taesd_encoder.") for k in state_dict)
     if decodes_only:
         full |= {k: torch.zeros(v.shape) for k, v in needed.items() if k.startswith("taesd_encoder.")}
@@ -115,13 +115,13 @@ def load(path: Path, state_dict: dict[str, torch.Tensor], vae_scale: float, miss
     return vae
 
 
-def layers() -> dict[str, torch.Tensor]:
+def meta_state_dict() -> dict[str, torch.Tensor]:
     """The host's TAESD state dict, without memory behind it."""
     with torch.device("meta"):
         return comfy.taesd.taesd.TAESD().state_dict()
 
 
-def host_names(state_dict: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
+def to_host_names(state_dict: dict[str, torch.Tensor], side: str) -> dict[str, torch.Tensor]:
     """TAESD weights under the host's names, from diffusers', the host's, or those of a file of one `side` alone."""
     renamed = {}
     for name, tensor in state_dict.items():

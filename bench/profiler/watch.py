@@ -22,18 +22,18 @@ from server import PromptServer
 
 from .memory import peak
 
-watching = False
-running, last = [], []  # spans of the prompt that runs, and of the one before
-computed = 0.0  # seconds of all models' calls since watching began
+is_watching = False
+current_spans, last_spans = [], []  # spans of the prompt that runs, and of the one before
+model_seconds = 0.0  # seconds of all models' calls since watching began
 
 
-def now() -> float:
+def synchronized_time() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def arithmetic(value) -> list[tuple[str, torch.nn.Module]]:
+def model_modules(value) -> list[tuple[str, torch.nn.Module]]:
     """The modules behind a node's input whose time is the model's and not the host's."""
     if isinstance(value, comfy.model_patcher.ModelPatcher):
         return [("unet", value.model.diffusion_model)]
@@ -44,22 +44,22 @@ def arithmetic(value) -> list[tuple[str, torch.nn.Module]]:
     return []
 
 
-def record(what: str, began: float) -> None:
-    global computed
-    running.append((what, None, began, now()))
-    computed += running[-1][3] - began
+def record_span(what: str, began: float) -> None:
+    global model_seconds
+    current_spans.append((what, None, began, synchronized_time()))
+    model_seconds += current_spans[-1][3] - began
 
 
-def hooked(what: str, module: torch.nn.Module) -> list:
+def add_timing_hooks(what: str, module: torch.nn.Module) -> list:
     began = []
     return [
-        module.register_forward_pre_hook(lambda *_: began.append(now())),
-        module.register_forward_hook(lambda *_: record(what, began.pop())),
+        module.register_forward_pre_hook(lambda *_: began.append(synchronized_time())),
+        module.register_forward_hook(lambda *_: record_span(what, began.pop())),
     ]
 
 
 @contextlib.contextmanager
-def watched_graphs():
+def time_cpu_decoder():
     """The pack's decoder on processors, which calls no module where it has a graph."""
     pack = next((module for name, module in sys.modules.items() if name.endswith(".vega.cpu_decoder")), None)
     if pack is None:  # another variant's server
@@ -68,12 +68,12 @@ def watched_graphs():
     real = pack.decode
 
     def decode(*inputs):
-        global computed
-        spans, before, began = len(running), computed, now()
+        global model_seconds
+        spans, before, began = len(current_spans), model_seconds, synchronized_time()
         output = real(*inputs)
-        computed = before  # a module that was called is within this call
-        del running[spans:]
-        record("decoder", began)
+        model_seconds = before  # a module that was called is within this call
+        del current_spans[spans:]
+        record_span("decoder", began)
         return output
 
     pack.decode = decode
@@ -83,38 +83,38 @@ def watched_graphs():
         pack.decode = real
 
 
-def watched_node(real):
+def wrap_node(real):
     @functools.wraps(real)
     async def get_output_data(prompt_id, unique_id, obj, input_data_all, *args, **kwargs):
-        if not watching:
+        if not is_watching:
             return await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
         values = [value for values in input_data_all.values() for value in values]
-        hooks = [hook for value in values for part in arithmetic(value) for hook in hooked(*part)]
-        began = now()
+        hooks = [hook for value in values for part in model_modules(value) for hook in add_timing_hooks(*part)]
+        began = synchronized_time()
         try:
-            with watched_graphs():
+            with time_cpu_decoder():
                 answer = await real(prompt_id, unique_id, obj, input_data_all, *args, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()
         tasks = [item for item in answer[0] if isinstance(item, asyncio.Task)]
         if tasks:  # the executor goes on with other nodes meanwhile
-            tasks[-1].add_done_callback(lambda _: running.append(("node", unique_id, began, now())))
+            tasks[-1].add_done_callback(lambda _: current_spans.append(("node", unique_id, began, synchronized_time())))
         else:
-            running.append(("node", unique_id, began, now()))
+            current_spans.append(("node", unique_id, began, synchronized_time()))
         return answer
 
     return get_output_data
 
 
-def watched_prompt(real):
+def wrap_prompt(real):
     @functools.wraps(real)
     def execute(*args, **kwargs):
-        running.clear()
+        current_spans.clear()
         began = time.perf_counter()
         real(*args, **kwargs)
-        running.append(("prompt", None, began, time.perf_counter()))
-        last[:] = running
+        current_spans.append(("prompt", None, began, time.perf_counter()))
+        last_spans[:] = current_spans
 
     return execute
 
@@ -124,23 +124,23 @@ class ProfilerExtension(ComfyExtension):
         return []
 
 
-execution.get_output_data = watched_node(execution.get_output_data)
-execution.PromptExecutor.execute = watched_prompt(execution.PromptExecutor.execute)
+execution.get_output_data = wrap_node(execution.get_output_data)
+execution.PromptExecutor.execute = wrap_prompt(execution.PromptExecutor.execute)
 
 
 @PromptServer.instance.routes.post("/bench/watch")
-async def watch(request):
-    global watching, computed
-    watching = (await request.json())["on"]
-    seconds, computed = computed, 0.0
+async def post_watch(request):
+    global is_watching, model_seconds
+    is_watching = (await request.json())["on"]
+    seconds, model_seconds = model_seconds, 0.0
     return web.json_response(seconds)
 
 
 @PromptServer.instance.routes.get("/bench/spans")
-async def spans(request):
-    return web.json_response(last)
+async def get_spans(request):
+    return web.json_response(last_spans)
 
 
 @PromptServer.instance.routes.get("/bench/peak")
-async def most_memory(request):
+async def get_peak(request):
     return web.json_response(peak())

@@ -16,7 +16,7 @@ def latents(side, batch=1):
 def test_half_precision_is_within_a_level_of_fp32(nano, side):
     vae = nano[2]
     assert vae.vae_dtype == torch.float16
-    reference = AutoencoderTiny.from_pretrained(checkpoint.NANO / "vae", torch_dtype=torch.float32).cuda()
+    reference = AutoencoderTiny.from_pretrained(checkpoint.NANO_DIR / "vae", torch_dtype=torch.float32).cuda()
     samples = latents(side) / 8
     with torch.backends.cudnn.flags(allow_tf32=False):
         expected = reference.decode(samples.cuda() * 0.13025).sample
@@ -56,7 +56,7 @@ def test_large_pictures_in_little_memory(nano, side):
 
 def test_text_encoders_compute_in_fp16_as_diffusers_does(nano):
     clip, text = nano[1], "a pink dawn over pine trees with a calm lake"
-    pipe = StableDiffusionXLPipeline.from_pretrained(checkpoint.NANO, unet=None, vae=None, torch_dtype=torch.float16).to(
+    pipe = StableDiffusionXLPipeline.from_pretrained(checkpoint.NANO_DIR, unet=None, vae=None, torch_dtype=torch.float16).to(
         "cuda"
     )
     expected, _, expected_pooled, _ = pipe.encode_prompt(text, device="cuda", do_classifier_free_guidance=False)

@@ -1,4 +1,4 @@
-"""A UNet's calls on a processor: on packed weights, or as an OpenVINO graph where the UNet is small."""
+"""A UNet on a processor: on packed weights, or as an OpenVINO graph where the UNet is small."""
 
 import hashlib
 import threading
@@ -22,7 +22,7 @@ MAX_GRAPHS = 8  # of so many strengths of a LoRA, and sizes that have graphs of 
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 
 
 def supports_bf16() -> bool:
@@ -31,8 +31,8 @@ def supports_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("arm_bf16"))
 
 
-class CpuCalls:
-    """The calls of one UNet, with products in dtype: fp32 gives the host's output within rounding, bf16 one nearby."""
+class CpuUNet:
+    """One UNet, with products in dtype: fp32 gives the host's output within rounding, bf16 one nearby."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
@@ -41,7 +41,7 @@ class CpuCalls:
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
-        self.rests = False  # OpenVINO, until the next run: a picture is drawn in one way
+        self.is_paused = False  # OpenVINO, until the next run: a picture is drawn in one way
         self.failures = openvino_graph.Failures("Accelerate (Vega) draws")
 
     def clear(self) -> None:
@@ -81,25 +81,25 @@ class CpuCalls:
                 raise
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
-                self.fail(error)
-        if not self.packed.forwards and not self.has_room(patcher.model, unet):
+                self.record_failure(error)
+        if not self.packed.forwards and not self.ensure_memory(patcher.model, unet):
             if self.dtype != torch.float32:
                 raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
             return by_host(), "notUsed"
         return self.call_packed(unet, *inputs), "packed"
 
-    def has_room(self, model: torch.nn.Module, unet: torch.nn.Module) -> bool:
+    def ensure_memory(self, model: torch.nn.Module, unet: torch.nn.Module) -> bool:
         """Whether there is memory to pack the weights, if need be by forgetting what the model's other mode has packed."""
         if has_memory(unet, self.dtype):
             return True
         for cache in model.children():
             other = getattr(cache, "cpu", None)  # a method, of all other modules
-            if isinstance(other, CpuCalls) and other is not self:
+            if isinstance(other, CpuUNet) and other is not self:
                 other.forget_packed()
         return has_memory(unet, self.dtype)
 
-    def fail(self, error: Exception) -> None:
-        self.rests = True
+    def record_failure(self, error: Exception) -> None:
+        self.is_paused = True
         self.failures.add(error)
 
     def begin(self, unet: torch.nn.Module) -> None:
@@ -116,7 +116,7 @@ class CpuCalls:
             self.digest = ""
         elif not self.digest:
             self.digest = None
-        self.rests = self.failures.are_too_many or bool(self.thread and self.thread.is_alive())
+        self.is_paused = self.failures.are_too_many or bool(self.thread and self.thread.is_alive())
 
     def call_packed(self, unet: torch.nn.Module, x, timesteps, context, y) -> torch.Tensor:
         """The UNet's output in x's dtype, with products in self.dtype."""
@@ -137,7 +137,7 @@ class CpuCalls:
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
-        if self.rests or not has_hosts_attention():
+        if self.is_paused or not has_hosts_attention():
             return None
         if self.digest is None:
             fits = can_be_graph(module_tree.modules(unet)) and openvino_graph.are_finite(unet.parameters())
@@ -159,12 +159,12 @@ class CpuCalls:
         if not file.is_file():
             self.thread = threading.Thread(target=self.attempt, args=(convert, unet_config, file))
             self.thread.start()
-            self.rests = True
+            self.is_paused = True
             return
         while len(self.graphs) >= MAX_GRAPHS:
             self.graphs.popitem(last=False)
         weights = next((graph.weights for (digest, *_), graph in self.graphs.items() if digest == self.digest), None)
-        weights = weights or openvino_graph.copies(unet.parameters())
+        weights = weights or openvino_graph.clone_weights(unet.parameters())
         self.graphs[key] = openvino_graph.Compiled(file, weights, torch.float32, shapes)
 
     def attempt(self, make: Callable, *made_of) -> None:
@@ -172,7 +172,7 @@ class CpuCalls:
         try:
             make(*made_of)
         except Exception as error:
-            self.fail(error)
+            self.record_failure(error)
 
 
 def can_be_graph(modules: list[torch.nn.Module]) -> bool:
@@ -197,7 +197,7 @@ def is_own_size(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> b
 
 def graph_file(unet_config: dict) -> Path:
     """Where the graph of a UNet of this structure lies."""
-    return openvino_graph.path(repr(sorted(unet_config.items(), key=str)))
+    return openvino_graph.graph_path(repr(sorted(unet_config.items(), key=str)))
 
 
 def convert(unet_config: dict, file: Path) -> None:
@@ -214,10 +214,10 @@ def convert(unet_config: dict, file: Path) -> None:
     if unet.num_classes is not None:
         size = unet_config["adm_in_channels"]
         inputs["y"] = torch.zeros(1, size), [-1, size]
-    openvino_graph.convert(file, unet, call, inputs)
+    openvino_graph.convert(file, unet, call_unet, inputs)
 
 
-def call(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
+def call_unet(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
     """The host's UNet without anybody's options, with torch's own attention."""
     return unet.forward(x, timesteps, context, y, transformer_options=torch_attention())
 
@@ -242,7 +242,7 @@ def torch_attention() -> dict:
 def has_memory(unet: torch.nn.Module, dtype: torch.dtype) -> bool:
     """Whether the packed weights fit beside all else that is in memory."""
     packed = dtype.itemsize * sum(weight.numel() for weight in unet.parameters())
-    return comfy.model_management.get_free_memory(CPU) >= MEMORY_FACTOR * packed
+    return comfy.model_management.get_free_memory(CPU_DEVICE) >= MEMORY_FACTOR * packed
 
 
 def weights_digest(unet: torch.nn.Module) -> str:

@@ -10,16 +10,16 @@ import comfy.sample
 import pytest
 import torch
 from comfy.ldm.modules import attention
-from cpu_drawing import assert_close, calls, needs_bf16
+from cpu_drawing import assert_close, cpu_unet_of, needs_bf16
 from graph_recorder import LORA, draw
 from unet_patches import PATCHES, hooked, steered
-from vega_pack.vega import accelerate, checkpoint, cpu_calls, lcm, lora, openvino_graph, packed_layers
+from vega_pack.vega import accelerate, checkpoint, cpu_unet, lcm, lora, openvino_graph, packed_layers
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from bench import processor
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "graph_cache", "reset_cpu_unet")]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def without_openvino(monkeypatch):
 
 
 def packs(model) -> int:
-    return len(calls(model).packed.forwards)
+    return len(cpu_unet_of(model).packed.forwards)
 
 
 def core(model, size=(8, 12), steps=2):
@@ -61,7 +61,7 @@ def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, 
             fast = accelerate.apply(model, "auto")
             assert_close(core(fast, size), core(model, size))
             assert packs(fast) > 50
-            assert not accelerate.cache_of(fast).disabled
+            assert not accelerate.get_cache(fast).disabled
     assert not torch.allclose(*(core(accelerate.apply(model, "auto")) for model in models), atol=0.1)
 
 
@@ -189,10 +189,10 @@ def test_torchs_private_operations_are_there():
 def test_without_them_it_draws_eagerly_and_says_so(few_step, positive, without_openvino, monkeypatch, caplog):
     """Where a private operation is gone the picture is drawn all the same, and one warning says so."""
 
-    def gone(layer, weight):
+    def raise_missing(layer, weight):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
-    monkeypatch.setattr(packed_layers, "pack_linear", gone)
+    monkeypatch.setattr(packed_layers, "pack_linear", raise_missing)
     fast = accelerate.apply(few_step, "auto")
     with caplog.at_level(logging.WARNING):
         for seed in range(2):
@@ -205,16 +205,16 @@ def test_without_them_it_draws_eagerly_and_says_so(few_step, positive, without_o
 def test_an_interrupt_stops_within_a_call(few_step, positive, without_openvino):
     fast = accelerate.apply(few_step, "auto")
     expected = draw(fast, positive)
-    layer, forward = calls(fast).packed.forwards[20]
+    layer, forward = cpu_unet_of(fast).packed.forwards[20]
 
     def interrupt(x):
         comfy.model_management.interrupt_current_processing()
         return forward(x)
 
-    calls(fast).packed.forwards[20] = layer, interrupt
+    cpu_unet_of(fast).packed.forwards[20] = layer, interrupt
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         draw(fast, positive)
-    calls(fast).packed.forwards[20] = layer, forward
+    cpu_unet_of(fast).packed.forwards[20] = layer, forward
     assert torch.equal(draw(fast, positive), expected)
 
 
@@ -253,7 +253,7 @@ def test_unloading_and_off_give_the_memory_back(few_step, positive, without_open
     for give_back in (comfy.model_management.unload_all_models, lambda: accelerate.apply(few_step, "off")):
         fast = accelerate.apply(few_step, "auto")
         draw(fast, positive)
-        kept = [weakref.ref(forward) for _, forward in calls(fast).packed.forwards]
+        kept = [weakref.ref(forward) for _, forward in cpu_unet_of(fast).packed.forwards]
         assert len(kept) > 50
         give_back()
         gc.collect()
@@ -278,7 +278,7 @@ def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openv
     draw(accelerate.apply(few_step, "auto"), positive)
     assert seen
     seen.clear()
-    monkeypatch.setattr(cpu_calls.args, "use_quad_cross_attention", True)
+    monkeypatch.setattr(cpu_unet.args, "use_quad_cross_attention", True)
     draw(accelerate.apply(few_step, "auto"), positive)
     assert not seen
 
@@ -294,7 +294,7 @@ def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, install
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[1], drawn[3])
     assert_close(drawn[0], draw(few_step, positive))
-    assert calls(fast) is not calls(faster)
+    assert cpu_unet_of(fast) is not cpu_unet_of(faster)
     if not installed:
         assert packs(fast) == packs(faster) > 50
         assert not torch.equal(drawn[0], drawn[1])
@@ -311,7 +311,7 @@ def test_bf16_changes_pictures_slightly(nano, few_step, positive, without_openvi
 
 
 def test_bf16_is_refused_where_the_chip_has_none(few_step, monkeypatch):
-    monkeypatch.setattr(cpu_calls, "supports_bf16", lambda: False)
+    monkeypatch.setattr(cpu_unet, "supports_bf16", lambda: False)
     with pytest.raises(ValueError, match="needs a processor with AVX512-BF16, .* this one has none: set mode to auto"):
         accelerate.apply(few_step, "bf16")
 
