@@ -68,6 +68,8 @@ def train(
     if latest.exists():
         saved = folder / latest.read_text()
         accelerator.load_state(saved)
+        if ema:
+            ema.to(accelerator.device)  # accelerate loads it to the processor
         losses = json.loads((saved / "losses.json").read_text())
     saved_at, main = len(losses), accelerator.is_main_process
     progress = tqdm(initial=saved_at, total=steps, desc=folder.name, mininterval=10, disable=not main)

@@ -1,0 +1,12 @@
+"""The loop that everything is trained by."""
+
+import torch
+from linear_training import trained
+
+
+def test_a_moving_average_goes_on(tmp_path):
+    """It ends as that of an unbroken run, to the last bit."""
+    whole = trained(tmp_path / "whole", 4, ema_decay=0.5)
+    trained(tmp_path / "broken", 2, ema_decay=0.5)
+    assert torch.equal(trained(tmp_path / "broken", 4, ema_decay=0.5), whole)
+    assert not torch.equal(trained(tmp_path / "plain", 4), whole)
