@@ -64,6 +64,17 @@ def test_it_draws_as_the_pipeline_does(sampler):
         assert np.abs(np.asarray(few[k]).astype(int) - expected).max() <= 2
 
 
+def test_pictures_are_decoded_in_fp32(sampler):
+    """Also amid a run in half precision; what is not finite is no black picture, but ends with a sentence."""
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = sampler.decode(latents)
+    assert [image.tobytes() for image in halved] == [image.tobytes() for image in sampler.decode(latents)]
+    latents[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="no finite numbers"):
+        sampler.decode(latents)
+
+
 def test_class_pictures_samples_and_plot(tmp_path):
     """Missing class pictures are drawn, by the base; those that are there are kept; nothing of it changes the weights."""
     runs.pictures(tmp_path / "pictures")
