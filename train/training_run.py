@@ -22,7 +22,7 @@ from .data.dataset import Dataset
 from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
-from .files import atomic_write, fingerprint_of_ends
+from .files import atomic_write, sampled_fingerprint
 from .optimization import adamw_8bit, make_optimizer, schedule
 from .run_folder import RunFolder
 from .sampling import Sampler
@@ -196,4 +196,4 @@ def vae_fingerprint(path: Path | None, base: Base) -> str:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise ValueError(f"--vae {path}: there are no weights. Give a diffusers folder of an autoencoder, or a file.")
-    return fingerprint_of_ends(files)
+    return sampled_fingerprint(files)
