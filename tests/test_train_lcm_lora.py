@@ -108,12 +108,14 @@ def test_the_method_is_chosen_by_the_samples(run, tmp_path):
 
     def method(folder, *flags, **changed):
         given = runs.arguments(folder, "vega-nano", *flags, verb="lcm-lora", method=None, **changed)
-        return lcm_lora_run.method(TrainingRun(parser().parse_args(given)))
+        training = TrainingRun(parser().parse_args(given))
+        return lcm_lora_run.method(training, training.folder.began().get("pictures", ""))
 
     assert method(tmp_path, steps=999, batch_size=12) == "trajectories"
     assert method(tmp_path, steps=500, batch_size=12, gradient_accumulation_steps=2) == "consistency"
     assert method(run) == "consistency"
-    assert method(run, "--overwrite") == "trajectories"
+    assert method(run, "--overwrite") == "consistency"
+    assert method(run, "--overwrite", rank=4) == "trajectories"
 
 
 def test_zero_is_what_the_untrained_draws(tmp_path):
@@ -256,7 +258,7 @@ def test_one_picture_and_a_file_without_autoencoder(tmp_path):
         tmp_path, tmp_path / "base.safetensors", {"verb": "lcm-lora", "prompts": prompts(tmp_path), "score_prompts": 1}
     )
     assert "holds no autoencoder: give one with --vae" in said
-    assert not (tmp_path / "work" / "test" / "training").exists()
+    assert not (tmp_path / "work" / "test").exists()
     diffusers_folders.write(tmp_path / "base", "tiny-sd")
     files.write(tmp_path / "pictures", {"a.png": files.png(1, (64, 64))})
     vae = tmp_path / "base" / "vae"

@@ -49,12 +49,18 @@ class TrainingRun:
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
 
-    def begin(self, data: str) -> None:
-        """Notes the settings, or finds that they are those of a run that is gone on with; data tells what it learns from."""
+    def settings(self, data: str) -> dict:
+        """What a run that goes on must share; data tells what it learns from."""
         ignored = ("run", "command", "pictures", "base", "prompts")
         chosen = {name: value for name, value in vars(self.options).items() if name not in ignored}
-        chosen |= {"base": self.base.fingerprint, "pictures": data, "processes": self.accelerator.num_processes}
-        self.in_main(partial(self.folder.begin, chosen, self.options.overwrite))
+        return chosen | {"base": self.base.fingerprint, "pictures": data, "processes": self.accelerator.num_processes}
+
+    def begin(self, data: str) -> None:
+        """Notes the settings, or finds that they are those of a run that is gone on with.
+
+        Whatever else can be refused was looked at before: with --overwrite this forgets another run.
+        """
+        self.in_main(partial(self.folder.begin, self.settings(data), self.options.overwrite))
 
     def in_main(self, work: Callable[[], None]) -> None:
         """Done by one process while the others wait."""
