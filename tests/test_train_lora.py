@@ -150,7 +150,7 @@ def test_overwrite_forgets_no_sooner_than_it_must(run, tmp_path):
     assert "to_nowhere" in runs.refused(tmp_path, "vega-nano", "--overwrite", {"target_modules": "to_nowhere"})
     assert not (work / "test" / "training").exists()
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
-    assert {folder.name for folder in work.iterdir()} == {"cache", "test"}
+    assert {folder.name for folder in work.iterdir()} == {"cache", "test", ".test.lock"}
 
 
 def test_a_first_try_that_failed_binds_nobody(tmp_path):

@@ -12,9 +12,9 @@ BLOCKS, BLOCK_BYTES = 256, 2**16
 
 @contextmanager
 def atomic_write(path: Path):
-    """Gives a path to write a file or folder to; it becomes `path` when the block ends without an error."""
+    """Gives a path of this process's own to write a file or folder to; it becomes `path` when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     yield partial
     shutil.rmtree(path, ignore_errors=True)

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from filelock import FileLock, Timeout  # which torch needs as well
+
 from .files import atomic_write
 
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
@@ -23,6 +25,17 @@ class RunFolder:
         self.trajectories = self.folder / "trajectories"
         if name.casefold() == self.cache.name:
             raise ValueError(f"--name {name}: {self.cache} is where all runs keep latents. Choose another name.")
+
+    def lock(self) -> None:
+        """Keeps others from the run as long as this process lives; ValueError where another one has it."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.locked = FileLock(self.folder.with_name(f".{self.name}.lock"), timeout=0, is_singleton=True)
+        try:
+            self.locked.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"Another process is training {self.name}: wait until it has ended, or choose another --name."
+            ) from error
 
     def begin(self, settings: dict, overwrite: bool) -> None:
         """Notes the settings; ValueError naming those that differ from the ones that the run began with.

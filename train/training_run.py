@@ -48,6 +48,7 @@ class TrainingRun:
         self.tokenizers = self.base.tokenizers()
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
+        self.in_main(self.folder.lock)
 
     def settings(self, data: str) -> dict:
         """What a run that goes on must share; data tells what it learns from."""
