@@ -118,6 +118,18 @@ def test_the_method_is_chosen_by_the_samples(run, tmp_path):
     assert method(run, "--overwrite", rank=4) == "trajectories"
 
 
+def test_autocast_keeps_no_weights(tmp_path):
+    """The teacher's evaluations under no_grad leave the student none that learn nothing, whatever torch's version."""
+    given = runs.arguments(tmp_path, "vega-nano", verb="lcm-lora", mixed_precision="bf16")
+    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
+    try:
+        with TrainingRun(parser().parse_args(given)).accelerator.autocast():
+            assert torch.is_autocast_enabled("cpu")
+            assert not torch.is_autocast_cache_enabled()
+    finally:
+        AcceleratorState._reset_state()
+
+
 def test_zero_is_what_the_untrained_draws(tmp_path):
     """A run that can't learn ends with the base itself, which its score card says as well."""
     found = distil(tmp_path, from_prompts=True, learning_rate=0, steps=1, score_prompts=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import is_tensorboard_available, is_wandb_available
+from accelerate.utils import AutocastKwargs, is_tensorboard_available, is_wandb_available
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from torch import nn
@@ -187,7 +187,10 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
         mixed_precision=options.mixed_precision,
         log_with=options.report_to,
         project_dir=folder.folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=2))],  # the others wait while one fills the cache
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(days=2)),  # the others wait while one fills the cache
+            AutocastKwargs(cache_enabled=False),  # before torch 2.11 weights cast under no_grad stayed without a gradient
+        ],
     )
 
 
