@@ -2,9 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
-from train import files
+import pytest
+import torch
+
+from train import adapters, files, loss_plot, trajectories
+from train.cache import Cache
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -46,3 +51,35 @@ def test_a_part_that_was_replaced_is_seen(tmp_path):
         stream.seek(70 * MIB)
         stream.write(b"\1" * MIB)
     assert files.sampled_fingerprint([checkpoint]) != before
+
+
+@contextmanager
+def room(count: int):
+    """Within it the system lets no file become larger than so many bytes."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file, tensors: Cache(file.parent).save(file.stem, tensors),
+        lambda file, tensors: trajectories.write(file, 0, lambda: tensors),
+        lambda file, tensors: adapters.save(tensors, file, {}),
+        lambda file, tensors: loss_plot.write(file, tensors["noise"].tolist()),
+    ],
+    ids=["cache", "trajectories", "lora", "plot"],
+)
+def test_a_full_disk_is_a_sentence(tmp_path, write):
+    """Whatever is written, by safetensors or by Pillow; nothing of it stays."""
+    tensors = {"noise": torch.rand(2**18, generator=torch.Generator().manual_seed(0))}
+    with room(4096), pytest.raises(OSError, match=r"can't be written \(.*large.*\)\. Make room"):
+        write(tmp_path / "file.safetensors", tensors)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+    write(tmp_path / "file.safetensors", tensors)
+    assert len([file for file in tmp_path.rglob("*") if file.is_file()]) == 1

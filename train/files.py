@@ -3,8 +3,10 @@
 import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 END_BYTES = 2**20
 BLOCKS, BLOCK_BYTES = 256, 2**16
@@ -12,13 +14,30 @@ BLOCKS, BLOCK_BYTES = 256, 2**16
 
 @contextmanager
 def atomic_write(path: Path):
-    """Gives a path of this process's own to write a file or folder to; it becomes `path` when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Gives a path of this process's own to write a file or folder to; it becomes `path` when the block ends well.
+
+    OSError with a sentence where it can't be written, also for safetensors' own error.
+    """
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} can't be written ({error}). Make room, and give the same command again: what is saved is kept."
+        ) from error
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """What can be removed of a file or folder."""
     shutil.rmtree(path, ignore_errors=True)
-    partial.replace(path)
+    with suppress(OSError):
+        path.unlink()
 
 
 def fingerprint(files: list[Path]) -> str:

@@ -155,15 +155,9 @@ class TrainingRun:
 
     def save(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
         """Writes the loss plot and the file."""
-        output = self.folder.output
         tensors = adapters.kohya_state_dict(unet, encoders, self.options.alpha)
-        try:
-            loss_plot.write(self.folder.loss_plot, losses)
-            adapters.save(tensors, output, about)
-        except OSError as error:
-            raise ValueError(
-                f"{output} can't be written ({error}). Nothing is lost: make room, and give the same command again."
-            ) from error
+        loss_plot.write(self.folder.loss_plot, losses)
+        adapters.save(tensors, self.folder.output, about)
 
     def check(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
         """Loads the file back, after which the models are of no more use."""
