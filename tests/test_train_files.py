@@ -1,5 +1,6 @@
 """Files that training writes and tells from one another."""
 
+import hashlib
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from train import adapters, files, loss_plot, trajectories
-from train.cache import Cache
+from train.cache import Cache, key_of
 
 ROOT = Path(__file__).resolve().parents[1]
 MIB = 2**20
@@ -51,6 +52,12 @@ def test_a_part_that_was_replaced_is_seen(tmp_path):
         stream.seek(70 * MIB)
         stream.write(b"\1" * MIB)
     assert files.sampled_fingerprint([checkpoint]) != before
+
+
+def test_every_name_has_a_key():
+    """Also one that is no UTF-8; the others have the key that they had."""
+    assert key_of("\udce9.png", 1) != key_of("\udce8.png", 1)
+    assert key_of("\u00e9", 1) == hashlib.sha256(b"\xc3\xa9\x001").hexdigest()
 
 
 @contextmanager

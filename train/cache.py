@@ -45,7 +45,8 @@ class Cache:
 
 
 def key_of(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+    """SHA-256 of the parts' texts; names of files that are no UTF-8 have surrogates."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def latent_key(picture: Picture, bucket: tuple[int, int], mirrored: bool, vae: str) -> str:
