@@ -199,6 +199,15 @@ def test_the_report_names_everything(tmp_path, capsys):
         assert f"left out: {name}: " in printed
 
 
+def test_captions_of_which_the_rest_is_not_read(tmp_path, capsys):
+    """75 tokens are read, which are not 75 letters."""
+    captions = {"whole": "lake, " * 37 + "lake", "cut": "lake, " * 38, "short": "lake"}
+    for k, (name, caption) in enumerate(captions.items()):
+        files.write(tmp_path, {f"{name}.png": files.png(k), f"{name}.txt": caption})
+    printed, _ = run(capsys, "inspect", tmp_path)
+    assert "note: 1 captions are longer than 75 tokens, the rest of which is not read (cut.png is one)" in printed
+
+
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="macOS and Windows have no such names")
 def test_names_that_are_no_utf8(tmp_path, capsys):
     """Pictures keep theirs; as a caption it won't do."""
