@@ -13,7 +13,7 @@ from host_loras import host_modules
 from PIL import Image
 
 from dev import diffusers_folders, single_files
-from train import loss_plot
+from train import loss_plot, prior
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
 from train.examples import EncodedTexts
@@ -96,6 +96,26 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
     assert (run / "class" / "0000.png").read_bytes() == first
     assert (run / "class" / "0001.png").read_bytes() == second
+
+
+def test_class_pictures_are_drawn_in_the_same_groups(tmp_path, sampler):
+    """Also where some of a group are there; these stay as they are."""
+    drawn = []
+
+    class Noting:
+        def sample(self, prompts, seeds):
+            drawn.append((prompts, seeds))
+            return sampler.sample(prompts, seeds, steps=1)
+
+    prior.draw(tmp_path, PROMPTS, 6, Noting)
+    assert drawn == [(PROMPTS * 2, [0, 1, 2, 3]), (PROMPTS, [4, 5])]
+    files = sorted(tmp_path.iterdir())
+    before = [file.read_bytes() for file in files]
+    files[2].unlink()
+    files[3].write_bytes(b"mine")
+    prior.draw(tmp_path, PROMPTS, 6, Noting)
+    assert drawn[2:] == drawn[:1]
+    assert [file.read_bytes() for file in files] == [*before[:3], b"mine", *before[4:]]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
