@@ -159,10 +159,13 @@ class LcmLoraRun:
 
         def compute(index: int) -> dict[str, torch.Tensor]:
             batch = batches(index)
-            pure = torch.full((size,), trajectories.LAST_TIMESTEP)
-            t = (trajectories.start_timesteps(size) if self.dataset else pure).to(training.device)
+            if self.dataset:
+                t, strides = trajectories.start_timesteps(size), torch.full((size,), trajectories.DDIM_STEP_TIMESTEPS)
+            else:
+                t, strides = torch.full((size,), trajectories.LAST_TIMESTEP), trajectories.first_strides(size)
+            t, strides, w = t.to(training.device), strides.to(training.device), self.w(torch.rand(size))
             with adapters.disabled(unet):
-                return teacher_files.draw(unet, self.diffusion, batch, self.unconditional(size), t, self.w(torch.rand(size)))
+                return teacher_files.draw(unet, self.diffusion, batch, self.unconditional(size), t, w, strides)
 
         folder, accelerator = training.folder.trajectories, training.accelerator
         return teacher_files.TeacherFiles(folder, compute, options.seed, options.batch_size, accelerator)
