@@ -174,7 +174,8 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
     if options.use_8bit_adam:
         adamw_8bit()  # now, and not after an hour of latents
     cuda = torch.cuda.is_available()
-    options.mixed_precision = options.mixed_precision or ("bf16" if cuda and torch.cuda.is_bf16_supported() else "no")
+    has_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)  # emulated it is slower than fp32
+    options.mixed_precision = options.mixed_precision or ("bf16" if has_bf16 else "no")
     if options.mixed_precision == "fp16" and not cuda:
         raise ValueError("--mixed-precision fp16 needs a GPU: leave it out, or give bf16.")
     return Accelerator(
