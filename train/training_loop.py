@@ -171,7 +171,7 @@ def save(accelerator: Accelerator, folder: Path, done: int, losses: list[float],
     if accelerator.is_main_process:
         for old in folder.iterdir():
             if old.is_dir() and old.name != str(done):
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # on Windows a scanner may have it open; the next save tries again
     accelerator.wait_for_everyone()
 
 
