@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,31 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
     assert (run / "class" / "0000.png").read_bytes() == first
     assert (run / "class" / "0001.png").read_bytes() == second
+
+
+def sheet(folder: Path, name: str, prompt: str) -> Path:
+    """The last one of a run of one step."""
+    with torch.enable_grad():
+        main([*runs.arguments(folder, steps=1, name=name, ema_decay=0.5), "--sample-prompts", prompt])
+    return folder / "work" / name / "samples" / "000001.png"
+
+
+def test_other_samples_of_a_finished_run(tmp_path):
+    """They are drawn, and those that are there are not drawn again."""
+    runs.pictures(tmp_path / "pictures")
+    before = sheet(tmp_path, "one", PROMPTS[0]).read_bytes()
+    file = sheet(tmp_path, "one", PROMPTS[1])
+    drawn = file.stat().st_mtime_ns
+    assert file.read_bytes() != before
+    sheet(tmp_path, "one", PROMPTS[1])
+    assert file.stat().st_mtime_ns == drawn
+
+
+@pytest.mark.soak
+def test_other_samples_are_those_of_an_unbroken_run(tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    sheet(tmp_path, "one", PROMPTS[0])
+    assert sheet(tmp_path, "one", PROMPTS[1]).read_bytes() == sheet(tmp_path, "other", PROMPTS[1]).read_bytes()
 
 
 def test_class_pictures_are_drawn_in_the_same_groups(tmp_path, sampler):

@@ -1,5 +1,6 @@
 """What every run of `python -m train` has, whatever it learns: the base, its caches, the loop, the file."""
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import AutocastKwargs, is_tensorboard_available, is_wandb_available
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -28,6 +30,7 @@ from .run_folder import RunFolder
 from .sampling import Sampler
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PROMPTS = "prompts"  # what a sheet's PNG has them under
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
 
@@ -137,9 +140,26 @@ class TrainingRun:
             max_grad_norm=options.max_grad_norm,
             on_step=self.on_step,
         )
+        self.done = len(losses)
+        if options.sample_prompts:
+            self.in_main(partial(self.complete_samples, draw_samples))
         if options.report_to:
             self.accelerator.end_training()
         return losses
+
+    @property
+    def sheet(self) -> Path:
+        return self.folder.samples / f"{self.done:06}.png"
+
+    def complete_samples(self, draw_samples: Callable) -> None:
+        """The sheet of the last step, unless there is one of these prompts: they may have changed after it."""
+        if self.sheet.exists():
+            with Image.open(self.sheet) as sheet:
+                drawn = json.loads(sheet.info.get(PROMPTS, "[]"))
+            if drawn == self.options.sample_prompts:
+                return
+        with torch.no_grad():
+            draw_samples()
 
     def on_step(self, done: int, loss: float, learning_rate: float) -> None:
         self.done = done
@@ -148,10 +168,11 @@ class TrainingRun:
             self.accelerator.log({"loss": loss, "learning rate": learning_rate}, step=done)
 
     def save_samples(self, sheet: Image.Image) -> None:
-        file = self.folder.samples / f"{self.done:06}.png"
-        with atomic_write(file) as partial_file:
-            sheet.save(partial_file, "PNG")
-        self.events.send("samples", step=self.done, file=str(file))
+        about = PngInfo()
+        about.add_text(PROMPTS, json.dumps(self.options.sample_prompts))
+        with atomic_write(self.sheet) as partial_file:
+            sheet.save(partial_file, "PNG", pnginfo=about)
+        self.events.send("samples", step=self.done, file=str(self.sheet))
 
     def save(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
         """Writes the loss plot and the file."""
