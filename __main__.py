@@ -4,7 +4,6 @@ ComfyUI's portable Python for Windows finds no module in the folder that it is c
 """
 
 import os
-import sys
 
 from train.__main__ import main
 from train.interruption import interrupt_by_any_signal
@@ -12,8 +11,6 @@ from train.interruption import interrupt_by_any_signal
 NICENESS = 5  # below ComfyUI's server, which must answer meanwhile
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever names pictures have
     if hasattr(os, "nice"):
         os.nice(NICENESS)
     interrupt_by_any_signal()

@@ -21,6 +21,7 @@ POLL_SECONDS = 0.1
 # Elsewhere a session of its own is for the one, and for the other the process lowers its priority itself (__main__.py).
 WINDOWS_FLAGS = ("CREATE_NEW_PROCESS_GROUP", "BELOW_NORMAL_PRIORITY_CLASS")
 STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+SENTENCE_STATUSES = (1, 2, 130)  # of sys.exit with one, of an option that can't be, of an interruption
 OUT_OF_MEMORY = "turn gradient_checkpointing on, or lower resolution or batch_size"
 
 
@@ -124,10 +125,12 @@ def failure(log: Path, status: int) -> str:
     """The sentence that it ended with, in the words of the node: --learning-rate is its input learning_rate."""
     said = [line.strip() for line in re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace"))]
     last = next((line for line in reversed(said) if line), "")
-    if status > 0 and "Traceback (most recent call last):" not in said:
+    has_traceback = "Traceback (most recent call last):" in said
+    if status in SENTENCE_STATUSES and not has_traceback:
         return re.sub(r"--([a-z]+(?:-[a-z0-9]+)*)", lambda option: option[1].replace("-", "_"), last)
     kept = f"What was saved is kept, and the same inputs go on from it. {log} has all that was said."
-    if status < 0:
-        return f"The training was ended by signal {-status}, perhaps for lack of memory: {OUT_OF_MEMORY}. {kept}"
+    if status < 0 or not has_traceback:
+        ended = f"was ended by signal {-status}" if status < 0 else f"broke off with exit code {status}"
+        return f"The training {ended}, perhaps for lack of memory: {OUT_OF_MEMORY}. {kept}"
     remedy = f": {OUT_OF_MEMORY}" if "out of memory" in last else ""
     return f"The training failed ({last}){remedy}. {kept}"

@@ -66,6 +66,7 @@ PACKAGES = {
     "vega_client": {"PIL", "httpx", "tenacity", "typing_extensions", "websockets"},
     "docs": set(),
     "train": {"PIL", "accelerate", "diffusers", "numpy", "peft", "safetensors", "torch", "tqdm", "transformers"}
+    | {"filelock"}  # torch brings it
     | {"bitsandbytes"},  # optional
 }
 PACKAGES["train.nano"] = PACKAGES["train"]

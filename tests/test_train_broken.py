@@ -76,11 +76,13 @@ def saved(folder: Path) -> int:
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
 @in_processes
 def test_sigterm_saves(tmp_path, kind):
+    """Until then no other process may have the run."""
     runs.pictures(tmp_path / "pictures")
     process = runs.start(runs.arguments(tmp_path, steps=500, save_every=500, **kind))
     lines = iter(process.stdout.readline, "")
     next(line for line in lines if "training" in line)
     time.sleep(1)
+    assert "Another process is training test" in runs.refused(tmp_path, {"steps": 500, "save_every": 500, **kind})
     process.send_signal(signal.SIGTERM)
     status, printed = runs.ended(process)
     assert status == training_loop.INTERRUPTED, printed

@@ -199,6 +199,27 @@ def test_the_report_names_everything(tmp_path, capsys):
         assert f"left out: {name}: " in printed
 
 
+def test_captions_of_which_the_rest_is_not_read(tmp_path, capsys):
+    """75 tokens are read, which are not 75 letters."""
+    captions = {"whole": "lake, " * 37 + "lake", "cut": "lake, " * 38, "short": "lake"}
+    for k, (name, caption) in enumerate(captions.items()):
+        files.write(tmp_path, {f"{name}.png": files.png(k), f"{name}.txt": caption})
+    printed, _ = run(capsys, "inspect", tmp_path)
+    assert "note: 1 captions are longer than 75 tokens, the rest of which is not read (cut.png is one)" in printed
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="macOS and Windows have no such names")
+def test_names_that_are_no_utf8(tmp_path, capsys):
+    """Pictures keep theirs; as a caption it won't do."""
+    inside = tmp_path / os.fsdecode(b"2_caf\xe9")
+    files.write(inside, {os.fsdecode(b"\xe9.png"): files.png(), os.fsdecode(b"\xe9.txt"): "a boat", "b.png": files.png(1)})
+    printed, ending = run(capsys, "inspect", tmp_path)
+    assert ending == ""
+    assert "1 pictures, 2 with repeats; 1 left out" in printed
+    assert 'for example 2_caf\\udce9/\\udce9.png: "a boat"' in printed
+    assert "left out: 2_caf\\udce9/b.png: its caption is not UTF-8 text" in printed
+
+
 def test_one_sentence_where_there_is_nothing(tmp_path, capsys):
     assert "does not exist" in run(capsys, "inspect", tmp_path / "nowhere")[1]
     assert "holds no files" in run(capsys, "inspect", tmp_path)[1]

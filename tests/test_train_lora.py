@@ -135,6 +135,24 @@ def test_overwrite_goes_on_where_nothing_differs(run, tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) == 0
 
 
+def test_overwrite_forgets_no_sooner_than_it_must(run, tmp_path):
+    """What can be refused is refused before that; the file stays until there is another; a folder is removed whole."""
+    expected, work = again(run, tmp_path), tmp_path / "work"
+    for changed, words in (
+        ({"lcm_lora": "nowhere"}, "--lcm-lora nowhere"),
+        ({"vae": tmp_path}, "config.json can't be read"),
+    ):
+        assert words in runs.refused(tmp_path, "vega-nano", "--overwrite", {"rank": 4, **changed})
+    (work / ".test").touch()  # in the way of what is forgotten
+    assert "can't be removed" in runs.refused(tmp_path, "vega-nano", "--overwrite", {"rank": 4})
+    (work / ".test").unlink()
+    main(runs.arguments(tmp_path))
+    assert "to_nowhere" in runs.refused(tmp_path, "vega-nano", "--overwrite", {"target_modules": "to_nowhere"})
+    assert not (work / "test" / "training").exists()
+    assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
+    assert {folder.name for folder in work.iterdir()} == {"cache", "test", ".test.lock"}
+
+
 def test_a_first_try_that_failed_binds_nobody(tmp_path):
     """Nothing was made by it, so another rank is no other run's."""
     runs.pictures(tmp_path / "pictures")
@@ -158,9 +176,10 @@ def test_a_file_that_exists_is_kept(tmp_path):
         ("vega-nano", {"report_to": "wandb"}, "pip install wandb"),
         ("vega-nano", {"vae": "nowhere"}, "--vae nowhere"),
         ("vega-nano", {"lcm_lora": "nowhere"}, "--lcm-lora nowhere"),
+        ("vega-nano", {"name": "Cache"}, "where all runs keep latents"),
         ("vega-nano", {"target_modules": "to_nowhere"}, "to_nowhere"),
     ],
-    ids=["base", "lora", "fp16", "wandb", "vae", "lcm-lora", "targets"],
+    ids=["base", "lora", "fp16", "wandb", "vae", "lcm-lora", "cache", "targets"],
 )
 def test_bad_calls_get_one_sentence(tmp_path, base, changed, words):
     runs.pictures(tmp_path / "pictures")

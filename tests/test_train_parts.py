@@ -91,6 +91,21 @@ def test_trajectories_pass_every_timestep():
     assert of_each_hundred.min() > 0.5 * of_each_hundred.max()
 
 
+def test_trajectories_from_noise_pass_every_timestep():
+    """As evenly, though all of them start at the last one: a sampler asks at others than every hundredth."""
+    torch.manual_seed(0)
+    diffusion, clean, t = Diffusion(torch.device("cpu")), torch.zeros(12, 4, 1, 1), torch.full((12,), 999)
+
+    def points() -> torch.Tensor:
+        strides = trajectories.first_strides(12)
+        return trajectories.ddim_trajectories(lambda x, t, image: x, diffusion, clean, t, strides)["t"]
+
+    found = torch.cat([points() for _ in range(200)])
+    assert found.unique().tolist() == list(range(1, 1000))
+    of_each_hundred = torch.histc(found[found < 999].float(), 10, 0, 1000)
+    assert of_each_hundred.min() > 0.9 * of_each_hundred.max()
+
+
 def test_trajectory_takes_ddim_steps_of_diffusers():
     scheduler = DDIMScheduler(**NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=True)
     scheduler.set_timesteps(1000 // trajectories.DDIM_STEP_TIMESTEPS)

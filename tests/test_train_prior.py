@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from host_loras import host_modules
 from PIL import Image
 
 from dev import diffusers_folders, single_files
-from train import loss_plot
+from train import loss_plot, prior
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
 from train.examples import EncodedTexts
@@ -64,6 +65,17 @@ def test_it_draws_as_the_pipeline_does(sampler):
         assert np.abs(np.asarray(few[k]).astype(int) - expected).max() <= 2
 
 
+def test_pictures_are_decoded_in_fp32(sampler):
+    """Also amid a run in half precision; what is not finite is no black picture, but ends with a sentence."""
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = sampler.decode(latents)
+    assert [image.tobytes() for image in halved] == [image.tobytes() for image in sampler.decode(latents)]
+    latents[1, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="no finite numbers"):
+        sampler.decode(latents)
+
+
 def test_class_pictures_samples_and_plot(tmp_path):
     """Missing class pictures are drawn, by the base; those that are there are kept; nothing of it changes the weights."""
     runs.pictures(tmp_path / "pictures")
@@ -85,6 +97,51 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert runs.largest_difference(runs.weights(tmp_path), expected) == 0
     assert (run / "class" / "0000.png").read_bytes() == first
     assert (run / "class" / "0001.png").read_bytes() == second
+
+
+def sheet(folder: Path, name: str, prompt: str) -> Path:
+    """The last one of a run of one step."""
+    with torch.enable_grad():
+        main([*runs.arguments(folder, steps=1, name=name, ema_decay=0.5), "--sample-prompts", prompt])
+    return folder / "work" / name / "samples" / "000001.png"
+
+
+def test_other_samples_of_a_finished_run(tmp_path):
+    """They are drawn, and those that are there are not drawn again."""
+    runs.pictures(tmp_path / "pictures")
+    before = sheet(tmp_path, "one", PROMPTS[0]).read_bytes()
+    file = sheet(tmp_path, "one", PROMPTS[1])
+    drawn = file.stat().st_mtime_ns
+    assert file.read_bytes() != before
+    sheet(tmp_path, "one", PROMPTS[1])
+    assert file.stat().st_mtime_ns == drawn
+
+
+@pytest.mark.soak
+def test_other_samples_are_those_of_an_unbroken_run(tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    sheet(tmp_path, "one", PROMPTS[0])
+    assert sheet(tmp_path, "one", PROMPTS[1]).read_bytes() == sheet(tmp_path, "other", PROMPTS[1]).read_bytes()
+
+
+def test_class_pictures_are_drawn_in_the_same_groups(tmp_path, sampler):
+    """Also where some of a group are there; these stay as they are."""
+    drawn = []
+
+    class Noting:
+        def sample(self, prompts, seeds):
+            drawn.append((prompts, seeds))
+            return sampler.sample(prompts, seeds, steps=1)
+
+    prior.draw(tmp_path, PROMPTS, 6, Noting)
+    assert drawn == [(PROMPTS * 2, [0, 1, 2, 3]), (PROMPTS, [4, 5])]
+    files = sorted(tmp_path.iterdir())
+    before = [file.read_bytes() for file in files]
+    files[2].unlink()
+    files[3].write_bytes(b"mine")
+    prior.draw(tmp_path, PROMPTS, 6, Noting)
+    assert drawn[2:] == drawn[:1]
+    assert [file.read_bytes() for file in files] == [*before[:3], b"mine", *before[4:]]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from psnr import psnr
 from vega_pack.nodes import model_lists
+from vega_pack.nodes.train_lora import VegaTrainLora
 from workflow_files import (
     FIRST_NAMES,
     WORKFLOWS,
@@ -20,6 +21,7 @@ from workflow_files import (
     read,
     ready,
     subgraphs,
+    template,
     widgets,
 )
 
@@ -138,6 +140,17 @@ def test_a_note_says_what_to_do(path):
     assert text.startswith("## ")
     assert 40 < len(text.split()) < 250
     assert "{" not in text
+
+
+def test_the_note_names_what_a_model_of_your_own_needs():
+    """Each number and switch that the template sets for its small model, and that is another by default."""
+    prompt = read(ROOT / "workflows" / "api" / "vega_train_lora.json").values()
+    (given,) = [node["inputs"] for node in prompt if node["class_type"] == "VegaTrainLora"]
+    default = {each.id: each.default for each in VegaTrainLora.GET_SCHEMA().inputs if hasattr(each, "default")}
+    changed = {name for name, value in given.items() if isinstance(value, int | float) and value != default[name]}
+    assert "gradient_checkpointing" in changed
+    text = note(template("vega_train_lora"))
+    assert [name for name in sorted(changed) if f"*{name.replace('_', ' ')}*" not in text] == []
 
 
 @every

@@ -35,6 +35,9 @@ def run_lcm_lora(chosen: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # whatever names pictures have
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)

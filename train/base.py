@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from vega import diffusers_config, encoder_files, prediction, single_file, weights
 
-from .files import fingerprint_of_ends
+from .files import sampled_fingerprint
 
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 NANO_LCM_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
@@ -91,7 +91,7 @@ class Base:
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint_of_ends(self.weight_files())
+        return sampled_fingerprint(self.weight_files())
 
     # What a folder and a file answer differently.
 

@@ -15,8 +15,6 @@ from .files import atomic_write
 from .images import to_tensor
 from .text_encoding import encode, tokenize
 
-CAPTIONS_AT_ONCE = 8
-
 
 class Cache:
     """Named tensors under a key each, in a file each; nothing of them stays in memory."""
@@ -45,7 +43,8 @@ class Cache:
 
 
 def key_of(*parts: object) -> str:
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+    """SHA-256 of the parts' texts; names of files that are no UTF-8 have surrogates."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def latent_key(picture: Picture, bucket: tuple[int, int], mirrored: bool, vae: str) -> str:
@@ -100,16 +99,17 @@ def cache_texts(
     dtype: torch.dtype,
     events: Events = SILENT,
 ) -> None:
-    """Saves the "context" [77, D] of each caption that lacks, and in SDXL's family its "pooled" [D], a few at a time."""
+    """Saves the "context" [77, D] of each caption that lacks, and in SDXL's family its "pooled" [D].
+
+    One at a time: with others beside it a caption's last bits would depend on how many are missing.
+    """
     wanted = {text_key(caption, fingerprint, dtype): caption for caption in captions}
     missing = [(key, caption) for key, caption in wanted.items() if key not in cache]
     if not missing:
         return
     encoders = [encoder.to(device) for encoder in open_encoders()]
-    for start in events.track(range(0, len(missing), CAPTIONS_AT_ONCE), "captions"):
-        keys, texts = zip(*missing[start : start + CAPTIONS_AT_ONCE], strict=True)
+    for key, caption in events.track(missing, "captions"):
         with torch.no_grad():
-            context, pooled = encode(encoders, [ids.to(device) for ids in tokenize(tokenizers, list(texts))])
-        for row, key in enumerate(keys):
-            tensors = {"context": context[row]} | ({} if pooled is None else {"pooled": pooled[row]})
-            cache.save(key, {name: tensor.to(dtype).clone() for name, tensor in tensors.items()})
+            context, pooled = encode(encoders, [ids.to(device) for ids in tokenize(tokenizers, [caption])])
+        tensors = {"context": context[0]} | ({} if pooled is None else {"pooled": pooled[0]})
+        cache.save(key, {name: tensor.to(dtype).clone() for name, tensor in tensors.items()})

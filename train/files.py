@@ -3,21 +3,41 @@
 import hashlib
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 END_BYTES = 2**20
+BLOCKS, BLOCK_BYTES = 256, 2**16
 
 
 @contextmanager
 def atomic_write(path: Path):
-    """Gives a path to write a file or folder to; it becomes `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
+    """Gives a path of this process's own to write a file or folder to; it becomes `path` when the block ends well.
+
+    OSError with a sentence where it can't be written, also for safetensors' own error.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(partial)
+        yield partial
+        shutil.rmtree(path, ignore_errors=True)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"{path} can't be written ({error}). Make room, and give the same command again: what is saved is kept."
+        ) from error
+    finally:
+        remove(partial)
+
+
+def remove(path: Path) -> None:
+    """What can be removed of a file or folder."""
     shutil.rmtree(path, ignore_errors=True)
-    partial.replace(path)
+    with suppress(OSError):
+        path.unlink()
 
 
 def fingerprint(files: list[Path]) -> str:
@@ -28,14 +48,19 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def fingerprint_of_ends(files: list[Path]) -> str:
-    """As fingerprint(), of the files' sizes, first and last megabytes: of several gigabytes in no time."""
+def sampled_fingerprint(files: list[Path]) -> str:
+    """As fingerprint(), of the files' sizes, their first and last megabytes, and blocks all over: of gigabytes in no time.
+
+    A part that was replaced is seen wherever it lies, if it is larger than the BLOCKS-th part of its file.
+    """
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
             size = stream.seek(0, os.SEEK_END)
             digest.update(str(size).encode())
-            for start in (0, max(0, size - END_BYTES)):
+            parts = [(0, END_BYTES), (max(0, size - END_BYTES), END_BYTES)]
+            parts += [(k * size // BLOCKS, BLOCK_BYTES) for k in range(BLOCKS)]
+            for start, count in parts:
                 stream.seek(start)
-                digest.update(stream.read(END_BYTES))
+                digest.update(stream.read(count))
     return digest.hexdigest()[:12]

@@ -5,9 +5,10 @@ from argparse import Namespace
 from tqdm import tqdm
 
 from .data import folder, report
-from .data.dataset import Dataset, checked
+from .data.dataset import Dataset, Picture, checked
 
 RESOLUTION = 1024
+CAPTION_TOKENS = 75  # that CLIP's text encoders read
 
 
 def run(options: Namespace) -> None:
@@ -20,8 +21,10 @@ def load(options: Namespace, quiet: bool = False) -> Dataset:
     found = folder.read(options.pictures, options.instance_prompt)
     progress = tqdm(found.pictures, desc="reading pictures", mininterval=1, disable=quiet or None)
     dataset = checked(found, progress)
-    for line in [] if quiet else report.lines(dataset, options.resolution):
-        print(line, flush=True)
+    if not quiet:
+        dataset.notes.extend(longer_than_read(dataset.pictures))
+        for line in report.lines(dataset, options.resolution):
+            print(line, flush=True)
     if not dataset.pictures:
         raise ValueError(f"{options.pictures} has no picture to train on: {why_none(dataset)}.")
     return dataset
@@ -31,3 +34,17 @@ def why_none(dataset: Dataset) -> str:
     """The most frequent reason for which pictures were left out."""
     reasons = [reason for _, reason in dataset.left_out if "caption" in reason] or [reason for _, reason in dataset.left_out]
     return max(sorted(set(reasons)), key=reasons.count) if reasons else "it holds no files at all"
+
+
+def longer_than_read(pictures: list[Picture]) -> list[str]:
+    """The note on captions that the text encoders read only the beginning of."""
+    long = [picture for picture in pictures if len(picture.caption.encode()) > CAPTION_TOKENS]  # a token has a byte or more
+    if not long:
+        return []
+    from .base import NANO  # seconds of imports, which short captions need not wait for
+    from .text_encoding import load_tokenizers
+
+    rows = load_tokenizers(NANO)[0]([picture.caption for picture in long], add_special_tokens=False, verbose=False).input_ids
+    names = [picture.name for picture, row in zip(long, rows, strict=True) if len(row) > CAPTION_TOKENS]
+    said = f"captions are longer than {CAPTION_TOKENS} tokens, the rest of which is not read"
+    return [f"{len(names)} {said} ({names[0]} is one)"] if names else []

@@ -29,7 +29,6 @@ PUBLISHED_SAMPLES = 12_000  # that the published recipe learns from: 1000 steps 
 def run(options: Namespace) -> None:
     check(options)
     training = TrainingRun(options)
-    options.method = options.method or method(training)
     if options.prompts:
         captions, dataset = prompts.read(options.prompts), None
     else:
@@ -41,8 +40,11 @@ def run(options: Namespace) -> None:
     captions = [caption for caption in captions if caption not in kept_apart]
     if dataset:
         dataset = dataset._replace(pictures=[p for p in dataset.pictures if p.caption not in kept_apart])
-    training.begin(content_of(dataset) if dataset else key_of(*captions)[:12])
-    LcmLoraRun(training, dataset, captions, kept_apart).run()
+    data = content_of(dataset) if dataset else key_of(*captions)[:12]
+    options.method = options.method or method(training, data)
+    checked = LcmLoraRun(training, dataset, captions, kept_apart)
+    training.begin(data)
+    checked.run()
 
 
 def check(options: Namespace) -> None:
@@ -59,17 +61,25 @@ def check(options: Namespace) -> None:
         )
 
 
-def method(training: TrainingRun) -> str:
+def method(training: TrainingRun, data: str) -> str:
     """The method that the run began with; of a new one that which should be better for so many samples (docs/train.md)."""
-    options = training.options
-    if not options.overwrite and (began := training.folder.began().get("method")):
-        return began
+    options, folder = training.options, training.folder
+    try:
+        if began := folder.began().get("method"):
+            folder.check(training.settings(data) | {"method": began})
+            return began
+    except ValueError:
+        if not options.overwrite:
+            raise
     batch = options.batch_size * options.gradient_accumulation_steps * training.accelerator.num_processes
     return CONSISTENCY if options.steps * batch >= PUBLISHED_SAMPLES else TRAJECTORIES
 
 
 class LcmLoraRun:
-    """A run from pictures or prompts to the file and its score card; what is done, in the order of `run`."""
+    """A run from pictures or prompts to the file and its score card; what is done, in the order of `run`.
+
+    ValueError where there is no autoencoder for it.
+    """
 
     def __init__(self, training: TrainingRun, dataset: Dataset | None, captions: list[str], held_out: list[str]):
         self.training, self.options, self.dataset = training, training.options, dataset
@@ -78,6 +88,8 @@ class LcmLoraRun:
         self.zeros = training.base.zero_unconditional
         if self.options.unconditional:
             self.zeros = self.options.unconditional == "zeros"
+        if dataset or self.options.score_prompts or self.options.sample_prompts:
+            training.in_main(training.open_vae)
 
     def run(self) -> None:
         training, options = self.training, self.options
@@ -95,8 +107,6 @@ class LcmLoraRun:
     def fill_caches(self) -> None:
         if self.dataset:
             self.training.fill_latents(self.training.examples(self.dataset, self.texts))
-        elif self.options.score_prompts or self.options.sample_prompts:
-            self.training.open_vae()  # where there is none, it is said now and not when pictures are drawn
         captions = ["", *self.captions, *self.held_out, *self.options.sample_prompts]
         self.training.fill_texts(self.texts, captions)
 
@@ -149,10 +159,13 @@ class LcmLoraRun:
 
         def compute(index: int) -> dict[str, torch.Tensor]:
             batch = batches(index)
-            pure = torch.full((size,), trajectories.LAST_TIMESTEP)
-            t = (trajectories.start_timesteps(size) if self.dataset else pure).to(training.device)
+            if self.dataset:
+                t, strides = trajectories.start_timesteps(size), torch.full((size,), trajectories.DDIM_STEP_TIMESTEPS)
+            else:
+                t, strides = torch.full((size,), trajectories.LAST_TIMESTEP), trajectories.first_strides(size)
+            t, strides, w = t.to(training.device), strides.to(training.device), self.w(torch.rand(size))
             with adapters.disabled(unet):
-                return teacher_files.draw(unet, self.diffusion, batch, self.unconditional(size), t, self.w(torch.rand(size)))
+                return teacher_files.draw(unet, self.diffusion, batch, self.unconditional(size), t, w, strides)
 
         folder, accelerator = training.folder.trajectories, training.accelerator
         return teacher_files.TeacherFiles(folder, compute, options.seed, options.batch_size, accelerator)

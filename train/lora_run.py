@@ -25,12 +25,13 @@ def run(options: Namespace) -> None:
     training = TrainingRun(options)
     dataset = inspect.load(options, quiet=not training.is_main)
     training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
+    checked = LoraRun(training, dataset)
     training.begin(content_of(dataset))
-    LoraRun(training, dataset).run()
+    checked.run()
 
 
 class LoraRun:
-    """A run from pictures to the file; what is done, in the order of `run`."""
+    """A run from pictures to the file; what is done, in the order of `run`. ValueError for what could not be used."""
 
     def __init__(self, training: TrainingRun, dataset: Dataset):
         self.training, self.dataset, self.options = training, dataset, training.options
@@ -43,6 +44,7 @@ class LoraRun:
         self.lcm_lora = self.options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
         if self.lcm_lora and not self.lcm_lora.is_file():
             raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
+        training.in_main(training.open_vae)
 
     def run(self) -> None:
         training = self.training

@@ -21,16 +21,23 @@ def files(directory: Path, prompts: list[str], count: int) -> list[tuple[Path, s
 def draw(
     directory: Path, prompts: list[str], count: int, make_sampler: Callable[[], Sampler], events: Events = SILENT
 ) -> None:
-    """Draws those that are not there yet, one seed each; what an interrupted run has drawn is kept."""
-    missing = [(k, *one) for k, one in enumerate(files(directory, prompts, count)) if not one[0].exists()]
+    """Draws those that are not there yet, one seed each; what an interrupted run has drawn is kept.
+
+    The same ones are always drawn together: a picture's last bits depend on how many are beside it.
+    """
+    wanted = [(k, *one) for k, one in enumerate(files(directory, prompts, count))]
+    groups = [wanted[start : start + AT_ONCE] for start in range(0, count, AT_ONCE)]
+    missing = [group for group in groups if not all(path.exists() for _, path, _ in group)]
     if not missing:
         return
     sampler = make_sampler()
-    for start in events.track(range(0, len(missing), AT_ONCE), "class pictures"):
-        seeds, paths, texts = zip(*missing[start : start + AT_ONCE], strict=True)
+    for group in events.track(missing, "class pictures"):
+        seeds, paths, texts = zip(*group, strict=True)
         with torch.no_grad():
             images = sampler.sample(list(texts), list(seeds))
         for path, image in zip(paths, images, strict=True):
+            if path.exists():
+                continue
             with atomic_write(path) as file:
                 image.save(file, "PNG")
 

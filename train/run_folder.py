@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+from filelock import FileLock, Timeout  # which torch needs as well
+
 from .files import atomic_write
 
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
@@ -21,23 +23,47 @@ class RunFolder:
         self.settings, self.samples = self.folder / "settings.json", self.folder / "samples"
         self.class_pictures, self.loss_plot = self.folder / "class", self.folder / "loss.png"
         self.trajectories = self.folder / "trajectories"
+        if name.casefold() == self.cache.name:
+            raise ValueError(f"--name {name}: {self.cache} is where all runs keep latents. Choose another name.")
+
+    def lock(self) -> None:
+        """Keeps others from the run as long as this process lives; ValueError where another one has it."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self.locked = FileLock(self.folder.with_name(f".{self.name}.lock"), timeout=0, is_singleton=True)
+        try:
+            self.locked.acquire()
+        except Timeout as error:
+            raise ValueError(
+                f"Another process is training {self.name}: wait until it has ended, or choose another --name."
+            ) from error
 
     def begin(self, settings: dict, overwrite: bool) -> None:
         """Notes the settings; ValueError naming those that differ from the ones that the run began with.
 
-        overwrite forgets a run of that name with other settings, and its result. One with the same settings goes on, which
-        ends as if it had begun anew.
+        overwrite forgets a run of that name with other settings; its file stays until the new one replaces it. One with the
+        same settings goes on, which ends as if it had begun anew.
         """
-        settings = json.loads(json.dumps(settings, default=str))
         try:
             self.check(settings)
         except ValueError:
             if not overwrite:
                 raise
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.output.unlink(missing_ok=True)
+            self.forget()
         with atomic_write(self.settings) as file:
-            file.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+            file.write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
+
+    def forget(self) -> None:
+        """Removes the folder whole; ValueError where that can't be, with nothing lost."""
+        forgotten = self.folder.with_name(f".{self.name}")  # which is no run's name
+        shutil.rmtree(forgotten, ignore_errors=True)
+        try:
+            if self.folder.exists():
+                self.folder.replace(forgotten)
+        except OSError as error:
+            raise ValueError(
+                f"{self.folder} can't be removed ({error}): close the program that has it open, or choose another --name."
+            ) from error
+        shutil.rmtree(forgotten, ignore_errors=True)
 
     def began(self) -> dict:
         """The settings that the run began with; of a new one there are none."""
@@ -51,6 +77,7 @@ class RunFolder:
 
         A run that failed before it made anything is none.
         """
+        settings = json.loads(json.dumps(settings, default=str))
         latest = self.state / "latest"
         made = (latest, self.class_pictures, self.trajectories)
         if not self.settings.exists() or not any(path.exists() for path in made):

@@ -79,8 +79,16 @@ class Sampler:
         ).images
 
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        vae = self.open_vae().to(self.unet.device)
-        pixels = [vae.decode(latent[None].float() / vae.config.scaling_factor).sample for latent in latents]
+        """In fp32, as SDXL's autoencoder overflows in fp16. ValueError for pictures that are not finite."""
+        device = self.unet.device
+        vae = self.open_vae().to(device)
+        with torch.autocast(device.type, enabled=False):
+            pixels = [vae.decode(latent[None].float() / vae.config.scaling_factor).sample for latent in latents]
+        if not all(each.isfinite().all() for each in pixels):
+            raise ValueError(
+                "A picture that the model drew has no finite numbers. Train with --mixed-precision bf16 or no in place of "
+                "fp16, or give another autoencoder with --vae; if it was a sample, --sample-prompts can be left out."
+            )
         return [image for each in pixels for image in to_pil(each)]
 
     def sample_in_few_steps(self, lcm_lora: Path, prompts: list[str], seeds: list[int]) -> list[Image.Image]:

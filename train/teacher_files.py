@@ -53,7 +53,15 @@ class TeacherFiles:
             self.accelerator.wait_for_everyone()
 
 
-def draw(unet, diffusion: Diffusion, batch: Batch, unconditional: Text, t: torch.Tensor, w: torch.Tensor) -> dict:
+def draw(
+    unet,
+    diffusion: Diffusion,
+    batch: Batch,
+    unconditional: Text,
+    t: torch.Tensor,
+    w: torch.Tensor,
+    strides: torch.Tensor,
+) -> dict[str, torch.Tensor]:
     """The tensors of a file: the guided trajectories of a batch's latents, from t [B] on, and what is needed of each image.
 
     All of it is of the batch's images, a few at a time, so that the teacher takes no more memory than the student.
@@ -62,7 +70,7 @@ def draw(unet, diffusion: Diffusion, batch: Batch, unconditional: Text, t: torch
     for rows in torch.arange(len(t), device=t.device).split(AT_ONCE):
         texts = rows_of(batch.text, rows), rows_of(unconditional, rows)
         found = trajectories.guided_trajectories(
-            unet, diffusion, batch.latents[rows], t[rows], *texts, batch.size_ids[rows], w[rows]
+            unet, diffusion, batch.latents[rows], t[rows], *texts, batch.size_ids[rows], w[rows], strides[rows]
         )
         parts.append({**found, "picture": rows[found["picture"]]})
     context, pooled = batch.text

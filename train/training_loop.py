@@ -46,7 +46,8 @@ def train(
     compute_loss(number) is the loss of one batch, of which each step takes `accumulation`; it may depend only on the number,
     the process and torch's random generator, so that a resumed run equals an unbroken one. lr_lambda(step) scales the
     learning rate. With ema_decay the module ends as the moving average of its weights. log_samples() draws what was learned
-    so far, in the main process, when a save follows. on_step(done, loss, learning rate) is told of every step.
+    so far, in the main process, after a save: what fails there costs no step. on_step(done, loss, learning rate) is told of
+    every step.
 
     The state after step n is in folder/n; it counts only once folder/latest names it, so that an interrupted save is
     never read. SIGTERM and Ctrl-C end the run after the step, saved. A loss that is not finite ends it as well, unsaved.
@@ -68,6 +69,8 @@ def train(
     if latest.exists():
         saved = folder / latest.read_text()
         accelerator.load_state(saved)
+        if ema:
+            ema.to(accelerator.device)  # accelerate loads it to the processor
         losses = json.loads((saved / "losses.json").read_text())
     saved_at, main = len(losses), accelerator.is_main_process
     progress = tqdm(initial=saved_at, total=steps, desc=folder.name, mininterval=10, disable=not main)
@@ -100,11 +103,11 @@ def train(
             if main and done % LOG_EVERY_STEPS == 0:
                 print(f"{folder.name} step {done}: loss {np.mean(losses[-LOG_EVERY_STEPS:]):.5f}", flush=True)
             if done % save_every == 0 or done == steps or stop:
+                save(accelerator, folder, done, losses, saved_at)
+                saved_at = done
                 if main and log_samples and not stop and (done % sample_every == 0 or done == steps):
                     with ema_weights(ema, parameters), torch.random.fork_rng(), torch.no_grad():
                         log_samples()
-                save(accelerator, folder, done, losses, saved_at)
-                saved_at = done
             if stop and done < steps:
                 print(f"Interrupted after step {done}, which is saved. The same command goes on.", file=sys.stderr)
                 sys.exit(INTERRUPTED)
@@ -168,7 +171,7 @@ def save(accelerator: Accelerator, folder: Path, done: int, losses: list[float],
     if accelerator.is_main_process:
         for old in folder.iterdir():
             if old.is_dir() and old.name != str(done):
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # on Windows a scanner may have it open; the next save tries again
     accelerator.wait_for_everyone()
 
 

@@ -1,5 +1,6 @@
 """What every run of `python -m train` has, whatever it learns: the base, its caches, the loop, the file."""
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import timedelta
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import is_tensorboard_available, is_wandb_available
+from accelerate.utils import AutocastKwargs, is_tensorboard_available, is_wandb_available
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -22,12 +24,13 @@ from .data.dataset import Dataset
 from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
-from .files import atomic_write, fingerprint_of_ends
+from .files import atomic_write, sampled_fingerprint
 from .optimization import adamw_8bit, make_optimizer, schedule
 from .run_folder import RunFolder
 from .sampling import Sampler
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+PROMPTS = "prompts"  # what a sheet's PNG has them under
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
 
@@ -48,13 +51,20 @@ class TrainingRun:
         self.tokenizers = self.base.tokenizers()
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
+        self.in_main(self.folder.lock)
 
-    def begin(self, data: str) -> None:
-        """Notes the settings, or finds that they are those of a run that is gone on with; data tells what it learns from."""
+    def settings(self, data: str) -> dict:
+        """What a run that goes on must share; data tells what it learns from."""
         ignored = ("run", "command", "pictures", "base", "prompts")
         chosen = {name: value for name, value in vars(self.options).items() if name not in ignored}
-        chosen |= {"base": self.base.fingerprint, "pictures": data, "processes": self.accelerator.num_processes}
-        self.in_main(partial(self.folder.begin, chosen, self.options.overwrite))
+        return chosen | {"base": self.base.fingerprint, "pictures": data, "processes": self.accelerator.num_processes}
+
+    def begin(self, data: str) -> None:
+        """Notes the settings, or finds that they are those of a run that is gone on with.
+
+        Whatever else can be refused was looked at before: with --overwrite this forgets another run.
+        """
+        self.in_main(partial(self.folder.begin, self.settings(data), self.options.overwrite))
 
     def in_main(self, work: Callable[[], None]) -> None:
         """Done by one process while the others wait."""
@@ -130,9 +140,26 @@ class TrainingRun:
             max_grad_norm=options.max_grad_norm,
             on_step=self.on_step,
         )
+        self.done = len(losses)
+        if options.sample_prompts:
+            self.in_main(partial(self.complete_samples, draw_samples))
         if options.report_to:
             self.accelerator.end_training()
         return losses
+
+    @property
+    def sheet(self) -> Path:
+        return self.folder.samples / f"{self.done:06}.png"
+
+    def complete_samples(self, draw_samples: Callable) -> None:
+        """The sheet of the last step, unless there is one of these prompts: they may have changed after it."""
+        if self.sheet.exists():
+            with Image.open(self.sheet) as sheet:
+                drawn = json.loads(sheet.info.get(PROMPTS, "[]"))
+            if drawn == self.options.sample_prompts:
+                return
+        with torch.no_grad():
+            draw_samples()
 
     def on_step(self, done: int, loss: float, learning_rate: float) -> None:
         self.done = done
@@ -141,22 +168,17 @@ class TrainingRun:
             self.accelerator.log({"loss": loss, "learning rate": learning_rate}, step=done)
 
     def save_samples(self, sheet: Image.Image) -> None:
-        file = self.folder.samples / f"{self.done:06}.png"
-        with atomic_write(file) as partial_file:
-            sheet.save(partial_file, "PNG")
-        self.events.send("samples", step=self.done, file=str(file))
+        about = PngInfo()
+        about.add_text(PROMPTS, json.dumps(self.options.sample_prompts))
+        with atomic_write(self.sheet) as partial_file:
+            sheet.save(partial_file, "PNG", pnginfo=about)
+        self.events.send("samples", step=self.done, file=str(self.sheet))
 
     def save(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
         """Writes the loss plot and the file."""
-        output = self.folder.output
         tensors = adapters.kohya_state_dict(unet, encoders, self.options.alpha)
-        try:
-            loss_plot.write(self.folder.loss_plot, losses)
-            adapters.save(tensors, output, about)
-        except OSError as error:
-            raise ValueError(
-                f"{output} can't be written ({error}). Nothing is lost: make room, and give the same command again."
-            ) from error
+        loss_plot.write(self.folder.loss_plot, losses)
+        adapters.save(tensors, self.folder.output, about)
 
     def check(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
         """Loads the file back, after which the models are of no more use."""
@@ -173,14 +195,18 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
     if options.use_8bit_adam:
         adamw_8bit()  # now, and not after an hour of latents
     cuda = torch.cuda.is_available()
-    options.mixed_precision = options.mixed_precision or ("bf16" if cuda and torch.cuda.is_bf16_supported() else "no")
+    has_bf16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)  # emulated it is slower than fp32
+    options.mixed_precision = options.mixed_precision or ("bf16" if has_bf16 else "no")
     if options.mixed_precision == "fp16" and not cuda:
         raise ValueError("--mixed-precision fp16 needs a GPU: leave it out, or give bf16.")
     return Accelerator(
         mixed_precision=options.mixed_precision,
         log_with=options.report_to,
         project_dir=folder.folder,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=2))],  # the others wait while one fills the cache
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(days=2)),  # the others wait while one fills the cache
+            AutocastKwargs(cache_enabled=False),  # before torch 2.11 weights cast under no_grad stayed without a gradient
+        ],
     )
 
 
@@ -196,4 +222,4 @@ def vae_fingerprint(path: Path | None, base: Base) -> str:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise ValueError(f"--vae {path}: there are no weights. Give a diffusers folder of an autoencoder, or a file.")
-    return fingerprint_of_ends(files)
+    return sampled_fingerprint(files)

@@ -30,10 +30,19 @@ def start_timesteps(count: int) -> torch.Tensor:
     )
 
 
+def first_strides(count: int) -> torch.Tensor:
+    """[count] lengths of a first step, with which trajectories that all start at the last timestep pass every other one."""
+    return 1 + (DDIM_STEP_TIMESTEPS * stratified_uniform(count)).long()
+
+
 def ddim_trajectories(
-    teacher: Callable, diffusion: Diffusion, clean: torch.Tensor, t: torch.Tensor
+    teacher: Callable,
+    diffusion: Diffusion,
+    clean: torch.Tensor,
+    t: torch.Tensor,
+    strides: torch.Tensor | int = DDIM_STEP_TIMESTEPS,
 ) -> dict[str, torch.Tensor]:
-    """Denoises clean latents [B, 4, h, w], noised to timesteps t [B], down to t = 0.
+    """Denoises clean latents [B, 4, h, w], noised to timesteps t [B], down to t = 0; strides [B] are of the first step.
 
     teacher(x, t, image) predicts the noise in x, which belongs to the images `image` of the B. Returns the points x
     [N, 4, h, w], their t [N], the image of each [N] (under "picture"), and the clean latents [B, 4, h, w] in which the
@@ -45,10 +54,11 @@ def ddim_trajectories(
     while len(active):
         points.append((x, t, active))
         epsilon = teacher(x, t, active)
-        original, next_t = diffusion.pred_original_sample(x, epsilon, t), (t - DDIM_STEP_TIMESTEPS).clamp(min=0)
+        original, next_t = diffusion.pred_original_sample(x, epsilon, t), (t - strides).clamp(min=0)
         x, finished = diffusion.add_noise(original, epsilon, next_t), next_t == 0
         ends[active[finished]] = original[finished]
         x, t, active = x[~finished], next_t[~finished], active[~finished]
+        strides = DDIM_STEP_TIMESTEPS
     x, t, image = (torch.cat(part) for part in zip(*points, strict=True))
     return {"x": x, "t": t, "picture": image, "end": ends}
 
@@ -62,13 +72,14 @@ def guided_trajectories(
     unconditional: Text,
     size_ids: torch.Tensor,
     w: torch.Tensor,
+    strides: torch.Tensor | int = DDIM_STEP_TIMESTEPS,
 ) -> dict[str, torch.Tensor]:
     """Those of a UNet with classifier-free guidance; all others are of each image [B]."""
 
     def teacher(x, t, image):
         return guided_noise(unet, x, t, rows_of(text, image), rows_of(unconditional, image), size_ids[image], w[image])
 
-    return ddim_trajectories(teacher, diffusion, clean, t)
+    return ddim_trajectories(teacher, diffusion, clean, t, strides)
 
 
 def write(file: Path, seed: int, compute: Callable[[], dict[str, torch.Tensor]]) -> None:

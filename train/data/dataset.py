@@ -50,6 +50,7 @@ def checked(dataset: Dataset, pictures: Iterable[Picture] | None = None) -> Data
     good, left_out = [], list(dataset.left_out)
     for picture in dataset.pictures if pictures is None else pictures:
         try:
+            check_caption(picture.caption)
             content = picture.read()
             image = image_file.decode(content)
         except OSError as error:
@@ -60,3 +61,11 @@ def checked(dataset: Dataset, pictures: Iterable[Picture] | None = None) -> Data
             digest = hashlib.sha256(content).hexdigest()
             good.append(picture._replace(width=image.width, height=image.height, digest=digest))
     return Dataset(good, left_out, dataset.notes)
+
+
+def check_caption(caption: str) -> None:
+    """ValueError where it has surrogates: the name of a folder that is no UTF-8, or half a character in a JSON file."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("its caption is not UTF-8 text") from error
