@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import training_runs as runs
+from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 from unet_steps import SCHEDULE, batches, trained
-from vega_pack.vega import checkpoint
+from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders
 from train import block_plan, smaller_unet
@@ -142,6 +144,7 @@ def test_an_lcm_lora_of_it(run):
     unet = UNet2DConditionModel.from_pretrained(run / "test" / "unet")
     names = {name.rsplit(".lora_", 1)[0] for name in runs.weights(run, "lcm") if ".lora_" in name}
     assert 50 < len(names) < len(list(unet.modules()))
+    assert lora.apply(checkpoint.load(run / "test", "tiny", [])[0], run / "lcm.safetensors", 1.0).patches
 
 
 def test_the_same_command_goes_on(run, tmp_path):
@@ -154,3 +157,26 @@ def test_the_same_command_goes_on(run, tmp_path):
     plan = tmp_path / "half.json"
     plan.write_text(plan.read_text().replace('"mid_block": []', '"mid_block": null'))
     assert "to was half" in runs.refused(tmp_path, {"verb": "distill", "to": plan})
+
+
+@pytest.mark.soak
+def test_checkpointing_changes_nothing(run, tmp_path):
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, "vega-nano", "--gradient-checkpointing", verb="distill"))
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) < 2e-3
+
+
+@pytest.mark.soak
+def test_bf16(run, tmp_path):
+    """The student learns in fp32 all the same, and comes close to what it learns without."""
+    runs.pictures(tmp_path / "pictures")
+    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
+    try:
+        main(runs.arguments(tmp_path, verb="distill", mixed_precision="bf16"))
+    finally:
+        AcceleratorState._reset_state()
+    state = load_file(tmp_path / "work" / "test" / "training" / "4" / "model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    found, expected = runs.weights(tmp_path), runs.weights(run)
+    assert all(tensor.isfinite().all() for tensor in found.values())
+    assert runs.largest_difference(found, expected) < 2e-3

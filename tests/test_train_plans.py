@@ -9,7 +9,7 @@ import training_runs as runs
 from diffusers import UNet2DConditionModel
 from vega_pack.vega.diffusers_config import host_config
 
-from dev import diffusers_folders
+from dev import diffusers_folders, single_files
 from train import block_plan, smaller_unet
 from train.base import Base, open_base
 
@@ -100,6 +100,15 @@ def test_transformer_layers_are_the_plans(tmp_path):
     assert found.names["mid_block.resnets.0.conv1.weight"] == "mid_block.resnets.0.conv1.weight"
     assert found.features["up_blocks.2"] == "up_blocks.2"
     assert len(found.features) == 7
+
+
+def test_a_student_of_a_single_file(tmp_path):
+    modules = single_files.write(tmp_path / "base.safetensors", "SDXL")
+    base = open_base(str(tmp_path / "base.safetensors"))
+    found = smaller_unet.student(block_plan.read("vega"), base)
+    given, unet = modules["unet"].state_dict(), smaller_unet.load(found, base, torch.float32)
+    assert unet.state_dict().keys() == diffusers_folders.unet("Segmind-Vega").state_dict().keys()
+    assert all(torch.equal(weight, given[found.names[name]]) for name, weight in unet.state_dict().items())
 
 
 def test_half_of_vega_nano(tmp_path):
