@@ -147,7 +147,7 @@ def test_an_lcm_lora_of_it(run):
     assert lora.apply(checkpoint.load(run / "test", "tiny", [])[0], run / "lcm.safetensors", 1.0).patches
 
 
-def test_the_same_command_goes_on(run, tmp_path):
+def test_a_distillation_goes_on(run, tmp_path):
     runs.pictures(tmp_path / "pictures")
     main(runs.arguments(tmp_path, verb="distill", steps=2))
     main(runs.arguments(tmp_path, verb="distill"))
@@ -160,14 +160,14 @@ def test_the_same_command_goes_on(run, tmp_path):
 
 
 @pytest.mark.soak
-def test_checkpointing_changes_nothing(run, tmp_path):
+def test_a_student_with_checkpointing(run, tmp_path):
     runs.pictures(tmp_path / "pictures")
     main(runs.arguments(tmp_path, "vega-nano", "--gradient-checkpointing", verb="distill"))
     assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) < 2e-3
 
 
 @pytest.mark.soak
-def test_bf16(run, tmp_path):
+def test_a_student_in_bf16(run, tmp_path):
     """The student learns in fp32 all the same, and comes close to what it learns without."""
     runs.pictures(tmp_path / "pictures")
     AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for

@@ -59,7 +59,7 @@ def oracle(unet, given: list, optimizer: str) -> list[float]:
     "family",
     ["tiny-sd", *(pytest.param(name, marks=pytest.mark.soak) for name in ("SD 1.5", "SDXL", "SSD-1B", "Segmind-Vega"))],
 )
-def test_steps_are_those_of_diffusers(tmp_path, family, optimizer):
+def test_whole_steps_are_those_of_diffusers(tmp_path, family, optimizer):
     """In fp64: every weight of the UNet, after two steps of the optimizer and of the moving average."""
     unet = diffusers_folders.modules(family)["unet"].double()
     before, expected, given = copy.deepcopy(unet.state_dict()), copy.deepcopy(unet), batches(unet.config, STEPS, 1)
@@ -137,7 +137,7 @@ def test_folder_and_file_are_one_model(tmp_path):
 
 
 @pytest.mark.soak
-def test_the_same_command_goes_on(tmp_path):
+def test_a_finetune_goes_on(tmp_path):
     for name, steps in (("whole", [4]), ("broken", [2, 4])):
         runs.pictures(tmp_path / name / "pictures")
         for each in steps:
