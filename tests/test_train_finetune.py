@@ -3,11 +3,14 @@
 import copy
 from pathlib import Path
 
+import comfy.model_detection
+import comfy.ops
 import pytest
 import torch
 import torch.nn.functional as F
 import training_files as files
 import training_runs as runs
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from diffusers import AutoencoderTiny, DDPMScheduler, StableDiffusionPipeline
 from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import load_file
@@ -95,6 +98,19 @@ def test_one_file_as_diffusers_scripts_write_it(family):
     assert found.keys() == expected.keys() - extra
     for name, tensor in found.items():
         assert torch.equal(tensor, expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), {"Segmind-Vega": "Segmind_Vega", "SSD-1B": "SSD1B", "SDXL": "SDXL", "SD 1.5": "SD15"}.items()
+)
+def test_core_knows_the_file(family, name):
+    """By its names and shapes at real dimensions, each of which is one of the UNet's that it then makes."""
+    unet, prefix = diffusers_folders.real_unet(family), "model.diffusion_model."
+    found = {prefix + stability_file.unet_key(key, unet): weight for key, weight in unet.state_dict().items()}
+    config = comfy.model_detection.model_config_from_unet(found, prefix)
+    assert type(config).__name__ == name
+    made = UNetModel(**config.unet_config, device="meta", operations=comfy.ops.disable_weight_init).state_dict()
+    assert {prefix + key: weight.shape for key, weight in made.items()} == {k: weight.shape for k, weight in found.items()}
 
 
 def test_which_have_no_such_file():
