@@ -20,8 +20,8 @@ def start(options: Namespace) -> TrainingRun:
         raise ValueError("--use-8bit-adam and --optimizer adafactor are two optimizers: give one of them.")
     training = TrainingRun(options, options.name)
     output = training.folder.output
-    sources = (training.base.path, options.pictures, options.work)
-    if any(output.resolve() in (source.resolve(), *source.resolve().parents) for source in sources):
+    sources = [path.resolve() for path in (training.base.path, options.pictures, options.work, options.vae) if path]
+    if any(output.resolve() in (source, *source.parents) for source in sources):
         raise ValueError(f"{output} is what the run reads from, or holds it: choose another --name or --output-dir.")
     if output.is_file() or output.is_dir() and any(output.iterdir()) and not (output / model_folder.MODEL_INDEX).is_file():
         raise ValueError(f"{output} exists and is no model's folder: choose another --name or --output-dir.")
