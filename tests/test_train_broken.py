@@ -1,6 +1,7 @@
 """Runs that are stopped, killed or shared: each ends as an unbroken one does, with what was saved before it kept.
 
-Of `lora` and of `lcm-lora` by both methods; those of the latter that start processes are in soak.
+Of `lora`, of `lcm-lora` by both methods, of `distill` and of `finetune`; only those of the first that start processes are
+not in soak.
 """
 
 import os
@@ -21,9 +22,17 @@ KINDS = {
     "lora": {},
     "consistency": {"verb": "lcm-lora", "w_max": 12},
     "trajectories": {"verb": "lcm-lora", "method": "trajectories", "w_min": 3},
+    "distill": {"verb": "distill"},
+    "finetune": {"verb": "finetune"},
 }
+WHOLE = ("distill", "finetune")
 pytestmark = pytest.mark.model
 every = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+of_loras = pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.soak] if kind.get("verb") in WHOLE else []) for kind in KINDS.values()],
+    ids=KINDS,
+)
 in_processes = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.soak] if kind else []) for kind in KINDS.values()], ids=KINDS
 )
@@ -46,7 +55,7 @@ def test_a_nan_ends_the_run(tmp_path, kind):
     assert (tmp_path / "work" / "test" / "training" / "latest").read_text() == "2"
 
 
-@every
+@of_loras
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, kind):
     runs.pictures(tmp_path / "pictures")
     main(runs.arguments(tmp_path, steps=2, **kind))

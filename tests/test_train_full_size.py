@@ -33,6 +33,7 @@ from train.denoising import Batch, denoising_loss
 from train.diffusion import NOISE_SCHEDULE, Diffusion
 from train.optimization import make_optimizer, schedule
 from train.options import TARGET_MODULES
+use_adafactor = False
 unet = real_unet("Segmind-Vega").to_empty(device="cpu").requires_grad_(False)
 for parameter in unet.parameters():
     parameter.normal_(0, 0.02)
@@ -50,10 +51,15 @@ learned = adapters.add_lcm_lora(unet, 64, 64)
 diffusion, zeros = Diffusion(unet.device), tuple(map(torch.zeros_like, text))
 loss = lambda _: consistency_loss(unet, diffusion, batch, zeros, torch.tensor([7.5]))
 """
+FINETUNE = """
+learned, use_adafactor = list(unet.requires_grad_(True).parameters()), True
+scheduler = DDPMScheduler(**NOISE_SCHEDULE)
+loss = lambda _: denoising_loss(unet, scheduler, batch, 5.0)
+"""
 STEP = """
 unet.enable_gradient_checkpointing()
 unet.train()
-optimizer = make_optimizer([{"params": learned, "lr": 1e-4}])
+optimizer = make_optimizer([{"params": learned, "lr": 1e-4}], use_adafactor=use_adafactor)
 began = time.monotonic()
 with tempfile.TemporaryDirectory() as folder:
     losses = training_loop.train(nn.ParameterList(learned), loss, optimizer, schedule("constant", 1), Path(folder), 1)
@@ -87,6 +93,11 @@ def test_a_step_at_real_size(record_property):
 def test_a_distillation_step_at_real_size(record_property):
     """LCM-LoRA of rank 64 likewise: teacher and student are one UNet, whose weights alone would be 2.8 GiB more."""
     assert gigabytes(LCM_LORA, record_property) < 7
+
+
+def test_a_whole_step_at_real_size(record_property):
+    """The whole UNet by Adafactor likewise: its weights and gradients are 5.6 GiB."""
+    assert gigabytes(FINETUNE, record_property) < 9
 
 
 def peak(folder: Path, base: str | Path, count: int) -> float:

@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from torch import nn
+from unet_steps import SCHEDULE, batches
 
 from dev import diffusers_folders
 from train import adapters
@@ -19,23 +20,6 @@ from train.training_loop import train
 
 pytestmark = pytest.mark.model
 RANK, ALPHA, RATE, GAMMA, WEIGHT = 4, 2.0, 1e-2, 5.0, 0.7
-SCHEDULE = dict(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-
-
-def batches(config, count: int, seed: int) -> list[Batch]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    found = []
-    for k in range(count):
-        pooled = normal(2, 64) if config.addition_embed_type else None
-        size_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
-        timesteps = torch.randint(0, 1000, (2,), generator=generator)
-        text = normal(2, 7, config.cross_attention_dim), pooled
-        found.append(Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, size_ids))
-    return found
 
 
 def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float, accumulation: int, steps: int):

@@ -1,6 +1,7 @@
-"""Short runs of `python -m train lora` and `lcm-lora` on a few small pictures."""
+"""Short runs of `python -m train` on a few small pictures."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,9 @@ from train.__main__ import main
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {"resolution": 64, "rank": 2, "steps": 4, "gradient-accumulation-steps": 1, "batch-size": 2, "save-every": 1}
 SHORT |= {"learning-rate": 1e-3, "name": "test"}
+# What differs from it in the verbs that have other options.
+OF_VERB = {"lora": {}, "lcm-lora": {"score_prompts": 0, "method": "consistency"}}
+OF_VERB |= dict.fromkeys(("distill", "finetune"), {"rank": None, "learning-rate": 1e-4, "save-every": 2})
 
 
 def pictures(folder: Path, count: int = 4) -> Path:
@@ -33,12 +37,22 @@ def arguments(
     folder: Path, base: str | Path = "vega-nano", *flags: str, verb: str = "lora", pictures: bool | None = None, **changed
 ) -> list[str]:
     """Of a run in `folder`, on the pictures in folder/pictures unless it has prompts."""
-    defaults = {**SHORT, "score_prompts": 0, "method": "consistency"} if verb == "lcm-lora" else SHORT
+    defaults = SHORT | OF_VERB[verb]
+    if verb == "distill" and "to" not in changed:
+        defaults["to"] = half_plan(folder)
     options = {name: value for name, value in {**defaults, **changed}.items() if value is not None}
     has_pictures = changed.get("prompts") is None if pictures is None else pictures
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     where = [f"--output-dir={folder}", f"--work={folder / 'work'}"]
     return [verb, str(base), *([str(folder / "pictures")] if has_pictures else []), *given, *where, *flags]
+
+
+def half_plan(folder: Path) -> Path:
+    """docs/train.md's plan for half of vega-nano, in a file."""
+    text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "half.json").write_text(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1])
+    return folder / "half.json"
 
 
 def refused(*given) -> str:
@@ -91,7 +105,9 @@ def wait_until(process: subprocess.Popen, is_time: Callable[[], bool]) -> None:
 
 
 def weights(folder: Path, name: str = "test") -> dict[str, torch.Tensor]:
-    return load_file(folder / f"{name}.safetensors")
+    """Of the LoRA that a run made, or of the UNet."""
+    unet = folder / name / "unet" / "diffusion_pytorch_model.safetensors"
+    return load_file(unet if unet.exists() else folder / f"{name}.safetensors")
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

@@ -1,4 +1,4 @@
-"""Training: `inspect` tells what is in a folder, `lora` trains a style or a subject, `lcm-lora` drawing in a few steps."""
+"""Training: a LoRA of a style or a subject, an LCM-LoRA, a smaller model, or a whole model, on your own pictures."""
 
 import argparse
 import sys
@@ -19,6 +19,12 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("lcm-lora", help="an LCM-LoRA of a base's own, with which it draws in 1 to 8 steps")
     options.add_lcm_lora(command)
     command.set_defaults(run=run_lcm_lora)
+    command = commands.add_parser("distill", help="a smaller model: a base with blocks left out, taught by the base itself")
+    options.add_distill(command)
+    command.set_defaults(run=run_distill)
+    command = commands.add_parser("finetune", help="the whole UNet of a base")
+    options.add_finetune(command)
+    command.set_defaults(run=run_finetune)
     return found
 
 
@@ -32,6 +38,18 @@ def run_lcm_lora(chosen: argparse.Namespace) -> None:
     from . import lcm_lora_run
 
     lcm_lora_run.run(chosen)
+
+
+def run_distill(chosen: argparse.Namespace) -> None:
+    from . import distill_run
+
+    distill_run.run(chosen)
+
+
+def run_finetune(chosen: argparse.Namespace) -> None:
+    from . import finetune_run
+
+    finetune_run.run(chosen)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -89,6 +89,11 @@ class Base:
                 owner.register_buffer("position_ids", torch.arange(owner.position_ids.shape[-1])[None], persistent=False)
         return loaded(encoder.path, module, tensors, dtype)
 
+    @property
+    def scheduler(self) -> dict:
+        """Its scheduler_config.json; empty where it has none."""
+        return {}
+
     @cached_property
     def fingerprint(self) -> str:
         return sampled_fingerprint(self.weight_files())
@@ -128,6 +133,11 @@ class Folder(Base):
         index = self.path / "model_index.json"
         said = weights.read_json(index) if index.is_file() else {}
         return self.is_xl and bool(said.get("force_zeros_for_empty_prompt", True))
+
+    @property
+    def scheduler(self):
+        file = self.path / "scheduler" / "scheduler_config.json"
+        return weights.read_json(file) if file.is_file() else {}
 
     def unet_weights(self):
         return weights.read_part(self.path / "unet", "diffusion_pytorch_model")

@@ -19,6 +19,7 @@ from .denoising import Batch
 from .diffusion import NUM_TRAIN_TIMESTEPS, Diffusion
 from .examples import row_seed
 from .guidance import unconditional_text
+from .optimization import make_optimizer
 from .score_card import FewStep, ScoreCard
 from .training_run import TrainingRun, content_of
 
@@ -28,6 +29,7 @@ PUBLISHED_SAMPLES = 12_000  # that the published recipe learns from: 1000 steps 
 
 def run(options: Namespace) -> None:
     check(options)
+    options.alpha = options.alpha or float(options.rank)
     training = TrainingRun(options)
     if options.prompts:
         captions, dataset = prompts.read(options.prompts), None
@@ -97,12 +99,12 @@ class LcmLoraRun:
         unet = training.unet()
         set_seed(options.seed)
         learned = adapters.add_lcm_lora(unet, options.rank, options.alpha)
-        groups = [{"params": learned, "lr": options.learning_rate}]
-        losses = training.optimize(unet, groups, self.objective(unet), partial(self.draw_samples, unet))
+        optimizer = make_optimizer([{"params": learned, "lr": options.learning_rate}], options.use_8bit_adam)
+        losses = training.optimize(unet, optimizer, self.objective(unet), partial(self.draw_samples, unet))
         about = metadata.of_lcm_lora(options, training.base)
-        training.in_main(lambda: training.save(unet, [], about, losses))
+        training.in_main(lambda: training.save_lora(unet, [], about, losses))
         training.in_main(partial(self.score, unet, len(losses)))
-        training.in_main(lambda: training.check(unet, []))
+        training.in_main(lambda: training.check_lora(unet, []))
 
     def fill_caches(self) -> None:
         if self.dataset:

@@ -15,13 +15,14 @@ from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
 from .diffusion import NOISE_SCHEDULE
 from .examples import EncodedTexts, Examples
-from .images import make_grid
+from .optimization import make_optimizer
 from .training_run import TrainingRun, content_of
 
 SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the others
 
 
 def run(options: Namespace) -> None:
+    options.alpha = options.alpha or float(options.rank)
     training = TrainingRun(options)
     dataset = inspect.load(options, quiet=not training.is_main)
     training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
@@ -52,12 +53,13 @@ class LoraRun:
         training.in_main(partial(self.fill_caches, examples))
         unet = training.unet()
         class_examples = self.prior(unet) if self.options.class_prompt else None
-        groups = self.add_adapters(unet)
+        optimizer = make_optimizer(self.add_adapters(unet), self.options.use_8bit_adam)
         compute_loss = self.objective(unet, examples, class_examples)
-        losses = training.optimize(unet, groups, compute_loss, partial(self.draw_samples, unet))
+        draw_samples = partial(training.draw_samples, unet, self.texts, self.lcm_lora)
+        losses = training.optimize(unet, optimizer, compute_loss, draw_samples)
         about = metadata.of_lora(self.options, training.base, self.dataset, len(losses))
-        training.in_main(lambda: training.save(unet, self.encoders, about, losses))
-        training.in_main(lambda: training.check(unet, self.encoders))
+        training.in_main(lambda: training.save_lora(unet, self.encoders, about, losses))
+        training.in_main(lambda: training.check_lora(unet, self.encoders))
 
     def fill_caches(self, examples: Examples) -> None:
         self.training.fill_latents(examples)
@@ -98,12 +100,3 @@ class LoraRun:
             return prior_preserving_loss(unet, self.scheduler, batch, classes(number), weight, gamma)
 
         return compute_loss
-
-    def draw_samples(self, unet: nn.Module) -> None:
-        """A sheet: the prompts across, with an LCM-LoRA in four steps where there is one, and below in 25 without it."""
-        sampler, prompts = self.training.sampler(unet, self.texts), self.options.sample_prompts
-        seeds = [self.options.seed + k for k in range(len(prompts))]
-        with self.training.accelerator.autocast():
-            images = sampler.sample_in_few_steps(self.lcm_lora, prompts, seeds) if self.lcm_lora else []
-            images += sampler.sample(prompts, seeds)
-        self.training.save_samples(make_grid(images, sampler.side, len(prompts)))

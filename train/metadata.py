@@ -1,4 +1,4 @@
-"""What a LoRA file says of itself, under the names that kohya's scripts and Stability's modelspec gave these things.
+"""What a file says of itself, under the names that kohya's scripts and Stability's modelspec gave these things.
 
 Nothing of it depends on when or where the run was, so that equal runs make equal files.
 """
@@ -12,7 +12,7 @@ from .data.dataset import Dataset
 
 # By whether it is of SDXL's family: kohya's name of the base, and modelspec's of the architecture.
 BASE_VERSION = {True: "sdxl_base_v1-0", False: "sd_v1"}
-ARCHITECTURE = {True: "stable-diffusion-xl-v1-base/lora", False: "stable-diffusion-v1/lora"}
+ARCHITECTURE = {True: "stable-diffusion-xl-v1-base", False: "stable-diffusion-v1"}
 IMPLEMENTATION = "diffusers"
 
 
@@ -25,10 +25,15 @@ def of_lcm_lora(options: Namespace, base: Base) -> dict[str, str]:
     }
 
 
-def modelspec(options: Namespace, base: Base, title: str) -> dict[str, str]:
+def of_model(options: Namespace, base: Base) -> dict[str, str]:
+    """Of a whole checkpoint."""
+    return modelspec(options, base, options.name, kind="")
+
+
+def modelspec(options: Namespace, base: Base, title: str, kind: str = "/lora") -> dict[str, str]:
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": ARCHITECTURE[base.is_xl],
+        "modelspec.architecture": ARCHITECTURE[base.is_xl] + kind,
         "modelspec.implementation": IMPLEMENTATION,
         "modelspec.title": title,
         "modelspec.resolution": f"{options.resolution}x{options.resolution}",

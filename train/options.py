@@ -9,6 +9,7 @@ from vega import file_names
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 SCHEDULERS = ("constant", "cosine", "linear")
 METHODS = ("consistency", "trajectories")
+OPTIMIZERS = ("adamw", "adafactor")
 GUIDANCE = 7.5  # w of the published LCM-LoRAs, the same for all bases
 BASE = "a diffusers folder, a checkpoint file, or vega-nano"
 
@@ -45,16 +46,14 @@ def add_data(command: argparse.ArgumentParser, optional: bool = False) -> None:
     command.add_argument("--instance-prompt", default="", help="the caption of pictures that have none")
 
 
-def add_training(command: argparse.ArgumentParser) -> None:
+def add_training(command: argparse.ArgumentParser, result: str = "NAME.safetensors") -> None:
     """What every run has."""
     option = command.add_argument
-    option("--name", required=True, type=file_name, help="of the run and of the file that it makes")
-    option("--output-dir", type=Path, default=Path(), help="where NAME.safetensors is written (here)")
+    option("--name", required=True, type=file_name, help="of the run and of what it makes")
+    option("--output-dir", type=Path, default=Path(), help=f"where {result} is written (here)")
     option("--work", type=Path, default=Path("vega-training"), help="where runs and caches are kept (vega-training)")
     option("--overwrite", action="store_true", help="replace a run of that name with other settings, and its file")
     option("--vae", type=Path, help="another autoencoder than the base's, a folder or a file")
-    option("--rank", type=at_least(1), default=16)
-    option("--alpha", type=at_least(1e-3, float), help="scales the LoRA by alpha / rank (rank)")
     option("--steps", type=at_least(1), default=1500)
     option("--learning-rate", type=at_least(0, float), default=1e-4)
     option("--lr-scheduler", choices=SCHEDULERS, default="constant")
@@ -76,10 +75,17 @@ def add_training(command: argparse.ArgumentParser) -> None:
     option("--progress", choices=("text", "json"), default="text", help="json: one event a line, for programs")
 
 
+def add_adapter(command: argparse.ArgumentParser) -> None:
+    """What every run has that makes a LoRA."""
+    add_training(command)
+    command.add_argument("--rank", type=at_least(1), default=16)
+    command.add_argument("--alpha", type=at_least(1e-3, float), help="scales the LoRA by alpha / rank (rank)")
+
+
 def add_lora(command: argparse.ArgumentParser) -> None:
     command.add_argument("base", help=BASE)
     add_data(command)
-    add_training(command)
+    add_adapter(command)
     option = command.add_argument
     option("--target-modules", nargs="+", default=list(TARGET_MODULES), help="ends of the names of what is adapted")
     option("--train-text-encoder", action="store_true", help="adapt the text encoders as well")
@@ -100,7 +106,7 @@ def add_lora(command: argparse.ArgumentParser) -> None:
 def add_lcm_lora(command: argparse.ArgumentParser) -> None:
     command.add_argument("base", help=BASE)
     add_data(command, optional=True)
-    add_training(command)
+    add_adapter(command)
     option = command.add_argument
     option("--prompts", type=Path, help="a text file with one prompt a line, to learn from instead of pictures")
     option("--method", choices=METHODS, help="(trajectories for fewer samples than the published recipe's 12,000)")
@@ -110,3 +116,28 @@ def add_lcm_lora(command: argparse.ArgumentParser) -> None:
     option("--loss-type", choices=("huber", "l2"), default="huber")
     option("--score-prompts", type=at_least(0), default=16, help="that the score card is of, kept from training; 0: no card")
     command.set_defaults(rank=64, steps=1000, gradient_accumulation_steps=12, caption_dropout=0.0)
+
+
+def add_unet(command: argparse.ArgumentParser) -> None:
+    """What every run has that trains a whole UNet."""
+    command.add_argument("base", help=BASE)
+    add_data(command)
+    add_training(command, "the folder NAME")
+    help_text = "(adafactor on a GPU on which AdamW's moments would not fit, else adamw)"
+    command.add_argument("--optimizer", choices=OPTIMIZERS, help=help_text)
+    command.set_defaults(save_every=500, sample_every=1000, ema_decay=0.9999)
+
+
+def add_finetune(command: argparse.ArgumentParser) -> None:
+    add_unet(command)
+    command.add_argument("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
+    command.set_defaults(steps=10_000, learning_rate=1e-6)
+
+
+def add_distill(command: argparse.ArgumentParser) -> None:
+    add_unet(command)
+    option = command.add_argument
+    option("--to", required=True, help="what is kept: small-sd, tiny-sd, ssd-1b, vega, or a JSON file with a plan")
+    option("--output-weight", type=at_least(0, float), default=0.5, help="of the distance to the base's prediction")
+    option("--feature-weight", type=at_least(0, float), default=0.5, help="of the distances to its blocks' outputs")
+    command.set_defaults(steps=50_000, learning_rate=1e-5)

@@ -14,11 +14,10 @@ FREE |= {"sample_prompts", "sample_every", "lcm_lora"}
 
 
 class RunFolder:
-    """work/name, and the file that the run ends with."""
+    """work/name, and the file or diffusers folder that the run ends with."""
 
-    def __init__(self, work: Path, name: str, output_dir: Path):
-        self.folder, self.name = work / name, name
-        self.output = output_dir / f"{name}.safetensors"
+    def __init__(self, work: Path, name: str, output: Path):
+        self.folder, self.name, self.output = work / name, name, output
         self.cache, self.state = work / "cache", self.folder / "training"
         self.settings, self.samples = self.folder / "settings.json", self.folder / "samples"
         self.class_pictures, self.loss_plot = self.folder / "class", self.folder / "loss.png"

@@ -22,6 +22,7 @@ SAVE_EVERY_STEPS = 100  # a run shorter than four times that saves four times
 LOG_EVERY_STEPS = 50
 MAX_GRAD_NORM = 1.0
 MAX_WARMUP_STEPS = 50
+MESSAGE_NUMBERS = 2**24  # between processes
 INTERRUPTED = 130  # exit status
 
 
@@ -117,9 +118,21 @@ def train(
 
 
 def average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
-    """The mean over all processes, as one message."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if accelerator.num_processes == 1 or not gradients:
+    """The mean over all processes, in messages of about MESSAGE_NUMBERS: those of a whole UNet would not fit in one."""
+    if accelerator.num_processes == 1:
+        return
+    waiting, size = [], 0
+    for gradient in (p.grad for p in parameters if p.grad is not None):
+        waiting.append(gradient)
+        size += gradient.numel()
+        if size >= MESSAGE_NUMBERS:
+            average(accelerator, waiting)
+            waiting, size = [], 0
+    average(accelerator, waiting)
+
+
+def average(accelerator: Accelerator, gradients: list[torch.Tensor]) -> None:
+    if not gradients:
         return
     mean = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), reduction="mean")
     for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):

@@ -25,7 +25,8 @@ from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
 from .files import atomic_write, sampled_fingerprint
-from .optimization import adamw_8bit, make_optimizer, schedule
+from .images import make_grid
+from .optimization import adamw_8bit, schedule
 from .run_folder import RunFolder
 from .sampling import Sampler
 
@@ -35,15 +36,18 @@ TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available
 
 
 class TrainingRun:
-    """The base and the folder of a run, and what is done in the same way in every run."""
+    """The base and the folder of a run, and what is done in the same way in every run.
 
-    def __init__(self, options: Namespace):
+    result: what the run writes into the output folder; NAME.safetensors unless it says otherwise.
+    """
+
+    def __init__(self, options: Namespace, result: str = ""):
         diffusers_logging.set_verbosity_error()
         transformers_logging.set_verbosity_error()
         self.options, self.base = options, open_base(options.base)
         options.resolution = options.resolution or self.base.resolution
-        options.alpha = options.alpha or float(options.rank)
-        self.folder = RunFolder(options.work, options.name, options.output_dir)
+        output = options.output_dir / (result or f"{options.name}.safetensors")
+        self.folder = RunFolder(options.work, options.name, output)
         self.accelerator = make_accelerator(options, self.folder)
         self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
         self.events = Events(options.progress == "json" and self.is_main, options.steps)
@@ -72,8 +76,14 @@ class TrainingRun:
             work()
         self.accelerator.wait_for_everyone()
 
-    def unet(self) -> nn.Module:
-        return prepare_for_device(self.base.unet(self.dtype), self.device)
+    @property
+    def learned_dtype(self) -> torch.dtype:
+        """Of weights that learn: in half precision most of an update would be rounded off."""
+        return torch.promote_types(self.dtype, torch.float32)
+
+    def unet(self, dtype: torch.dtype | None = None) -> nn.Module:
+        """The base's, in the run's precision unless another is asked for."""
+        return prepare_for_device(self.base.unet(dtype or self.dtype), self.device)
 
     def examples(self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0) -> Examples:
         """Batches of the data set; seed is added to the run's. Those of another batch_size are not shared by processes."""
@@ -115,9 +125,9 @@ class TrainingRun:
         return Sampler(unet, self.open_vae, texts, self.base.is_xl, self.side, zero_unconditional)
 
     def optimize(
-        self, unet: nn.Module, groups: list[dict], compute_loss: Callable, draw_samples: Callable | None
+        self, unet: nn.Module, optimizer: torch.optim.Optimizer, compute_loss: Callable, draw_samples: Callable
     ) -> list[float]:
-        """Trains what the optimizer's groups hold, as the options say; the loss of every step."""
+        """Trains what the optimizer holds, as the options say; the loss of every step."""
         options = self.options
         if options.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -125,9 +135,9 @@ class TrainingRun:
         if options.report_to:
             self.accelerator.init_trackers(options.name)
         losses = training_loop.train(
-            nn.ParameterList(parameter for group in groups for parameter in group["params"]),
+            nn.ParameterList(parameter for group in optimizer.param_groups for parameter in group["params"]),
             compute_loss,
-            make_optimizer(groups, options.use_8bit_adam),
+            optimizer,
             schedule(options.lr_scheduler, options.steps, options.lr_warmup_steps),
             self.folder.state,
             options.steps,
@@ -167,6 +177,15 @@ class TrainingRun:
         if self.options.report_to:
             self.accelerator.log({"loss": loss, "learning rate": learning_rate}, step=done)
 
+    def draw_samples(self, unet: nn.Module, texts: Callable, lcm_lora: Path | None = None) -> None:
+        """A sheet: the prompts across, with an LCM-LoRA in four steps where there is one, and below in 25 without it."""
+        sampler, prompts = self.sampler(unet, texts), self.options.sample_prompts
+        seeds = [self.options.seed + k for k in range(len(prompts))]
+        with self.accelerator.autocast():
+            images = sampler.sample_in_few_steps(lcm_lora, prompts, seeds) if lcm_lora else []
+            images += sampler.sample(prompts, seeds)
+        self.save_samples(make_grid(images, sampler.side, len(prompts)))
+
     def save_samples(self, sheet: Image.Image) -> None:
         about = PngInfo()
         about.add_text(PROMPTS, json.dumps(self.options.sample_prompts))
@@ -174,18 +193,24 @@ class TrainingRun:
             sheet.save(partial_file, "PNG", pnginfo=about)
         self.events.send("samples", step=self.done, file=str(self.sheet))
 
-    def save(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
-        """Writes the loss plot and the file."""
-        tensors = adapters.kohya_state_dict(unet, encoders, self.options.alpha)
+    def save(self, write: Callable[[Path], None], losses: list[float]) -> None:
+        """Draws the loss plot, and has the result written to its place."""
         loss_plot.write(self.folder.loss_plot, losses)
-        adapters.save(tensors, self.folder.output, about)
+        write(self.folder.output)
 
-    def check(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
-        """Loads the file back, after which the models are of no more use."""
+    def end(self, loaded_back: str) -> None:
+        """Tells what was made, and that it loads back."""
         output = self.folder.output
-        said = loading_back.check(output, unet, encoders, self.base.is_xl)
-        print(f"{output}: {said}", flush=True)
-        self.events.send("done", file=str(output), loaded_back=said)
+        print(f"{output}: {loaded_back}", flush=True)
+        self.events.send("done", file=str(output), loaded_back=loaded_back)
+
+    def save_lora(self, unet: nn.Module, encoders: list[nn.Module], about: dict[str, str], losses: list[float]) -> None:
+        tensors = adapters.kohya_state_dict(unet, encoders, self.options.alpha)
+        self.save(lambda file: adapters.save(tensors, file, about), losses)
+
+    def check_lora(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
+        """Loads the file back, after which the models are of no more use."""
+        self.end(loading_back.check(self.folder.output, unet, encoders, self.base.is_xl))
 
 
 def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:

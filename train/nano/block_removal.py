@@ -5,7 +5,6 @@ XL Using Layer Level Loss" (arXiv 2401.02677). The larger UNet here has more tra
 middle, as SDXL has beside Vega, and is initialised from the base, so that its training starts where the base's ended.
 """
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from accelerate.utils import set_seed
 from diffusers import UNet2DConditionModel
 
 from ..diffusion import load_unet
+from ..distillation import compare
 from ..training_loop import constant_then_cosine
 from . import seeds
 from .base_unet import BatchBuilder, build, train_unet
@@ -38,24 +38,22 @@ def expand_with_zero_init(small: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def prune_blocks(large: UNet2DConditionModel) -> UNet2DConditionModel:
-    """`large` without the blocks that vega-nano does not have."""
+    """`large` without the blocks that vega-nano does not have.
+
+    Built with random weights first, so that a run draws the random numbers that it always drew.
+    """
     small, state = build(), large.state_dict()
     small.load_state_dict({key: state[key] for key in small.state_dict()})
     return small
 
 
-@contextmanager
-def record_features(unet: UNet2DConditionModel):
-    """Gives a list to which each forward pass within it appends the outputs of its blocks."""
-    outputs = []
-
-    def hook(module, inputs, output):
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [b.register_forward_hook(hook) for b in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
-    yield outputs
-    for handle in handles:
-        handle.remove()
+def block_names(unet: UNet2DConditionModel) -> list[str]:
+    """The blocks whose outputs are compared."""
+    down, up = (
+        [f"{side}.{k}" for k in range(len(blocks))]
+        for side, blocks in (("down_blocks", unet.down_blocks), ("up_blocks", unet.up_blocks))
+    )
+    return [*down, "mid_block", *up]
 
 
 def train_teacher(work: Path, batches: LatentBatches, steps: int, seed: int = 2) -> list[float]:
@@ -77,15 +75,12 @@ def distil(work: Path, batches: LatentBatches, steps: int, seed: int = 3) -> lis
     set_seed(seed)
     teacher, make_batch = load_unet(work / "teacher").requires_grad_(False), BatchBuilder(work, batches)
     student = prune_blocks(teacher)
+    features = {name: name for name in block_names(student)}
 
     def compute_loss(step):
         batch = make_batch(2 * seeds.CONTINUED_TRAINING + step, noisy_captions=True)
-        with torch.no_grad(), record_features(teacher) as teacher_features:
-            target = batch.predict(teacher)
-        with record_features(student) as student_features:
-            out = batch.predict(student)
-        pairs = zip(student_features, teacher_features, strict=True)
-        feature_loss = sum((a - b).square().mean() / b.var() for a, b in pairs) / len(teacher_features)
+        out, target, pairs = compare(student, teacher, features, batch.predict)
+        feature_loss = sum((a - b).square().mean() / b.var() for a, b in pairs) / len(pairs)
         task_loss, output_loss = batch.weighted_mse(out, batch.noise), batch.weighted_mse(out, target)
         return task_loss + output_loss + FEATURE_LOSS_WEIGHT * feature_loss
 

@@ -8,33 +8,10 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
+from ..model_folder import MODEL_INDEX, SCHEDULER, model_index, write_json
 from . import classifier
 
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
-INDEX = {
-    "_class_name": "StableDiffusionXLPipeline",
-    "_diffusers_version": "0.42.1",
-    "force_zeros_for_empty_prompt": False,
-    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "tokenizer": ["transformers", "CLIPTokenizer"],
-    "tokenizer_2": ["transformers", "CLIPTokenizer"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderTiny"],
-}
-# Segmind-Vega's own scheduler_config.json.
-SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler",
-    "_diffusers_version": "0.42.1",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-}
 
 
 def export(work: Path, folder: Path) -> None:
@@ -55,13 +32,8 @@ def export(work: Path, folder: Path) -> None:
         settings = json.loads(config.read_text())
         settings.pop("_name_or_path", None)  # a path of the machine that trained it
         config.write_text(json.dumps(settings, indent=2) + "\n")
-    write_json(folder / "model_index.json", INDEX)
+    write_json(folder / MODEL_INDEX, model_index(is_xl=True, vae="AutoencoderTiny", zero_unconditional=False))
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     (folder / LORA).parent.mkdir(exist_ok=True)
     shutil.copyfile(work / LORA, folder / LORA)
     shutil.copyfile(work / classifier.WEIGHTS, folder / classifier.WEIGHTS)
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")

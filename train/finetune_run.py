@@ -1,0 +1,21 @@
+"""`python -m train finetune`: the whole UNet of a base, trained on pictures as the base was."""
+
+from argparse import Namespace
+
+from diffusers import DDPMScheduler
+
+from .denoising import denoising_loss
+from .diffusion import NOISE_SCHEDULE
+from .smaller_unet import on_meta
+from .whole_unet import WholeUnetRun, start
+
+
+def run(options: Namespace) -> None:
+    training = start(options)
+    scheduler = DDPMScheduler(**NOISE_SCHEDULE)
+
+    def prepare():
+        unet = training.unet(training.learned_dtype)
+        return unet, lambda batch: denoising_loss(unet, scheduler, batch, options.snr_gamma)
+
+    WholeUnetRun(training, on_meta(training.base.config).num_parameters()).run(prepare, in_one_file=True)
