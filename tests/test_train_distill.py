@@ -115,7 +115,7 @@ def test_load_vega_draws_what_diffusers_does(run):
     model = checkpoint.load(run / "test", "tiny", [])[0]
     pipeline, base = (
         StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32, local_files_only=True)
-        for folder in (run / "test", checkpoint.NANO)
+        for folder in (run / "test", checkpoint.NANO_DIR)
     )
     assert pipeline.unet.config.layers_per_block == 1
     assert pipeline.unet.config.sample_size == 8

@@ -93,7 +93,7 @@ def test_one_file_as_diffusers_scripts_write_it(family):
         if part in modules
     }
     found = stability_file.tensors(unet, vae, encoders)
-    expected = single_files.tensors(modules)
+    expected = single_files.to_single_file(modules)
     extra = {name for name in expected if name.endswith((".position_ids", ".logit_scale")) or name == "alphas_cumprod"}
     assert found.keys() == expected.keys() - extra
     for name, tensor in found.items():

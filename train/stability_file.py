@@ -15,7 +15,7 @@ from .base import FIRST_ENCODER, SECOND_ENCODER
 
 BLOCKS_OF_LEVEL = 2  # residual blocks going down, of every UNet that has this layout; one more going up
 OUTSIDE = {diffusers: stability for stability, diffusers in unet_keys.OUTSIDE_BLOCKS.items()}
-RESNET = {diffusers: stability for stability, diffusers in unet_keys.RESNET.items()}
+RESNET = {diffusers: stability for stability, diffusers in unet_keys.RESNET_NAMES.items()}
 AUTOENCODER = (
     (r"encoder\.down_blocks\.(\d+)\.resnets", r"encoder.down.\1.block"),
     (r"encoder\.down_blocks\.(\d+)\.downsamplers\.0", r"encoder.down.\1.downsample"),
