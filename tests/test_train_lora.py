@@ -143,9 +143,9 @@ def test_overwrite_forgets_no_sooner_than_it_must(run, tmp_path):
         ({"vae": tmp_path}, "config.json can't be read"),
     ):
         assert words in runs.refused(tmp_path, "vega-nano", "--overwrite", {"rank": 4, **changed})
-    (work / ".test").touch()  # in the way of what is forgotten
+    (work / ".test.old").touch()  # in the way of what is forgotten
     assert "can't be removed" in runs.refused(tmp_path, "vega-nano", "--overwrite", {"rank": 4})
-    (work / ".test").unlink()
+    (work / ".test.old").unlink()
     main(runs.arguments(tmp_path))
     assert "to_nowhere" in runs.refused(tmp_path, "vega-nano", "--overwrite", {"target_modules": "to_nowhere"})
     assert not (work / "test" / "training").exists()

@@ -53,7 +53,7 @@ class RunFolder:
 
     def forget(self) -> None:
         """Removes the folder whole; ValueError where that can't be, with nothing lost."""
-        forgotten = self.folder.with_name(f".{self.name}")  # which is no run's name
+        forgotten = self.folder.with_name(f".{self.name}.old")  # which is no run's name
         shutil.rmtree(forgotten, ignore_errors=True)
         try:
             if self.folder.exists():
