@@ -178,6 +178,28 @@ def test_the_painting_is_saved_and_the_webcam_is_not(page):
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
 
 
+def test_the_camera_does_not_replace_the_painting(page):
+    """A click or a key on what the webcam sees is no stroke; what Run sends of it says that it is a camera's."""
+    load(page, "vega_live_webcam")
+    value = f"{widget('VegaLiveImage', 'picture')}.value"
+    painting = page.evaluate(value)
+    page.locator(CANVAS).click()
+    assert page.evaluate(value) == painting
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    page.locator(CANVAS).click()
+    page.locator(CANVAS).dispatch_event("keydown", {"key": "Delete"})
+    page.locator(CANVAS).dispatch_event("keydown", {"key": " "})
+    assert page.locator(CANVAS).get_attribute("tabindex") is None
+    assert page.evaluate(value) == painting
+    sent = page.evaluate("window.app.graphToPrompt().then(({ output }) => Object.values(output))")
+    (live,) = [node for node in sent if node["class_type"] == "VegaLiveImage"]
+    assert live["inputs"]["picture"].startswith("data:image/jpeg;source=webcam;base64,/9j/")
+    page.locator(".vega-live select").first.select_option("paint")
+    browser.until(page, f"() => document.querySelector('{CANVAS}').tabIndex === 0")
+    assert page.evaluate(value) == painting
+
+
 def test_the_full_screen_page_shows_the_picture(page):
     load(page, "vega_live_paint")
     viewer = page.context.new_page()

@@ -11,6 +11,7 @@ const SIDES = [128, 192, 256, 384, 512, 768, 1024];
 const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
 const NODE_SIZE = [560, 500];
 const LEAST_HEIGHT_PX = 360;
+const QUALITY = 0.9; // of a JPEG in the workflow or a prompt
 const [NAME, KEY] = ["Vega.LiveName", "Vega.LiveKey"]; // in the tab's storage
 const STYLE = `
   .vega-live { display: flex; flex-direction: column; gap: 6px; height: 100%; box-sizing: border-box; padding: 4px;
@@ -75,7 +76,7 @@ function makeWidget(node) {
   const clear = element("button", { type: "button", textContent: say("clear") });
   const address = labelled(element("input", { readOnly: true }), say("address"));
   const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
-  const canvas = element("canvas", { tabIndex: 0 });
+  const canvas = element("canvas");
   const picture = element("img", { alt: say("picture") });
   const status = element("div", { className: "status" });
   status.setAttribute("role", "status");
@@ -101,12 +102,13 @@ function makeWidget(node) {
     isFresh = true;
     loop?.sendFrame();
     if (!isDone) return;
-    written = canvas.toDataURL("image/jpeg", 0.9);
+    written = canvas.toDataURL("image/jpeg", QUALITY);
     value.value = written;
     app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
   }
 
-  const painting = makePainting(canvas, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
+  const isPainted = () => chosen().source === "paint";
+  const painting = makePainting(canvas, isPainted, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
 
   // The canvas with a frame that wasn't sent yet, or null.
   function takeFrame() {
@@ -173,6 +175,8 @@ function makeWidget(node) {
     address.value = liveAddress(liveName(node));
     full.href = new URL(`../live.html#${liveName(node)}`, import.meta.url).href;
     canvas.className = kind === "paint" ? "paint" : "";
+    if (kind === "paint") canvas.tabIndex = 0;
+    else canvas.removeAttribute("tabindex");
     canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
     if (canvas.width !== pixels) painting.resize(pixels);
   }
@@ -197,9 +201,11 @@ function makeWidget(node) {
 
   value.hidden = value.options.hidden = true;
   value.computeSize = () => [0, -4];
+  // What a camera sees says so, by which Send Image leaves it out of its files (images/graph_metadata.py).
   value.serializeValue = () => {
-    const isSeen = video && ["webcam", "screen"].includes(chosen().source);
-    return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
+    const { source: kind } = chosen();
+    if (!video || !["webcam", "screen"].includes(kind)) return value.value;
+    return canvas.toDataURL("image/jpeg", QUALITY).replace(";", `;source=${kind};`);
   };
   // Where a workflow or a program's graph is opened; also called for what was painted here.
   function restore(picture) {

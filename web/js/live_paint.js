@@ -4,8 +4,9 @@ const STEP_PX = 4; // of the brush at an arrow key
 const PAPER = "#ffffff";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// brush(): { colour, size }. changed(isStrokeDone) is called whenever the painting is another one.
-export function makePainting(canvas, brush, changed) {
+// canPaint(): whether the canvas shows the painting now, and not a camera's frame. brush(): { colour, size }.
+// changed(isStrokeDone) is called whenever the painting is another one.
+export function makePainting(canvas, canPaint, brush, changed) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const before = []; // the painting before each stroke
   let pen = null; // the last point of a stroke that goes on
@@ -108,10 +109,9 @@ export function makePainting(canvas, brush, changed) {
   }
 
   canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
-  canvas.addEventListener("pointerdown", onDown);
-  canvas.addEventListener("pointermove", onMove);
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, onUp);
-  canvas.addEventListener("keydown", onKey);
+  const listeners = { pointerdown: onDown, pointermove: onMove, pointerup: onUp, pointercancel: onUp, keydown: onKey };
+  for (const [name, listener] of Object.entries(listeners))
+    canvas.addEventListener(name, (event) => canPaint() && listener(event));
   blank();
 
   // Another size keeps what was painted.
@@ -130,6 +130,7 @@ export function makePainting(canvas, brush, changed) {
     image.src = picture.startsWith("data:") ? picture : `data:image/png;base64,${picture}`; // it finds out the format itself
     await image.decode().catch(() => {}); // what is no picture leaves the paper blank
     before.length = 0;
+    [pen, isDown] = [null, false]; // a stroke may have been left for another source
     blank();
     if (image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   }
