@@ -88,7 +88,8 @@ class LiveSession:
         self.owner: LiveConnection | None = None  # who sent the prompt
         self.changed = asyncio.Event()
         self.is_new_prompt = False
-        self.last_drawn: Frame | None = None
+        self.last_taken: Frame | None = None  # whatever came of it
+        self.last_drawn: Frame | None = None  # of the last picture of this prompt
 
     def set_prompt(self, connection: LiveConnection, graph: dict) -> None:
         """ValueError says what is wrong with a graph."""
@@ -100,7 +101,7 @@ class LiveSession:
                 raise ValueError(
                     f"There is no {shown_as} in the prompt: frames come in at Live Image, pictures go out at Send Image."
                 )
-        self.graph, self.owner, self.is_new_prompt = graph, connection, True
+        self.graph, self.owner, self.is_new_prompt, self.last_drawn = graph, connection, True, None
         self.changed.set()
 
     def put_frame(self, connection: LiveConnection, file: bytes) -> None:
@@ -123,7 +124,7 @@ class LiveSession:
             if self.graph is None or frame is None:
                 continue
             try:
-                if not self.is_new_prompt and (frame is self.last_drawn or await self.is_unchanged(frame)):
+                if not self.is_new_prompt and (frame is self.last_taken or await self.is_unchanged(frame)):
                     continue
                 await self.draw()
             except Interrupted:
@@ -156,13 +157,15 @@ class LiveSession:
             if self.graph is graph:
                 self.graph = None  # else each frame would be refused once more
             raise
-        before = self.last_drawn.serial if self.last_drawn else 0
+        before = self.last_taken.serial if self.last_taken else 0
         await prompt.finished
-        self.last_drawn = taken = self.client.current or self.client.newest  # none was taken where the prompt never ran
+        self.last_taken = taken = self.client.current or self.client.newest  # none was taken where the prompt never ran
         if self.client.newest is not taken:
             self.changed.set()
         if prompt.failure:
             raise prompt.failure
+        if self.graph is graph:
+            self.last_drawn = taken
         await self.broadcast_pictures(prompt.files, taken, max(taken.serial - before - 1, 0))
 
     async def broadcast_pictures(self, images: list[EncodedImage], frame: Frame, left_out: int) -> None:

@@ -31,9 +31,19 @@ def graph(text: str = "a bright day, hills", format: str = "png", feedback: floa
     return {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
 
 
-def plain_graph() -> dict:
+def slow_graph(**live) -> dict:
+    """Twenty steps over the frame at 512 pixels: seconds, which an interrupt ends."""
+    prompt = graph(**live)
+    size = {"upscale_method": "bilinear", "width": 512, "height": 512, "crop": "disabled"}
+    prompt["10"] = {"class_type": "ImageScale", "inputs": {"image": ["4", 0], **size}}
+    prompt["5"]["inputs"]["pixels"] = ["10", 0]
+    prompt["6"]["inputs"]["steps"] = 20
+    return prompt
+
+
+def plain_graph(**live) -> dict:
     """The frame itself, at once: Live Image into Send Image."""
-    live = {"class_type": "VegaLiveImage", "inputs": {"picture": "", "threshold": 0.0}}
+    live = {"class_type": "VegaLiveImage", "inputs": {"picture": "", "threshold": 0.0, **live}}
     sent = {"images": ["4", 0], "format": "png", "quality": 90, "metadata": False}
     return {"4": live, "8": {"class_type": "VegaSendImage", "inputs": sent}}
 

@@ -8,10 +8,11 @@ import numpy as np
 import psutil
 import pytest
 import websocket
-from live_sockets import LiveSocket, frame, graph, in_base64, opened, plain_graph
+from live_sockets import LiveSocket, frame, graph, in_base64, opened, plain_graph, slow_graph
 from PIL import Image
 
 PLAIN_FRAMES = 200  # as fast as they can be sent
+BROKEN = frame(5)[:80]
 
 
 @pytest.fixture
@@ -19,6 +20,15 @@ def live(server):
     with LiveSocket(server) as socket:
         assert socket.receive()[0]["type"] == "waiting"
         yield socket
+
+
+def interrupt(server) -> None:
+    """What the button does, once a prompt runs."""
+    deadline = time.monotonic() + 60
+    while not server.get("/queue").json()["queue_running"]:
+        assert time.monotonic() < deadline
+    while server.get("/queue").json()["queue_running"]:  # a prompt forgets what came before its start
+        server.post("/interrupt", {}).raise_for_status()
 
 
 def level(file: bytes) -> int:
@@ -98,9 +108,7 @@ def test_feedback_blends_the_last_latent_in(live, client):
 
 
 def test_frames_within_the_threshold_draw_nothing(live):
-    prompt = plain_graph()
-    prompt["4"]["inputs"]["threshold"] = 0.02
-    live.prompt(prompt)
+    live.prompt(plain_graph(threshold=0.02))
     live.frame(frame(100))
     assert live.next("picture")[0]["frame"] == 1
     live.frame(frame(102))  # 0.008 away
@@ -109,6 +117,30 @@ def test_frames_within_the_threshold_draw_nothing(live):
     live.frame(frame(110))
     message, file = live.next("picture", "same")
     assert (message["type"], message["frame"], level(file)) == ("picture", 3, 110)
+
+
+def test_a_bad_frame_is_not_what_the_next_is_compared_with(live):
+    """With a threshold: a damaged frame is refused, the first or a later one, and the good ones around it are drawn."""
+    live.prompt(plain_graph(threshold=0.02))
+    for file, expected in ((BROKEN, "error"), (frame(100), "picture"), (BROKEN, "error"), (frame(101), "same")):
+        number = live.frame(file)
+        message, _ = live.next("picture", "same", "error")
+        assert (message["type"], message["frame"]) == (expected, number)
+
+
+def test_an_interrupted_frame_is_drawn_when_it_comes_again(server, live):
+    """Also over a still scene with a threshold; and what another prompt drew of it does not count."""
+    live.prompt(slow_graph(threshold=0.02))
+    for prompt in (None, None, slow_graph(threshold=0.02)):
+        if prompt:
+            live.prompt(plain_graph(threshold=0.02))
+            assert live.next("picture", "same")[0]["type"] == "picture"
+            live.prompt(prompt)
+            interrupt(server)
+            assert live.next("picture", "same", "interrupted")[0]["type"] == "interrupted"
+        number = live.frame(frame(200))
+        interrupt(server)
+        assert live.next("picture", "same", "interrupted")[0] == {"type": "interrupted", "frame": number}
 
 
 def test_two_clients_and_a_graph_get_their_own(server, live, client):
@@ -136,7 +168,6 @@ def test_those_of_one_name_share_a_picture(server):
             assert (message["frame"], level(file)) == (number, 77)
 
 
-BROKEN = frame(5)[:80]
 HUGE = io.BytesIO()
 Image.new("1", (10000, 10000)).save(HUGE, "png")
 BAD_FRAMES = {
