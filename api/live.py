@@ -1,17 +1,16 @@
 """One live picture: the newest frame through the newest prompt, one at a time, to all who are connected to it."""
 
 import asyncio
-import contextlib
 import copy
 import itertools
 import logging
-import time
 
 from server import PromptServer
 
 from ..images.encode import EncodedImage
 from ..images.live_frames import Frame
 from .host_client import HostClient, Interrupted, PromptError
+from .live_connection import Answer, LiveConnection
 
 IMAGE_NODE, SEND_NODE = "VegaLiveImage", "VegaSendImage"
 WAITING_FOR_PROMPT_MESSAGE = 'Waiting for a prompt: send {"type": "prompt", "prompt": a graph in API format}.'
@@ -33,48 +32,6 @@ class LiveHostClient(HostClient):
 
     def current_frame(self) -> Frame:
         return self.current
-
-
-class LiveConnection:
-    """A socket of a live session. Sending waits for a slow reader: little is left unread, and pictures are dropped."""
-
-    def __init__(self, socket):
-        self.socket, self.frame_count = socket, 0
-        self.send_lock = asyncio.Lock()  # a picture's two messages stay together
-        self.picture_task: asyncio.Task | None = None
-
-    def is_behind(self) -> bool:
-        """Whether the reader still has a picture to read."""
-        return self.picture_task is not None and not self.picture_task.done()
-
-    def frame_number(self, frame: Frame) -> int | None:
-        """The frame's number among those that this socket sent."""
-        return frame.number if frame.sender is self else None
-
-    async def send_message(self, kind: str, **fields) -> None:
-        """A text message; nothing where the connection has ended."""
-        with contextlib.suppress(ConnectionError):
-            async with self.send_lock:
-                if not self.socket.closed:
-                    await self.socket.send_json({"type": kind, **fields})
-
-    def send_unless_behind(self, images: list[EncodedImage], frame: Frame, left_out: int) -> None:
-        """Sends the pictures, unless the reader still has one to read."""
-        if not self.is_behind():
-            self.picture_task = asyncio.create_task(self.send_pictures(images, frame, left_out))
-
-    async def send_pictures(self, images: list[EncodedImage], frame: Frame, left_out: int) -> None:
-        """Each as a text message and a binary one."""
-        with contextlib.suppress(ConnectionError):
-            async with self.send_lock:
-                for index, image in enumerate(images):
-                    if self.socket.closed:
-                        return
-                    age_ms = round(1000 * (time.perf_counter() - frame.arrived_at), 1)
-                    size = {"format": image.format, "width": image.width, "height": image.height}
-                    picture = {"frame": self.frame_number(frame), "index": index, "age_ms": age_ms, "left_out": left_out}
-                    await self.socket.send_json({"type": "picture", **picture, **size})
-                    await self.socket.send_bytes(image.data)
 
 
 class LiveSession:
@@ -111,6 +68,7 @@ class LiveSession:
     def disconnect(self, connection: LiveConnection) -> bool:
         """Whether nobody is left. Its prompt is drawn no more."""
         self.connections.discard(connection)
+        connection.close()
         if self.owner is connection:
             self.graph = self.owner = None
         return not self.connections
@@ -128,12 +86,12 @@ class LiveSession:
                     continue
                 await self.draw()
             except Interrupted:
-                await self.broadcast_message("interrupted", frame)
+                await self.broadcast("interrupted", frame)
             except (PromptError, ValueError) as error:
-                await self.broadcast_message("error", frame, message=str(error))
+                await self.broadcast("error", frame, message=str(error))
             except Exception as error:  # the next picture may be drawn all the same
                 logging.error("Vega live: a picture failed: %s", error, exc_info=error)
-                await self.broadcast_message("error", frame, message="The server failed; its log says why.")
+                await self.broadcast("error", frame, message="The server failed; its log says why.")
 
     async def is_unchanged(self, frame: Frame) -> bool:
         """Whether the frame differs from the one that was drawn by no more than every Live Image's threshold."""
@@ -143,7 +101,7 @@ class LiveSession:
             return False
         if await asyncio.to_thread(frame.difference, self.last_drawn) > threshold:
             return False
-        await self.broadcast_message("same", frame)
+        await self.broadcast("same", frame)
         return True
 
     async def draw(self) -> None:
@@ -166,16 +124,14 @@ class LiveSession:
             raise prompt.failure
         if self.graph is graph:
             self.last_drawn = taken
-        await self.broadcast_pictures(prompt.files, taken, max(taken.serial - before - 1, 0))
+        if prompt.files:
+            await self.broadcast("picture", taken, prompt.files, left_out=max(taken.serial - before - 1, 0))
+        else:  # Send Image got an empty list
+            await self.broadcast("same", taken)
 
-    async def broadcast_pictures(self, images: list[EncodedImage], frame: Frame, left_out: int) -> None:
-        """Returns when the fastest reader has the pictures: it decides how many are drawn."""
+    async def broadcast(self, kind: str, frame: Frame, images: list[EncodedImage] | None = None, **fields) -> None:
+        """Returns when the fastest reader has read it: that one decides how many are drawn."""
         for connection in self.connections:
-            connection.send_unless_behind(images, frame, left_out)
-        if tasks := [connection.picture_task for connection in self.connections]:
+            connection.put_answer(Answer(kind, frame, fields, images or []))
+        if tasks := [connection.sending for connection in self.connections]:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-    async def broadcast_message(self, kind: str, frame: Frame, **fields) -> None:
-        readers = [connection for connection in self.connections if not connection.is_behind()]
-        sending = [reader.send_message(kind, frame=reader.frame_number(frame), **fields) for reader in readers]
-        await asyncio.gather(*sending)

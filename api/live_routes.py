@@ -12,7 +12,8 @@ from server import PromptServer
 
 from ..contract.errors import ApiError
 from ..images import decode
-from .live import WAITING_FOR_PROMPT_MESSAGE, LiveConnection, LiveSession
+from .live import WAITING_FOR_PROMPT_MESSAGE, LiveSession
+from .live_connection import LiveConnection
 from .responses import error_response
 from .service import get_service
 
@@ -33,7 +34,12 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
         check_access(request)
     except ApiError as error:
         return error_response(error)
-    socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+    socket = web.WebSocketResponse(
+        protocols=(SUBPROTOCOL,),
+        heartbeat=HEARTBEAT_SECONDS,
+        autoping=False,  # the connection is to see the pongs
+        max_msg_size=MAX_MESSAGE_BYTES,
+    )
     connection = LiveConnection(socket)
     connections.add(connection)  # before it may wait
     try:
@@ -85,7 +91,7 @@ async def serve_connection(connection: LiveConnection, name: str) -> None:
             await connection.send_message("waiting", message=WAITING_FOR_PROMPT_MESSAGE)
         async for message in connection.socket:
             try:
-                handle_message(session, connection, message)
+                await handle_message(session, connection, message)
             except ValueError as error:
                 await connection.send_message("error", frame=connection.frame_count, message=str(error))
     finally:
@@ -95,12 +101,16 @@ async def serve_connection(connection: LiveConnection, name: str) -> None:
             session.client.close()
 
 
-def handle_message(session: LiveSession, connection: LiveConnection, message) -> None:
+async def handle_message(session: LiveSession, connection: LiveConnection, message) -> None:
     """Of any message; ValueError says what is wrong with it."""
     if message.type == WSMsgType.BINARY:
         connection.frame_count += 1
         decode.open_header(message.data)
         session.put_frame(connection, message.data)
+    elif message.type == WSMsgType.PING:
+        await connection.socket.pong(message.data)
+    elif message.type == WSMsgType.PONG:
+        connection.handle_pong(message.data)
     elif message.type == WSMsgType.TEXT:
         try:
             body = json.loads(message.data)

@@ -56,6 +56,32 @@ def test_the_last_of_many_frames_is_drawn(server):
     assert numbers[-1] == 100
 
 
+def test_a_slow_caller_gets_the_newest_picture(server):
+    """While it was busy with one picture all frames came; the next picture is of the last of them."""
+
+    async def run() -> list[int]:
+        found, busy, all_came = [], asyncio.Event(), asyncio.Event()
+
+        async def frames():
+            yield frame(1)
+            await busy.wait()
+            for shade in range(2, 31):
+                yield frame(shade)
+                await asyncio.sleep(0.02)  # most of them are drawn
+            all_came.set()
+
+        async with AsyncClient(server.url) as client:
+            async for picture in client.live(plain_graph(), frames()):
+                found.append(picture.frame)
+                busy.set()
+                await all_came.wait()
+        return found
+
+    found = asyncio.run(run())
+    assert len(found) <= 4
+    assert (found[0], found[-1]) == (1, 30)
+
+
 def test_overrides_are_drawn(server):
     one, other = (collect(server, graph(), [frame(90)], overrides={"3.text": text})[0] for text in ("day", "night, moon"))
     assert one.image.tobytes() != other.image.tobytes()

@@ -13,6 +13,7 @@ from PIL import Image
 
 PLAIN_FRAMES = 200  # as fast as they can be sent
 BROKEN = frame(5)[:80]
+A_NAME = "a-name-that-nobody-guesses"
 
 
 @pytest.fixture
@@ -159,8 +160,7 @@ def test_two_clients_and_a_graph_get_their_own(server, live, client):
 
 def test_those_of_one_name_share_a_picture(server):
     """One brings the graph, another the frames, a third looks on: all get the picture, and only the sender its number."""
-    name = "a-name-that-nobody-guesses"
-    with LiveSocket(server, name) as page, LiveSocket(server, name) as camera, LiveSocket(server, name) as viewer:
+    with LiveSocket(server, A_NAME) as page, LiveSocket(server, A_NAME) as camera, LiveSocket(server, A_NAME) as viewer:
         page.prompt(plain_graph())
         camera.frame(frame(77))
         for socket, number in ((page, None), (camera, 1), (viewer, None)):
@@ -302,6 +302,23 @@ def test_a_slow_reader_stops_only_itself(server, live):
         for shade in (1, 2, 3):
             live.frame(frame(shade))
             assert level(live.next("picture")[1]) == shade
+
+
+def test_a_slow_reader_sees_the_newest_picture(server):
+    """What it had begun to get, then what is newest when it reads again: no backlog anywhere, and the last is not lost."""
+    with LiveSocket(server, A_NAME) as fast, LiveSocket(server, A_NAME) as slow:
+        fast.prompt(plain_graph())
+        for shade in range(1, 31):
+            fast.frame(frame(shade))
+            assert level(fast.next("picture")[1]) == shade
+        seen = [level(slow.next("picture")[1])]
+        while seen[-1] != 30:
+            seen.append(level(slow.next("picture")[1]))
+        assert len(seen) <= 2
+        fast.frame(BROKEN)
+        assert slow.next("error")[0]["frame"] is None
+        fast.frame(frame(31))
+        assert level(slow.next("picture")[1]) == 31
 
 
 def files(server) -> set[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator
@@ -93,44 +94,68 @@ async def stream(
 
 
 async def pictures(socket: websockets.ClientConnection, prompt: dict, newest: Newest) -> AsyncIterator[LivePicture]:
-    """Those of one connection."""
-    sent: list[tuple[int, float]] = []  # by their number on this connection less 1: (the frame's number, when)
+    """Those of one connection; of what came while the caller was busy with one, the newest."""
+    sent: dict[int, tuple[int, float]] = {}  # the number on this connection -> (the frame's number, when it was sent)
+    unread: list[tuple[bytes, int, float]] = []  # the pictures of one frame: (file, the frame's number, its age in s)
+    has_changed = asyncio.Event()
     sending = asyncio.create_task(send(socket, prompt, newest, sent))
-    about: dict = {}
+    receiving = asyncio.create_task(receive(socket, newest, sent, unread, has_changed))
+    receiving.add_done_callback(lambda _: has_changed.set())
     try:
-        async for message in socket:
-            if isinstance(message, str):
-                about = json.loads(message)
-                if about["type"] == "error":
-                    raise WorkflowError(about["message"])
-                if about["type"] not in ("same", "interrupted") or not about["frame"]:
-                    continue
-            elif not about["frame"]:
-                continue
-            number, at = sent[about["frame"] - 1]
-            newest.drawn = number
-            if isinstance(message, bytes):
-                yield LivePicture(await asyncio.to_thread(decode_image, message), number, time.monotonic() - at)
-            if newest.is_done():
-                return
+        while not (receiving.done() and not unread):
+            await has_changed.wait()
+            has_changed.clear()
+            while unread:
+                file, number, age = unread.pop(0)
+                yield LivePicture(await asyncio.to_thread(decode_image, file), number, age)
+        receiving.result()
     finally:
-        sending.cancel()
-        await asyncio.wait([sending])
+        for task in (sending, receiving):
+            task.cancel()
+        await asyncio.wait([sending, receiving])
 
 
-async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: list) -> None:
+async def receive(
+    socket: websockets.ClientConnection, newest: Newest, sent: dict, unread: list, has_changed: asyncio.Event
+) -> None:
+    """Reads until the last frame has its answer, or the connection ends; WorkflowError for what can't be drawn."""
+    about: dict = {}
+    async for message in socket:
+        if isinstance(message, str):
+            about = json.loads(message)
+            if about["type"] == "error":
+                raise WorkflowError(about["message"])
+            if about["type"] not in ("same", "interrupted"):
+                continue
+        if (answered := sent.get(about["frame"])) is None:  # another's frame
+            continue
+        number, at = answered
+        newest.drawn = number
+        for passed in [older for older in sent if older < about["frame"]]:
+            del sent[passed]
+        if isinstance(message, bytes):
+            if about["index"] == 0:
+                unread.clear()
+            unread.append((message, number, time.monotonic() - at))
+            has_changed.set()
+        if newest.is_done():
+            return
+
+
+async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: dict) -> None:
     """The prompt, then each frame that is the newest while there is room for it."""
     with contextlib.suppress(websockets.ConnectionClosed):
         await socket.send(json.dumps({"type": "prompt", "prompt": prompt}))
         last = newest.drawn
-        while not newest.is_done():
-            if newest.number > last:
-                last, file = newest.number, newest.file
-                sent.append((last, time.monotonic()))
-                await socket.send(file)
-            else:
+        for on_this_connection in itertools.count(1):
+            while newest.number <= last and not newest.is_done():
                 newest.changed.clear()
                 await newest.changed.wait()
+            if newest.is_done():
+                break
+            last, file = newest.number, newest.file
+            sent[on_this_connection] = last, time.monotonic()
+            await socket.send(file)
         await socket.close()
 
 
