@@ -34,6 +34,12 @@ class LiveHostClient(HostClient):
         return self.current
 
 
+def lowest_threshold(graph: dict) -> float:
+    """Of its Live Images; 0 where one is no number."""
+    given = [node["inputs"].get("threshold", 0) for node in graph.values() if node.get("class_type") == IMAGE_NODE]
+    return min((value if isinstance(value, int | float) else 0) for value in given)
+
+
 class LiveSession:
     """For use on the server's event loop alone; run() ends by being cancelled."""
 
@@ -95,9 +101,7 @@ class LiveSession:
 
     async def is_unchanged(self, frame: Frame) -> bool:
         """Whether the frame differs from the one that was drawn by no more than every Live Image's threshold."""
-        given = [node["inputs"].get("threshold", 0) for node in self.graph.values() if node.get("class_type") == IMAGE_NODE]
-        threshold = min((value if isinstance(value, int | float) else 0) for value in given)
-        if threshold <= 0 or self.last_drawn is None:
+        if (threshold := lowest_threshold(self.graph)) <= 0 or self.last_drawn is None:
             return False
         if await asyncio.to_thread(frame.difference, self.last_drawn) > threshold:
             return False
@@ -122,7 +126,9 @@ class LiveSession:
             self.changed.set()
         if prompt.failure:
             raise prompt.failure
-        if self.graph is graph:
+        if lowest_threshold(graph) <= 0:
+            taken.image = None  # decoded, a frame may have 64 MiB, and nobody looks at it again
+        elif self.graph is graph:
             self.last_drawn = taken
         if prompt.files:
             await self.broadcast("picture", taken, prompt.files, left_out=max(taken.serial - before - 1, 0))

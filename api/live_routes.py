@@ -105,7 +105,7 @@ async def handle_message(session: LiveSession, connection: LiveConnection, messa
     """Of any message; ValueError says what is wrong with it."""
     if message.type == WSMsgType.BINARY:
         connection.frame_count += 1
-        decode.open_header(message.data)
+        await asyncio.to_thread(decode.open_header, message.data)  # megabytes of fill bytes take it seconds
         session.put_frame(connection, message.data)
     elif message.type == WSMsgType.PING:
         await connection.socket.pong(message.data)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import select
 import time
 
 import numpy as np
@@ -170,7 +171,9 @@ def test_those_of_one_name_share_a_picture(server):
 
 HUGE = io.BytesIO()
 Image.new("1", (10000, 10000)).save(HUGE, "png")
+FILL = b"\xff\xd8" + b"\xff" * 2**21  # which is read byte by byte, up to a marker that never comes
 BAD_FRAMES = {
+    "fill bytes": (FILL, "image is no PNG, JPEG or WEBP file."),
     "no picture": (b"\0" * 1000, "image is no PNG, JPEG or WEBP file."),
     "100 megapixels": (HUGE.getvalue(), "image has 10000 x 10000 pixels; at most 16777216 are taken: scale it down."),
     "cut off": (BROKEN, "image is damaged."),
@@ -187,6 +190,20 @@ def test_a_bad_frame_is_refused_and_the_next_drawn(live, case):
     assert said in message["message"]
     live.frame(frame(44))
     assert live.next("picture")[0]["frame"] == 2
+
+
+def test_a_frame_that_takes_long_to_look_at_holds_up_nobody(server, live):
+    """Others draw before its header is read."""
+    live.prompt(plain_graph())
+    live.frame(frame(1))
+    live.next("picture")
+    live.frame(FILL[:2] + FILL[2:] * 3)
+    with LiveSocket(server) as other:
+        other.prompt(plain_graph())
+        other.frame(frame(77))
+        assert level(other.next("picture")[1]) == 77
+        assert select.select([live.socket.sock], [], [], 0)[0] == [], "nothing was said of the long one yet"
+    assert live.next("error", "picture")[0]["type"] == "error"
 
 
 BAD_TEXTS = {
