@@ -24,11 +24,17 @@ def live(server):
         yield socket
 
 
+def wait_until(question) -> None:
+    """Until its answer is something true."""
+    deadline = time.monotonic() + 60
+    while not question():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def interrupt(server) -> None:
     """What the button does, once a prompt runs."""
-    deadline = time.monotonic() + 60
-    while not server.get("/queue").json()["queue_running"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: server.get("/queue").json()["queue_running"])
     while server.get("/queue").json()["queue_running"]:  # a prompt forgets what came before its start
         server.post("/interrupt", {}).raise_for_status()
 
@@ -282,14 +288,14 @@ def test_only_so_many_connections(server):
 
 
 def wait_for_room(server) -> None:
-    deadline = time.monotonic() + 60
-    while True:
+    def is_room() -> bool:
         try:
             with LiveSocket(server):
-                return
+                return True
         except websocket.WebSocketBadStatusException:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+            return False
+
+    wait_until(is_room)
 
 
 def test_connections_that_drop_leave_nothing(server):
@@ -349,6 +355,22 @@ def test_nothing_is_kept_of_live_pictures(server, live):
     live.frame(frame(9))
     live.next("picture")
     assert (len(server.get("/history").json()), files(server)) == before
+
+
+@pytest.mark.parametrize("when", ["at once", "while it runs"])
+def test_stop_leaves_nothing_in_history(server, client, when):
+    """Nor does a connection that closes in the middle of a picture: what it interrupts is forgotten, too."""
+    client.run(graph(picture=in_base64(frame(1))))  # the models are loaded
+    before = server.get("/history").json().keys()
+    for shade in range(3):
+        with LiveSocket(server) as socket:
+            socket.prompt(slow_graph())
+            socket.frame(frame(shade))
+            if when == "while it runs":
+                wait_until(lambda: server.get("/queue").json()["queue_running"])
+    wait_until(lambda: not any(server.get("/queue").json().values()))
+    client.run(graph(picture=in_base64(frame(2))))  # after it the events of what ran before are through
+    assert len(server.get("/history").json().keys() - before) == 1
 
 
 def memory_mib(server) -> int:
