@@ -84,7 +84,7 @@ class LiveSession:
         while True:
             await self.changed.wait()
             self.changed.clear()
-            frame = self.client.newest
+            frame, self.client.current = self.client.newest, None
             if self.graph is None or frame is None:
                 continue
             try:
@@ -92,12 +92,12 @@ class LiveSession:
                     continue
                 await self.draw()
             except Interrupted:
-                await self.broadcast("interrupted", frame)
+                await self.broadcast("interrupted", self.client.current or frame)
             except (PromptError, ValueError) as error:
-                await self.broadcast("error", frame, message=str(error))
+                await self.broadcast("error", self.client.current or frame, message=str(error))
             except Exception as error:  # the next picture may be drawn all the same
                 logging.error("Vega live: a picture failed: %s", error, exc_info=error)
-                await self.broadcast("error", frame, message="The server failed; its log says why.")
+                await self.broadcast("error", self.client.current or frame, message="The server failed; its log says why.")
 
     async def is_unchanged(self, frame: Frame) -> bool:
         """Whether the frame differs from the one that was drawn by no more than every Live Image's threshold."""
@@ -121,7 +121,8 @@ class LiveSession:
             raise
         before = self.last_taken.serial if self.last_taken else 0
         await prompt.finished
-        self.last_taken = taken = self.client.current or self.client.newest  # none was taken where the prompt never ran
+        taken = self.client.current or self.client.newest  # none was taken where the prompt never ran
+        self.last_taken = self.client.current = taken
         if self.client.newest is not taken:
             self.changed.set()
         if prompt.failure:

@@ -32,11 +32,16 @@ def wait_until(question) -> None:
         time.sleep(0.01)
 
 
-def interrupt(server) -> None:
-    """What the button does, once a prompt runs."""
-    wait_until(lambda: server.get("/queue").json()["queue_running"])
-    while server.get("/queue").json()["queue_running"]:  # a prompt forgets what came before its start
-        server.post("/interrupt", {}).raise_for_status()
+def interrupt(server, prompt_id: str | None = None) -> None:
+    """What the button does, once a prompt runs; of one alone where it is named."""
+
+    def running() -> list[str]:
+        return [item[1] for item in server.get("/queue").json()["queue_running"]]
+
+    wait_until(running)
+    prompt_id = prompt_id or running()[0]
+    while prompt_id in running():  # a prompt forgets what came before its start
+        server.post("/interrupt", {"prompt_id": prompt_id}).raise_for_status()
 
 
 def level(file: bytes) -> int:
@@ -149,6 +154,21 @@ def test_an_interrupted_frame_is_drawn_when_it_comes_again(server, live):
         number = live.frame(frame(200))
         interrupt(server)
         assert live.next("picture", "same", "interrupted")[0] == {"type": "interrupted", "frame": number}
+
+
+def test_what_goes_wrong_names_the_frame_that_was_taken(server, live, client):
+    """Which is the newest at the prompt's start, and not when it was queued behind another."""
+    for prompt, file, kind in ((plain_graph(), BROKEN, "error"), (slow_graph(), frame(2), "interrupted")):
+        before = client.queue(slow_graph(picture=in_base64(frame(1))))
+        live.prompt(prompt)
+        live.frame(frame(3))
+        wait_until(lambda: server.get("/queue").json()["queue_pending"])
+        number = live.frame(file)
+        interrupt(server, before)
+        if kind == "interrupted":
+            interrupt(server)
+        message, _ = live.next("error", "interrupted", "picture")
+        assert (message["type"], message["frame"]) == (kind, number)
 
 
 def test_two_clients_and_a_graph_get_their_own(server, live, client):

@@ -60,11 +60,15 @@ export function startLoop(name, key, takeFrame, on) {
     }
   }
 
+  function forget(answered) {
+    for (const number of taken.keys()) if (number <= answered) taken.delete(number);
+  }
+
   function gotPicture({ frame, left_out, index }, blob) {
     if (index) return; // of a batch the first is shown
     const now = performance.now();
     if (taken.has(frame)) numbers.age = Math.round(now - taken.get(frame));
-    for (const older of taken.keys()) if (older <= frame) taken.delete(older);
+    forget(frame);
     if (lastPicture) {
       pictureMs = smooth(pictureMs, now - lastPicture);
       numbers.rate = smooth(numbers.rate, 1000 / (now - lastPicture));
@@ -84,8 +88,8 @@ export function startLoop(name, key, takeFrame, on) {
       on.opened();
     },
     message({ type, message, frame }) {
-      if (type === "error") on.said("error", { message });
-      else taken.delete(frame);
+      forget(frame);
+      if (type === "error" || type === "interrupted") on.said(type, { message });
     },
     picture: gotPicture,
     lost: () => on.said("lost"),
