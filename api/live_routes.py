@@ -62,10 +62,10 @@ def check_access(request: web.Request) -> None:
         raise ApiError(401, rejection)
     if (name := request.query.get("name")) and not NAME_PATTERN.fullmatch(name):
         raise ApiError(400, "name must have 16 to 64 letters, digits, - or _: whoever knows it sees the pictures.")
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
     if len(connections) >= MAX_CONNECTIONS:
         raise ApiError(503, f"There are {MAX_CONNECTIONS} live connections already: close one.")
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
 
 
 def headers_with_api_key(headers: Mapping[str, str]) -> Mapping[str, str]:

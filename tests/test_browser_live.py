@@ -5,6 +5,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from live_sockets import LiveSocket
+from live_sockets import frame as grey
 from workflow_files import template
 
 from dev import browser
@@ -12,6 +14,7 @@ from dev.browser import node, widget
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, CANVAS, IMAGE = ".vega-live button.live", ".vega-live canvas", ".vega-live img"
+STATUS = ".vega-live .status"
 in_both = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
 TEXTS = (ROOT / "web" / "js" / "live_texts.js").read_text(encoding="utf-8")
 LANGUAGES = ("en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
@@ -188,8 +191,8 @@ def test_the_camera_does_not_replace_the_painting(page):
     page.locator(LIVE).click()
     wait_for_frame(page, 1)
     page.locator(CANVAS).click()
-    page.locator(CANVAS).dispatch_event("keydown", {"key": "Delete"})
-    page.locator(CANVAS).dispatch_event("keydown", {"key": " "})
+    for key in ("Delete", " "):
+        page.locator(CANVAS).dispatch_event("keydown", {"key": key, "bubbles": False})  # ComfyUI would delete the node
     assert page.locator(CANVAS).get_attribute("tabindex") is None
     assert page.evaluate(value) == painting
     sent = page.evaluate("window.app.graphToPrompt().then(({ output }) => Object.values(output))")
@@ -214,9 +217,6 @@ def test_the_full_screen_page_shows_the_picture(page):
 
 def test_a_program_sends_frames_into_the_pages_graph(page, server):
     """With the source Another program, who knows the node's address needs no graph."""
-    from live_sockets import LiveSocket
-    from live_sockets import frame as grey
-
     load(page, "vega_live_paint")
     page.locator(".vega-live select").first.select_option("program")
     name = page.locator(".vega-live input[readonly]").input_value().partition("name=")[2]
@@ -226,6 +226,19 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
         message, file = program.next("picture")
         assert message["frame"] == number and file
     browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
+
+
+def test_the_page_says_why_it_waits_for_a_connection(page, server):
+    """With 32 of them there is no room for the page; then there is, and it draws."""
+    sockets = [LiveSocket(server) for _ in range(32)]
+    try:
+        load(page, "vega_live_paint")
+        page.locator(LIVE).click()
+        page.locator(STATUS, has_text="32 live connections").wait_for()
+    finally:
+        for socket in sockets:
+            socket.socket.close()
+    wait_for_frame(page, 1)
 
 
 @pytest.mark.soak

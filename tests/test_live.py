@@ -301,6 +301,8 @@ def test_only_so_many_connections(server):
         with pytest.raises(websocket.WebSocketBadStatusException) as refused:
             LiveSocket(server)
         assert b"32 live connections" in refused.value.resp_body
+        told = server.http.get(f"{server.url}/vega/live", timeout=60)  # as a page asks, which can't see why
+        assert (told.status_code, told.json()["error"]) == (503, json.loads(refused.value.resp_body)["error"])
     finally:
         for socket in sockets:
             socket.socket.close()

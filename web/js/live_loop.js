@@ -92,7 +92,7 @@ export function startLoop(name, key, takeFrame, on) {
       if (type === "error" || type === "interrupted") on.said(type, { message });
     },
     picture: gotPicture,
-    lost: () => on.said("lost"),
+    lost: (message) => on.said("lost", { message }),
     refused(status, message) {
       clearInterval(timer);
       on.ended(status, message);
