@@ -34,6 +34,19 @@ class LiveHostClient(HostClient):
         return self.current
 
 
+def check_graph(graph: dict) -> None:
+    """ValueError says why it can't be drawn live."""
+    nodes = [node if isinstance(node, dict) else {} for node in graph.values()]
+    if not all(isinstance(node.get("inputs"), dict) and isinstance(node.get("class_type"), str) for node in nodes):
+        raise ValueError("The prompt is no graph in API format: in the browser it is saved by Export (API).")
+    kinds = {node["class_type"] for node in nodes}
+    for kind, shown_as in ((IMAGE_NODE, "Live Image (Vega)"), (SEND_NODE, "Send Image (Vega)")):
+        if kind not in kinds:
+            raise ValueError(
+                f"There is no {shown_as} in the prompt: frames come in at Live Image, pictures go out at Send Image."
+            )
+
+
 def lowest_threshold(graph: dict) -> float:
     """Of its Live Images; 0 where one is no number."""
     given = [node["inputs"].get("threshold", 0) for node in graph.values() if node.get("class_type") == IMAGE_NODE]
@@ -55,15 +68,10 @@ class LiveSession:
         self.last_drawn: Frame | None = None  # of the last picture of this prompt
 
     def set_prompt(self, connection: LiveConnection, graph: dict) -> None:
-        """ValueError says what is wrong with a graph."""
-        if not all(isinstance(node, dict) and isinstance(node.get("inputs"), dict) for node in graph.values()):
-            raise ValueError("The prompt is no graph in API format: in the browser it is saved by Export (API).")
-        kinds = {node.get("class_type") for node in graph.values()}
-        for kind, shown_as in ((IMAGE_NODE, "Live Image (Vega)"), (SEND_NODE, "Send Image (Vega)")):
-            if kind not in kinds:
-                raise ValueError(
-                    f"There is no {shown_as} in the prompt: frames come in at Live Image, pictures go out at Send Image."
-                )
+        """ValueError says what is wrong with a graph; the one that it was to replace is drawn no more."""
+        if self.owner is connection:
+            self.graph = None
+        check_graph(graph)
         self.graph, self.owner, self.is_new_prompt, self.last_drawn = graph, connection, True, None
         self.changed.set()
 

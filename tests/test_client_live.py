@@ -94,6 +94,10 @@ def test_what_is_refused_is_raised(server):
         collect(server, plain_graph(), [b"nothing"])
     with pytest.raises(WorkflowError, match="There is no Live Image"):
         collect(server, {"8": plain_graph()["8"]}, [frame(1)])
+    with pytest.raises(RequestError, match="Frame 2 has 8388609 bytes; .* at most 8388608"):
+        collect(server, plain_graph(), [frame(1), b"\0" * (2**23 + 1)])
+    with pytest.raises(RequestError, match="The graph has .* at most 8388608"):
+        collect(server, plain_graph(picture="A" * 2**23), [frame(1)])
 
 
 def test_what_the_frames_raise_is_raised(server):

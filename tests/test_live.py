@@ -237,6 +237,7 @@ BAD_TEXTS = {
     "a list": "[]",
     "another type": '{"type": "paint"}',
     "no graph": json.dumps({"type": "prompt", "prompt": {"1": 2}}),
+    "no name": json.dumps({"type": "prompt", "prompt": {"1": {"class_type": [], "inputs": {}}}}),
     "no Live Image": json.dumps({"type": "prompt", "prompt": {"8": plain_graph()["8"]}}),
 }
 
@@ -258,6 +259,24 @@ def test_a_graph_that_is_not_valid_is_refused_once(live):
     live.frame(frame(2))
     live.prompt(plain_graph())
     assert live.next("error", "picture")[0]["frame"] == 2
+
+
+def test_a_refused_graph_ends_the_one_before_it(live):
+    """No picture comes that its sender takes for one of the new graph."""
+    live.prompt(plain_graph())
+    live.frame(frame(1))
+    live.next("picture")
+    live.prompt({"8": plain_graph()["8"]})
+    assert live.next("error", "picture")[0]["type"] == "error"
+    live.frame(frame(2))
+    live.prompt(graph())
+    message, file = live.next("picture")
+    assert message["frame"] == 2 and level(file) != 2
+
+
+def test_a_message_that_is_too_large_ends_the_connection(live):
+    live.frame(b"\0" * (8 * 2**20 + 1))
+    assert live.socket.recv_data(control_frame=False)[1][:2] == (1009).to_bytes(2, "big")
 
 
 def test_a_plain_run_needs_a_picture(client):

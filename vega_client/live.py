@@ -18,6 +18,8 @@ from .retry import RetryPolicy, is_tls_error
 
 RECONNECT_SECONDS = 0.5
 JPEG_QUALITY = 90
+MAX_MESSAGE_BYTES = 8 * 2**20  # the server's; it ends the connection at a larger one
+MESSAGE_TOO_BIG = 1009  # the code with which it ends
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Newest:
         try:
             async for frame in frames:
                 file = frame if isinstance(frame, bytes) else await asyncio.to_thread(encode_jpeg, frame)
+                check_size(f"Frame {self.number + 1}", len(file))
                 self.number, self.file = self.number + 1, file
                 self.changed.set()
         finally:
@@ -59,6 +62,8 @@ async def stream(
     RequestError for what the server refuses, WorkflowError for a graph or a frame that it can't draw, ConnectError where
     nothing answers for the policy's time.
     """
+    message = json.dumps({"type": "prompt", "prompt": prompt})
+    check_size("The graph", len(message))
     newest = Newest()
     reading = asyncio.create_task(newest.read(frames))
     last_seen = time.monotonic()
@@ -67,7 +72,7 @@ async def stream(
             try:
                 async with (
                     websockets.connect(url, additional_headers=headers, max_size=None, **options) as socket,
-                    contextlib.aclosing(pictures(socket, prompt, newest)) as found,
+                    contextlib.aclosing(pictures(socket, message, newest)) as found,
                 ):
                     policy.has_answered = True
                     try:
@@ -80,6 +85,8 @@ async def stream(
                 if refusal.status < 500:
                     raise refusal from None
             except (OSError, TimeoutError, websockets.WebSocketException) as error:
+                if isinstance(error, websockets.ConnectionClosed) and error.rcvd and error.rcvd.code == MESSAGE_TOO_BIG:
+                    raise RequestError(f"A message is too large for {url.partition('?')[0]}.", 413) from None
                 if is_tls_error(error):
                     raise ConnectError(f"TLS with {url.partition('?')[0]} fails: {error}") from None
             if not newest.is_done():
@@ -93,7 +100,7 @@ async def stream(
         await asyncio.wait([reading])
 
 
-async def pictures(socket: websockets.ClientConnection, prompt: dict, newest: Newest) -> AsyncIterator[LivePicture]:
+async def pictures(socket: websockets.ClientConnection, prompt: str, newest: Newest) -> AsyncIterator[LivePicture]:
     """Those of one connection; of what came while the caller was busy with one, the newest."""
     sent: dict[int, tuple[int, float]] = {}  # the number on this connection -> (the frame's number, when it was sent)
     unread: list[tuple[bytes, int, float]] = []  # the pictures of one frame: (file, the frame's number, its age in s)
@@ -142,10 +149,10 @@ async def receive(
             return
 
 
-async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: dict) -> None:
+async def send(socket: websockets.ClientConnection, prompt: str, newest: Newest, sent: dict) -> None:
     """The prompt, then each frame that is the newest while there is room for it."""
     with contextlib.suppress(websockets.ConnectionClosed):
-        await socket.send(json.dumps({"type": "prompt", "prompt": prompt}))
+        await socket.send(prompt)
         last = newest.drawn
         for on_this_connection in itertools.count(1):
             while newest.number <= last and not newest.is_done():
@@ -157,6 +164,11 @@ async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest
             sent[on_this_connection] = last, time.monotonic()
             await socket.send(file)
         await socket.close()
+
+
+def check_size(what: str, count: int) -> None:
+    if count > MAX_MESSAGE_BYTES:
+        raise RequestError(f"{what} has {count} bytes; the server takes at most {MAX_MESSAGE_BYTES}: make it smaller.", 413)
 
 
 def refused(error: websockets.InvalidStatus) -> RequestError:
