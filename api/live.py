@@ -80,11 +80,13 @@ class LiveSession:
         self.changed.set()
 
     def disconnect(self, connection: LiveConnection) -> bool:
-        """Whether nobody is left. Its prompt is drawn no more."""
+        """Whether nobody is left. Its prompt is drawn no more, and the others are told so."""
         self.connections.discard(connection)
         connection.close()
         if self.owner is connection:
             self.graph = self.owner = None
+            for other in self.connections:
+                other.put_answer(Answer("waiting", None, {"message": WAITING_FOR_PROMPT_MESSAGE}))
         return not self.connections
 
     async def run(self) -> None:

@@ -15,10 +15,10 @@ READ = b"read"  # what a ping asks, and its pong says
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a frame: its pictures, or a message of another type without any."""
+    """What came of a frame: its pictures, or a message of another type without any. Some are of no frame."""
 
     kind: str
-    frame: Frame
+    frame: Frame | None
     fields: dict = field(default_factory=dict)
     images: list[EncodedImage] = field(default_factory=list)
 
@@ -37,9 +37,9 @@ class LiveConnection:
         self.was_read = asyncio.Event()
         self.sending: asyncio.Task | None = None  # done when nothing waits and all was read
 
-    def frame_number(self, frame: Frame) -> int | None:
+    def frame_number(self, frame: Frame | None) -> int | None:
         """The frame's number among those that this socket sent."""
-        return frame.number if frame.sender is self else None
+        return frame.number if frame and frame.sender is self else None
 
     async def send_message(self, kind: str, **fields) -> None:
         """A text message; nothing where the connection has ended."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from live_sockets import LiveSocket
+from live_sockets import LiveSocket, plain_graph
 from live_sockets import frame as grey
 from workflow_files import template
 
@@ -213,6 +213,31 @@ def test_the_full_screen_page_shows_the_picture(page):
         viewer.wait_for_function("document.querySelector('img').naturalWidth === 192")
     finally:
         viewer.close()
+
+
+def test_a_duplicated_tab_has_another_name(page, server):
+    """It begins with the first one's storage; and when another of its name has gone, the page sends its graph again."""
+    load(page, "vega_live_paint")
+    link = page.locator(".vega-live a").evaluate("link => link.href")
+    name = link.partition("#")[2]
+    assert page.evaluate("sessionStorage['Vega.LiveName']") in name
+    with page.expect_popup() as opened:
+        page.evaluate("link => void window.open(link)", link)
+    twin = opened.value
+    assert twin.evaluate("sessionStorage['Vega.LiveName']") in name
+    twins = twin.evaluate("import(new URL('js/live_name.js', location.href)).then(({ tabName }) => tabName)")
+    assert twins not in name
+    twin.locator("p", has_text="Waiting for a prompt").wait_for()
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    twin.wait_for_function("document.querySelector('p').textContent === ''")
+    twin.close()
+    drawn = picture(page)
+    with LiveSocket(server, name) as other:
+        other.prompt(plain_graph())
+        other.next("picture")
+    while picture(page) != drawn:  # through the page's graph, and not through the other one's
+        page.wait_for_timeout(100)
 
 
 def test_a_program_sends_frames_into_the_pages_graph(page, server):

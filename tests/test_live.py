@@ -261,6 +261,18 @@ def test_a_graph_that_is_not_valid_is_refused_once(live):
     assert live.next("error", "picture")[0]["frame"] == 2
 
 
+def test_a_graph_goes_with_who_brought_it(server):
+    """The others of its name are told, and may bring theirs."""
+    with LiveSocket(server, A_NAME) as viewer:
+        with LiveSocket(server, A_NAME) as owner:
+            owner.prompt(plain_graph())
+            owner.frame(frame(1))
+            assert level(viewer.next("picture")[1]) == 1
+        assert "Waiting for a prompt" in viewer.next("waiting", "picture")[0]["message"]
+        viewer.prompt(plain_graph())
+        assert level(viewer.next("picture")[1]) == 1
+
+
 def test_a_refused_graph_ends_the_one_before_it(live):
     """No picture comes that its sender takes for one of the new graph."""
     live.prompt(plain_graph())

@@ -2,6 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { liveAddress } from "./live_connection.js";
 import { startLoop } from "./live_loop.js";
+import { tabName } from "./live_name.js";
 import { makePainting } from "./live_paint.js";
 import { say } from "./live_texts.js";
 import { openVideo } from "./live_video.js";
@@ -12,7 +13,7 @@ const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
 const NODE_SIZE = [560, 500];
 const LEAST_HEIGHT_PX = 360;
 const QUALITY = 0.9; // of a JPEG in the workflow or a prompt
-const [NAME, KEY] = ["Vega.LiveName", "Vega.LiveKey"]; // in the tab's storage
+const KEY = "Vega.LiveKey"; // in the tab's storage
 const STYLE = `
   .vega-live { display: flex; flex-direction: column; gap: 6px; height: 100%; box-sizing: border-box; padding: 4px;
     font: 13px/1.3 Inter, Arial, sans-serif; color: var(--input-text, #ddd); }
@@ -51,12 +52,8 @@ const labelled = (made, text) => {
 
 const option = (value, textContent) => element("option", { value, textContent });
 
-// The name under which others see this node's pictures: the same after the page was loaded anew.
-function liveName(node) {
-  const kept = sessionStorage.getItem(NAME) ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
-  sessionStorage.setItem(NAME, kept);
-  return `live-${kept}-${node.id}`.slice(0, 64);
-}
+// The name under which others see this node's pictures.
+const liveName = (node) => `live-${tabName}-${node.id}`.slice(0, 64);
 
 function makeWidget(node) {
   addStyle();

@@ -89,6 +89,7 @@ export function startLoop(name, key, takeFrame, on) {
     },
     message({ type, message, frame }) {
       forget(frame);
+      if (type === "waiting") [seen, prompt] = ["", ""]; // also where another page of this name has taken its graph away
       if (type === "error" || type === "interrupted") on.said(type, { message });
     },
     picture: gotPicture,
