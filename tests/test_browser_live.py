@@ -203,6 +203,38 @@ def test_the_camera_does_not_replace_the_painting(page):
     assert page.evaluate(value) == painting
 
 
+def test_an_impatient_hand_starts_one_webcam(page):
+    """Live, Stop and Live again, before the browser has said whether the page may: one connection, one open camera."""
+    load(page, "vega_live_webcam")
+    page.evaluate(
+        """() => {
+            window.tracks = []
+            window.opened = 0
+            const devices = navigator.mediaDevices, ask = devices.getUserMedia.bind(devices)
+            devices.getUserMedia = async (wanted) => {
+                const stream = await ask(wanted)
+                window.tracks.push(...stream.getTracks())
+                return stream
+            }
+            window.plainSocket = WebSocket
+            window.WebSocket = class extends WebSocket {
+                constructor(address, ...rest) {
+                    super(address, ...rest)
+                    window.opened += address.includes('/vega/live')
+                }
+            }
+        }"""
+    )
+    page.evaluate(f"() => {{ for (let k = 0; k < 3; k++) document.querySelector('{LIVE}').click() }}")
+    wait_for_frame(page, 1)
+    live = "window.tracks.map(track => track.readyState)"
+    browser.until(page, f"() => window.tracks.length === 2 && {live}.includes('ended')")
+    assert page.evaluate(f"[window.opened, {live}.sort()]") == [1, ["ended", "live"]]
+    page.locator(LIVE).click()
+    assert page.evaluate(live) == ["ended", "ended"]
+    page.evaluate("() => { delete navigator.mediaDevices.getUserMedia; window.WebSocket = window.plainSocket }")
+
+
 def test_the_full_screen_page_shows_the_picture(page):
     load(page, "vega_live_paint")
     viewer = page.context.new_page()

@@ -61,6 +61,7 @@ function makeWidget(node) {
   const chosen = () => ({ ...DEFAULTS, ...node.properties?.vega_live });
   const choose = (fields) => node.setProperty("vega_live", { ...chosen(), ...fields });
   let [video, loop, isFresh, url] = [null, null, true, null];
+  let starts = 0; // and stops, by which a start that had to wait for a permission knows that it is the last
   let written = ""; // into the workflow, by this painting
 
   const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
@@ -121,6 +122,7 @@ function makeWidget(node) {
   }
 
   function stop() {
+    starts += 1;
     loop?.stop();
     video?.close();
     [loop, video] = [null, null];
@@ -138,16 +140,20 @@ function makeWidget(node) {
 
   async function start() {
     const kind = chosen().source;
+    const number = ++starts;
     live.setAttribute("aria-pressed", "true");
     live.textContent = say("stop");
     if (kind === "webcam" || kind === "screen") {
+      let opened;
       try {
-        video = await openVideo(kind, stop);
+        opened = await openVideo(kind, () => number === starts && stop());
       } catch (error) {
+        if (number !== starts) return;
         stop();
         return tell(say("noCamera", { why: error.message }), true);
       }
-      if (live.getAttribute("aria-pressed") === "false") return stop(); // pressed again meanwhile
+      if (number !== starts) return opened.close();
+      video = opened;
     }
     isFresh = true;
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
