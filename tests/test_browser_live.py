@@ -247,6 +247,21 @@ def test_the_full_screen_page_shows_the_picture(page):
         viewer.close()
 
 
+def test_a_node_added_by_hand_has_its_own_name(page):
+    """Its id comes after its widget, when it is put into the graph."""
+    browser.load(page, {**template("vega_live_paint"), "nodes": [], "links": []})
+    id = page.evaluate(
+        """() => {
+            const node = window.LiteGraph.createNode('VegaLiveImage')
+            window.app.graph.add(node)
+            return node.id
+        }"""
+    )
+    browser.center(page, "VegaLiveImage")
+    assert page.locator(".vega-live a").get_attribute("href").endswith(f"-{id}")
+    assert page.locator(".vega-live input[readonly]").input_value().endswith(f"-{id}")
+
+
 def test_a_duplicated_tab_has_another_name(page, server):
     """It begins with the first one's storage; and when another of its name has gone, the page sends its graph again."""
     load(page, "vega_live_paint")

@@ -217,7 +217,11 @@ function makeWidget(node) {
   }
 
   value.callback = restore;
-  const { onConfigure, onRemoved } = node;
+  const { onAdded, onConfigure, onRemoved } = node;
+  node.onAdded = function (...options) {
+    onAdded?.apply(this, options);
+    refresh(); // it has its id now, which is in its name
+  };
   node.onConfigure = function (...options) {
     onConfigure?.apply(this, options);
     refresh();
