@@ -287,6 +287,36 @@ def test_a_duplicated_tab_has_another_name(page, server):
         page.wait_for_timeout(100)
 
 
+def test_a_graph_that_cannot_be_read_is_said_once(page):
+    """And neither a stroke nor anything else but a change has it read again."""
+    load(page, "vega_live_paint")
+    page.evaluate(
+        """() => {
+            window.reads = 0
+            window.readGraph = window.app.graphToPrompt
+            window.app.graphToPrompt = async (...options) => {
+                window.reads += 1
+                if (window.isBroken) throw new Error('a node is broken')
+                return window.readGraph.apply(window.app, options)
+            }
+        }"""
+    )
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    reads, number = page.evaluate("window.reads"), frame(page)
+    page.locator(CANVAS).click()
+    wait_for_frame(page, number + 1)
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.reads") == reads, "a stroke changes no prompt"
+    page.evaluate(f"() => {{ window.isBroken = true; {widget('VegaLiveImage', 'threshold')}.value = 0.1 }}")
+    page.locator(STATUS, has_text="a node is broken").wait_for()
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.reads") == reads + 1
+    page.evaluate(f"() => {{ window.isBroken = false; {widget('VegaLiveImage', 'threshold')}.value = 0.0 }}")
+    browser.until(page, f"() => window.reads === {reads + 2}")
+    page.evaluate("() => { window.app.graphToPrompt = window.readGraph }")
+
+
 def test_a_program_sends_frames_into_the_pages_graph(page, server):
     """With the source Another program, who knows the node's address needs no graph."""
     load(page, "vega_live_paint")

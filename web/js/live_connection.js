@@ -53,7 +53,8 @@ export function connect(name, key, on) {
 
   open();
   return {
-    isReady: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < UNSENT_BYTES,
+    isOpen: () => socket.readyState === WebSocket.OPEN,
+    hasRoom: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < UNSENT_BYTES,
     sendPrompt: (prompt) => socket.send(JSON.stringify({ type: "prompt", prompt })),
     sendFrame(blob) {
       socket.send(blob);

@@ -17,6 +17,10 @@ async function currentPrompt() {
   return output;
 }
 
+// The painting, which each stroke changes, is not in the prompt.
+const withoutPainting = (_, value) =>
+  value?.type === "VegaLiveImage" ? { ...value, widgets_values: value.widgets_values?.slice(1) } : value;
+
 // takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: opened(), picture(blob, numbers),
 // said(kind, values), ended(status, message).
 export function startLoop(name, key, takeFrame, on) {
@@ -33,26 +37,28 @@ export function startLoop(name, key, takeFrame, on) {
   const smooth = (before, now) => (before ? before + SMOOTHING * (now - before) : now);
 
   async function sendFrame() {
-    if (isEncoding || !connection.isReady()) return;
+    if (isEncoding || !connection.hasRoom()) return;
     const at = performance.now();
     const canvas = takeFrame();
     if (!canvas) return;
     isEncoding = true;
     const blob = await encode(canvas).finally(() => (isEncoding = false));
-    if (!connection.isReady()) return;
+    if (!connection.isOpen()) return; // the next one begins with a frame
     lastSent = at;
     taken.set(connection.sendFrame(blob), at);
   }
 
+  // A graph that can't be read is said once, and read again when it has changed.
   async function sendPrompt() {
-    if (isLooking || !connection.isReady()) return;
-    const now = JSON.stringify(rootGraph().serialize());
+    if (isLooking || !connection.isOpen()) return;
+    const now = JSON.stringify(rootGraph().serialize(), withoutPainting);
     if (now === seen) return;
     isLooking = true;
+    seen = now;
     try {
       const next = await currentPrompt();
-      seen = now;
-      if (JSON.stringify(next) === prompt || !connection.isReady()) return;
+      if (JSON.stringify(next) === prompt) return;
+      if (!connection.isOpen()) return void (seen = "");
       prompt = JSON.stringify(next);
       connection.sendPrompt(next);
     } finally {
