@@ -147,8 +147,9 @@ class LiveSession:
             await self.broadcast("same", taken)
 
     async def broadcast(self, kind: str, frame: Frame, images: list[EncodedImage] | None = None, **fields) -> None:
-        """Returns when the fastest reader has read it: that one decides how many are drawn."""
+        """Returns when the fastest reader has read the pictures: that one decides how many are drawn."""
         for connection in self.connections:
             connection.put_answer(Answer(kind, frame, fields, images or []))
-        if tasks := [connection.sending for connection in self.connections]:
+        tasks = [connection.sending for connection in self.connections]
+        if images and tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
