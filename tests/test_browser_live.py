@@ -14,7 +14,7 @@ from dev.browser import node, widget
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, CANVAS, IMAGE = ".vega-live button.live", ".vega-live canvas", ".vega-live img"
-STATUS = ".vega-live .status"
+STATUS, NUMBERS = ".vega-live .status", ".vega-live .numbers"
 in_both = pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
 TEXTS = (ROOT / "web" / "js" / "live_texts.js").read_text(encoding="utf-8")
 LANGUAGES = ("en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
@@ -97,8 +97,9 @@ def test_the_picture_follows_the_brush_and_the_prompt(page, server, renderer):
     page.evaluate(f"{text}.value = 'a starry night over snowy mountains'")
     browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
     page.locator(LIVE).click()
-    assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
-    assert re.search(r"\d pictures a second", page.locator(".vega-live .status").inner_text())
+    assert page.locator(LIVE).inner_text() == "Live"
+    assert re.search(r"\d pictures a second", page.locator(NUMBERS).inner_text())
+    assert page.locator(STATUS).inner_text() == "", "what is read out is changes only"
     assert page.complaints == []
 
 
@@ -115,7 +116,15 @@ def test_it_is_painted_by_keyboard(page):
     colour(page, "#0000ff")
     page.locator(".vega-live button", has_text="Clear").click()
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
-    page.locator(CANVAS).focus()
+    page.locator(".vega-live button", has_text="Clear").press("Shift+Tab")
+    while page.evaluate("document.activeElement.tagName") != "CANVAS":
+        page.keyboard.press("Tab")
+    mark = page.locator(".vega-live .brush")
+    middle = box_middle(page.locator(CANVAS))
+    assert box_middle(mark) == pytest.approx(middle, abs=1), "the lifted brush is seen, too"
+    page.keyboard.press("ArrowDown")
+    assert box_middle(mark)[1] > middle[1] + 1
+    page.keyboard.press("ArrowUp")
     page.keyboard.press("Space")
     for _ in range(5):
         page.keyboard.press("ArrowRight")
@@ -134,6 +143,27 @@ def test_it_is_painted_by_keyboard(page):
         .evaluate_all("found => found.map(e => e.getAttribute('aria-label') || e.textContent)")
     )
     assert all(names)
+
+
+def box_middle(locator) -> tuple[float, float]:
+    box = locator.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_palm_beside_the_pen_paints_nothing(page):
+    load(page, "vega_live_paint")
+    colour(page, "#ff00ff")
+    page.locator(".vega-live button", has_text="Clear").click()
+    x, y = box_middle(page.locator(CANVAS))
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for event in ("pointerdown", "pointermove", "pointerup"):
+        page.locator(CANVAS).dispatch_event(event, {"pointerId": 99, "button": 0, "clientX": x, "clientY": y + 80})
+    page.mouse.move(x + 80, y, steps=4)
+    page.mouse.up()
+    side = page.locator(CANVAS).bounding_box()["width"]
+    assert pixel(page, 0.5 + 70 / side, 0.5) == [255, 0, 255]
+    assert pixel(page, 0.5, 0.5 + 70 / side) == [255, 255, 255]
 
 
 def test_it_is_painted_by_touch(page):
@@ -169,7 +199,7 @@ def test_the_painting_is_saved_and_the_webcam_is_not(page):
     ), "the camera's picture"
     assert page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value") == value
     load(page, "vega_live_paint")  # another workflow ends it
-    assert page.locator(LIVE).get_attribute("aria-pressed") == "false"
+    assert page.locator(LIVE).inner_text() == "Live"
     colour(page, "#00ff00")
     page.locator(".vega-live button", has_text="Clear").click()
     saved = page.evaluate("window.app.graph.serialize()")
@@ -327,6 +357,7 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
         number = program.frame(grey(120))
         message, file = program.next("picture")
         assert message["frame"] == number and file
+        page.locator(NUMBERS, has_text=re.compile(r"frame [1-9]\d* ms old")).wait_for()
     browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
 
 
@@ -351,9 +382,9 @@ def test_ten_minutes_of_webcam(page, server, record_property):
         f"""() => {{
             window.numbers = []
             new MutationObserver(() => {{
-                const found = document.querySelector('.vega-live .status').textContent.match(/([\\d.]+) pic.* (\\d+) ms/)
+                const found = document.querySelector('{NUMBERS}').textContent.match(/([\\d.]+) pic.* (\\d+) ms/)
                 if (found) window.numbers.push([Number(found[1]), Number(found[2])])
-            }}).observe(document.querySelector('.vega-live .status'), {{ childList: true }})
+            }}).observe(document.querySelector('{NUMBERS}'), {{ childList: true }})
             document.querySelector('{LIVE}').click()
         }}"""
     )

@@ -25,13 +25,16 @@ const STYLE = `
   .vega-live input[type=color] { padding: 2px; width: 40px; }
   .vega-live input[type=range] { width: 90px; padding: 0; }
   .vega-live input[readonly] { flex: 1; min-width: 120px; }
-  .vega-live button[aria-pressed=true] { background: #b91c1c; color: #fff; }
+  .vega-live button.live[data-is-on=true] { background: #b91c1c; color: #fff; }
   .vega-live :focus-visible { outline: 2px solid #60a5fa; outline-offset: 1px; }
-  .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; }
+  .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; position: relative; }
   .vega-live .views > * { flex: 1; min-width: 0; min-height: 0; object-fit: contain; background: #0006; }
   .vega-live .views img:not([src]) { visibility: hidden; }
   .vega-live canvas.paint { touch-action: none; cursor: crosshair; }
-  .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
+  .vega-live .views > .brush { position: absolute; transform: translate(-50%, -50%); box-sizing: border-box; background: none;
+    border: 1px solid #fff; outline: 1px solid #000; border-radius: 50%; pointer-events: none; }
+  .vega-live .views > .brush.down { border-width: 3px; }
+  .vega-live .numbers, .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
 
 function element(tag, fields = {}, ...children) {
   const made = Object.assign(document.createElement(tag), fields);
@@ -76,9 +79,9 @@ function makeWidget(node) {
   const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
   const canvas = element("canvas");
   const picture = element("img", { alt: say("picture") });
+  const numbers = element("div", { className: "numbers" }); // of each picture, which nobody wants read out
   const status = element("div", { className: "status" });
   status.setAttribute("role", "status");
-  canvas.setAttribute("role", "img");
   const tools = element("div", { className: "row" }, colour, brush, undo, clear);
   const root = element(
     "div",
@@ -87,6 +90,7 @@ function makeWidget(node) {
     tools,
     element("div", { className: "row" }, address),
     element("div", { className: "views" }, canvas, picture),
+    numbers,
     status,
   );
 
@@ -127,7 +131,7 @@ function makeWidget(node) {
     video?.close();
     [loop, video] = [null, null];
     live.textContent = say("live");
-    live.setAttribute("aria-pressed", "false");
+    live.dataset.isOn = false;
   }
 
   function show(blob, { rate, age, left, frame }) {
@@ -135,13 +139,14 @@ function makeWidget(node) {
     picture.src = url = URL.createObjectURL(blob);
     if (last) URL.revokeObjectURL(last);
     picture.dataset.frame = frame;
-    tell(say("drawing", { rate: rate.toFixed(1), age, left }));
+    numbers.textContent = say("drawing", { rate: rate.toFixed(1), age, left });
+    if (status.textContent) tell("");
   }
 
   async function start() {
     const kind = chosen().source;
     const number = ++starts;
-    live.setAttribute("aria-pressed", "true");
+    live.dataset.isOn = true;
     live.textContent = say("stop");
     if (kind === "webcam" || kind === "screen") {
       let opened;
@@ -180,11 +185,12 @@ function makeWidget(node) {
     canvas.className = kind === "paint" ? "paint" : "";
     if (kind === "paint") canvas.tabIndex = 0;
     else canvas.removeAttribute("tabindex");
+    canvas.setAttribute("role", kind === "paint" ? "application" : "img"); // which takes keys, or does not
     canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
     if (canvas.width !== pixels) painting.resize(pixels);
   }
 
-  live.addEventListener("click", () => (live.getAttribute("aria-pressed") === "true" ? stop() : start()));
+  live.addEventListener("click", () => (live.dataset.isOn === "true" ? stop() : start()));
   source.addEventListener("change", () => {
     stop();
     choose({ source: source.value });
@@ -231,7 +237,7 @@ function makeWidget(node) {
     stop();
     onRemoved?.apply(this, options);
   };
-  live.setAttribute("aria-pressed", "false");
+  live.dataset.isOn = false;
   node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST_HEIGHT_PX });
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
   refresh();

@@ -70,10 +70,10 @@ export function startLoop(name, key, takeFrame, on) {
     for (const number of taken.keys()) if (number <= answered) taken.delete(number);
   }
 
-  function gotPicture({ frame, left_out, index }, blob) {
+  function gotPicture({ frame, age_ms, left_out, index }, blob) {
     if (index) return; // of a batch the first is shown
     const now = performance.now();
-    if (taken.has(frame)) numbers.age = Math.round(now - taken.get(frame));
+    numbers.age = Math.round(taken.has(frame) ? now - taken.get(frame) : age_ms); // another program's, as the server knows it
     forget(frame);
     if (lastPicture) {
       pictureMs = smooth(pictureMs, now - lastPicture);
