@@ -38,6 +38,7 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
         protocols=(SUBPROTOCOL,),
         heartbeat=HEARTBEAT_SECONDS,
         autoping=False,  # the connection is to see the pongs
+        compress=False,  # its messages are images
         max_msg_size=MAX_MESSAGE_BYTES,
     )
     connection = LiveConnection(socket)

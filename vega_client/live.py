@@ -71,7 +71,9 @@ async def stream(
         while not newest.is_done():
             try:
                 async with (
-                    websockets.connect(url, additional_headers=headers, max_size=None, **options) as socket,
+                    websockets.connect(
+                        url, additional_headers=headers, max_size=None, compression=None, **options
+                    ) as socket,
                     contextlib.aclosing(pictures(socket, message, newest)) as found,
                 ):
                     policy.has_answered = True
