@@ -39,7 +39,7 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
         heartbeat=HEARTBEAT_SECONDS,
         autoping=False,  # the connection is to see the pongs
         compress=False,  # its messages are images
-        max_msg_size=MAX_MESSAGE_BYTES,
+        max_msg_size=MAX_MESSAGE_BYTES + 1,  # aiohttp refuses the limit itself
     )
     connection = LiveConnection(socket)
     connections.add(connection)  # before it may wait

@@ -82,6 +82,16 @@ def client(server):
 
 
 @pytest.fixture
+def live(server):
+    """A program at /vega/live, of which nobody knows the name."""
+    from live_sockets import LiveSocket
+
+    with LiveSocket(server) as socket:
+        assert socket.receive()[0]["type"] == "waiting"
+        yield socket
+
+
+@pytest.fixture
 def python_client(server):
     """vega_client's Client of the server."""
     from vega_client import Client

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from live_sockets import LiveSocket, in_base64, plain_graph
+import relay
+from live_sockets import LiveSocket, in_base64, opened, plain_graph
 from live_sockets import frame as grey
 from workflow_files import for_programs, template
 
-from dev import browser, templates
+from dev import browser, comfyui, templates
 from dev.browser import node, widget
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -302,9 +303,9 @@ def test_a_duplicated_tab_has_another_name(page, server):
     link = page.locator(".vega-live a").evaluate("link => link.href")
     name = link.partition("#")[2]
     assert page.evaluate("sessionStorage['Vega.LiveName']") in name
-    with page.expect_popup() as opened:
+    with page.expect_popup() as popup:
         page.evaluate("link => void window.open(link)", link)
-    twin = opened.value
+    twin = popup.value
     assert twin.evaluate("sessionStorage['Vega.LiveName']") in name
     twins = twin.evaluate("import(new URL('js/live_name.js', location.href)).then(({ tabName }) => tabName)")
     assert twins not in name
@@ -365,6 +366,45 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
     browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
 
 
+def test_the_page_and_a_program_and_a_run_get_their_own(page, server):
+    """Two live pictures and what Run draws meanwhile."""
+    load(page, "vega_live_paint")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    with LiveSocket(server) as program:
+        program.prompt(plain_graph())
+        for shade in (50, 150):
+            number = frame(page)
+            page.locator(CANVAS).click(position={"x": shade, "y": 100})
+            program.frame(grey(shade))
+            assert opened(program.next("picture")[1]).getpixel((60, 60))[0] == shade
+            wait_for_frame(page, number + 1)
+        drawn = picture(page)
+        assert browser.run(page) == "execution_success"
+        program.frame(grey(200))
+        assert opened(program.next("picture")[1]).getpixel((60, 60))[0] == 200
+    assert picture(page) == drawn
+    assert browser.shown(page, "VegaSendImage").size == (192, 192)
+
+
+def test_a_small_screen_has_every_control(page):
+    """On a telephone's width nothing sticks out of the widget, and a finger meets each control."""
+    load(page, "vega_live_paint")
+    page.evaluate(f"{node('VegaLiveImage')}.setSize([340, 640])")
+    page.set_viewport_size({"width": 390, "height": 844})
+    try:
+        browser.center(page, "VegaLiveImage")
+        root = page.locator(".vega-live").bounding_box()
+        assert root["width"] <= 390
+        controls = page.locator(".vega-live").locator("button:visible, select:visible, input:visible, a:visible, canvas")
+        for box in (control.bounding_box() for control in controls.all()):
+            assert box["width"] >= 32 and box["height"] >= 32
+            assert root["x"] <= box["x"] and box["x"] + box["width"] <= root["x"] + root["width"]
+            assert root["y"] <= box["y"] and box["y"] + box["height"] <= root["y"] + root["height"]
+    finally:
+        page.set_viewport_size({"width": 1600, "height": 900})
+
+
 def test_the_page_says_why_it_waits_for_a_connection(page, server):
     """With 32 of them there is no room for the page; then there is, and it draws."""
     sockets = [LiveSocket(server) for _ in range(32)]
@@ -396,6 +436,51 @@ RECORD = """() => {
         }
     }
 }"""
+
+
+@pytest.mark.soak
+def test_live_goes_on_or_says_so(page, server, tmp_path):
+    """A connection that drops, a tab that sleeps, a page that is loaded anew, a server that starts again."""
+    with relay.to(server.port) as way, comfyui.serve(tmp_path / "again") as again:
+        try:
+            page.goto(f"http://127.0.0.1:{way.port}")
+            browser.wait_until_ready(page)
+            load(page, "vega_live_webcam")
+            page.locator(LIVE).click()
+            wait_for_frame(page, 3)
+            assert way.cut() > 0
+            page.locator(STATUS, has_text="connection is lost").wait_for()
+            browser.until(page, f"() => !document.querySelector('{STATUS}').textContent")  # a picture has come
+            name = page.locator(".vega-live a").get_attribute("href")
+
+            session = page.context.new_cdp_session(page)
+            session.send("Page.setWebLifecycleState", {"state": "frozen"})
+            time.sleep(45)  # longer than the server waits for a pong
+            session.send("Page.setWebLifecycleState", {"state": "active"})
+            goes_on(page)
+
+            page.reload()
+            browser.wait_until_ready(page)
+            page.locator(LIVE).wait_for()
+            assert page.locator(".vega-live a").get_attribute("href") == name
+            page.locator(LIVE).click()
+            wait_for_frame(page, 3)
+
+            way.target = again.port
+            assert way.cut() > 0
+            page.locator(STATUS, has_text="connection is lost").wait_for()
+            goes_on(page)
+            assert again.get("/queue").json()["queue_pending"] == []
+        finally:
+            page.goto(server.url)
+            browser.wait_until_ready(page)
+
+
+def goes_on(page) -> None:
+    """Waits for another picture than the one that is there."""
+    shown = page.locator(IMAGE).get_attribute("src")
+    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", shown)
+    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", page.locator(IMAGE).get_attribute("src"))
 
 
 def waits_to_be_drawn(sent: list[float], got: list[list]) -> list[float]:
