@@ -297,6 +297,7 @@ def test_a_node_added_by_hand_has_its_own_name(page):
     assert page.locator(".vega-live input[readonly]").input_value().endswith(f"-{id}")
 
 
+@pytest.mark.soak
 def test_a_duplicated_tab_has_another_name(page, server):
     """It begins with the first one's storage; and when another of its name has gone, the page sends its graph again."""
     load(page, "vega_live_paint")
@@ -366,6 +367,7 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
     browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
 
 
+@pytest.mark.soak
 def test_the_page_and_a_program_and_a_run_get_their_own(page, server):
     """Two live pictures and what Run draws meanwhile."""
     load(page, "vega_live_paint")
