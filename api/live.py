@@ -64,7 +64,7 @@ class LiveSession:
         self.owner: LiveConnection | None = None  # who sent the prompt
         self.changed = asyncio.Event()
         self.is_new_prompt = False
-        self.last_taken: Frame | None = None  # whatever came of it
+        self.last_taken: Frame | None = None  # or found unchanged, whatever came of it
         self.last_drawn: Frame | None = None  # of the last picture of this prompt
 
     def set_prompt(self, connection: LiveConnection, graph: dict) -> None:
@@ -115,6 +115,7 @@ class LiveSession:
             return False
         if await asyncio.to_thread(frame.difference, self.last_drawn) > threshold:
             return False
+        self.last_taken = frame
         await self.broadcast("same", frame)
         return True
 

@@ -108,6 +108,7 @@ def test_frames_within_the_threshold_draw_nothing(live):
     live.frame(frame(110))
     message, file = live.next("picture", "same")
     assert (message["type"], message["frame"], level(file)) == ("picture", 3, 110)
+    assert message["left_out"] == 0, "the one before it had its answer"
 
 
 def test_two_clients_and_a_graph_get_their_own(server, live, client):
