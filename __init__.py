@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./web"  # not tool.comfy.web: that one is served under the proj
 async def comfy_entrypoint():
     from . import host_version  # late, because pytest and tools import this file outside the host
 
-    host_version.check()
+    host_version.check_version()
     from .extension import VegaExtension  # later still: an older ComfyUI may lack what it imports
 
     return VegaExtension()

@@ -33,19 +33,19 @@ ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
 
 class VegaExtension(ComfyExtension):
     async def on_load(self) -> None:
-        PromptServer.instance.routes.get(store.ROUTE + "{id}")(sent_image)
-        PromptServer.instance.routes.get("/vega/live")(live)
+        PromptServer.instance.routes.get(store.ROUTE + "{id}")(sent_image_route)
+        PromptServer.instance.routes.get("/vega/live")(live_route)
         for path in ("/healthz", "/readyz", "/metrics", "/v1/models"):
             PromptServer.instance.routes.route("*", path)(operator_route)
         for path in ("/v1", "/v1/{path:(?s:.*)}"):
-            PromptServer.instance.routes.route("*", path)(v1)
+            PromptServer.instance.routes.route("*", path)(v1_route)
         for path in ASYNC_PATHS:  # no others: ComfyUI-Manager has some under /v2, too
-            PromptServer.instance.routes.route("*", f"/v2/{path}")(v2)
+            PromptServer.instance.routes.route("*", f"/v2/{path}")(v2_route)
         PromptServer.instance.app.on_response_prepare.extend((frames.remember_transport, remember_secret))
         PromptServer.instance.app.middlewares.insert(0, api_middleware)
         connection.install(PromptServer.instance.app)
         redact_requests()
-        example_pictures.place()
+        example_pictures.copy_examples()
         template_links.add_routes(PromptServer.instance.routes)
         face_notes.add_route(PromptServer.instance.routes)
         if any(name.startswith("VEGA_API_") for name in os.environ):
@@ -79,7 +79,7 @@ def check_settings() -> None:
 
 
 @api_handler
-async def v1(request: web.Request) -> web.Response:
+async def v1_route(request: web.Request) -> web.Response:
     from .api.routes import handle_v1  # late: its libraries take longer to import than the rest of the pack
 
     return await handle_v1(request)
@@ -93,19 +93,19 @@ async def operator_route(request: web.Request) -> web.Response:
 
 
 @api_handler
-async def v2(request: web.Request) -> web.Response:
+async def v2_route(request: web.Request) -> web.Response:
     from .api.async_routes import handle_v2  # late, as above
 
     return await handle_v2(request)
 
 
-async def live(request: web.Request) -> web.StreamResponse:
+async def live_route(request: web.Request) -> web.StreamResponse:
     from .api.live_routes import handle_live  # late, as above
 
     return await handle_live(request)
 
 
-async def sent_image(request: web.Request) -> web.Response:
+async def sent_image_route(request: web.Request) -> web.Response:
     """Without keys this machine's own connections must name it; who else may connect was said by ComfyUI's --listen."""
     why = keyless_rejection(request.headers, request.remote) if is_loopback(request.remote) else None
     if why and not has_keys():

@@ -4,16 +4,16 @@ import re
 
 import comfyui_version
 
-OLDEST = "0.24.1"  # that `make hosts` tests
+MIN_VERSION = "0.24.1"  # that `make hosts` tests
 
 
-def check() -> None:
+def check_version() -> None:
     """RuntimeError in an older ComfyUI, which logs it as one line and goes on without the pack."""
     version = comfyui_version.__version__
-    if numbers(version) < numbers(OLDEST):
-        raise RuntimeError(f"Vega RT needs ComfyUI {OLDEST} or newer, and this is {version}: update ComfyUI.")
+    if parse_version(version) < parse_version(MIN_VERSION):
+        raise RuntimeError(f"Vega RT needs ComfyUI {MIN_VERSION} or newer, and this is {version}: update ComfyUI.")
 
 
-def numbers(version: str) -> list[int]:
+def parse_version(version: str) -> list[int]:
     """[0, 24, 1] of "0.24.1"."""
     return [int(number) for number in re.findall(r"\d+", version)[:3]]

@@ -6,7 +6,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-from ..contract.paths import REAL_TIME
+from ..contract.paths import REAL_TIME_MODEL
 from ..contract.schema import Request
 from ..images.encode import EncodedImage
 from .drain import ServerStopping
@@ -65,7 +65,7 @@ class AsyncRequests:
             with service.drain.active_request():
                 request.results = await service.queue.execute(request.pictures)
             service.metrics.count_images(f"/v2/{request.model}", len(request.results))
-            service.readiness.is_ready |= request.model == REAL_TIME
+            service.readiness.is_ready |= request.model == REAL_TIME_MODEL
         except (QueueFull, ServerStopping):
             del self.requests[request.id]
             raise

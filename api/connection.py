@@ -9,8 +9,8 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.streams import StreamReader
 
-from ..contract.disconnect import PROBE, PROBE_INTERVAL_S
-from ..contract.request_id import HEADER, request_id
+from ..contract.disconnect import PROBE_INTERVAL_S, PROBE_RESPONSE
+from ..contract.request_id import REQUEST_ID_HEADER, request_id
 from . import middleware
 
 # These are private, and another version of aiohttp may use them otherwise: there, and where one is missing, the host's
@@ -19,16 +19,16 @@ AIOHTTP_VERSION = "3.14"
 PRIVATE_NAMES = {web.RequestHandler: ("_messages", "_parser", "_upgraded", "_loop", "_waiter")}
 PRIVATE_NAMES |= {StreamReader: ("total_compressed_bytes",), web.Application: ("_make_handler",)}
 MAX_HEAD_BYTES = 2**14  # of a request's head that are kept
-REQUEST_TARGET = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
+REQUEST_TARGET_PATTERN = re.compile(rb"\s*[^\s]+ +(?:https?://[^/\s]*)?(?P<path>/[^\s?#]*)", re.IGNORECASE)
 # Paths whose bodies api/request_body.py decompresses; for other packs' routes aiohttp does.
 MODEL_PATHS = re.compile(r"(/api)?/v[12]/segmind-[^/]*")
-CONTENT_ENCODING_HEADER = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
-REQUEST_ID_HEADER = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % HEADER.encode(), re.IGNORECASE)
+CONTENT_ENCODING_PATTERN = re.compile(rb"\ncontent-encoding *:", re.IGNORECASE)
+REQUEST_ID_PATTERN = re.compile(rb"\n%s *: *(?P<id>[^\r\n]*)" % REQUEST_ID_HEADER.encode(), re.IGNORECASE)
 
 
 def head_matches(head: bytes, paths: re.Pattern) -> bool:
     """Whether the path of a request with this (perhaps incomplete) head matches."""
-    target = REQUEST_TARGET.match(head)
+    target = REQUEST_TARGET_PATTERN.match(head)
     return bool(target and paths.fullmatch(target["path"].decode("latin-1")))
 
 
@@ -94,7 +94,7 @@ class Connection(web.RequestHandler):
         if not is_between_requests:
             return self._parser is self.parser
         head = data.partition(b"\r\n\r\n")[0][:MAX_HEAD_BYTES]
-        is_compressed = head_matches(head, MODEL_PATHS) and CONTENT_ENCODING_HEADER.search(head)
+        is_compressed = head_matches(head, MODEL_PATHS) and CONTENT_ENCODING_PATTERN.search(head)
         self._parser = self.raw_parser if is_compressed else self.parser
         return True
 
@@ -140,7 +140,8 @@ class Connection(web.RequestHandler):
         if request.version < (1, 1):
             return True  # HTTP/1.0 has no interim responses
         self.probed_at = self._loop.time()
-        self.transport.write(PROBE)  # a client that has closed resets the connection, which the next probe finds out
+        # A client that has closed resets the connection, which the next probe finds out.
+        self.transport.write(PROBE_RESPONSE)
         return self.transport.is_closing()
 
     def handle_error(self, request, status=500, exc=None, message=None) -> web.StreamResponse:
@@ -148,8 +149,8 @@ class Connection(web.RequestHandler):
         is_unparsed = status < 500  # and the request says nothing of what came
         if not (self.is_api if is_unparsed else middleware.is_api_request(request)):
             return response
-        if is_unparsed and (found := REQUEST_ID_HEADER.search(self.head)):
-            request[middleware.REQUEST_ID] = request_id({HEADER: found["id"].decode("latin-1")})
+        if is_unparsed and (found := REQUEST_ID_PATTERN.search(self.head)):
+            request[middleware.REQUEST_ID] = request_id({REQUEST_ID_HEADER: found["id"].decode("latin-1")})
         id = middleware.get_request_id(request)
         text = self.parse_error_message(exc) if is_unparsed else f"The server failed; its log says why under {id}."
         response = web.json_response({"error": text}, status=415 if isinstance(exc, ContentEncodingError) else status)

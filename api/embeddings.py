@@ -22,7 +22,7 @@ MAX_FP16 = 65504.0  # the encoders compute in fp16 on a GPU
 EXECUTOR = ThreadPoolExecutor(2, "vega_embeddings")  # its own: a drive that hangs holds up no other work
 
 
-def names_in(text: str, allowed: Collection[str]) -> list[str | None]:
+def find_names(text: str, allowed: Collection[str]) -> list[str | None]:
     """The name of each embedding in the text, as the host tries it with and without commas; None: not allowed."""
     names = [name if name in allowed else name.strip(",") for name in EMBEDDING_PATTERN.findall(text)]
     return [name if name in allowed else None for name in names]
@@ -30,7 +30,7 @@ def names_in(text: str, allowed: Collection[str]) -> list[str | None]:
 
 def name_error(text: str, allowed: Collection[str]) -> str | None:
     """Why an embedding in the text isn't allowed, without its name, which may be anything; None if all are allowed."""
-    if None in names_in(text, allowed):
+    if None in find_names(text, allowed):
         problem = f"may name {', '.join(allowed)}, and names another" if allowed else "is not allowed on this server"
         return f"`embedding:` {problem} (VEGA_API_EMBEDDINGS); write `embedding :` where it is only text"
     return None

@@ -43,4 +43,4 @@ def nests_deeper_than(max_depth: int, text: str) -> bool:
 def embedding_names(prompt: str, allowed: Collection[str]) -> set[str]:
     """The embeddings that a prompt without errors names."""
     parts = token_weights(escape_important(prompt), 1.0)
-    return {name for part, _ in parts for name in embeddings.names_in(unescape_important(part), allowed)}
+    return {name for part, _ in parts for name in embeddings.find_names(unescape_important(part), allowed)}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from ..contract.metrics import UNAUTHORIZED
-from ..contract.request_id import HEADER, request_id
+from ..contract.request_id import REQUEST_ID_HEADER, request_id
 
 # The host has each route under /api, too. Under /v2 ComfyUI-Manager has others.
 API_PATHS = re.compile(r"(/api)?(/v1(/.*)?|/v2/([^/]*|requests/.*|images/[^/]*)|/healthz|/readyz|/metrics)", re.DOTALL)
@@ -81,7 +81,7 @@ def finalize_response(response: web.StreamResponse, id: str) -> web.StreamRespon
             body = {"error": HOST_ERRORS.get(response.status) or response.reason or f"Status {response.status}."}
         response.content_type = "application/json"
         response.text = json.dumps({**body, "id": id})
-    response.headers[HEADER] = id
+    response.headers[REQUEST_ID_HEADER] = id
     return response
 
 

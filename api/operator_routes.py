@@ -12,14 +12,14 @@ from .service import Service, get_service
 async def handle_operator_route(request: web.Request) -> web.Response:
     """Any of them, also under ComfyUI's /api."""
     try:
-        response = route(request, request.path.rpartition("/")[2])
+        response = route_operator_request(request, request.path.rpartition("/")[2])
     except ApiError as error:
         response = error_response(error)
     response.headers["Cache-Control"] = "no-store"
     return response
 
 
-def route(request: web.Request, name: str) -> web.Response:
+def route_operator_request(request: web.Request, name: str) -> web.Response:
     require_method(request, "GET", "HEAD")
     if name == "healthz":
         return web.json_response({"status": "ok"})

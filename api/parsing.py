@@ -41,8 +41,9 @@ def validation_error(model: type[Request], error: pydantic.ValidationError) -> A
     if field not in model.model_fields:
         message = f"There is no field {field[:80]!r}; there are {', '.join(model.model_fields)}."
         return ApiError(400, message, field=field[:80])
-    allowed = openapi.properties(model)[field]
-    return ApiError(400, f"{field}: {first['msg']}; allowed: {openapi.describe(allowed)}.", field=field, allowed=allowed)
+    allowed = openapi.model_properties(model)[field]
+    message = f"{field}: {first['msg']}; allowed: {openapi.describe_schema(allowed)}."
+    return ApiError(400, message, field=field, allowed=allowed)
 
 
 def body_error_message(error_type: str, message: str) -> str:

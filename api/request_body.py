@@ -24,7 +24,7 @@ async def read_body(request: web.Request, limits: BodyLimits) -> AsyncIterator[b
     """
     encoding = content_encoding(request)
     if (request.content_length or 0) > limits.max_bytes:
-        raise limits.too_large()
+        raise limits.too_large_error()
     async with contextlib.AsyncExitStack() as stack:
         body = await read_chunk(request, SMALL_BODY_BYTES, limits)
         if encoding or len(body) == SMALL_BODY_BYTES:
@@ -39,7 +39,7 @@ async def read_rest(request: web.Request, body: bytearray, limits: BodyLimits) -
     while chunk := await read_chunk(request, CHUNK_BYTES, limits):
         body += chunk
         if len(body) > limits.max_bytes:
-            raise limits.too_large()
+            raise limits.too_large_error()
     return body
 
 
@@ -50,7 +50,7 @@ async def read_chunk(request: web.Request, size: int, limits: BodyLimits) -> byt
     except asyncio.IncompleteReadError as end:
         return end.partial
     except asyncio.TimeoutError:
-        error = limits.timed_out(size)
+        error = limits.timed_out_error(size)
     except web.RequestPayloadError:
         error = ApiError(400, "The body is cut short, or broken where it is packed or in chunks.", close=True)
     except ConnectionError:
@@ -65,7 +65,7 @@ def decompress(compressed: bytes, encoding: str, limits: BodyLimits) -> bytes:
     except (EOFError, OSError, zlib.error):
         raise ApiError(400, f"The body is broken or cut short: it is not what {encoding} makes.", close=True) from None
     if len(body) > limits.max_bytes:
-        raise limits.too_large()
+        raise limits.too_large_error()
     return body
 
 

@@ -36,7 +36,7 @@ async def handle_request(request: web.Request, version: str, route: Route) -> we
     response = await authenticate_and_route(service, request, route)
     seconds, images = time.perf_counter() - start, int(response.headers.get("X-Images", 0))
     service.metrics.observe_response(path, response.status, seconds, images, get_request_id(request))
-    service.readiness.is_ready |= images > 0 and path == f"/v1/{paths.REAL_TIME}"
+    service.readiness.is_ready |= images > 0 and path == f"/v1/{paths.REAL_TIME_MODEL}"
     if images:
         service.drain.wait_for_response(response, request.transport)
     return response
@@ -58,9 +58,9 @@ async def authenticate_and_route(service: Service, request: web.Request, route: 
 
 async def route_v1(service: Service, request: web.Request) -> web.Response:
     path = request.match_info.get("path", "")
-    if path == paths.OPENAPI:
+    if path == paths.OPENAPI_PATH:
         require_method(request, "GET", "HEAD")
-        return web.json_response(openapi.document())
+        return web.json_response(openapi.build_document())
     if path not in paths.MODELS:
         raise ApiError(404, paths.not_found_message(path))
     require_method(request, "POST")

@@ -91,7 +91,8 @@ class Service:
     async def native_size(self) -> int:
         """The model's, in pixels; read in a thread, as the file may be large and its drive slow."""
         try:
-            return await asyncio.to_thread(lambda: native_resolution.pixels(model_lists.model_path(self.settings.model)))
+            model = self.settings.model
+            return await asyncio.to_thread(lambda: native_resolution.read_pixels(model_lists.model_path(model)))
         except ValueError as error:
             raise PromptError(str(error), LOAD_NODE) from None
 

@@ -12,13 +12,13 @@ SECRET_TOO_SHORT_MESSAGE = (
     f"X-Client-Secret, or without one X-Client-Id, must have at least {MIN_SECRET_LENGTH} characters that nobody can guess, "
     "such as a random UUID's: give the websocket the same, as /ws?clientId=ID&secret=SECRET."
 )
-secrets_of_sockets = WeakKeyDictionary()  # web.WebSocketResponse -> its secret, "" where it gave none
+socket_secrets = WeakKeyDictionary()  # web.WebSocketResponse -> its secret, "" where it gave none
 
 
 async def remember_secret(request: web.Request, response: web.StreamResponse) -> None:
     """A signal handler (on_response_prepare) of the host's application."""
     if isinstance(response, web.WebSocketResponse):
-        secrets_of_sockets[response] = request.query.get("secret", "")
+        socket_secrets[response] = request.query.get("secret", "")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Subscriber:
 
     def owns(self, socket: web.WebSocketResponse | None) -> bool:
         """Whether the socket gave this secret: another client may use the id, which ComfyUI's /queue and /history reveal."""
-        secret = secrets_of_sockets.get(socket) if socket is not None else None
+        secret = socket_secrets.get(socket) if socket is not None else None
         if secret is None:
             return False
         given, expected = (text.encode("utf-8", "surrogateescape") for text in (secret, self.secret))

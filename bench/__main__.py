@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
         run = measure([part for part in PARTS if part in options.only], sorted(options.sizes), options.budget)
     except (VariantError, PromptError, RuntimeError) as error:
         sys.exit(f"No results: {error}")
-    print(report.terminal(run))
+    print(report.render_terminal(run))
     print("", *results.write(run), f"{time.monotonic() - since:.0f} s", sep="\n")
 
 

@@ -29,7 +29,7 @@ from .weights import NANO_DIR
 
 TIMED_CALLS = 3
 CFG_STEPS, FEW_STEPS = 25, 4
-PIXELS = {"Segmind-Vega": 1024, "SSD-1B": 1024, "SDXL": 1024, "SD 1.5": 512, "small-sd": 512, "tiny-sd": 512}
+NATIVE_SIDE_PIXELS = {"Segmind-Vega": 1024, "SSD-1B": 1024, "SDXL": 1024, "SD 1.5": 512, "small-sd": 512, "tiny-sd": 512}
 # (faster, slower, its maker's claim, how many times as fast that is)
 CLAIMS = [
     ("Segmind-Vega", "SDXL", "100 % faster, 70 % fewer parameters", 2.0),
@@ -75,12 +75,12 @@ def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
     from vega_pack.vega import accelerate, cpu_unet
     from vega_pack.vega import unet as loader
 
-    unet = weights.fill_random(folders.real_unet(name), torch.Generator().manual_seed(0))
+    unet = weights.fill_random(folders.full_size_unet(name), torch.Generator().manual_seed(0))
     config, state = json.loads(unet.to_json_string()), dict(unet.state_dict())
     parameters = sum(weight.numel() for weight in unet.parameters())
     del unet
     patcher = loader.load(NANO_DIR, NANO_DIR, config, state)
-    native, side = patcher.model.diffusion_model, PIXELS[name] // 8
+    native, side = patcher.model.diffusion_model, NATIVE_SIDE_PIXELS[name] // 8
     features = patcher.model.model_config.unet_config.get("adm_in_channels")
 
     def inputs(batch: int) -> list:
@@ -102,7 +102,7 @@ def measure(name: str, calls: int, decodes: dict[str, float]) -> Family:
 
 def unet_flop(config: dict, side: int) -> int:
     with torch.inference_mode(False):
-        return sum(operation.flop for operation in roofline.unet_call(config, 8 * side, 1))
+        return sum(operation.flop for operation in roofline.count_unet_call(config, 8 * side, 1))
 
 
 def decode_seconds(pixels: int) -> dict[str, float]:
@@ -123,7 +123,7 @@ def families_table(families: list[Family]) -> str:
     for family in families:
         decodes = family.full_decode, family.tiny_decode
         pictures = [*map(family.base_seconds, decodes), *map(family.few_step_seconds, decodes)]
-        sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", PIXELS[family.name]]
+        sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", NATIVE_SIDE_PIXELS[family.name]]
         calls = [f"{family.core:.1f}", f"{family.ours:.1f} ({family.how})"]
         times = f"{pictures[0] / pictures[-1]:.0f}"
         rows.append([family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), times, family.measured])
@@ -145,7 +145,7 @@ def draw(families: list[Family], path: Path) -> None:
     ):
         drawn = axes.barh([place + offset for place in places], seconds, height=0.38, color=colour, label=label)
         axes.bar_label(drawn, fmt="%.0f s", padding=3, fontsize=chart.FONT_PT)
-    axes.set_yticks(places, [f"{f.name}, {PIXELS[f.name]} px" for f in families])
+    axes.set_yticks(places, [f"{f.name}, {NATIVE_SIDE_PIXELS[f.name]} px" for f in families])
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.margins(x=0.1)
@@ -175,7 +175,7 @@ def claims_table(families: list[Family]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.families", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=PIXELS, default=list(PIXELS), metavar="FAMILY")
+    parser.add_argument("--only", nargs="+", choices=NATIVE_SIDE_PIXELS, default=list(NATIVE_SIDE_PIXELS), metavar="FAMILY")
     parser.add_argument("--calls", type=int, default=TIMED_CALLS)
     options = parser.parse_args()
     host_setup.load_pack()
@@ -184,11 +184,11 @@ def main() -> None:
     stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     found = {family.name: family for family in (Family(**row) for row in stored)}
     with torch.inference_mode():
-        decoding = {pixels: decode_seconds(pixels) for pixels in sorted({PIXELS[name] for name in options.only})}
+        decoding = {pixels: decode_seconds(pixels) for pixels in sorted({NATIVE_SIDE_PIXELS[name] for name in options.only})}
         for name in tqdm(options.only, desc="families"):
-            found[name] = measure(name, options.calls, decoding[PIXELS[name]])
+            found[name] = measure(name, options.calls, decoding[NATIVE_SIDE_PIXELS[name]])
             gc.collect()
-    families = [found[name] for name in PIXELS if name in found]
+    families = [found[name] for name in NATIVE_SIDE_PIXELS if name in found]
     path.write_text(json.dumps([family._asdict() for family in families], indent=1) + "\n", encoding="utf-8")
     draw(families, path.with_suffix(".png"))
     lines = [

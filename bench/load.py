@@ -25,7 +25,7 @@ from dev import comfyui
 from . import graphs, machine, results, stages, weights
 
 SIZE, STEPS = 64, 2
-API, HOST = "this pack's API", "/prompt with SaveImage"
+API_VARIANT, PROMPT_VARIANT = "this pack's API", "/prompt with SaveImage"
 PROMPTS = ("night, desert, full moon", "a pink dawn over pine trees with a calm lake", "snowy mountains", "a beach at noon")
 
 
@@ -98,7 +98,7 @@ class PromptClient:
                 if event["type"] == "executing" and event["data"] == {"node": None, "prompt_id": prompt_id}:
                     break
         async with session.get(f"{url}/history/{prompt_id}") as response:
-            (file,) = comfyui.images((await response.json())[prompt_id]["outputs"])
+            (file,) = comfyui.output_images((await response.json())[prompt_id]["outputs"])
         async with session.get(f"{url}/view", params=file) as response:
             return await response.read()
 
@@ -127,7 +127,7 @@ def settings(models: weights.Models) -> dict[str, str]:
 def measure(clients: int, count: int) -> dict[str, LoadResult]:
     """The API's load and the host's, on one server."""
     models = weights.prepare_models()
-    variants = {API: [post_to_api] * clients, HOST: [PromptClient(models) for _ in range(clients)]}
+    variants = {API_VARIANT: [post_to_api] * clients, PROMPT_VARIANT: [PromptClient(models) for _ in range(clients)]}
     requests = make_requests(2 * count)  # no picture twice: the host keeps them
     found = {}
     with stages.profiled_server(models, **settings(models)) as running:
@@ -167,7 +167,7 @@ def table(found: dict[str, LoadResult]) -> str:
 
 def write(found: dict[str, LoadResult], clients: int) -> str:
     """The report, also in bench/results."""
-    count = len(found[API].pictures)
+    count = len(found[API_VARIANT].pictures)
     text = f"{count} requests of {clients} clients each way, {SIZE} x {SIZE} pixels, {STEPS} steps, {os.cpu_count()} CPUs.\n"
     text += f"\n{table(found)}\n"
     (results.RESULTS_DIR / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")

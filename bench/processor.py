@@ -109,7 +109,7 @@ class FlatDecoder(torch.nn.Module):
 
 def vega_unet() -> UNet2DConditionModel:
     """Segmind-Vega's shapes with random weights in fp32."""
-    unet = weights.fill_random(folders.real_unet("Segmind-Vega"), torch.Generator().manual_seed(0)).float()
+    unet = weights.fill_random(folders.full_size_unet("Segmind-Vega"), torch.Generator().manual_seed(0)).float()
     return unet.requires_grad_(False)
 
 
@@ -245,9 +245,10 @@ def main() -> None:
     options = parser.parse_args()
     host_setup.load_pack()
     began, process = os.getloadavg()[0], psutil.Process()
-    config = {**folders.real_unet("Segmind-Vega").config}
+    config = {**folders.full_size_unet("Segmind-Vega").config}
     # Outside of inference mode, in which operations can't be counted.
-    counted = {"UNet": roofline.unet_call(config, options.size, 1), "decode": roofline.tiny_decode(options.size, 1)}
+    counted = {"UNet": roofline.count_unet_call(config, options.size, 1)}
+    counted["decode"] = roofline.count_tiny_decode(options.size, 1)
     with torch.inference_mode():
         before, *kept, after = resident_mib(vega_unet(), options.size)
         gc.collect()

@@ -130,7 +130,7 @@ def build_tables(run: dict) -> list[Table]:
     return [end_to_end_table(run)] * bool(run["ends"]) + [table for table in made if table]
 
 
-def heading(run: dict) -> str:
+def run_heading(run: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items() if version)
     low, high = run["load_average"]
     load = f"CPU threads {run['threads']}, load average {low:.1f} before, {high:.1f} after"
@@ -141,7 +141,7 @@ def left_out_lines(run: dict) -> list[str]:
     return [f"Left out: {name}, because {reason}." for name, reason in run["left_out"].items()]
 
 
-def markdown(data: dict) -> str:
+def render_markdown(data: dict) -> str:
     machine = data["machine"]
     gpu = f", {machine['gpu_memory_gib']} GiB on the GPU" if machine["gpu_memory_gib"] else ""
     lines = [
@@ -151,15 +151,15 @@ def markdown(data: dict) -> str:
         "Made by `make bench`; ratios only within a run.",
     ]
     for run in data["runs"]:
-        lines += ["", f"## {heading(run)}", "", run["models_measured"], *(f"\n{line}" for line in left_out_lines(run))]
+        lines += ["", f"## {run_heading(run)}", "", run["models_measured"], *(f"\n{line}" for line in left_out_lines(run))]
         for table in build_tables(run):
             rendered = tabulate(table.rows, table.headers, tablefmt="github", disable_numparse=True)
             lines += ["", f"### {table.title}", "", table.note, "", rendered]
     return "\n".join(lines) + "\n"
 
 
-def terminal(run: dict) -> str:
-    lines = [heading(run), *left_out_lines(run)]
+def render_terminal(run: dict) -> str:
+    lines = [run_heading(run), *left_out_lines(run)]
     for table in build_tables(run):
         rendered = tabulate(table.rows, table.headers, tablefmt="rounded_outline", disable_numparse=True)
         lines += ["", table.title, rendered]

@@ -21,6 +21,6 @@ def write(run: dict, folder: Path = RESULTS_DIR) -> list[Path]:
     found = {"machine": machine.description(), "runs": merge_runs(earlier, run)}
     folder.mkdir(parents=True, exist_ok=True)
     data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    text.write_text(report.markdown(found), encoding="utf-8")
+    text.write_text(report.render_markdown(found), encoding="utf-8")
     chart.draw(found, picture)
     return paths

@@ -81,7 +81,7 @@ def roofline_seconds(operations: list[Operation], rates: Rates) -> float:
     return sum(max(op.flop / rates.flop_per_second, op.bytes_moved / rates.bytes_per_second) for op in operations)
 
 
-def unet_call(config: dict, size: int, batch: int) -> list[Operation]:
+def count_unet_call(config: dict, size: int, batch: int) -> list[Operation]:
     """One call of the UNet with this diffusers config."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config).to(DTYPE)
@@ -94,7 +94,7 @@ def unet_call(config: dict, size: int, batch: int) -> list[Operation]:
         return count_operations(unet, latent, torch.empty(batch), encoder_hidden_states=text, added_cond_kwargs=added)
 
 
-def tiny_decode(size: int, batch: int) -> list[Operation]:
+def count_tiny_decode(size: int, batch: int) -> list[Operation]:
     """One call of TAESD's decoder."""
     with torch.device("meta"):
         decoder = AutoencoderTiny().decoder.to(DTYPE)
@@ -103,7 +103,7 @@ def tiny_decode(size: int, batch: int) -> list[Operation]:
 
 def case_roofline(config: dict, case: Case, rates: Rates) -> dict:
     """The roofline of a case's UNet calls and its decode: seconds, FLOP and bytes."""
-    operations = case.steps * unet_call(config, case.size, case.batch) + tiny_decode(case.size, case.batch)
+    operations = case.steps * count_unet_call(config, case.size, case.batch) + count_tiny_decode(case.size, case.batch)
     totals = {"flop": sum(op.flop for op in operations), "bytes": sum(op.bytes_moved for op in operations)}
     return {"seconds": roofline_seconds(operations, rates), **totals}
 

@@ -21,7 +21,7 @@ from . import load, machine, results, weights
 CLIENTS = 6  # for each process
 REQUESTS = 120  # for each process
 SIZE = 128  # of which the model is most of the work, as on a GPU
-ROUTERS = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
+ROUTER_PROCESSES = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
 
 
 class ScaleResult(NamedTuple):
@@ -40,7 +40,7 @@ def routing_cpu_seconds() -> float:
     """CPU seconds so far of the processes that a request passes before it reaches a replica's host."""
     times = 0.0
     for process in psutil.process_iter(["cmdline", "cpu_times"]):
-        if " ".join(process.info["cmdline"] or []).startswith(ROUTERS):
+        if " ".join(process.info["cmdline"] or []).startswith(ROUTER_PROCESSES):
             times += process.info["cpu_times"].user + process.info["cpu_times"].system
     return times
 
@@ -50,7 +50,7 @@ def measure(replicas: int) -> ScaleResult:
     models = weights.prepare_models()
     settings = {**load.settings(models), "OMP_NUM_THREADS": "1"}
     with (
-        serve_api.serving(models.base, "--replicas", str(replicas), **settings) as running,
+        serve_api.serve(models.base, "--replicas", str(replicas), **settings) as running,
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
     ):
         requests = load.make_requests(replicas * (REQUESTS + CLIENTS), SIZE)

@@ -24,7 +24,7 @@ NODE_STAGES = {
     "SaveImage": "to bytes",
 }
 MODEL_STAGES = {"encoder": "text", "unet": "sampler", "decoder": "decode"}
-SMALLEST_SIDE_PIXELS = 64  # pixels a side; so small that the host is most of it
+MIN_SIDE_PIXELS = 64  # pixels a side; so small that the host is most of it
 STRENGTHS = (0.9, 0.8, 0.7)
 OTHER_LORA, OTHER_CHECKPOINT = "other-lcm.safetensors", "other-vega.safetensors"
 # Without it the host drops every loaded model at each change of graph.
@@ -105,7 +105,7 @@ def profile_variant(name: str, models: Models, cases: list[Case], prompts: Itera
 
 def host_overhead_ms(models: Models, prompts: Iterator, graph_of) -> list[dict[str, float]]:
     """Milliseconds of each of HOST_REPEATS small prompts in the server beyond the models' arithmetic, by stage."""
-    case = main_case((SMALLEST_SIDE_PIXELS,))
+    case = main_case((MIN_SIDE_PIXELS,))
     with profiled_server(models) as running, running.connect() as client:
         for _ in range(3):
             served.time_prompt(client, graph_of(models, case, *next(prompts)), 1)

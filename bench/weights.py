@@ -84,7 +84,7 @@ def vega_modules() -> dict[str, torch.nn.Module]:
     )
     with torch.device("meta"):
         parts = {"text_encoder": CLIPTextModel(first), "text_encoder_2": CLIPTextModelWithProjection(second)}
-    return {"unet": folders.real_unet("Segmind-Vega"), **parts}
+    return {"unet": folders.full_size_unet("Segmind-Vega"), **parts}
 
 
 def fill_random(module: torch.nn.Module, generator: torch.Generator) -> torch.nn.Module:
@@ -128,7 +128,7 @@ def write_vega(target: Models) -> None:
     files = target.base / "models"
     write_tiny_autoencoder(parts["vae"].state_dict(), files / "vae_approx")
     save_file(random_lcm_lora(parts["unet"], generator), files / "loras" / target.lora)
-    single = {k: v.detach().contiguous() for k, v in single_files.tensors(parts).items()}
+    single = {k: v.detach().contiguous() for k, v in single_files.to_single_file(parts).items()}
     save_file(single, files / "checkpoints" / target.checkpoint)
     StableDiffusionXLPipeline(
         **parts,

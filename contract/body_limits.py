@@ -23,10 +23,10 @@ class BodyLimits:
     def max_bytes(self) -> int:
         return self.max_mib * 2**20
 
-    def too_large(self) -> ApiError:
+    def too_large_error(self) -> ApiError:
         return ApiError(413, f"The body is larger than {self.max_mib} MiB.", close=True)
 
-    def timed_out(self, chunk_bytes: int) -> ApiError:
+    def timed_out_error(self, chunk_bytes: int) -> ApiError:
         message = f"The body stands still: its next {chunk_bytes // 2**10} KiB did not come within {self.timeout_s:g} s."
         return ApiError(408, message, close=True)
 

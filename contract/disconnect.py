@@ -2,4 +2,4 @@
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's status of requests whose client has gone away
 PROBE_INTERVAL_S = 0.3
-PROBE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim response, which a client may get at any time and skips
+PROBE_RESPONSE = b"HTTP/1.1 100 Continue\r\n\r\n"  # an interim response, which a client may get at any time and skips

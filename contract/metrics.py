@@ -3,10 +3,10 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
-from .paths import MODELS, OPENAPI
+from .paths import MODELS, OPENAPI_PATH
 
 LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-PATHS = {f"/v1/{OPENAPI}", *(f"/{version}/{model}" for version in ("v1", "v2") for model in MODELS)}
+PATHS = {f"/v1/{OPENAPI_PATH}", *(f"/{version}/{model}" for version in ("v1", "v2") for model in MODELS)}
 UNAUTHORIZED = 401
 
 

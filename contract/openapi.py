@@ -5,10 +5,10 @@ from functools import cache
 from pydantic import BaseModel
 
 from .paths import MODELS
-from .request_id import HEADER
+from .request_id import REQUEST_ID_HEADER
 
 SCHEMA_REF = "#/components/schemas/{model}"
-ERRORS = {
+ERROR_DESCRIPTIONS = {
     400: "A field is missing, unknown or not what it may be; field and allowed say so.",
     401: "The header x-api-key holds no valid key, or no keys are configured and the request is not from this machine.",
     408: "The body stands still before it is complete.",
@@ -21,14 +21,14 @@ ERRORS = {
 
 
 @cache
-def properties(model: type[BaseModel]) -> dict[str, dict]:
+def model_properties(model: type[BaseModel]) -> dict[str, dict]:
     """Each field's JSON Schema, without title, default and description."""
     schemas = model.model_json_schema(ref_template=SCHEMA_REF)["properties"]
     omitted = ("title", "default", "description")
     return {name: {key: value for key, value in schema.items() if key not in omitted} for name, schema in schemas.items()}
 
 
-def describe(schema: dict) -> str:
+def describe_schema(schema: dict) -> str:
     """A field's type and bounds, short enough for one line of an error."""
     schema = schema.get("anyOf", [schema])[0]
     if "enum" in schema:
@@ -53,7 +53,7 @@ def models_response() -> dict:
 
 
 @cache
-def document() -> dict:
+def build_document() -> dict:
     error = {
         "type": "object",
         "required": ["error", "id"],
@@ -66,7 +66,7 @@ def document() -> dict:
     }
     id = {"schema": {"type": "string"}, "description": "The request's own, where it has one of at most 64 characters."}
     headers = {
-        HEADER: id,
+        REQUEST_ID_HEADER: id,
         "X-Seed": {"schema": {"type": "string"}, "description": "The seed of the first picture."},
         "X-Queue-Time": {"schema": {"type": "number"}, "description": "Seconds before the first step of the work."},
         "X-Model-Time": {"schema": {"type": "number"}, "description": "Seconds of the host's work on the pictures."},
@@ -78,8 +78,8 @@ def document() -> dict:
     content["application/json"] = {"schema": {"type": "object", "required": ["image"], "properties": fields}}
     error_content = {"application/json": {"schema": {"$ref": SCHEMA_REF.format(model="Error")}}}
     responses = {"200": {"description": "The picture.", "headers": headers, "content": content}}
-    error_response = {"headers": {HEADER: id}, "content": error_content}
-    responses |= {str(status): {"description": text, **error_response} for status, text in ERRORS.items()}
+    error_response = {"headers": {REQUEST_ID_HEADER: id}, "content": error_content}
+    responses |= {str(status): {"description": text, **error_response} for status, text in ERROR_DESCRIPTIONS.items()}
     schemas, paths = {"Error": error}, {}
     for path, model in MODELS.items():
         schemas[model.__name__] = model.model_json_schema(ref_template=SCHEMA_REF)

@@ -2,9 +2,9 @@
 
 from .schema import BaseRequest, RealTimeRequest
 
-REAL_TIME = "segmind-vega-rt-v1"
-MODELS = {REAL_TIME: RealTimeRequest, "segmind-vega": BaseRequest}
-OPENAPI = "openapi.json"
+REAL_TIME_MODEL = "segmind-vega-rt-v1"
+MODELS = {REAL_TIME_MODEL: RealTimeRequest, "segmind-vega": BaseRequest}
+OPENAPI_PATH = "openapi.json"
 NO_ASYNC_MESSAGE = (
     "Ray Serve has no /v2, whose results would be in one of its processes alone: "
     "POST to /v1, as run_sync of Segmind's SDK does."

@@ -19,7 +19,7 @@ from . import host
 
 START_SECONDS = 180
 STOP_SECONDS = 10
-FOLDERS = ("checkpoints", "controlnet", "diffusers", "embeddings", "loras", "vae", "vae_approx")
+MODEL_FOLDERS = ("checkpoints", "controlnet", "diffusers", "embeddings", "loras", "vae", "vae_approx")
 
 
 class PromptError(Exception):
@@ -131,7 +131,7 @@ class Client:
         return self.server.get("/view", **{k: file[k] for k in ("filename", "subfolder", "type")}).content
 
 
-def images(outputs: dict) -> list[dict]:
+def output_images(outputs: dict) -> list[dict]:
     """The files of every picture among a prompt's outputs."""
     return [image for output in outputs.values() for image in output.get("images", [])]
 
@@ -142,9 +142,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def prepare(base: Path, folder: str = host.ROOT.name) -> list[str]:
+def prepare_base(base: Path, folder: str = host.ROOT.name) -> list[str]:
     """Makes `base` a base directory with the pack in custom_nodes/`folder`, and gives the host's options for it."""
-    for name in FOLDERS:
+    for name in MODEL_FOLDERS:
         (base / "models" / name).mkdir(parents=True, exist_ok=True)
     for name in ("custom_nodes", "input", "output", "temp", "user"):
         (base / name).mkdir(exist_ok=True)
@@ -163,7 +163,7 @@ def serve(base: Path, *arguments: str, folder: str = host.ROOT.name, **settings:
     settings are environment variables of the server.
     """
     port = free_port()
-    command = [sys.executable, "-u", str(host.path() / "main.py"), *prepare(base, folder), "--port", str(port)]
+    command = [sys.executable, "-u", str(host.path() / "main.py"), *prepare_base(base, folder), "--port", str(port)]
     command += ["--listen", "127.0.0.1", "--database-url", f"sqlite:///{base / 'user' / 'comfyui.db'}", *arguments]
     log = base / "server.log"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **settings}
@@ -188,14 +188,14 @@ def wait_until_up(server: Server) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise RuntimeError(f"ComfyUI stopped while starting; the end of {server.log}:\n{tail(server.log)}")
+            raise RuntimeError(f"ComfyUI stopped while starting; the end of {server.log}:\n{tail_log(server.log)}")
         try:
             server.get("/queue")
             return
         except requests.ConnectionError:
             time.sleep(0.1)
-    raise RuntimeError(f"ComfyUI did not answer within {START_SECONDS} s; the end of {server.log}:\n{tail(server.log)}")
+    raise RuntimeError(f"ComfyUI did not answer within {START_SECONDS} s; the end of {server.log}:\n{tail_log(server.log)}")
 
 
-def tail(log: Path, lines: int = 15) -> str:
+def tail_log(log: Path, lines: int = 15) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -59,19 +59,20 @@ FAMILIES = {
     },
 }
 
-XL_WIDE = dict(block_out_channels=(320, 640, 1280), attention_head_dim=[5, 10, 20], cross_attention_dim=2048)
-XL_WIDE |= dict(projection_class_embeddings_input_dim=2816)
-SD_WIDE = dict(cross_attention_dim=768)
+SDXL_PUBLISHED = dict(block_out_channels=(320, 640, 1280), attention_head_dim=[5, 10, 20], cross_attention_dim=2048)
+SDXL_PUBLISHED |= dict(projection_class_embeddings_input_dim=2816)
+SD15_PUBLISHED = dict(cross_attention_dim=768)
 # What differs at the published dimensions.
-REAL = dict.fromkeys(("Segmind-Vega", "SSD-1B", "SDXL"), XL_WIDE)
-REAL |= dict.fromkeys(("SD 1.5", "small-sd"), {**SD_WIDE, "block_out_channels": (320, 640, 1280, 1280)})
-REAL["tiny-sd"] = {**SD_WIDE, "block_out_channels": (320, 640, 1280)}
+PUBLISHED_SIZES = dict.fromkeys(("Segmind-Vega", "SSD-1B", "SDXL"), SDXL_PUBLISHED)
+PUBLISHED_SIZES |= dict.fromkeys(("SD 1.5", "small-sd"), {**SD15_PUBLISHED, "block_out_channels": (320, 640, 1280, 1280)})
+PUBLISHED_SIZES["tiny-sd"] = {**SD15_PUBLISHED, "block_out_channels": (320, 640, 1280)}
 
 
-def real_unet(family: str) -> UNet2DConditionModel:
+def full_size_unet(family: str) -> UNet2DConditionModel:
     """The family's UNet at its published dimensions, on the meta device."""
     with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **FAMILIES[family] | REAL[family])
+        config = FAMILIES[family] | PUBLISHED_SIZES[family]
+        return UNet2DConditionModel(sample_size=16, in_channels=4, out_channels=4, **config)
 
 
 def unet(family: str) -> UNet2DConditionModel:
@@ -101,7 +102,7 @@ def text_encoders(family: str) -> list[CLIPTextModel]:
 
 
 @functools.cache
-def made(family: str, vae: str) -> dict[str, torch.nn.Module]:
+def cached_modules(family: str, vae: str) -> dict[str, torch.nn.Module]:
     torch.manual_seed(0)
     parts = {"unet": unet(family), "vae": AutoencoderTiny() if vae == "tiny" else full_autoencoder()}
     parts.update(zip(("text_encoder", "text_encoder_2"), text_encoders(family), strict=False))
@@ -112,7 +113,7 @@ def made(family: str, vae: str) -> dict[str, torch.nn.Module]:
 
 def modules(family: str, vae: str = "tiny") -> dict[str, torch.nn.Module]:
     """diffusers' modules of the family (unet, text encoders, vae) with random weights, the same every time."""
-    return copy.deepcopy(made(family, vae))
+    return copy.deepcopy(cached_modules(family, vae))
 
 
 def write(

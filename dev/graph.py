@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from vega_client.workflow import definitions
-from vega_client.workflow.definitions import AUTOGROW, MATCH, is_widget
+from vega_client.workflow.definitions import AUTOGROW, MATCH_TYPE, is_widget
 
-SLOT, WIDGET, TITLE = 20, 24, 30  # heights that the browser draws
+SLOT_HEIGHT, WIDGET_HEIGHT, TITLE_HEIGHT = 20, 24, 30  # heights that the browser draws
 PROMPT_ROWS = 6  # of WIDGET, for a text on a subgraph's face
 # Width, and the height of nodes that show text or a picture, or need more with Nodes 2.0 than in the classic renderer, as
 # some of ours do, whose badge has a row of its own there; the others' follows from their slots and widgets.
@@ -68,12 +68,12 @@ class Output(NamedTuple):
     @property
     def type(self) -> str:
         kind = self.node.definition["output"][self.slot]
-        if kind != MATCH:
+        if kind != MATCH_TYPE:
             return kind
         return next(source.type for _, _, source in self.node.sockets() if source)
 
 
-class Spec(NamedTuple):
+class InputSpec(NamedTuple):
     name: str
     kind: str
     options: dict
@@ -81,11 +81,12 @@ class Spec(NamedTuple):
     is_widget: bool
 
 
-def specs(definition: dict) -> list[Spec]:
+def input_specs(definition: dict) -> list[InputSpec]:
     """The inputs of a definition in /object_info, in the order in which their values are saved."""
     optional = definition["input"].get("optional", {})
-    given = [one for one in definitions.specs(definition) if one[1] != "IMAGECOMPARE"]  # what draws the slider has no value
-    return [Spec(name, kind, options, name in optional, is_widget(kind, options)) for name, kind, options in given]
+    # What draws the slider of a comparison has no value.
+    given = [one for one in definitions.input_specs(definition) if one[1] != "IMAGECOMPARE"]
+    return [InputSpec(name, kind, options, name in optional, is_widget(kind, options)) for name, kind, options in given]
 
 
 class Node:
@@ -97,7 +98,7 @@ class Node:
         self.id, self.kind, self.column, self.y, self.title, self.after = id, kind, column, y, title, after
         self.definition, self.inputs = definition, inputs
         self.properties: dict[str, dict] = {}  # beside those that every node has
-        self.specs = specs(definition)
+        self.specs = input_specs(definition)
         unknown = inputs.keys() - {spec.name for spec in self.specs}
         if unknown:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}.")
@@ -112,9 +113,9 @@ class Node:
         widgets = sum(1 + bool(s.options.get("control_after_generate")) for s in self.specs if s.is_widget)
         growing = any(spec.kind == AUTOGROW for spec in self.specs)  # a second free socket is there while the file is opened
         rows = max(len(list(self.sockets())) + growing, len(self.definition["output"]), 1)
-        return math.ceil((SLOT * rows + (WIDGET * widgets + 8 if widgets else 0) + 6) / 10) * 10
+        return math.ceil((SLOT_HEIGHT * rows + (WIDGET_HEIGHT * widgets + 8 if widgets else 0) + 6) / 10) * 10
 
-    def sockets(self) -> Iterator[tuple[Spec, str, Output | None]]:
+    def sockets(self) -> Iterator[tuple[InputSpec, str, Output | None]]:
         """(spec, name, what is connected) of the inputs that are no widgets; growing ones end with a free socket."""
         for spec in self.specs:
             if spec.kind == AUTOGROW:
@@ -124,7 +125,7 @@ class Node:
             elif not spec.is_widget:
                 yield spec, spec.name, self.inputs.get(spec.name)
 
-    def spec(self, name: str) -> Spec:
+    def spec(self, name: str) -> InputSpec:
         return next(spec for spec in self.specs if spec.name == name)
 
     def links(self) -> Iterator[tuple[str, Output]]:
@@ -146,7 +147,7 @@ class Node:
                     saved.append("image")  # its button's
         return saved
 
-    def value(self, spec: Spec):
+    def value(self, spec: InputSpec):
         """What a widget shows; where it is connected that is the default, or nothing in a list, which depends on files."""
         given = self.inputs.get(spec.name)
         if isinstance(given, Output) and spec.kind == "COMBO":
@@ -172,12 +173,12 @@ class Subgraph:
         """What its widgets need, and a text that can be read."""
         kinds = [node.spec(widget).kind for ((node, widget), *_) in self.face.values()]
         rows = sum(PROMPT_ROWS if kind == "STRING" else 1 for kind in kinds)
-        return math.ceil((3 * SLOT + WIDGET * rows + 14) / 10) * 10
+        return math.ceil((3 * SLOT_HEIGHT + WIDGET_HEIGHT * rows + 14) / 10) * 10
 
 
-def connected(value):
+def to_output(value):
     if isinstance(value, list):
-        return [connected(node) for node in value]
+        return [to_output(node) for node in value]
     if not isinstance(value, Node):
         return value
     (_,) = value.definition["output"]
@@ -203,7 +204,7 @@ class Graph:
         self, kind: str, column: int, y: int, title: str | None = None, /, id: int | None = None, after="fixed", **inputs
     ) -> Node:
         """inputs: a widget's value or Model; another node, for its only output; an output; for what grows a list of them."""
-        given = {name: connected(value) for name, value in inputs.items()}
+        given = {name: to_output(value) for name, value in inputs.items()}
         node = Node(id or self.free_id(), kind, column, y, title, self.info[kind], given, after)
         self.nodes[node.id] = node
         if self._open:

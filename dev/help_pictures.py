@@ -11,9 +11,9 @@ from vega_client import Client
 from . import browser, thumbnails
 from .host import ROOT
 
-DOCS = ROOT / "web" / "docs"
+DOCS_DIR = ROOT / "web" / "docs"
 # Node: the template, as programs queue it, that has it.
-NODES_SHOWN = {
+NODE_TEMPLATES = {
     "VegaLoader": "vega_txt2img_1024",
     "VegaLoraLoader": "vega_style_lora",
     "VegaAccelerate": "vega_txt2img",
@@ -28,12 +28,12 @@ NODES_SHOWN = {
 MODELS = ("checkpoints/segmind-vega.safetensors", "checkpoints/sd_xl_base_1.0.safetensors")
 MODELS += ("loras/Segmind-VegaRT.safetensors", "loras/pixel-art-xl.safetensors", "loras/lcm-lora-sdxl.safetensors")
 PAGE_SIZE = {"width": 1200, "height": 900}
-NODE_WIDTH, AROUND, TITLE = 320, 12, 30  # in the canvas's units; one is a point of the page
+NODE_WIDTH, NODE_MARGIN, TITLE_HEIGHT = 320, 12, 30  # in the canvas's units; one is a point of the page
 PICTURE_HEIGHT = 360  # of a node that shows a picture
 SIDE_PIXELS, GAP_PIXELS, LETTER_PIXELS = 384, 12, 26
-FOCUS = "window.app.extensionManager.toggleFocusMode()"
+TOGGLE_FOCUS_MODE_JS = "window.app.extensionManager.toggleFocusMode()"
 # Puts the node into the upper left corner, and gives its width and height with what is around it.
-FRAME = """([kind, wide, picture, around, title]) => {
+FRAME_NODE_JS = """([kind, wide, picture, around, title]) => {
     const { canvas } = window.app, node = canvas.graph.nodes.find(n => n.type === kind)
     node.setSize([wide, node.imgs ? picture : node.computeSize()[1]])
     for (const other of canvas.graph.nodes) if (other.pos[0] > node.pos[0]) other.pos[0] += wide  // out of sight
@@ -54,32 +54,32 @@ def place_files(models: Path) -> None:
 
 def write(page: browser.Page, client: Client) -> None:
     page.set_viewport_size(PAGE_SIZE)
-    for kind, template in NODES_SHOWN.items():
-        save(screenshot(page, kind, template), kind)
-    save(thumbnails.draw(client, thumbnails.graph("vega_steps_compared")), "VegaLCMSampler")
-    save(without_and_with(client), "VegaLCMLora")
+    for kind, template in NODE_TEMPLATES.items():
+        save_picture(screenshot_node(page, kind, template), kind)
+    save_picture(thumbnails.draw_picture(client, thumbnails.read_prompt("vega_steps_compared")), "VegaLCMSampler")
+    save_picture(draw_lora_comparison(client), "VegaLCMLora")
 
 
-def screenshot(page: browser.Page, kind: str, template: str) -> Image.Image:
-    graph = thumbnails.graph(template)
+def screenshot_node(page: browser.Page, kind: str, template: str) -> Image.Image:
+    graph = thumbnails.read_prompt(template)
     page.evaluate("([graph, name]) => window.app.loadApiJson(graph, name)", [graph, template])
     page.wait_for_function(f"window.app.graph.nodes.length === {len(graph)}")
     if kind == "VegaSendImage":
-        browser.run(page)
-        browser.shown(page, kind)
-    page.evaluate(FOCUS)  # no menus over the canvas
+        browser.run_workflow(page)
+        browser.shown_image(page, kind)
+    page.evaluate(TOGGLE_FOCUS_MODE_JS)  # no menus over the canvas
     page.mouse.move(PAGE_SIZE["width"] - 1, PAGE_SIZE["height"] - 1)  # no tooltip either
     page.wait_for_timeout(1000)  # the view still moves
-    width, height = page.evaluate(FRAME, [kind, NODE_WIDTH, PICTURE_HEIGHT, AROUND, TITLE])
+    width, height = page.evaluate(FRAME_NODE_JS, [kind, NODE_WIDTH, PICTURE_HEIGHT, NODE_MARGIN, TITLE_HEIGHT])
     page.wait_for_timeout(1000)
     picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
-    page.evaluate(FOCUS)
+    page.evaluate(TOGGLE_FOCUS_MODE_JS)
     return Image.open(io.BytesIO(picture))
 
 
-def without_and_with(client: Client) -> Image.Image:
+def draw_lora_comparison(client: Client) -> Image.Image:
     """One prompt in two steps, without the LCM-LoRA and with it."""
-    fast = thumbnails.graph("vega_txt2img")
+    fast = thumbnails.read_prompt("vega_txt2img")
     next(node for node in fast.values() if node["class_type"] == "VegaLCMSampler")["inputs"]["steps"] = 2
     slow = copy.deepcopy(fast)
     sampler = next(node for node in slow.values() if node["class_type"] == "VegaLCMSampler")
@@ -90,14 +90,14 @@ def without_and_with(client: Client) -> Image.Image:
     pair = Image.new("RGB", (2 * SIDE_PIXELS + GAP_PIXELS, SIDE_PIXELS + 2 * LETTER_PIXELS), "white")
     brush = ImageDraw.Draw(pair)
     for k, (said, graph) in enumerate((("without the LCM-LoRA", slow), ("with it", fast))):
-        picture = thumbnails.draw(client, graph).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
+        picture = thumbnails.draw_picture(client, graph).resize((SIDE_PIXELS, SIDE_PIXELS), Image.Resampling.LANCZOS)
         left = k * (SIDE_PIXELS + GAP_PIXELS)
         pair.paste(picture, (left, 2 * LETTER_PIXELS))
         brush.text((left + GAP_PIXELS, LETTER_PIXELS // 2), said, "black", ImageFont.load_default(LETTER_PIXELS))
     return pair
 
 
-def save(picture: Image.Image, name: str) -> None:
-    path = DOCS / f"{name}.webp"
+def save_picture(picture: Image.Image, name: str) -> None:
+    path = DOCS_DIR / f"{name}.webp"
     picture.convert("RGB").save(path, quality=85, method=6)
     print(path, picture.size, path.stat().st_size)

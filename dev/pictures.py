@@ -12,7 +12,7 @@ from vega_client import Client
 
 from . import animation, browser, comfyui, help_pictures, registry_pictures, thumbnails
 
-FOLDER = "vega-rt"  # the pack's, as the README has it installed
+PACK_FOLDER = "vega-rt"  # the pack's, as the README has it installed
 PARTS = ("thumbnails", "registry_pictures", "animation", "help_pictures")
 SETTINGS = {"Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False, "Comfy.NodeBadge.NodeSourceBadgeMode": "None"}
 SCALE = 2  # for screens with two pixels to a point
@@ -28,10 +28,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder) / "comfyui"
         help_pictures.place_files(base / "models")
-        with comfyui.serve(base, folder=FOLDER) as server, Client(server.url) as client:
+        with comfyui.serve(base, folder=PACK_FOLDER) as server, Client(server.url) as client:
             for name, value in SETTINGS.items():
                 server.post("/settings", {name: value})
-            with browser.opened(server, Path(folder) / "profile", chromium, SCALE) as page:
+            with browser.open_page(server, Path(folder) / "profile", chromium, SCALE) as page:
                 draw = {
                     "thumbnails": lambda: thumbnails.write(client),
                     "registry_pictures": lambda: registry_pictures.write(client),

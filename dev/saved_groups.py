@@ -5,7 +5,7 @@ frame has no title, and its name is a group of its own, which has no width and t
 of groups at every zoom, those of nodes only when they are large. The name lies inside the frame, and moves with it.
 """
 
-from .graph import TITLE, Node
+from .graph import TITLE_HEIGHT, Node
 
 MARGIN = 20  # of a frame around its nodes
 CORNER = 10  # side of the triangle that the frontend draws into each group's lower right corner
@@ -14,7 +14,7 @@ FRAME_COLOR, NAME_COLOR = "#3f789e", "#fff"  # the frontend's own for groups (pa
 
 def saved_groups(groups: list[tuple[str, tuple[Node, ...]]], edges: dict[int, int]) -> list[dict]:
     """All frames, then all names: later ones are drawn on top. edges: the left edge of each column."""
-    frames = [frame(nodes, edges) for _, nodes in groups]
+    frames = [frame_bounds(nodes, edges) for _, nodes in groups]
     names = [[left + CORNER, top, 0, CORNER] for left, top, *_ in frames]  # its triangle fills the frame's upper left one
     drawn = [("", bounding, FRAME_COLOR) for bounding in frames]
     drawn += [(title, bounding, NAME_COLOR) for (title, _), bounding in zip(groups, names, strict=True)]
@@ -24,10 +24,10 @@ def saved_groups(groups: list[tuple[str, tuple[Node, ...]]], edges: dict[int, in
     ]
 
 
-def frame(nodes: tuple[Node, ...], edges: dict[int, int]) -> list[int]:
+def frame_bounds(nodes: tuple[Node, ...], edges: dict[int, int]) -> list[int]:
     """Left, top, width and height."""
     left = min(edges[node.column] for node in nodes) - MARGIN
-    top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE
+    top = min(node.y for node in nodes) - TITLE_HEIGHT - MARGIN - TITLE_HEIGHT
     right = max(edges[node.column] + node.width for node in nodes) + MARGIN
     bottom = max(node.y + node.height for node in nodes) + MARGIN
     return [left, top, right - left, bottom - top]

@@ -22,7 +22,7 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-OUTSIDE = {
+OUTSIDE_BLOCKS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
@@ -36,8 +36,8 @@ OUTSIDE = {
 def unet_key(name: str, xl: bool) -> str:
     """diffusers' name of a UNet weight -> its name in the single file."""
     module, leaf = name.rsplit(".", 1)
-    if module in OUTSIDE:
-        return f"{OUTSIDE[module]}.{leaf}"
+    if module in OUTSIDE_BLOCKS:
+        return f"{OUTSIDE_BLOCKS[module]}.{leaf}"
     side, level, kind, number, rest = re.fullmatch(r"(down|up|mid)_block(?:s\.(\d+))?\.(\w+)\.(\d+)\.(.+)", name).groups()
     number, level = int(number), int(level or 0)
     if kind == "resnets":
@@ -55,7 +55,7 @@ def unet_key(name: str, xl: bool) -> str:
     return f"{blocks}.{3 * level + number + (side == 'down')}.{int(kind == 'attentions')}.{rest}"
 
 
-def open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A CLIPTextModelWithProjection's weights under open_clip's names."""
     out = {"logit_scale": torch.tensor(1.0)}
     for name, tensor in found.items():
@@ -83,29 +83,29 @@ def open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
-def prefixed(prefix: str, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def add_prefix(prefix: str, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {prefix + name: tensor for name, tensor in found.items()}
 
 
-def tensors(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+def to_single_file(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
     """What the single file of these modules holds."""
     xl = "text_encoder_2" in modules
     unet = {unet_key(name, xl): tensor for name, tensor in modules["unet"].state_dict().items()}
     first = {
         k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in modules["text_encoder"].state_dict().items()
     }
-    found = prefixed("model.diffusion_model.", unet)
+    found = add_prefix("model.diffusion_model.", unet)
     if xl:
-        found |= prefixed("conditioner.embedders.0.transformer.", first)
-        found |= prefixed("conditioner.embedders.1.model.", open_clip(modules["text_encoder_2"].state_dict()))
+        found |= add_prefix("conditioner.embedders.0.transformer.", first)
+        found |= add_prefix("conditioner.embedders.1.model.", to_open_clip(modules["text_encoder_2"].state_dict()))
     else:
-        found |= prefixed("cond_stage_model.transformer.", first)
+        found |= add_prefix("cond_stage_model.transformer.", first)
     ids = next(key for key in found if key.endswith("position_embedding.weight")).replace("position_embedding.weight", "")
     found[f"{ids}position_ids"] = torch.arange(77)[None]
     found["alphas_cumprod"] = torch.zeros(1000)
     if isinstance(modules["vae"], AutoencoderTiny):
         return found  # no single file in the field has one
-    return found | prefixed(
+    return found | add_prefix(
         "first_stage_model.", comfy.diffusers_convert.convert_vae_state_dict(modules["vae"].state_dict())
     )
 
@@ -114,5 +114,5 @@ def write(path: Path, family: str, dtype: torch.dtype = torch.float32, vae: str 
     """A single file of the family, without autoencoder unless it is full; returns its diffusers modules for comparison."""
     modules = {k: module.to(dtype) for k, module in folders.modules(family, vae).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors(modules).items()}, path)
+    save_file({k: v.detach().clone().contiguous() for k, v in to_single_file(modules).items()}, path)
     return modules

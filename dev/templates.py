@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import comfyui, template_graphs
-from .graph import TITLE, Graph, Model
+from .graph import TITLE_HEIGHT, Graph, Model
 from .host import ROOT
-from .saved_workflow import Saved
+from .saved_workflow import WorkflowExporter
 
 NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30
@@ -107,7 +107,7 @@ def add_note(g: Graph, text: str) -> None:
     column, above = 1, [node for node in g.nodes.values() if node.kind == "LoadImage"]
     if "VegaLiveImage" in kinds:
         column, above = 2, g.subgraphs
-    bottoms = [one.y + one.height + TITLE + NOTE_GAP for one in above]
+    bottoms = [one.y + one.height + TITLE_HEIGHT + NOTE_GAP for one in above]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
     g.note(column, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 
@@ -125,7 +125,7 @@ def written(info: dict) -> dict[Path, str]:
     for name, template in TEMPLATES.items():
         browsers = graph(name, info)
         add_note(browsers, told[name])
-        found[WORKFLOWS / f"{template.title}.json"] = json.dumps(Saved(browsers).saved(), indent=1) + "\n"
+        found[WORKFLOWS / f"{template.title}.json"] = json.dumps(WorkflowExporter(browsers).export(), indent=1) + "\n"
         ids = FOR_PROGRAMS.get(name, {})
         prompt = {ids.get(id, id): node for id, node in graph(name, info, is_for_programs=True).prompt().items()}
         nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in prompt.items())

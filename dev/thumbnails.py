@@ -19,34 +19,34 @@ NANO_PROMPTS = {  # what vega-nano draws in the place of models that are downloa
     "vega_controlnet": "early morning, pine trees with reflections in a lake",
 }
 TITLE_PIXELS, SMALL_PIXELS, MARGIN_PIXELS = 36, 26, 20  # letters' sizes and the space around them, in pixels
-PAPER, INK = "#101418", "white"
+BACKGROUND_COLOUR, TEXT_COLOUR = "#101418", "white"
 
 
 def write(client: Client) -> None:
     for name, template in templates.TEMPLATES.items():
         text = NANO_PROMPTS.get(name)
-        picture = labelled(client, name, text) if text else enlarged(draw(client, graph(name)))
+        picture = draw_labelled(client, name, text) if text else enlarge(draw_picture(client, read_prompt(name)))
         thumbnail = templates.WORKFLOWS / f"{template.title}.jpg"
         picture.save(thumbnail, quality=92)
         print(thumbnail)
 
 
-def graph(template: str) -> dict:
+def read_prompt(template: str) -> dict:
     """The template as programs queue it."""
     return json.loads((templates.WORKFLOWS / "api" / f"{template}.json").read_text(encoding="utf-8"))
 
 
-def draw(client: Client, prompt: dict) -> Image.Image:
+def draw_picture(client: Client, prompt: dict) -> Image.Image:
     """The picture that the prompt saves or sends; what it only shows on the way comes before it."""
     return client.queue(prompt)[-1].convert("RGB")
 
 
-def enlarged(picture: Image.Image) -> Image.Image:
+def enlarge(picture: Image.Image) -> Image.Image:
     scale = min(MAX_SCALE, MAX_SIDE_PIXELS / max(picture.size))
     return picture.resize((round(scale * picture.width), round(scale * picture.height)), Image.Resampling.LANCZOS)
 
 
-def labelled(client: Client, name: str, text: str) -> Image.Image:
+def draw_labelled(client: Client, name: str, text: str) -> Image.Image:
     """vega-nano's picture of the text, which says what the template is and that its models are downloaded."""
     (picture,) = client.queue(demo.WORKFLOW, {"CLIPTextEncode.text": text})
     picture = picture.resize((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), Image.Resampling.LANCZOS)
@@ -54,8 +54,8 @@ def labelled(client: Client, name: str, text: str) -> Image.Image:
     lines = [(title, TITLE_PIXELS), ("models to download", SMALL_PIXELS), ("this picture: vega-nano", SMALL_PIXELS)]
     brush = ImageDraw.Draw(picture)
     top = MAX_SIDE_PIXELS - sum(size + MARGIN_PIXELS // 2 for _, size in lines) - MARGIN_PIXELS
-    brush.rectangle((0, top - MARGIN_PIXELS // 2, MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), fill=PAPER)
+    brush.rectangle((0, top - MARGIN_PIXELS // 2, MAX_SIDE_PIXELS, MAX_SIDE_PIXELS), fill=BACKGROUND_COLOUR)
     for line, size in lines:
-        brush.text((MARGIN_PIXELS, top), line, INK, ImageFont.load_default(size))
+        brush.text((MARGIN_PIXELS, top), line, TEXT_COLOUR, ImageFont.load_default(size))
         top += size + MARGIN_PIXELS // 2
     return picture

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 2**24
 UNWRITTEN_BYTES = 64  # at the end of a file; no JPEG's data has as many zeros in a row
-TOO_LARGE = f"at most {MAX_PIXELS} are taken: scale it down"
+MAX_PIXELS_MESSAGE = f"at most {MAX_PIXELS} are taken: scale it down"
 URLSAFE_TO_STANDARD = str.maketrans("-_", "+/")  # from the alphabet for addresses (RFC 4648, 5) to the usual one
 SRGB = ImageCms.createProfile("sRGB")
 PNG_BIT_DEPTH_OFFSET = 24  # in bytes (IHDR)
@@ -48,11 +48,11 @@ def open_header(file: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"image is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file.") from None
     except Image.DecompressionBombError:  # Pillow's own limit is above ours
-        raise ValueError(f"image has far too many pixels; {TOO_LARGE}.") from None
+        raise ValueError(f"image has far too many pixels; {MAX_PIXELS_MESSAGE}.") from None
     except Exception:  # Pillow's readers raise whatever a broken header leads them to
         raise ValueError("image is damaged.") from None
     if opened.width * opened.height > MAX_PIXELS:
-        raise ValueError(f"image has {opened.width} x {opened.height} pixels; {TOO_LARGE}.")
+        raise ValueError(f"image has {opened.width} x {opened.height} pixels; {MAX_PIXELS_MESSAGE}.")
     return opened
 
 

@@ -60,5 +60,5 @@ async def deliver(
         sink.take_images(images, node_metadata)
         return []
     entries = [image_store.put(image) for image in images]
-    await frames.send(server, client_id, images, node_metadata)
+    await frames.send_images(server, client_id, images, node_metadata)
     return entries

@@ -28,7 +28,7 @@ class EncodedImage:
     data: bytes
 
 
-def check(images, format: str) -> None:
+def check_images(images, format: str) -> None:
     """ValueError where IMAGE [B, H, W, C] is nothing that the format can hold."""
     height, width, channels = images.shape[1:]
     if channels not in (3, 4):

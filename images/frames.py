@@ -14,7 +14,7 @@ from server import PromptServer
 from . import frame_codec
 from .encode import EncodedImage
 
-PLAIN_TYPES = {"jpeg": 1, "png": 2}  # the host's plain image frame knows no others
+PLAIN_FORMAT_CODES = {"jpeg": 1, "png": 2}  # the host's plain image frame knows no others
 MAX_UNREAD_BYTES = 32 * 2**20  # that a client may leave unread before it gets no more images
 WRITE_BUFFER_LIMIT_BYTES = 256 * 2**20  # MAX_UNREAD_BYTES, an image, and what the host itself has to say meanwhile
 QUEUE_DRAIN_TIMEOUT_SECONDS = 5.0  # for the host's own messages to go out first
@@ -40,13 +40,13 @@ def supports_metadata(server: PromptServer, client_id: str | None) -> bool:
 
 def supports_format(server: PromptServer, client_id: str | None, format: str) -> bool:
     """Whether there is a frame that brings the format to the client."""
-    return format in PLAIN_TYPES or supports_metadata(server, client_id)
+    return format in PLAIN_FORMAT_CODES or supports_metadata(server, client_id)
 
 
 def encode_frame(image: EncodedImage, metadata: dict | None) -> tuple[int, bytes]:
     """(event, payload): the host's metadata frame, or its plain image frame where metadata is None."""
     if metadata is None:
-        return BinaryEventTypes.PREVIEW_IMAGE, struct.pack(">I", PLAIN_TYPES[image.format]) + image.data
+        return BinaryEventTypes.PREVIEW_IMAGE, struct.pack(">I", PLAIN_FORMAT_CODES[image.format]) + image.data
     payload = frame_codec.pack({**metadata, "image_type": f"image/{image.format}"}, image.data)
     return BinaryEventTypes.PREVIEW_IMAGE_WITH_METADATA, payload
 
@@ -62,7 +62,7 @@ async def drain_queue(server: PromptServer) -> None:
         await asyncio.sleep(pause)
 
 
-async def send(server: PromptServer, client_id: str | None, images: list[EncodedImage], node_metadata: dict) -> None:
+async def send_images(server: PromptServer, client_id: str | None, images: list[EncodedImage], node_metadata: dict) -> None:
     """Writes the images to the client's socket, if it is there; runs on the server's loop and never waits for a reader."""
     try:
         await asyncio.wait_for(drain_queue(server), QUEUE_DRAIN_TIMEOUT_SECONDS)

@@ -6,25 +6,25 @@ from pathlib import Path
 
 import folder_paths
 
-INDEX = "model_index.json"
+INDEX_FILE = "model_index.json"
 
 
-def by_name() -> dict[str, Path]:
+def list_by_name() -> dict[str, Path]:
     """Every diffusers folder, under the name that a workflow saves: relative, with a trailing slash."""
     folders = {}
     for base in base_folders():
         for folder, files in walk(base):
-            if INDEX in files:
+            if INDEX_FILE in files:
                 folders.setdefault(Path(folder).relative_to(base).as_posix() + "/", Path(folder))
     return folders
 
 
-def find(name: str) -> Path | None:
+def find_folder(name: str) -> Path | None:
     """The folder of such a name, found without a walk through all of them; None where there is none."""
     relative = Path(name)
     if relative.anchor or ".." in relative.parts or relative.as_posix() + "/" != name:
         return None  # it may lead out of the model folders, or is written otherwise than in the list
-    indexes = (base / relative / INDEX for base in base_folders())
+    indexes = (base / relative / INDEX_FILE for base in base_folders())
     return next((index.parent for index in indexes if os.path.lexists(index) and not os.path.isdir(index)), None)
 
 

@@ -21,7 +21,7 @@ from ..images.delivery import is_browser
 EVENT = "vega.note"
 ROUTE = "/vega/notes/{prompt_id}"  # answers {node id: {"type": ..., "notes": [...]}}
 MAX_STORED_NOTES = 1000  # a few hundred bytes each
-LONG_TEXT = 1000  # characters
+LONG_TEXT_CHARACTERS = 1000  # characters
 # Of the notes those on these nodes alone depend on seeds, and templates have a new one for each run.
 SEED_INPUTS, SEED_DEPENDENT_TYPES = ("seed", "noise_seed"), ("VegaTinyVAEDecode",)
 stored_notes: OrderedDict[tuple[str, str], list[dict]] = OrderedDict()  # (class_type, signature) -> notes
@@ -48,7 +48,7 @@ def send_notes(*notes: Note) -> None:
         return
     prompt, node_id = running
     if node_id in prompt:  # else another node made it while running
-        store_notes(prompt[node_id]["class_type"], signature(prompt, node_id), encode(notes))
+        store_notes(prompt[node_id]["class_type"], signature(prompt, node_id), to_dicts(notes))
         send_event(prompt, node_id, notes)
 
 
@@ -58,7 +58,7 @@ def send_notes_upstream(class_type: str, note: Note) -> None:
         return
     prompt, node_id = running
     if node_id := find_upstream(prompt, node_id, class_type):
-        store_notes(class_type, signature(prompt, node_id), encode([note]))
+        store_notes(class_type, signature(prompt, node_id), to_dicts([note]))
         send_event(prompt, node_id, [note])
 
 
@@ -79,11 +79,11 @@ def send_event(prompt: dict, node_id: str, notes: list[Note]) -> None:
     if not is_watched():
         return
     server, prompt_id = PromptServer.instance, get_executing_context().prompt_id
-    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": encode(notes)}
+    note = {"prompt_id": prompt_id, "node": node_id, "type": prompt[node_id]["class_type"], "notes": to_dicts(notes)}
     server.send_sync(EVENT, note, server.client_id)
 
 
-def encode(notes: list[Note]) -> list[dict]:
+def to_dicts(notes: list[Note]) -> list[dict]:
     return [note._asdict() for note in notes]
 
 
@@ -112,7 +112,7 @@ def signature(prompt: dict, node_id: str) -> str:
                 inputs[name] = [numbers.setdefault(value[0], len(numbers)), value[1]]
             elif name not in left_out:
                 # A picture within a prompt has megabytes, of which Python keeps the hash.
-                inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT else value
+                inputs[name] = hash(value) if isinstance(value, str) and len(value) > LONG_TEXT_CHARACTERS else value
         rows.append([node["class_type"], inputs])
     return hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 
-def filled_first(method: Callable) -> Callable:
+def fill_then(method: Callable) -> Callable:
     """The method of list, on a LazyList that has its items."""
 
     def read(self, *arguments):
@@ -30,11 +30,11 @@ class LazyList(list):
         lazy.find = find
         return lazy
 
-    __iter__, __reversed__ = filled_first(list.__iter__), filled_first(list.__reversed__)
-    __len__, __getitem__ = filled_first(list.__len__), filled_first(list.__getitem__)
-    __contains__, index, count = filled_first(list.__contains__), filled_first(list.index), filled_first(list.count)
-    __eq__, __ne__, __repr__ = filled_first(list.__eq__), filled_first(list.__ne__), filled_first(list.__repr__)
-    __add__, copy = filled_first(list.__add__), filled_first(list.copy)
+    __iter__, __reversed__ = fill_then(list.__iter__), fill_then(list.__reversed__)
+    __len__, __getitem__ = fill_then(list.__len__), fill_then(list.__getitem__)
+    __contains__, index, count = fill_then(list.__contains__), fill_then(list.index), fill_then(list.count)
+    __eq__, __ne__, __repr__ = fill_then(list.__eq__), fill_then(list.__ne__), fill_then(list.__repr__)
+    __add__, copy = fill_then(list.__add__), fill_then(list.copy)
 
     def __radd__(self, other: list) -> list:
         return other + list(self)

@@ -98,7 +98,7 @@ class VegaLCMLora(io.ComfyNode):
             logging.info("Apply LCM-LoRA (Vega): %s is %s, by its contents", lora_name, path.name)
             notes.append(face_notes.Note("foundFile", {"name": lora_name, "file": path.name}))
         if strength_model and (lora_name, recipe) != (model_lists.EMBEDDED_LORA, recipes.AUTO):
-            notes += recipe_notes(choice.recipe, choice.told_by)
+            notes += recipe_notes(choice.recipe, choice.evidence)
         face_notes.send_notes(*notes)
         return io.NodeOutput(patched)
 
@@ -115,9 +115,9 @@ def apply_recipe(model, strength, recipe, eta):
     return patched
 
 
-def recipe_notes(recipe: recipes.Recipe, told_by: str) -> list[face_notes.Note]:
+def recipe_notes(recipe: recipes.Recipe, evidence: str) -> list[face_notes.Note]:
     """What the model is drawn by and what told, and a licence that forbids commercial use."""
-    notes = [face_notes.Note(RECIPE_NOTES[told_by], {"recipe": recipe.name})]
+    notes = [face_notes.Note(RECIPE_NOTES[evidence], {"recipe": recipe.name})]
     if recipe.licence:
         notes.append(face_notes.Note("licence", {"recipe": recipe.name, "licence": recipe.licence}, is_warning=True))
     return notes

@@ -66,7 +66,7 @@ class VegaLCMSampler(io.ComfyNode):
     def execute(
         cls, model, seed, steps, positive, latent_image, denoise, negative=None, cfg=recipes.UNSET_CFG
     ) -> io.NodeOutput:
-        callback, disable_progress = preview.callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
+        callback, disable_progress = preview.make_callback(model, steps), not comfy.utils.PROGRESS_BAR_ENABLED
         face_notes.send_notes(*recipe_notes(model, steps, cfg), *size_notes(model, latent_image))
         drawn = lcm.sample(model, seed, steps, positive, latent_image, denoise, callback, disable_progress, negative, cfg)
         return io.NodeOutput(drawn)
@@ -82,10 +82,10 @@ def recipe_notes(model, steps: int, cfg: float) -> list[face_notes.Note]:
         is_range = isinstance(recipe.steps, range)
         made_for = f"{recipe.steps[0]}-{recipe.steps[-1]}" if is_range else ", ".join(map(str, recipe.steps))
         notes.append(face_notes.Note("stepsMadeFor", {"recipe": recipe.name, "steps": made_for}, is_warning=True))
-    values = {"recipe": recipe.name, "least": f"{guidance.least:g}", "most": f"{guidance.most:g}"}
-    if cfg == recipes.UNSET_CFG and guidance.start > 1:
-        notes.append(face_notes.Note("cfgOfMakers", {"recipe": recipe.name, "cfg": f"{guidance.start:g}"}))
-    elif cfg > 1 and cfg < guidance.least:
+    values = {"recipe": recipe.name, "least": f"{guidance.min:g}", "most": f"{guidance.max:g}"}
+    if cfg == recipes.UNSET_CFG and guidance.default > 1:
+        notes.append(face_notes.Note("cfgOfMakers", {"recipe": recipe.name, "cfg": f"{guidance.default:g}"}))
+    elif cfg > 1 and cfg < guidance.min:
         notes.append(face_notes.Note("cfgMadeFor", values, is_warning=True))
     return notes
 

@@ -46,7 +46,7 @@ class VegaLoraLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "made_for",
-                    options=list(style_lora.MADE_FOR),
+                    options=list(style_lora.MADE_FOR_OPTIONS),
                     default=style_lora.AUTO,
                     optional=True,
                     advanced=True,
@@ -69,11 +69,11 @@ class VegaLoraLoader(io.ComfyNode):
     ) -> io.NodeOutput:
         path = model_lists.lora_path(lora_name)
         model, clip, applied = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
-        face_notes.send_notes(*notes(applied, strength_model, strength_clip))
+        face_notes.send_notes(*lora_notes(applied, strength_model, strength_clip))
         return io.NodeOutput(model, clip, ui={"lora": [applied.sentence]})  # in /history, for programs
 
 
-def notes(applied: style_lora.Applied, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
+def lora_notes(applied: style_lora.AppliedLora, strength_model: float, strength_clip: float) -> list[face_notes.Note]:
     """What is on the UNet, what is on the text encoders, and a warning where the latter's part is left out."""
     found = []
     if applied.modules:

@@ -14,7 +14,7 @@ EMBEDDED_LORA = "vega-nano LCM-LoRA (embedded)"
 
 def model_names() -> list[str]:
     """Everything that Load Vega loads: the embedded model, diffusers folders with a trailing slash, checkpoint files."""
-    return [EMBEDDED_MODEL, *sorted(diffusers_folders.by_name()), *file_names("checkpoints")]
+    return [EMBEDDED_MODEL, *sorted(diffusers_folders.list_by_name()), *file_names("checkpoints")]
 
 
 def lora_names() -> list[str]:
@@ -32,7 +32,7 @@ def model_path(model_name: str) -> Path:
     if model_name == EMBEDDED_MODEL:
         return checkpoint.NANO_DIR
     if model_name.endswith("/"):
-        path = diffusers_folders.find(model_name)
+        path = diffusers_folders.find_folder(model_name)
     else:
         path = folder_paths.get_full_path("checkpoints", model_name)
     if path is None:

@@ -9,7 +9,7 @@ import latent_preview
 from ..vega.latent_formats import PIXELS_PER_LATENT
 
 
-def callback(model: comfy.model_patcher.ModelPatcher, steps: int) -> Callable:
+def make_callback(model: comfy.model_patcher.ModelPatcher, steps: int) -> Callable:
     """The host's progress and previews (latent_preview.prepare_callback), except that none is larger than the image.
 
     The host enlarges a small one to 512 pixels, which takes as long as a tenth of vega-nano's step on a CPU.

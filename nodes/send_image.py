@@ -10,7 +10,7 @@ from server import PromptServer
 from ..images import delivery, encode
 
 # Who queued the prompt, by its own word: ComfyUI 0.24.1 and its page don't know that yet.
-SOURCE = [io.Hidden.comfy_usage_source] if hasattr(io.Hidden, "comfy_usage_source") else []
+USAGE_SOURCE = [io.Hidden.comfy_usage_source] if hasattr(io.Hidden, "comfy_usage_source") else []
 
 
 class VegaSendImage(io.ComfyNode):
@@ -47,7 +47,7 @@ class VegaSendImage(io.ComfyNode):
                     "Pictures in Receive Image (Vega) are left out.",
                 ),
             ],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt, *SOURCE],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo, io.Hidden.unique_id, io.Hidden.dynprompt, *USAGE_SOURCE],
             is_output_node=True,
             is_input_list=True,  # a list of pictures of many sizes keeps its order only in one call
         )
@@ -66,7 +66,7 @@ class VegaSendImage(io.ComfyNode):
         if not browser and not delivery.can_deliver(server, client_id, format):
             raise ValueError("This client can't take webp: it didn't announce supports_preview_metadata. Use jpeg or png.")
         for batch in images:
-            encode.check(batch, format)
+            encode.check_images(batch, format)
         graph = (cls.hidden.prompt, cls.hidden.extra_pnginfo) if metadata and not args.disable_metadata else (None, None)
         encoded = delivery.encode_all(images, format, quality, encode.save_kwargs(format, *graph))
         if browser:

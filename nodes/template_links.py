@@ -4,8 +4,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-PACK = Path(__file__).resolve().parents[1]
-FIRST_NAMES = {
+PACK_DIR = Path(__file__).resolve().parents[1]
+OLD_NAMES = {
     "vega_txt2img": "01 Text to picture",
     "vega_txt2img_1024": "02 Text to picture - Vega RT, 1024 pixels",
     "vega_img2img": "03 Picture to picture",
@@ -27,8 +27,9 @@ FIRST_NAMES = {
 
 def add_routes(routes: web.RouteTableDef) -> None:
     """The frontend fetches a template from where the host serves the folder; these stand beside that, with exact paths."""
-    for name, title in FIRST_NAMES.items():
-        routes.get(f"/workflow_templates/{PACK.name}/{name}.json")(file_handler(PACK / "workflows" / f"{title}.json"))
+    for name, title in OLD_NAMES.items():
+        handler = file_handler(PACK_DIR / "workflows" / f"{title}.json")
+        routes.get(f"/workflow_templates/{PACK_DIR.name}/{name}.json")(handler)
 
 
 def file_handler(path: Path):

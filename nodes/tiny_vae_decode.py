@@ -9,7 +9,7 @@ from ..vega.latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY
 from . import face_notes
 
 # Of the host. Attention in fp16 overflows on some versions of macOS, and finite, black pictures come of it.
-FLAG = "--force-upcast-attention"
+UPCAST_FLAG = "--force-upcast-attention"
 
 
 class VegaTinyVAEDecode(io.ComfyNode):
@@ -33,6 +33,6 @@ class VegaTinyVAEDecode(io.ComfyNode):
         drawn_as, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
         images = tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype)
         if tiny_decoder.is_black(images):
-            logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", FLAG)
-            face_notes.send_notes(face_notes.Note("black", {"flag": FLAG}, is_warning=True))
+            logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", UPCAST_FLAG)
+            face_notes.send_notes(face_notes.Note("black", {"flag": UPCAST_FLAG}, is_warning=True))
         return io.NodeOutput(images)

@@ -16,7 +16,7 @@ from contract.auth import is_loopback
 from contract.settings import Settings
 
 from .options import Options
-from .ray_environment import private_ray
+from .ray_environment import private_variables
 
 MAX_REPLICAS = 1000
 TARGET_ONGOING_REQUESTS = 4  # of a replica; with more, autoscaling adds one
@@ -32,7 +32,7 @@ RAY_DEFAULTS = {
 }
 
 
-def integer(low: int, high: int) -> Callable[[str], int]:
+def integer_in_range(low: int, high: int) -> Callable[[str], int]:
     """An argparse type: an integer from low to high."""
 
     def parse(text: str) -> int:
@@ -43,7 +43,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def check_free(host: str, port: int, option: str) -> None:
+def check_port_free(host: str, port: int, option: str) -> None:
     """Exits with a sentence where the address can't be bound. Ray would take half a minute and print a traceback."""
     try:
         socket.getaddrinfo(host, port)  # create_server would hide what kind of error it was
@@ -60,14 +60,15 @@ def parse_arguments() -> tuple[argparse.Namespace, Options]:
     parser.add_argument("--comfyui", type=Path, required=True, help="the folder of ComfyUI, with this pack in custom_nodes")
     parser.add_argument(
         "--replicas",
-        type=integer(1, MAX_REPLICAS),
+        type=integer_in_range(1, MAX_REPLICAS),
         default=1,
         help="ComfyUI processes, each with its own GPU if there is one",
     )
-    parser.add_argument("--most", type=integer(1, MAX_REPLICAS), help="the most processes, added as the load grows")
+    parser.add_argument("--most", type=integer_in_range(1, MAX_REPLICAS), help="the most processes, added as the load grows")
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at")
-    parser.add_argument("--port", type=integer(1, 65535), default=8000)
-    parser.add_argument("--metrics-port", type=integer(1, 65535), default=8080, help="for Prometheus: Ray's and our metrics")
+    port = integer_in_range(1, 65535)
+    parser.add_argument("--port", type=port, default=8000)
+    parser.add_argument("--metrics-port", type=port, default=8080, help="for Prometheus: Ray's and our metrics")
     args, rest = parser.parse_known_args()
     if args.most and args.most < args.replicas:
         parser.error(f"--most {args.most} is fewer than --replicas {args.replicas}")
@@ -77,8 +78,8 @@ def parse_arguments() -> tuple[argparse.Namespace, Options]:
         sys.exit("; ".join(error["msg"].removeprefix("Value error, ") for error in failure.errors()))
     if args.port == args.metrics_port:
         parser.error(f"--port and --metrics-port are both {args.port}: choose two")
-    check_free(args.host, args.port, "--host or --port")
-    check_free("127.0.0.1", args.metrics_port, "--metrics-port")
+    check_port_free(args.host, args.port, "--host or --port")
+    check_port_free("127.0.0.1", args.metrics_port, "--metrics-port")
     return args, options
 
 
@@ -87,7 +88,7 @@ def main() -> None:
     environment = dict(os.environ)
     keys = Settings.pop_keys(os.environ)  # every process of Ray's would inherit them
     try:
-        os.environ.update(private_ray(os.environ))
+        os.environ.update(private_variables(os.environ))
     except ValueError as error:
         sys.exit(str(error))
     for name, value in RAY_DEFAULTS.items():

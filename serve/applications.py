@@ -33,7 +33,7 @@ def replica_app(options: Options) -> serve.Application:
 
 def queue_length(settings: Settings) -> int:
     """Each gateway has its own queue, and VEGA_API_WAITING counts the requests in all of them."""
-    return math.ceil(settings.waiting / gateway.REPLICAS)
+    return math.ceil(settings.waiting / gateway.GATEWAY_REPLICAS)
 
 
 def deploy(options: Options, deployment: serve.Deployment, settings: Settings) -> None:

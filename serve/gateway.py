@@ -14,7 +14,7 @@ from starlette.responses import Response
 from contract.auth import KeyAuth
 from contract.disconnect import CLIENT_CLOSED_REQUEST
 from contract.model_list import model_list
-from contract.paths import MODELS, NO_ASYNC_MESSAGE, OPENAPI, not_found_message
+from contract.paths import MODELS, NO_ASYNC_MESSAGE, OPENAPI_PATH, not_found_message
 from contract.request_id import request_id
 from contract.settings import Settings
 
@@ -23,13 +23,13 @@ from .replica_port import bind_to_node_address
 from .responses import NO_STORE, READ_METHODS, RawResponse, error_response, json_response, method_not_allowed, retry_later
 
 APPLICATION = "vega"  # Ray Serve's name for the application of the gateways
-REPLICAS = 2  # of the gateway, on one machine: when one dies, the other takes its requests
+GATEWAY_REPLICAS = 2  # of the gateway, on one machine: when one dies, the other takes its requests
 MAX_ONGOING_REQUESTS = 512  # of a gateway; further requests wait at the proxy
 MAX_ATTEMPTS = 5  # at a request whose replica died
 RETRY_DELAY_S = 0.2
 READY_TIMEOUT_S = 2.0  # for an idle replica to say whether it is ready
 MODEL_LIST_PATH, READY_PATH = "v1/models", "readyz"
-API_PATHS = {f"v1/{name}" for name in (OPENAPI, *MODELS)}
+API_PATHS = {f"v1/{name}" for name in (OPENAPI_PATH, *MODELS)}
 # What ComfyUI's own checks and the API read. The client's key and what proxies add are not forwarded.
 FORWARDED_HEADERS = {"host", "origin", "sec-fetch-site", "content-type", "content-encoding", "x-request-id"}
 
@@ -40,7 +40,7 @@ def decode_headers(headers: Headers) -> CIMultiDict:
 
 
 @serve.deployment(
-    num_replicas=REPLICAS,
+    num_replicas=GATEWAY_REPLICAS,
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
     graceful_shutdown_timeout_s=replica.DRAIN_TIMEOUT_S,
     graceful_shutdown_wait_loop_s=replica.DRAIN_POLL_INTERVAL_S,

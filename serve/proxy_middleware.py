@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contract.body_limits import BodyLimits
 from contract.disconnect import CLIENT_CLOSED_REQUEST
-from contract.request_id import HEADER, request_id
+from contract.request_id import REQUEST_ID_HEADER, request_id
 from contract.settings import Settings
 
 from . import uvicorn_protocol
@@ -22,9 +22,9 @@ from .retries import Attempt, ReplayableBody
 
 MAX_ATTEMPTS = 5
 RETRY_BACKOFF_S = 0.2  # before the second attempt; doubled before each further one
-HEALTH, METRICS, READY, MODELS = "/healthz", "/metrics", "/readyz", "/v1/models"
-RAY_HEALTH, RAY_ROUTES = "/-/healthz", "/-/routes"
-UNMETERED = {HEALTH, METRICS, READY, MODELS, RAY_HEALTH}  # polled every few seconds
+HEALTH_PATH, METRICS_PATH, READY_PATH, MODELS_PATH = "/healthz", "/metrics", "/readyz", "/v1/models"
+RAY_HEALTH_PATH, RAY_ROUTES_PATH = "/-/healthz", "/-/routes"
+UNMETERED_PATHS = {HEALTH_PATH, METRICS_PATH, READY_PATH, MODELS_PATH, RAY_HEALTH_PATH}  # polled every few seconds
 # With these a client would set Ray's timeout, its cancellation and its choice of a replica. A header may have - for _.
 RAY_CONTROL_HEADERS = {
     "x_request_timeout_seconds",
@@ -45,12 +45,12 @@ class ProxyMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         id, path = request_id(Headers(scope=scope)), scope["path"]
         kept = [(name, value) for name, value in scope["headers"] if not is_ray_header(name)]
-        scope = {**scope, "headers": [*kept, (HEADER.lower().encode(), id.encode())]}
-        if path == HEALTH:
+        scope = {**scope, "headers": [*kept, (REQUEST_ID_HEADER.lower().encode(), id.encode())]}
+        if path == HEALTH_PATH:
             await send_response(send, id, self.health(scope["method"], id))
-        elif path == METRICS:
+        elif path == METRICS_PATH:
             await self.metrics_endpoint(scope, receive, send, id)
-        elif path in UNMETERED:
+        elif path in UNMETERED_PATHS:
             await self.dispatch(scope, receive, send, id)
         else:
             await self.dispatch_metered(scope, receive, send, id)
@@ -67,7 +67,7 @@ class ProxyMiddleware:
         async def collect(message: Message) -> None:
             messages.append(message)
 
-        await self.dispatch({**scope, "path": MODELS, "raw_path": MODELS.encode()}, receive, collect, id)
+        await self.dispatch({**scope, "path": MODELS_PATH, "raw_path": MODELS_PATH.encode()}, receive, collect, id)
         if messages and messages[0]["status"] == 200:
             text, content_type = self.metrics.own.exposition(Headers(scope=scope).get("accept", ""))
             await send_response(send, id, (200, {"Content-Type": content_type, **NO_STORE}, text))
@@ -94,7 +94,7 @@ class ProxyMiddleware:
 
     async def dispatch(self, scope: Scope, receive: Receive, send: Send, id: str) -> None:
         """Sends one response, or nothing where the client has disconnected."""
-        if scope["path"] == RAY_ROUTES or not scope["path"].startswith("/"):
+        if scope["path"] == RAY_ROUTES_PATH or not scope["path"].startswith("/"):
             return await send_response(send, id, error_response(404, f"There is no {scope['path'][:80]}.", id))
         body = ReplayableBody(scope, receive, self.bodies)
         try:
@@ -103,7 +103,7 @@ class ProxyMiddleware:
             await body.close()
 
     async def dispatch_with_retries(self, scope: Scope, body: ReplayableBody, send: Send, id: str) -> None:
-        for number in range(1 if scope["path"] == RAY_HEALTH else MAX_ATTEMPTS):
+        for number in range(1 if scope["path"] == RAY_HEALTH_PATH else MAX_ATTEMPTS):
             if number:
                 logging.warning("Vega API: request %s is sent again: no process had an answer to it.", id)
                 await asyncio.sleep(RETRY_BACKOFF_S * 2 ** (number - 1))
@@ -144,12 +144,13 @@ class ProxyMiddleware:
 def is_ray_header(header: bytes) -> bool:
     """Also the client's own X-Request-Id, which the middleware replaces: it may contain anything."""
     name = header.decode("latin-1").lower()
-    return name == HEADER.lower() or name.replace("-", "_") in RAY_CONTROL_HEADERS or name.startswith("x-serve-router-")
+    controls = name.replace("-", "_") in RAY_CONTROL_HEADERS or name.startswith("x-serve-router-")
+    return controls or name == REQUEST_ID_HEADER.lower()
 
 
 async def send_response(send: Send, id: str, response: RawResponse) -> None:
     status, headers, body = response
-    headers = {**headers, HEADER: id, "Content-Length": str(len(body))}
+    headers = {**headers, REQUEST_ID_HEADER: id, "Content-Length": str(len(body))}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -15,7 +15,7 @@ MIN_TOKEN_LENGTH = 32  # characters
 MIN_DISTINCT_CHARACTERS = 8
 TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # What an operator may set besides. None of these changes where Ray listens, whom it answers or whose code it runs.
-ALLOWED = re.compile(
+ALLOWED_VARIABLES = re.compile(
     r"RAY_(TMPDIR|WORKER_NICENESS|COLOR_PREFIX|DEDUP_LOGS|LOG_TO_DRIVER|BACKEND_LOG_LEVEL|ROTATION_(MAX_BYTES|BACKUP_COUNT)"
     r"|USAGE_STATS_ENABLED|MEMORY_USAGE_THRESHOLD|MEMORY_MONITOR_REFRESH_MS|OBJECT_STORE_ALLOW_SLOW_STORAGE"
     r"|DISABLE_DOCKER_CPU_WARNING|ACCEL_ENV_VAR_OVERRIDE_ON_ZERO|EXPERIMENTAL_NOSET_[A-Z_]+)"
@@ -34,7 +34,7 @@ def check_version() -> None:
         raise ValueError(f"Ray {version} doesn't ask everybody for a token: pip install 'ray[serve]>={wanted}'")
 
 
-def private_ray(environment: Mapping[str, str]) -> dict[str, str]:
+def private_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables to set before Ray is imported. ValueError names the variables that are not allowed, without a token."""
     check_version()
     mode = environment.get("RAY_AUTH_MODE", "token")
@@ -44,7 +44,7 @@ def private_ray(environment: Mapping[str, str]) -> dict[str, str]:
         )
     others = {name for name in environment if name.upper().startswith("RAY_")} - {"RAY_AUTH_MODE", *TOKEN_VARIABLES}
     others -= {name for name, value in SET_BY_IMPORT.items() if environment.get(name) == value}
-    if refused := sorted(name for name in others if not ALLOWED.fullmatch(name.upper())):
+    if refused := sorted(name for name in others if not ALLOWED_VARIABLES.fullmatch(name.upper())):
         raise ValueError(
             f"{', '.join(refused)}: python -m serve starts a Ray of its own that only this machine reaches, and takes no "
             "such variables: unset what is named here"

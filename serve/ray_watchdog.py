@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import psutil
 import ray
 
-FATAL = {"gcs_server", "raylet"}  # Ray's process types; these restart every other kind
+FATAL_PROCESS_TYPES = {"gcs_server", "raylet"}  # Ray's process types; these restart every other kind
 POLL_INTERVAL_S = 1.0
 KILL_TIMEOUT_S = 30.0  # for every other process to be gone
 
@@ -38,7 +38,7 @@ class RayWatchdog:
 
     def poll(self) -> None:
         while not self.stopped.wait(POLL_INTERVAL_S):
-            if dead := FATAL & {name for name, _ in self.node.dead_processes()}:
+            if dead := FATAL_PROCESS_TYPES & {name for name, _ in self.node.dead_processes()}:
                 self.restart_or_exit(", ".join(sorted(dead)))
             self.processes = psutil.Process().children(recursive=True)
 

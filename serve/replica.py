@@ -8,7 +8,7 @@ import httpx
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 
-from contract.paths import MODELS, OPENAPI
+from contract.paths import MODELS, OPENAPI_PATH
 
 from .host_process import START_TIMEOUT_S, HostProcess
 from .options import Options
@@ -24,7 +24,7 @@ HEALTH_TIMEOUT_S = 60.0  # a process that takes longer to answer hangs
 HEALTH_PERIOD_S = 2
 DRAIN_TIMEOUT_S = 300  # for a replica that is to stop, to end its ongoing requests
 DRAIN_POLL_INTERVAL_S = 0.5
-WARM_UP = {"prompt": "a lake", "seed": 0}  # a picture of the model's own size
+WARM_UP_BODY = {"prompt": "a lake", "seed": 0}  # a picture of the model's own size
 # httpx has decoded the body; the others are for the server that the client is connected to.
 DROPPED_RESPONSE_HEADERS = {
     "connection",
@@ -62,7 +62,7 @@ class ComfyReplica:
         """Ray Serve calls it; what it raises fails the check."""
         await self.ensure_running()
         try:
-            await self.http.get(f"{self.host.url}/v1/{OPENAPI}", headers=self.host.key, timeout=HEALTH_TIMEOUT_S)
+            await self.http.get(f"{self.host.url}/v1/{OPENAPI_PATH}", headers=self.host.key, timeout=HEALTH_TIMEOUT_S)
         except httpx.TimeoutException:
             await asyncio.to_thread(self.host.stop)
             await self.ensure_running()
@@ -84,7 +84,7 @@ class ComfyReplica:
         await self.host.start()
         url, key = f"{self.host.url}/v1/{next(iter(MODELS))}", self.host.key
         try:
-            response = await self.http.post(url, json=WARM_UP, headers=key, timeout=START_TIMEOUT_S)
+            response = await self.http.post(url, json=WARM_UP_BODY, headers=key, timeout=START_TIMEOUT_S)
         except httpx.TransportError as failure:
             self.host.stop()
             raise RuntimeError(f"ComfyUI broke off its first picture ({failure!r}); its log says why.") from None

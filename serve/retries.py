@@ -9,9 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from contract.body_limits import CHUNK_BYTES, SMALL_BODY_BYTES, BodyLimits
 from contract.errors import ApiError
-from contract.request_id import HEADER
+from contract.request_id import REQUEST_ID_HEADER
 
-from .uvicorn_protocol import TRUNCATED
+from .uvicorn_protocol import TRUNCATED_KEY
 
 
 class ReplayableBody:
@@ -57,8 +57,8 @@ class ReplayableBody:
             self.received_bytes += len(message.get("body", b""))
             self.is_complete = not message.get("more_body")
             if self.received_bytes > self.bodies.max_bytes:
-                raise self.bodies.too_large()
-            if TRUNCATED in self.state:
+                raise self.bodies.too_large_error()
+            if TRUNCATED_KEY in self.state:
                 raise ApiError(400, "The body is cut short.", close=True)
         except ApiError as refused:
             self.refused = refused
@@ -80,7 +80,8 @@ class ReplayableBody:
         try:
             return await asyncio.wait_for(self.receive(), self.seconds_left)
         except asyncio.TimeoutError:
-            raise self.bodies.timed_out(SMALL_BODY_BYTES if self.part_end == SMALL_BODY_BYTES else CHUNK_BYTES) from None
+            chunk_bytes = SMALL_BODY_BYTES if self.part_end == SMALL_BODY_BYTES else CHUNK_BYTES
+            raise self.bodies.timed_out_error(chunk_bytes) from None
         finally:
             self.seconds_left -= time.monotonic() - start
 
@@ -100,7 +101,7 @@ class Attempt:
             if not self.is_sent:
                 self.is_sent = True
                 headers = MutableHeaders(scope=self.start)
-                headers[HEADER] = self.id  # replaces Ray's
+                headers[REQUEST_ID_HEADER] = self.id  # replaces Ray's
                 await self.send(self.start)
             await self.send(message)
 

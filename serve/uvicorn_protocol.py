@@ -6,12 +6,12 @@ import uuid
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from contract.disconnect import PROBE, PROBE_INTERVAL_S
-from contract.request_id import HEADER
+from contract.disconnect import PROBE_INTERVAL_S, PROBE_RESPONSE
+from contract.request_id import REQUEST_ID_HEADER
 
 from .responses import error_response
 
-TRUNCATED = "vega_body_truncated"  # key in the scope's state: the client half-closed before the end of the body
+TRUNCATED_KEY = "vega_body_truncated"  # key in the scope's state: the client half-closed before the end of the body
 
 
 class Protocol(HttpToolsProtocol):
@@ -27,7 +27,7 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         id = uuid.uuid4().hex
         status, headers, body = error_response(400, msg, id)
-        headers |= {HEADER: id, "Content-Length": str(len(body)), "Connection": "close"}
+        headers |= {REQUEST_ID_HEADER: id, "Content-Length": str(len(body)), "Connection": "close"}
         head = f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}\r\n"
         head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(f"{head}\r\n".encode() + body)
@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         if cycle is None or cycle.response_complete or self.scheme == "https" or cycle.scope["http_version"] == "1.0":
             return None
         if cycle.more_body:
-            cycle.scope["state"][TRUNCATED] = True
+            cycle.scope["state"][TRUNCATED_KEY] = True
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False
@@ -52,7 +52,7 @@ class Protocol(HttpToolsProtocol):
     def probe_client(self) -> None:
         """Sends 100 Continue: a client that has closed both halves looks the same until it resets the connection."""
         if not self.transport.is_closing() and not self.cycle.response_started:
-            self.transport.write(PROBE)
+            self.transport.write(PROBE_RESPONSE)
             self.loop.call_later(PROBE_INTERVAL_S, self.probe_client)
 
 

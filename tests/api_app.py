@@ -30,7 +30,7 @@ async def listening(handler, *middlewares):
         await runner.cleanup()
 
 
-async def asked(port: int, data: bytes) -> tuple[int, dict[str, str], bytes]:
+async def send_request(port: int, data: bytes) -> tuple[int, dict[str, str], bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
     head = await reader.readuntil(b"\r\n\r\n")

@@ -132,7 +132,7 @@ def served(tmp_path_factory, operators_path):
 
     settings = {"VEGA_API_KEYS": "a-key, ein-schlüssel", "VEGA_API_BODY_MIB": "1"}
     settings["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(operators_path)])  # the root, as in docs/cluster
-    with serve_api.serving(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
+    with serve_api.serve(tmp_path_factory.mktemp("served"), "--replicas", "1", **settings) as running:
         yield running
 
 
@@ -143,7 +143,7 @@ def page(server, tmp_path_factory):
 
     from dev import browser
 
-    with browser.opened(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
+    with browser.open_page(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
 
 
@@ -212,7 +212,7 @@ def nano(inference):
 
 
 @pytest.fixture
-def anew(nano):
+def reset_cpu_unet(nano):
     """What a test makes of vega-nano for the processor is gone after it."""
     from cpu_drawing import forget
 
@@ -221,7 +221,7 @@ def anew(nano):
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory):
+def graph_cache(tmp_path_factory):
     """A folder of graphs for this file alone, empty at first."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -12,7 +12,7 @@ def assert_close(drawn, expected):
 
 
 def cpu_unet_of(model) -> cpu_unet.CpuUNet:
-    return accelerate.cache_of(model).cpu
+    return accelerate.get_cache(model).cpu
 
 
 def forget(model) -> None:

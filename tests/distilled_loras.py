@@ -59,7 +59,7 @@ def diffusers(path: Path, *args) -> Path:
 def at_published_size(path: Path, family: str, size: int) -> Path:
     """The header of a family's LCM-LoRA at its published dimensions, in a file of that many bytes; its data is a hole."""
     header, end = {}, 0
-    for name, module in folders.real_unet(family).named_modules():
+    for name, module in folders.full_size_unet(family).named_modules():
         if TARGETS.search(name) and hasattr(module, "weight"):
             out, *rest = module.weight.shape
             shapes = {"lora_down.weight": [64, *rest], "lora_up.weight": [out, 64, *[1] * (len(rest) - 1)], "alpha": []}

@@ -87,18 +87,18 @@ def curved(levels: np.ndarray) -> np.ndarray:
     return 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-HALF, WHOLE = np.uint8(128), np.full((64, 96), 255, np.uint8)
+HALF, OPAQUE = np.uint8(128), np.full((64, 96), 255, np.uint8)
 SMOOTH = np.dstack([np.broadcast_to(np.linspace(a, b, 96), (64, 96)) for a, b in ((0, 255), (200, 40), (90, 90))]).astype(
     "u1"
 )
 GREYS = np.repeat(GREY[..., None], 3, axis=-1)
 # What a file is called: the file, the colours that it holds (in 0..255), its alpha, and how far off a lossy one may be.
 FILES = {
-    "grey of 16 bits": (file(Image.fromarray(DEEP)), DEEP[..., None] / 257, WHOLE, 0),
+    "grey of 16 bits": (file(Image.fromarray(DEEP)), DEEP[..., None] / 257, OPAQUE, 0),
     "RGB of 16 bits": (
         png(16, 2, [DEEP[y].repeat(3).astype(">u2").tobytes() for y in range(64)], 96),
         DEEP[..., None] / 257,
-        WHOLE,
+        OPAQUE,
         1,
     ),
     "grey of 16 bits with alpha": (
@@ -107,11 +107,11 @@ FILES = {
         DEEP[:, ::-1] / 257,
         2,
     ),
-    "grey": (file(Image.fromarray(GREY)), GREYS, WHOLE, 0),
-    "two colours": (file(Image.fromarray(SHARP > 0)), np.repeat(SHARP[..., None], 3, -1), WHOLE, 0),
+    "grey": (file(Image.fromarray(GREY)), GREYS, OPAQUE, 0),
+    "two colours": (file(Image.fromarray(SHARP > 0)), np.repeat(SHARP[..., None], 3, -1), OPAQUE, 0),
     "RGBA": (file(with_alpha(COLOURS, ALPHA)), COLOURS, ALPHA, 0.51),
     "grey with alpha": (file(Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)])), GREYS, ALPHA, 0.51),
-    "palette": (file(paletted()), PALETTE[INDICES], WHOLE, 0),
+    "palette": (file(paletted()), PALETTE[INDICES], OPAQUE, 0),
     "palette with a transparent colour": (
         file(paletted(), transparency=1),
         PALETTE[INDICES],
@@ -161,14 +161,14 @@ FILES = {
         np.rot90(ALPHA, -1),
         0.51,
     ),
-    "turned grey of 16 bits": (file(Image.fromarray(DEEP), exif=TURNED), np.rot90(DEEP, -1)[..., None] / 257, WHOLE.T, 0),
+    "turned grey of 16 bits": (file(Image.fromarray(DEEP), exif=TURNED), np.rot90(DEEP, -1)[..., None] / 257, OPAQUE.T, 0),
     "turned palette": (
         file(paletted(), transparency=1, exif=TURNED),
         np.rot90(PALETTE[INDICES], -1),
         np.rot90(np.where(INDICES == 1, 0, 255), -1),
         0,
     ),
-    "RGB with a profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED), curved(COLOURS[..., ::-1]), WHOLE, 1),
+    "RGB with a profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED), curved(COLOURS[..., ::-1]), OPAQUE, 1),
     "RGBA with a profile": (
         file(with_alpha(COLOURS, ALPHA), icc_profile=SWAPPED),
         curved(COLOURS[..., ::-1]),
@@ -178,32 +178,32 @@ FILES = {
     "turned palette with a profile": (
         file(paletted(), icc_profile=SWAPPED, exif=TURNED),
         curved(np.rot90(PALETTE[INDICES][..., ::-1], -1)),
-        WHOLE.T,
+        OPAQUE.T,
         1,
     ),
-    "grey with a profile": (file(Image.fromarray(GREY), icc_profile=LINEAR_GREY), curved(GREYS), WHOLE, 1),
+    "grey with a profile": (file(Image.fromarray(GREY), icc_profile=LINEAR_GREY), curved(GREYS), OPAQUE, 1),
     "grey of 16 bits with a profile": (
         file(Image.fromarray(DEEP), icc_profile=LINEAR_GREY),
         curved(np.rint(DEEP / 257)[..., None]),
-        WHOLE,
+        OPAQUE,
         1,
     ),
     "WebP with a profile": (
         file(Image.fromarray(COLOURS), "WEBP", lossless=True, icc_profile=SWAPPED),
         curved(COLOURS[..., ::-1]),
-        WHOLE,
+        OPAQUE,
         1,
     ),
     "JPEG with a profile": (
         file(Image.fromarray(SMOOTH), "JPEG", quality=98, subsampling=0, icc_profile=SWAPPED),
         curved(SMOOTH[..., ::-1]),
-        WHOLE,
+        OPAQUE,
         40,
     ),
-    "RGB with the profile of grey": (file(Image.fromarray(COLOURS), icc_profile=LINEAR_GREY), COLOURS, WHOLE, 0),
-    "RGB with a broken profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED[:200]), COLOURS, WHOLE, 0),
-    "JPEG": (file(Image.fromarray(SMOOTH), "JPEG", quality=98, subsampling=0), SMOOTH, WHOLE, 4),
-    "CMYK, which Adobe inverts": (file(cmyk(SMOOTH), "JPEG", quality=98), 255 - SMOOTH.astype(int), WHOLE, 4),
+    "RGB with the profile of grey": (file(Image.fromarray(COLOURS), icc_profile=LINEAR_GREY), COLOURS, OPAQUE, 0),
+    "RGB with a broken profile": (file(Image.fromarray(COLOURS), icc_profile=SWAPPED[:200]), COLOURS, OPAQUE, 0),
+    "JPEG": (file(Image.fromarray(SMOOTH), "JPEG", quality=98, subsampling=0), SMOOTH, OPAQUE, 4),
+    "CMYK, which Adobe inverts": (file(cmyk(SMOOTH), "JPEG", quality=98), 255 - SMOOTH.astype(int), OPAQUE, 4),
     "WebP": (file(with_alpha(COLOURS, ALPHA), "WEBP", lossless=True, exact=True), COLOURS, ALPHA, 0.51),
     "moving WebP": (
         file(

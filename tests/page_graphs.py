@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 from train.images import to_tensor
 from train.nano import classifier
 from train.nano.scenes import VALUES
@@ -39,7 +39,7 @@ def refresh(page) -> None:
 
 def open_help(page, kind: str) -> None:
     """Selects the node and presses its i."""
-    x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node(kind)}.pos)")
+    x, y = page.evaluate(f"window.app.canvas.ds.convertOffsetToCanvas({node_js(kind)}.pos)")
     page.mouse.click(x + 60, y - 8)
     page.get_by_test_id("info-button").click()
 
@@ -57,15 +57,15 @@ def add_oracle(page) -> None:
             preview.id = 99
             window.app.graph.add(preview)
             preview.pos = [0, 900]
-            {node("VegaTinyVAEDecode")}.connect(0, preview, 0)
+            {node_js("VegaTinyVAEDecode")}.connect(0, preview, 0)
         }}"""
     )
 
 
 def set_slow(page, seed: int) -> None:
     """The steps that the sampler has done by then are in window.steps."""
-    page.evaluate(f"{widget('VegaLCMSampler', 'steps')}.value = {SLOW}")
-    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = {seed}")
+    page.evaluate(f"{widget_js('VegaLCMSampler', 'steps')}.value = {SLOW}")
+    page.evaluate(f"{widget_js('VegaLCMSampler', 'seed')}.value = {seed}")
     page.evaluate(
         f"""() => {{
             window.steps = []

@@ -13,7 +13,7 @@ def with_recipe(few_step, name, eta=None):
     """The few-step model with a recipe in place of its own."""
     model = few_step.clone()
     recipe = recipes.with_eta(recipes.BY_NAME[name], eta)
-    model.add_object_patch("model_sampling", model_sampling.of_recipe(recipe, model.model.model_config))
+    model.add_object_patch("model_sampling", model_sampling.from_recipe(recipe, model.model.model_config))
     return model
 
 

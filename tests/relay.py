@@ -45,7 +45,7 @@ class Relay:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def cut(self) -> int:
+    def disconnect_all(self) -> int:
         """Ends every connection, and says how many there were; new ones are carried."""
         pairs, self.pairs = self.pairs, []
         for pair in pairs:
@@ -56,7 +56,7 @@ class Relay:
 
     def close(self) -> None:
         self.listening.close()
-        self.cut()
+        self.disconnect_all()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from workflow_files import FIRST_NAMES, WORKFLOWS, nodes, template
 from workflow_files import read as read_file
 
 from dev import browser
-from dev.browser import node
+from dev.browser import node_js
 from dev.templates import TEMPLATES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,13 +62,13 @@ def open_card(page, name: str) -> dict:
         "([id, count]) => window.app.graph.id === id && window.app.graph.nodes.length === count",
         arg=[workflow["id"], len(workflow["nodes"])],
     )
-    browser.until(page, browser.STILL)
+    browser.poll_page(page, browser.VIEW_STILL_JS)
     return workflow
 
 
 def element(page, kind: str):
     """A node of Nodes 2.0."""
-    return page.locator(f"[data-node-id='{page.evaluate(f'{node(kind)}.id')}']")
+    return page.locator(f"[data-node-id='{page.evaluate(f'{node_js(kind)}.id')}']")
 
 
 def prompt_box(page):
@@ -84,7 +84,7 @@ def point(page, kind: str, x: float, y: float) -> list[float]:
     """Where in the window a point of a node is, in the node's own units from its upper left below the title."""
     return page.evaluate(
         f"""([x, y]) => {{
-            const {{ pos }} = {node(kind)}
+            const {{ pos }} = {node_js(kind)}
             const {{ left, top }} = window.app.canvas.canvas.getBoundingClientRect()
             const [right, down] = window.app.canvas.ds.convertOffsetToCanvas([pos[0] + x, pos[1] + y])
             return [left + right, top + down]
@@ -98,22 +98,22 @@ def source(page, kind: str) -> str | None:
     if is_vue(page):
         image = element(page, kind).locator("img")
         return image.first.get_attribute("src") if image.count() else None
-    return page.evaluate(f"{node(kind)}.imgs?.[0]?.src ?? null")
+    return page.evaluate(f"{node_js(kind)}.imgs?.[0]?.src ?? null")
 
 
 def run(page, kind: str) -> Image.Image:
     """Presses Run, and gives the picture that the node shows then, which it did not show before."""
     before = source(page, kind)
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     if is_vue(page):
         page.wait_for_function(
             "([id, before]) => ![null, before].includes("
             "document.querySelector(`[data-node-id='${id}'] img`)?.getAttribute('src') ?? null)",
-            arg=[page.evaluate(f"{node(kind)}.id"), before],
+            arg=[page.evaluate(f"{node_js(kind)}.id"), before],
         )
         return picture_in(page, element(page, kind).locator("img"))
-    page.wait_for_function(f"before => ![null, before].includes({node(kind)}.imgs?.[0]?.src ?? null)", arg=before)
-    return browser.shown(page, kind).convert("RGB")
+    page.wait_for_function(f"before => ![null, before].includes({node_js(kind)}.imgs?.[0]?.src ?? null)", arg=before)
+    return browser.shown_image(page, kind).convert("RGB")
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:

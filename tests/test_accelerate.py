@@ -61,7 +61,7 @@ def test_memory_is_bounded_and_the_longest_unused_graph_goes(few_step, positive,
     fast = graphed(few_step, recorder)
     two = 2 * few_step.memory_required((1, 4, 8, 8))
     monkeypatch.setattr(accelerate, "MEMORY_FRACTION", 1.1 * two / comfy.model_management.get_total_memory(fast.load_device))
-    cache = getattr(fast.model, accelerate.KEY)
+    cache = getattr(fast.model, accelerate.PATCH_KEY)
     draw(fast, positive)
     draw(fast, positive, height=4, width=16)
     assert len(cache.graphs) == 2
@@ -90,7 +90,7 @@ def test_a_changed_strength_is_noticed(nano, positive, recorder):
         fast = graphed(model, recorder)
         assert torch.equal(draw(fast, positive), draw(model, positive))
     assert recorder.recorded == 4
-    assert len(getattr(nano[0].model, accelerate.KEY).graphs) == 1
+    assert len(getattr(nano[0].model, accelerate.PATCH_KEY).graphs) == 1
 
 
 def test_one_accelerated_model_and_its_base_in_turns(few_step, positive, recorder):
@@ -108,7 +108,7 @@ def test_another_model_in_its_place_takes_the_graphs_away(few_step, positive, re
     fast = graphed(few_step, recorder)
     expected = draw(fast, positive)
     comfy.model_management.unload_all_models()
-    assert not getattr(fast.model, accelerate.KEY).graphs
+    assert not getattr(fast.model, accelerate.PATCH_KEY).graphs
     assert torch.equal(draw(fast, positive), expected)
     assert recorder.recorded == 2
 
@@ -131,8 +131,8 @@ def test_partly_loaded_weights_are_not_recorded(few_step, positive, recorder):
     fast.model.model_lowvram = True
     try:
         assert not accelerate.is_static(fast)
-        getattr(fast.model, accelerate.KEY).on_pre_run(fast)
-        assert not getattr(fast.model, accelerate.KEY).graphs
+        getattr(fast.model, accelerate.PATCH_KEY).on_pre_run(fast)
+        assert not getattr(fast.model, accelerate.PATCH_KEY).graphs
     finally:
         fast.model.model_lowvram = False
 
@@ -175,14 +175,14 @@ def test_an_error_of_the_inputs_disables_nothing(few_step, positive, recorder):
     fast = graphed(few_step, recorder)
     draw(fast, positive)
     unet = fast.model.diffusion_model
-    cache = getattr(fast.model, accelerate.KEY)
+    cache = getattr(fast.model, accelerate.PATCH_KEY)
     cache.on_pre_run(fast)
     with pytest.raises(AssertionError, match="class-conditional"):
         unet(
             torch.zeros(1, 4, 8, 8),
             torch.ones(1),
             positive[0][0],
-            transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {accelerate.KEY: [cache.wrapper]}}},
+            transformer_options={"wrappers": {WrappersMP.DIFFUSION_MODEL: {accelerate.PATCH_KEY: [cache.wrapper]}}},
         )
     cache.on_cleanup(fast)
     assert not cache.disabled
@@ -206,7 +206,7 @@ def test_outside_of_a_run_the_model_is_as_it_was(few_step, positive, recorder):
     """Another node may call the UNet by itself, with weights that nobody has looked at."""
     fast = graphed(few_step, recorder)
     draw(fast, positive)
-    assert getattr(fast.model, accelerate.KEY).patcher is None
+    assert getattr(fast.model, accelerate.PATCH_KEY).patcher is None
 
 
 def test_training_runs_eagerly(few_step, positive, recorder):
@@ -241,7 +241,7 @@ def test_compile_compiles_once_and_draws_the_same(nano, positive):
             fast = accelerate.apply(plain, "compile")
             assert_close(draw(fast, prompt, seed=seed), draw(plain, prompt, seed=seed))
             assert graphs_compiled() == before + 1
-    assert not getattr(model.model, accelerate.KEY).disabled
+    assert not getattr(model.model, accelerate.PATCH_KEY).disabled
 
 
 @pytest.mark.soak
@@ -251,7 +251,7 @@ def test_inductor_draws_the_same(few_step, positive, record_property):
     drawn = draw(fast, positive)
     record_property("first_picture_seconds", round(time.perf_counter() - began, 1))
     assert_close(drawn, draw(few_step, positive))
-    assert not getattr(few_step.model, accelerate.KEY).disabled
+    assert not getattr(few_step.model, accelerate.PATCH_KEY).disabled
 
 
 def test_twice_is_once_and_off_takes_it_away(few_step, positive, recorder):

@@ -20,7 +20,7 @@ def test_contrast_is_that_of_wcag():
 
 @pytest.mark.parametrize("script", [thumbnails, registry_pictures])
 def test_text_stands_out(script):
-    assert contrast(script.INK, script.PAPER) >= MIN_TEXT_CONTRAST
+    assert contrast(script.TEXT_COLOUR, script.BACKGROUND_COLOUR) >= MIN_TEXT_CONTRAST
 
 
 def test_lines_and_bars_stand_out():

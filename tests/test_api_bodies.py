@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import psutil
 from aiohttp import web
-from api_app import asked, listening
+from api_app import listening, send_request
 from api_calls import post
 from raw_http import BODY, CLOSE, FIELDS, GZIP, PACKED, checked, request, sent
 from vega_pack.api.request_body import read_body
@@ -82,11 +82,11 @@ def test_a_body_that_stands_still_is_told_so_and_leaves_its_turn():
         limits = BodyLimits(8, timeout_s=0.3)
         async with listening(reading(limits)) as port:
             small, large = request(length=9000), request(body=b"a" * MIB, length=2 * MIB)
-            found = await asyncio.gather(*(asked(port, data) for data in [small, large] * (2 * MAX_LARGE_BODIES)))
+            found = await asyncio.gather(*(send_request(port, data) for data in [small, large] * (2 * MAX_LARGE_BODIES)))
             for status, headers, body in found:
                 assert (status, headers["connection"]) == (408, "close")
                 assert "stands still" in checked(status, headers, body)
-            assert (await asked(port, request(CLOSE, body=b"a" * 2 * MIB)))[2] == b'{"length": %d}' % (2 * MIB)
+            assert (await send_request(port, request(CLOSE, body=b"a" * 2 * MIB)))[2] == b'{"length": %d}' % (2 * MIB)
 
     asyncio.run(go())
 
@@ -102,16 +102,16 @@ def test_large_bodies_have_turns_and_small_ones_need_none(monkeypatch):
                 writer.write(request(CLOSE, body=b"a" * MIB, length=MIB + 1))
             while not limits.large_bodies.locked():
                 await asyncio.sleep(0.01)
-            assert (await asked(port, request(CLOSE)))[0] == 200
+            assert (await send_request(port, request(CLOSE)))[0] == 200
             large, packed = request(body=b"a" * MIB, length=MIB + 1), request(GZIP, body=gzip.compress(bytes(MIB)))
-            for status, headers, body in await asyncio.gather(asked(port, large), asked(port, packed)):
+            for status, headers, body in await asyncio.gather(send_request(port, large), send_request(port, packed)):
                 assert (status, headers["retry-after"]) == (429, "60")
                 assert "large bodies" in checked(status, headers, body)
             for reader, writer in held:
                 writer.write(b"a")
                 assert b'{"length": %d}' % (MIB + 1) in await reader.read()
-            assert (await asked(port, packed))[0] == 200
-            status, headers, body = await asked(port, request(GZIP, body=gzip.compress(bytes(9 * MIB))))
+            assert (await send_request(port, packed))[0] == 200
+            status, headers, body = await send_request(port, request(GZIP, body=gzip.compress(bytes(9 * MIB))))
             assert status == 413
             assert "8 MiB" in checked(status, headers, body)
 

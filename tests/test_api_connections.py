@@ -9,7 +9,7 @@ import time
 
 import aiohttp
 from aiohttp import web
-from api_app import asked, listening
+from api_app import listening, send_request
 from api_calls import BASE, post, queue, wait_for
 from raw_http import BODY, CHUNKED, CLOSE, FIELDS, GZIP, PACKED, checked, chunk, everything, parts, request, sent
 from vega_pack.api import connection
@@ -18,7 +18,7 @@ from vega_pack.api import connection
 def test_a_kept_connection_goes_on_or_is_closed_as_it_says(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
 
-        def asked(data: bytes) -> tuple[int, dict[str, str], bytes]:
+        def send(data: bytes) -> tuple[int, dict[str, str], bytes]:
             connected.sendall(data)
             answer = b""
             while len(answer.partition(b"\r\n\r\n")[2]) < int((re.search(rb"Length: (\d+)", answer) or [0, 1])[1]):
@@ -27,23 +27,23 @@ def test_a_kept_connection_goes_on_or_is_closed_as_it_says(server):
                 answer += more
             return parts(answer)
 
-        assert asked(request(method="GET", path="/v1/openapi.json", body=b""))[0] == 200
-        assert asked(request(body=b"[]"))[0] == 400
-        assert asked(request(GZIP, body=PACKED))[0] == 200
-        assert asked(request())[0] == 200
-        assert asked(request(method="GET", path="/queue", body=b""))[0] == 200
-        status, headers, body = asked(request(GZIP, body=b"nothing packed"))
+        assert send(request(method="GET", path="/v1/openapi.json", body=b""))[0] == 200
+        assert send(request(body=b"[]"))[0] == 400
+        assert send(request(GZIP, body=PACKED))[0] == 200
+        assert send(request())[0] == 200
+        assert send(request(method="GET", path="/queue", body=b""))[0] == 200
+        status, headers, body = send(request(GZIP, body=b"nothing packed"))
         assert (status, headers["connection"]) == (400, "close")
         checked(status, headers, body)
         assert connected.recv(1) == b""
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
-        asked(request(method="GET", path="/queue", body=b""))
-        status, headers, body = asked(request("Content-Encoding: br"))
+        send(request(method="GET", path="/queue", body=b""))
+        status, headers, body = send(request("Content-Encoding: br"))
         assert "'br' is not understood" in checked(status, headers, body)
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connected:
-        asked(request(method="GET", path="/queue", body=b""))
-        asked(request())
-        status, headers, body = asked(request(GZIP, body=PACKED[:-4]))
+        send(request(method="GET", path="/queue", body=b""))
+        send(request())
+        status, headers, body = send(request(GZIP, body=PACKED[:-4]))
         assert "cut short" in checked(status, headers, body)
 
 
@@ -152,13 +152,13 @@ def test_a_connection_is_forgotten_when_it_ends():
     async def go():
         async with listening(handler) as port:
             for data in (request(), request(GZIP, body=PACKED)):
-                await asked(port, data)
-            gone = asyncio.get_running_loop().time() + 5
-            while kept() and asyncio.get_running_loop().time() < gone:
+                await send_request(port, data)
+            deadline = asyncio.get_running_loop().time() + 5
+            while count_connections() and asyncio.get_running_loop().time() < deadline:
                 await asyncio.sleep(0.01)
-            assert kept() == 0
+            assert count_connections() == 0
 
-    def kept() -> int:
+    def count_connections() -> int:
         return sum(isinstance(found, connection.Connection) for found in gc.get_objects())
 
     gc.collect()

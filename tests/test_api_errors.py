@@ -9,7 +9,7 @@ import zlib
 import pytest
 import requests
 from aiohttp import web
-from api_app import asked, listening
+from api_app import listening, send_request
 from api_calls import PROMPT, RT
 from raw_http import BODY, CHUNKED, CLOSE, GZIP, PACKED, checked, chunk, everything, parts, request, sent
 
@@ -125,10 +125,10 @@ def test_another_packs_routes_under_v1_answer_as_they_will():
     async def go():
         async with listening(handler) as port:
             for data in (request(path="/v1/others"), request(GZIP, path="/v1/others", body=PACKED)):
-                status, headers, body = await asked(port, data)
+                status, headers, body = await send_request(port, data)
                 assert (status, body) == (409, b"%d bytes" % len(BODY))
                 assert "x-request-id" not in headers
-            assert checked(*await asked(port, request(path="/v1/other"))) == "Conflict"
+            assert checked(*await send_request(port, request(path="/v1/other"))) == "Conflict"
 
     asyncio.run(go())
 
@@ -147,12 +147,12 @@ def test_what_fails_before_our_route_is_json_too(caplog):
 
     async def go():
         async with listening(handler, fails) as port:
-            status, headers, body = await asked(port, request(CLOSE, path="/v1/x?raise=error"))
+            status, headers, body = await send_request(port, request(CLOSE, path="/v1/x?raise=error"))
             assert status == 500
             assert headers["x-request-id"] in checked(status, headers, body)
             assert re.search(rf"request {headers['x-request-id']} failed: ValueError", caplog.text)
             assert PROMPT not in caplog.text
-            assert checked(*await asked(port, request(CLOSE, path="/v1/x?raise=http"))) == "Conflict"
-            assert (await asked(port, request(CLOSE)))[0] == 302
+            assert checked(*await send_request(port, request(CLOSE, path="/v1/x?raise=http"))) == "Conflict"
+            assert (await send_request(port, request(CLOSE)))[0] == 302
 
     asyncio.run(go())

@@ -44,7 +44,7 @@ def test_segminds_own_client_works(server):
 @pytest.mark.parametrize("seed", [7, 0, 2**64 - 2, 2**64 - 1])
 def test_the_picture_is_the_graphs(server, client, seed):
     """The same as the shipped workflow's with this prompt and seed, but that core's SaveImage cuts where we round."""
-    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, CLIPTextEncode__text=PROMPT)))
+    (file,) = comfyui.output_images(client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, CLIPTextEncode__text=PROMPT)))
     expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
     answer = post(server, prompt=PROMPT, seed=seed, format="png")
     image = opened(answer)
@@ -73,11 +73,11 @@ def test_pictures_drawn_together_have_their_own_seeds(server, client):
     graph["batch"] = {"class_type": "VegaTogether", "inputs": inputs}
     graph[graphs.SAMPLER]["inputs"] |= {"positive": ["batch", 0], "latent_image": ["batch", 1]}
 
-    def drawn(graph: dict) -> list[bytes]:
-        return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.images(client.run(graph))]
+    def draw(graph: dict) -> list[bytes]:
+        return [Image.open(io.BytesIO(client.download(file))).tobytes() for file in comfyui.output_images(client.run(graph))]
 
-    alone = [drawn(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
-    assert drawn(graph) == [picture for (picture,) in alone]
+    alone = [draw(graphs.text_to_image(CLIPTextEncode__text=PROMPT, VegaLCMSampler__seed=seed)) for seed in seeds]
+    assert draw(graph) == [picture for (picture,) in alone]
 
 
 def test_samples_are_pictures_of_consecutive_seeds(server):
@@ -122,7 +122,7 @@ def test_formats(server, format):
     "prompt", [r"\(title: Infinity\)", "a sad face :" + "(" * 200, "((night:1.3), [desert]:0.8)", "(x:100)"]
 )
 def test_other_parentheses_are_drawn_as_the_graph_draws_them(server, client, prompt):
-    (file,) = comfyui.images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=prompt)))
+    (file,) = comfyui.output_images(client.run(graphs.text_to_image(VegaLCMSampler__seed=7, CLIPTextEncode__text=prompt)))
     expected = Image.open(io.BytesIO(client.download(file))).convert("RGB").tobytes()
     image = opened(post(server, prompt=prompt, seed=7, format="png"))
     assert {a - b for a, b in zip(image.tobytes(), expected, strict=True)} <= {0, 1}
@@ -140,6 +140,6 @@ def test_another_few_step_lora_is_drawn_by_its_recipe(tmp_path):
             VegaLCMLora__recipe="SDXL-Lightning", VegaLCMSampler__seed=3, CLIPTextEncode__text=PROMPT
         )
         with server.connect() as client:
-            (file,) = comfyui.images(client.run(graph))
+            (file,) = comfyui.output_images(client.run(graph))
             expected = Image.open(io.BytesIO(client.download(file))).convert("RGB")
     assert {abs(a - b) for a, b in zip(image.tobytes(), expected.tobytes(), strict=True)} <= {0, 1}

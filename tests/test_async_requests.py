@@ -160,7 +160,7 @@ class StubService:
         return f"failed: {error}"
 
 
-def kept(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
+def finish_requests(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
     """What is known when each was submitted and has ended."""
 
     async def scene():
@@ -177,7 +177,7 @@ def kept(*outcomes) -> tuple[AsyncRequests, list[AsyncRequest]]:
 
 def test_the_oldest_results_go_when_there_are_too_many(monkeypatch):
     monkeypatch.setattr(async_requests, "MAX_RESULTS", 2)
-    store, submitted = kept(b"a", PromptError("no"), b"bc")
+    store, submitted = finish_requests(b"a", PromptError("no"), b"bc")
     assert list(store.requests) == [one.id for one in submitted[1:]]
     assert (submitted[1].error, list(store.images), store.bytes) == ("failed: no", submitted[2].image_names, 2)
 
@@ -185,15 +185,15 @@ def test_the_oldest_results_go_when_there_are_too_many(monkeypatch):
 def test_the_oldest_results_go_when_too_large(monkeypatch):
     """The oldest results go when all are too large together, but the last one stays."""
     monkeypatch.setattr(async_requests, "MAX_RESULTS_MIB", 2**-18)  # 4 bytes
-    store, submitted = kept(b"abc", b"d", b"efgh")
+    store, submitted = finish_requests(b"abc", b"d", b"efgh")
     assert (list(store.requests), store.bytes) == ([submitted[2].id], 4)
-    store, submitted = kept(b"abc", b"too large")
+    store, submitted = finish_requests(b"abc", b"too large")
     assert (list(store.requests), store.bytes) == ([submitted[1].id], 9)
 
 
 def test_a_result_ends_by_age(monkeypatch):
     monkeypatch.setattr(async_requests, "RESULT_TTL_S", 0)
-    store, _ = kept(b"abc")
+    store, _ = finish_requests(b"abc")
     assert (store.requests, store.images, store.expirations, store.bytes) == ({}, {}, {}, 0)
 
 

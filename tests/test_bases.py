@@ -35,7 +35,7 @@ FORMS = {
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("family", "form"), loads.every(FORMS, always=("folder", "single file")))
+@pytest.mark.parametrize(("family", "form"), loads.family_form_params(FORMS, always=("folder", "single file")))
 def test_loads_exactly(family, form, tmp_path):
     path, modules = FORMS[form](tmp_path, family)
     modules = {name: module.float() for name, module in modules.items()}
@@ -66,7 +66,7 @@ def test_loads_exactly(family, form, tmp_path):
         assert relative(pooled, second.text_embeds) < 1e-5
     assert relative(context, expected) < 1e-5
 
-    loads.seen(form, family)
+    loads.record_loaded(form, family)
 
 
 @torch.inference_mode()
@@ -87,7 +87,7 @@ MILLIONS = {"Segmind-Vega": 745.2, "SSD-1B": 1331.3, "SDXL": 2567.5, "SD 1.5": 8
 
 @pytest.mark.parametrize("family", folders.FAMILIES)
 def test_every_key_of_the_real_layout_maps(family):
-    reference = folders.real_unet(family)
+    reference = folders.full_size_unet(family)
     theirs = reference.state_dict()
     assert round(sum(v.numel() for v in theirs.values()) / 1e6, 1) == MILLIONS[family]
     config = diffusers_config.host_config(json.loads(reference.to_json_string()), Path("config.json"))

@@ -52,12 +52,12 @@ def test_the_slower_of_computing_and_moving_counts():
 
 @pytest.mark.parametrize(("size", "tera"), [(512, 0.663), (1024, 2.82)])
 def test_a_call_of_segmind_vega_has_its_known_flop(size, tera):
-    operations = roofline.unet_call(weights.vega_modules()["unet"].config, size, batch=1)
+    operations = roofline.count_unet_call(weights.vega_modules()["unet"].config, size, batch=1)
     assert sum(op.flop for op in operations) / 1e12 == pytest.approx(tera, rel=0.002)
 
 
 def test_a_tiny_decode_has_its_known_flop():
-    assert sum(op.flop for op in roofline.tiny_decode(1024, batch=1)) / 1e12 == pytest.approx(0.565, rel=0.002)
+    assert sum(op.flop for op in roofline.count_tiny_decode(1024, batch=1)) / 1e12 == pytest.approx(0.565, rel=0.002)
 
 
 def test_the_cases_differ_from_the_main_one_in_one_respect():
@@ -138,7 +138,7 @@ def test_the_report_has_ratios_and_what_was_left_out():
     assert report.ratios_table(run).rows == [[variants.CORE, "3.00"]]
     assert report.loading_table(run).rows == [["the first picture", "1.00", "2.00"]]
     assert report.models_table(run).rows == [[variants.OURS, "15.0 (1.50)"], ["roofline", "10.00"]]
-    for text in (report.terminal(run), report.markdown({"machine": machine.description(), "runs": [run]})):
+    for text in (report.render_terminal(run), report.render_markdown({"machine": machine.description(), "runs": [run]})):
         assert "Left out: diffusers, max-autotune, because it needs a GPU." in text
         assert "20.0 / 40.0" in text
 

@@ -112,7 +112,7 @@ class Crowd:
                 self.seconds.append(time.monotonic() - began)
                 if request.leaves is not None:
                     leaving.join()
-                    self.gone(place)
+                    self.on_leave(place)
                     client = Client(url)
                     client.client.transport.http.event_hooks["request"].append(self.count)
         client.close()
@@ -121,7 +121,7 @@ class Crowd:
         async with AsyncClient(url) as client:
             client.transport.http.event_hooks["request"].append(self.count)
 
-            async def ask() -> None:
+            async def send_requests() -> None:
                 with contextlib.suppress(queue.Empty):
                     while True:
                         place = todo.get_nowait()
@@ -134,11 +134,11 @@ class Crowd:
                             self.lost[place] = error
                         self.seconds.append(time.monotonic() - began)
                         if request.leaves is not None:
-                            self.gone(place)
+                            self.on_leave(place)
 
-            await asyncio.gather(*(ask() for _ in range(TASKS)))
+            await asyncio.gather(*(send_requests() for _ in range(TASKS)))
 
-    def gone(self, place: int) -> None:
+    def on_leave(self, place: int) -> None:
         """Whether they got it before they went is chance."""
         self.left.add(place)
         self.lost.pop(place, None)
@@ -226,7 +226,7 @@ def check(server, count: int, pauses: tuple[float, float], record_property) -> N
 
 
 def test_a_stranger_costs_nobody_a_picture(server, record_property):
-    check(server, 20, RARE, record_property)
+    check(server, 12, RARE, record_property)
 
 
 @pytest.mark.server

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from dev import browser
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO_DIR = ROOT / "vega" / "nano"
@@ -25,7 +25,7 @@ LETTERS = 9  # typed one at a time
 @pytest.fixture(autouse=True)
 def calm(page):
     """Each test begins without complaints and errors, and as people find the queue."""
-    page.complaints.clear()
+    page.console_errors.clear()
     yield
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'disabled'")
 
@@ -33,12 +33,12 @@ def calm(page):
 def test_the_picture_follows_the_typing(page, server):
     template, typed = SAVED["vega_live_drawing"], "noon, the sea with a boat"
     (sender,) = (str(one["id"]) for one in template["nodes"] if one["type"] == "VegaSendImage")
-    browser.load(page, template)
+    browser.load_workflow(page, template)
     page.get_by_test_id("queue-mode-menu-trigger").click()
     page.get_by_role("menuitem", name="Run (On Change)").click()
-    browser.run(page)
-    shown = f"{node('VegaSendImage')}.imgs?.[0]?.src"
-    browser.center(page, "CLIPTextEncode")
+    browser.run_workflow(page)
+    shown = f"{node_js('VegaSendImage')}.imgs?.[0]?.src"
+    browser.center_node(page, "CLIPTextEncode")
     box = page.get_by_test_id("dom-widget-textarea").first
     box.click()
     page.keyboard.press("ControlOrMeta+a")
@@ -50,9 +50,9 @@ def test_the_picture_follows_the_typing(page, server):
         return [image["filename"] for entry in done for image in entry["outputs"][sender]["images"]]
 
     wait_for(files)
-    browser.center(page, "VegaSendImage")
+    browser.center_node(page, "VegaSendImage")
     page.wait_for_function(f"{shown}?.includes({json.dumps(files()[-1])})")
-    seen = read(browser.shown(page, "VegaSendImage"))
+    seen = read(browser.shown_image(page, "VegaSendImage"))
     assert (seen["time"], seen["terrain"], seen["object"]) == ("day", "sea", "boat")
 
 
@@ -61,16 +61,16 @@ def test_typing_draws_only_in_live_mode_and_our_graphs(page, server):
 
     def typed():
         before = server.get("/history").json().keys()
-        browser.center(page, "CLIPTextEncode")
+        browser.center_node(page, "CLIPTextEncode")
         box = page.get_by_test_id("dom-widget-textarea").first
         box.click()
         page.keyboard.type(" more")
         page.wait_for_timeout(1500)
         return server.get("/history").json().keys() - before or server.get("/queue").json()["queue_running"]
 
-    browser.load(page, SAVED["vega_txt2img"])
+    browser.load_workflow(page, SAVED["vega_txt2img"])
     assert not typed()
-    page.evaluate(f"window.app.graph.remove({node('VegaLCMSampler')})")
+    page.evaluate(f"window.app.graph.remove({node_js('VegaLCMSampler')})")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
     assert not typed()
 
@@ -94,8 +94,8 @@ def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name,
     place("loras/style.safetensors", save(weights))
     place("checkpoints/broken.safetensors", b"no model")
     place("diffusers/half/model_index.json", b"{}")
-    browser.load(page, SAVED["vega_txt2img"])
-    page.evaluate(f"{widget(kind, name)}.value = {json.dumps(value)}")
+    browser.load_workflow(page, SAVED["vega_txt2img"])
+    page.evaluate(f"{widget_js(kind, name)}.value = {json.dumps(value)}")
     page.get_by_test_id("queue-button").click()
     toast = page.locator(".vega-error")
     toast.wait_for()
@@ -111,16 +111,16 @@ def test_a_wrong_choice_is_outlined_and_says_what_to_do(page, place, kind, name,
         page.get_by_label(f"Info for {SHOWN_NAMES[kind]}").click()
     for words in said:
         page.get_by_text(words).first.wait_for()
-    assert browser.outlined(page) == [kind]
+    assert browser.outlined_nodes(page) == [kind]
     page.screenshot(path=tmp_path / f"{kind}-{name}.png")
 
 
 def test_interrupt_stops_within_a_step(page, server):
-    browser.load(page, SAVED["vega_txt2img"])
-    page.evaluate(f"{widget('VegaLCMSampler', 'steps')}.value = 50")
-    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 987654")
+    browser.load_workflow(page, SAVED["vega_txt2img"])
+    page.evaluate(f"{widget_js('VegaLCMSampler', 'steps')}.value = 50")
+    page.evaluate(f"{widget_js('VegaLCMSampler', 'seed')}.value = 987654")
     for side in ("width", "height"):  # so large that a step takes longer than a click
-        page.evaluate(f"{widget('EmptyLatentImage', side)}.value = 512")
+        page.evaluate(f"{widget_js('EmptyLatentImage', side)}.value = 512")
     page.evaluate(
         """() => {
             window.steps = []
@@ -136,12 +136,12 @@ def test_interrupt_stops_within_a_step(page, server):
     at = page.evaluate("window.steps.at(-1)")
     wait_for(lambda: server.get("/history").json().keys() - before)
     assert page.evaluate("window.steps.at(-1)") <= at + 2, "the step that ran, and one that began before the click came"
-    assert browser.outlined(page) == []
+    assert browser.outlined_nodes(page) == []
 
 
 def test_refresh_shows_a_new_file(page, place):
-    browser.load(page, SAVED["vega_txt2img"])
-    values = f"{widget('VegaLoader', 'model_name')}.options.values"
+    browser.load_workflow(page, SAVED["vega_txt2img"])
+    values = f"{widget_js('VegaLoader', 'model_name')}.options.values"
     assert "new.safetensors" not in page.evaluate(values)
     place("checkpoints/new.safetensors")
     refresh(page)
@@ -156,7 +156,7 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
     y, x = np.mgrid[:200, :420]
     before = np.stack([60 + x / 4, 100 + y / 2, 200 - x / 5], axis=-1).astype(np.uint8)
     Image.fromarray(before).save(server.base / "input" / "painted.png")
-    browser.load(page, SAVED["vega_inpaint"])
+    browser.load_workflow(page, SAVED["vega_inpaint"])
     refresh(page)
     page.evaluate(
         """async () => {
@@ -171,8 +171,8 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
             window.app.canvas.select(node)
         }"""
     )
-    browser.shown(page, "LoadImage")
-    page.evaluate(f"window.app.canvas.select({node('LoadImage')})")
+    browser.shown_image(page, "LoadImage")
+    page.evaluate(f"window.app.canvas.select({node_js('LoadImage')})")
     page.evaluate("window.app.extensionManager.command.execute('Comfy.MaskEditor.OpenMaskEditor')")
     zone = page.get_by_test_id("pointer-zone")
     zone.wait_for()
@@ -185,12 +185,12 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
         page.mouse.move(right - (2 if k % 2 else 150), middle - 200 + 30 * k, steps=10)
     page.mouse.up()
     page.get_by_role("button", name="Save").click()
-    page.wait_for_function(f"{widget('LoadImage', 'image')}.value !== 'painted.png'")
+    page.wait_for_function(f"{widget_js('LoadImage', 'image')}.value !== 'painted.png'")
     zone.wait_for(state="hidden")
     page.evaluate("window.app.canvas.deselectAll()")  # or only the selected node is brought into sight
-    assert browser.run(page) == "execution_success"
-    after = np.asarray(browser.shown(page, "SaveImage").convert("RGB"))
-    name = page.evaluate(f"{widget('LoadImage', 'image')}.value").removesuffix(" [input]")
+    assert browser.run_workflow(page) == "execution_success"
+    after = np.asarray(browser.shown_image(page, "SaveImage").convert("RGB"))
+    name = page.evaluate(f"{widget_js('LoadImage', 'image')}.value").removesuffix(" [input]")
     painted = np.asarray(Image.open(server.base / "input" / name))[..., 3] < 255
     assert 0.03 < painted.mean() < 0.2
     changed = (after != before).any(axis=-1)
@@ -199,7 +199,7 @@ def test_only_what_the_mask_editor_paints_changes(page, server):
 
 
 def test_the_help_page_is_shown_with_its_picture(page):
-    browser.load(page, SAVED["vega_txt2img"])
+    browser.load_workflow(page, SAVED["vega_txt2img"])
     open_help(page, "VegaLoader")
     page.get_by_text("Which autoencoder makes the pixels.").first.wait_for()
     page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")
@@ -233,13 +233,13 @@ def test_a_letter_is_drawn_within_twice_the_models_own_time(page, server, client
         began = {kind: time.perf_counter() for kind, _ in client.events(client.queue(prompt))}
         return began["executed"] - began["execution_start"]
 
-    browser.load(page, SAVED["vega_live_drawing"])
-    browser.run(page)
-    page.wait_for_function(f"!!{node('VegaSendImage')}.imgs")
+    browser.load_workflow(page, SAVED["vega_live_drawing"])
+    browser.run_workflow(page)
+    page.wait_for_function(f"!!{node_js('VegaSendImage')}.imgs")
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'change'")
     page.evaluate(
         f"""() => {{
-            const send = {node("VegaSendImage")}
+            const send = {node_js("VegaSendImage")}
             window.waits = []
             let typed = 0, last = send.imgs[0].src
             document.addEventListener('input', () => (typed = performance.now()), true)

@@ -28,7 +28,7 @@ TEXTS = """node => [...node.querySelectorAll('*')]
 
 @pytest.fixture(autouse=True)
 def calm(page):
-    page.complaints.clear()
+    page.console_errors.clear()
     yield
     page.evaluate("window.app.canvas.setGraph(window.app.graph)")
     page.set_viewport_size({"width": 1600, "height": 900})
@@ -99,8 +99,8 @@ def test_titles_stand_out_in_the_classic_renderer(page, tmp_path):
     """By a screenshot: 4.5 to 1 for a node's title."""
     open_card(page, "vega_txt2img")
     page.evaluate("window.app.canvas.deselectAll()")
-    browser.center(page, "SaveImage")
-    browser.until(page, browser.STILL)
+    browser.center_node(page, "SaveImage")
+    browser.poll_page(page, browser.VIEW_STILL_JS)
     x, y = point(page, "SaveImage", 0, 0)
     assert measured(page, tmp_path / "node.png", x + 30, y - 26, 120, 22) >= 4.5
 
@@ -120,11 +120,11 @@ def test_names_of_groups_stand_out(page, tmp_path, renderer):
     for name in ("vega_txt2img", "vega_inpaint"):
         open_card(page, name)
         page.evaluate(f"window.app.canvas.setGraph({INSTANCE}.subgraph)")
-        browser.until(page, browser.STILL)
+        browser.poll_page(page, browser.VIEW_STILL_JS)
         *at, zoom = page.evaluate(NAME)
         assert zoom < 1
         assert name_contrast(page, tmp_path / f"{name}.png", *at, zoom) >= 4.5
-    browser.until(page, browser.STANDS, {"scale": 1, "offset": [400, 400]})
+    browser.poll_page(page, browser.SET_VIEW_JS, {"scale": 1, "offset": [400, 400]})
     assert name_contrast(page, tmp_path / "large.png", *page.evaluate(NAME)) >= 4.5
 
 
@@ -155,7 +155,7 @@ def opened_subgraphs(page):
             page.evaluate(f"window.app.canvas.setGraph(window.app.graph.nodes.filter(n => n.subgraph)[{k}].subgraph)")
             if is_vue(page):
                 page.wait_for_function(DRAWN_INSIDE)
-            browser.until(page, browser.STILL)
+            browser.poll_page(page, browser.VIEW_STILL_JS)
             yield name, k
             page.evaluate("window.app.canvas.setGraph(window.app.graph)")
 

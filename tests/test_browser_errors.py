@@ -110,7 +110,7 @@ def test_keys_reach_the_message_and_close_it(page, wrong_files, renderer):
 def test_another_run_takes_the_message_away(page, wrong_files):
     message = fails(page, "model", "gone.safetensors")
     page.evaluate(f"{face('model')}.value = 'vega-nano (embedded)'")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     message.wait_for(state="detached")
 
 

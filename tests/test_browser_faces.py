@@ -23,7 +23,7 @@ def calm(page):
 
 
 @pytest.fixture
-def fresh(page, renderer):
+def reloaded_page(page, renderer):
     """The page loaded anew in a renderer, since it keeps the view of each graph that was open."""
     page.reload()
     browser.wait_until_ready(page)
@@ -69,13 +69,13 @@ def colours(page, note) -> tuple[str, str]:
     + [pytest.param(*case, marks=pytest.mark.soak) for case in (("classic", 1600, 1000), ("Nodes 2.0", 1280, 720))],
     indirect=["renderer"],
 )
-def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh, width, height, tmp_path):
+def test_unknown_words_are_told_on_the_closed_subgraph(page, reloaded_page, width, height, tmp_path):
     page.set_viewport_size({"width": width, "height": height})
     open_card(page, "vega_txt2img")
     sizes = "window.app.graph.nodes.map(n => [n.id, ...n.pos, ...n.size].join())"
     before = page.evaluate(sizes)
     set_widget(page, "prompt", "'portrait of a smiling woman'")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     note = warning(page, UNKNOWN)
     for told in ("vega-nano", "182 of 182"):  # which the page asks for where the server has their nodes in its cache
         wait_for_note(page, "info", told)
@@ -103,19 +103,19 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh, width, heigh
     assert page.evaluate(sizes) == before  # nothing has moved or grown
 
     set_widget(page, "prompt", "'night over a lake'")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     note.wait_for(state="detached")
     assert read(page, "warning") == []
 
 
 @each_renderer
-def test_a_far_size_is_told_with_the_one_to_use(page, fresh):
+def test_a_far_size_is_told_with_the_one_to_use(page, reloaded_page):
     """On the closed subgraph; when it is opened, on the sampler's own face."""
     open_card(page, "vega_txt2img")
     for side in ("width", "height"):
         set_widget(page, side, "512")
     set_widget(page, "steps", "1")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     warning(page, "192 x 192")
     page.evaluate(f"window.app.canvas.openSubgraph({INSTANCE}.subgraph, {INSTANCE})")
     note = warning(page, "192 x 192")
@@ -129,7 +129,7 @@ def test_notes_outlast_a_second_run_and_a_reload(page):
     open_card(page, "vega_txt2img")
     set_widget(page, "prompt", "'a cat on a bicycle'")
     for _ in range(2):
-        assert browser.run(page) == "execution_success"
+        assert browser.run_workflow(page) == "execution_success"
         warning(page, UNKNOWN)
         page.wait_for_timeout(500)  # nothing takes them away afterwards
         assert len(read(page, "info")) == 3
@@ -142,25 +142,25 @@ def test_notes_outlast_a_second_run_and_a_reload(page):
 
 def test_notes_stay_with_their_own_tab(page):
     """Two copies of one graph, whose nodes have the same ids."""
-    browser.load(page, SAVED["vega_txt2img"])
+    browser.load_workflow(page, SAVED["vega_txt2img"])
     assert read(page, "info") == []
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     page.locator(".vega-note-info:visible").first.wait_for()
-    browser.load(page, SAVED["vega_txt2img"])
+    browser.load_workflow(page, SAVED["vega_txt2img"])
     page.wait_for_timeout(500)
     assert read(page, "info") == []
     open_tab(page, -2)
     page.locator(".vega-note-info:visible").first.wait_for()
     open_tab(page, -1)
     page.locator(".vega-notes").first.wait_for(state="detached")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     page.locator(".vega-note-info:visible").first.wait_for()  # though the host had all nodes in its cache
 
 
 def test_a_note_is_in_the_language_of_the_page(page):
     open_card(page, "vega_txt2img")
     set_widget(page, "prompt", "'a dog'")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     warning(page, "The model knows none of these words")
     page.evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'fr')")
     page.evaluate("window.app.canvas.setDirty(true, true)")
@@ -171,7 +171,7 @@ def test_no_note_is_saved_with_the_workflow(page):
     open_card(page, "vega_txt2img")
     before = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     set_widget(page, "prompt", "'a dog'")
-    assert browser.run(page) == "execution_success"
+    assert browser.run_workflow(page) == "execution_success"
     warning(page, UNKNOWN)
     saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     assert "vega.note" not in saved

@@ -6,10 +6,10 @@ from PIL import Image
 from template_cards import element, is_vue, open_card, point, run
 
 from dev import browser
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 
 SIZES = [(211, 157), (300, 200), (200, 300), (192, 192)]  # odd, 3:2, 2:3, 1:1
-CHOSEN = f"{widget('LoadImage', 'image')}.value"
+CHOSEN = f"{widget_js('LoadImage', 'image')}.value"
 # The mask editor's picture, once it is as large as it will be, in the window; before, it is fitted into its frame.
 FITTED = """([width, height]) => new Promise(answer => {
     const frame = () => {
@@ -28,7 +28,7 @@ FITTED = """([width, height]) => new Promise(answer => {
 
 @pytest.fixture(autouse=True)
 def calm(page):
-    page.complaints.clear()
+    page.console_errors.clear()
 
 
 def landscape(width: int, height: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def landscape(width: int, height: int) -> np.ndarray:
 
 def upload(page, file) -> None:
     """By Load Image's own button and the browser's file chooser."""
-    browser.center(page, "LoadImage")  # the frontend may open a template where it was left before
+    browser.center_node(page, "LoadImage")  # the frontend may open a template where it was left before
     with page.expect_file_chooser() as chooser:
         if is_vue(page):
             element(page, "LoadImage").locator("label:has(input[type=file])").click()
@@ -46,7 +46,7 @@ def upload(page, file) -> None:
             page.mouse.click(*point(page, "LoadImage", 170, 80))
     chooser.value.set_files(file)
     page.wait_for_function(f"name => {CHOSEN} === name", arg=file.name)
-    image = f"{node('LoadImage')}.imgs?.[0]"
+    image = f"{node_js('LoadImage')}.imgs?.[0]"
     page.wait_for_function(f"name => {image}?.src.includes(name) && {image}.complete", arg=file.name)
 
 
@@ -55,7 +55,7 @@ def paint(page, width: int, height: int) -> None:
     before = page.evaluate(CHOSEN)
     page.mouse.click(*point(page, "LoadImage", 170, 220), button="right")
     page.get_by_text("Open in MaskEditor | Image Canvas").click()
-    left, top, across, down = browser.until(page, FITTED, [width, height])
+    left, top, across, down = browser.poll_page(page, FITTED, [width, height])
     page.mouse.move(left + 0.7 * across, top + 0.1 * down)
     page.mouse.down()
     for k in range(9):
@@ -91,5 +91,5 @@ def test_only_what_is_painted_changes(page, server, tmp_path, renderer, width, h
     changed = (after != before).any(axis=-1)
     assert not changed[~painted].any()
     assert changed[painted].mean() > 0.5
-    assert browser.outlined(page) == []
-    assert page.complaints == []
+    assert browser.outlined_nodes(page) == []
+    assert page.console_errors == []

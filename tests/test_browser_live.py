@@ -14,7 +14,7 @@ from live_sockets import frame as grey
 from workflow_files import for_programs, template
 
 from dev import browser, comfyui, templates
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 
 ROOT = Path(__file__).resolve().parents[1]
 LIVE, CANVAS, IMAGE = ".vega-live button.live", ".vega-live canvas", ".vega-live img"
@@ -28,14 +28,14 @@ LANGUAGES = ("en", "es", "fr", "ja", "ko", "ru", "zh", "zh-TW")
 @pytest.fixture(autouse=True)
 def stopped(page):
     """Each test begins without complaints, and no live picture goes on after it."""
-    page.complaints.clear()
+    page.console_errors.clear()
     yield
     page.evaluate("window.app.graph.clear()")
 
 
 def load(page, name: str) -> None:
-    browser.load(page, template(name))
-    browser.center(page, "VegaLiveImage")
+    browser.load_workflow(page, template(name))
+    browser.center_node(page, "VegaLiveImage")
     page.locator(CANVAS).wait_for()
 
 
@@ -45,7 +45,7 @@ def frame(page) -> int:
 
 
 def wait_for_frame(page, number: int) -> None:
-    browser.until(page, f"() => Number(document.querySelector('{IMAGE}').dataset.frame ?? 0) >= {number}")
+    browser.poll_page(page, f"() => Number(document.querySelector('{IMAGE}').dataset.frame ?? 0) >= {number}")
 
 
 def picture(page) -> list[int]:
@@ -100,19 +100,19 @@ def test_the_picture_follows_the_brush_and_the_prompt(page, server, renderer):
     text = "window.app.graph.nodes.find(n => n.isSubgraphNode?.()).widgets.find(w => w.name === 'prompt')"
     painted = page.locator(IMAGE).get_attribute("src")
     page.evaluate(f"{text}.value = 'a starry night over snowy mountains'")
-    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
+    browser.poll_page(page, f"src => document.querySelector('{IMAGE}').src !== src", painted)
     page.locator(LIVE).click()
     assert page.locator(LIVE).inner_text() == "Live"
     assert re.search(r"\d pictures a second", page.locator(NUMBERS).inner_text())
     assert page.locator(STATUS).inner_text() == "", "what is read out is changes only"
-    assert page.complaints == []
+    assert page.console_errors == []
 
 
 def test_run_draws_the_painting_once(page):
     """Without live, Run draws what is painted, as a picture inside the prompt."""
     load(page, "vega_live_paint")
-    assert browser.run(page) == "execution_success"
-    assert browser.shown(page, "VegaSendImage").size == (192, 192)
+    assert browser.run_workflow(page) == "execution_success"
+    assert browser.shown_image(page, "VegaSendImage").size == (192, 192)
 
 
 def test_it_is_painted_by_keyboard(page):
@@ -141,7 +141,7 @@ def test_it_is_painted_by_keyboard(page):
     assert pixel(page, 0.5, 0.5) != [255, 255, 255]
     page.keyboard.press("Delete")
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
-    assert page.evaluate(f"!!{node('VegaLiveImage')}")
+    assert page.evaluate(f"!!{node_js('VegaLiveImage')}")
     names = (
         page.locator(".vega-live")
         .locator("button, select, input, canvas, a")
@@ -188,7 +188,7 @@ def test_it_is_painted_by_touch(page):
 
 def test_the_painting_is_saved_and_the_webcam_is_not(page):
     load(page, "vega_live_webcam")
-    value = page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value")
+    value = page.evaluate(f"{widget_js('VegaLiveImage', 'picture')}.value")
     page.locator(LIVE).click()
     wait_for_frame(page, 3)
     assert (
@@ -202,15 +202,15 @@ def test_the_painting_is_saved_and_the_webcam_is_not(page):
         )
         > 20
     ), "the camera's picture"
-    assert page.evaluate(f"{widget('VegaLiveImage', 'picture')}.value") == value
+    assert page.evaluate(f"{widget_js('VegaLiveImage', 'picture')}.value") == value
     load(page, "vega_live_paint")  # another workflow ends it
     assert page.locator(LIVE).inner_text() == "Live"
     colour(page, "#00ff00")
     page.locator(".vega-live button", has_text="Clear").click()
     saved = page.evaluate("window.app.graph.serialize()")
-    browser.load(page, saved)
-    browser.center(page, "VegaLiveImage")
-    browser.until(
+    browser.load_workflow(page, saved)
+    browser.center_node(page, "VegaLiveImage")
+    browser.poll_page(
         page, f"() => document.querySelector('{CANVAS}')?.getContext('2d').getImageData(9, 9, 1, 1).data[0] === 255"
     )
     assert pixel(page, 0.5, 0.5) == [255, 255, 255]
@@ -219,7 +219,7 @@ def test_the_painting_is_saved_and_the_webcam_is_not(page):
 def test_the_camera_does_not_replace_the_painting(page):
     """A click or a key on what the webcam sees is no stroke; what Run sends of it says that it is a camera's."""
     load(page, "vega_live_webcam")
-    value = f"{widget('VegaLiveImage', 'picture')}.value"
+    value = f"{widget_js('VegaLiveImage', 'picture')}.value"
     painting = page.evaluate(value)
     page.locator(CANVAS).click()
     assert page.evaluate(value) == painting
@@ -234,7 +234,7 @@ def test_the_camera_does_not_replace_the_painting(page):
     (live,) = [node for node in sent if node["class_type"] == "VegaLiveImage"]
     assert live["inputs"]["picture"].startswith("data:image/jpeg;source=webcam;base64,/9j/")
     page.locator(".vega-live select").first.select_option("paint")
-    browser.until(page, f"() => document.querySelector('{CANVAS}').tabIndex === 0")
+    browser.poll_page(page, f"() => document.querySelector('{CANVAS}').tabIndex === 0")
     assert page.evaluate(value) == painting
 
 
@@ -263,7 +263,7 @@ def test_an_impatient_hand_starts_one_webcam(page):
     page.evaluate(f"() => {{ for (let k = 0; k < 3; k++) document.querySelector('{LIVE}').click() }}")
     wait_for_frame(page, 1)
     live = "window.tracks.map(track => track.readyState)"
-    browser.until(page, f"() => window.tracks.length === 2 && {live}.includes('ended')")
+    browser.poll_page(page, f"() => window.tracks.length === 2 && {live}.includes('ended')")
     assert page.evaluate(f"[window.opened, {live}.sort()]") == [1, ["ended", "live"]]
     page.locator(LIVE).click()
     assert page.evaluate(live) == ["ended", "ended"]
@@ -284,7 +284,7 @@ def test_the_full_screen_page_shows_the_picture(page):
 
 def test_a_node_added_by_hand_has_its_own_name(page):
     """Its id comes after its widget, when it is put into the graph."""
-    browser.load(page, {**template("vega_live_paint"), "nodes": [], "links": []})
+    browser.load_workflow(page, {**template("vega_live_paint"), "nodes": [], "links": []})
     id = page.evaluate(
         """() => {
             const node = window.LiteGraph.createNode('VegaLiveImage')
@@ -292,7 +292,7 @@ def test_a_node_added_by_hand_has_its_own_name(page):
             return node.id
         }"""
     )
-    browser.center(page, "VegaLiveImage")
+    browser.center_node(page, "VegaLiveImage")
     assert page.locator(".vega-live a").get_attribute("href").endswith(f"-{id}")
     assert page.locator(".vega-live input[readonly]").input_value().endswith(f"-{id}")
 
@@ -344,12 +344,12 @@ def test_a_graph_that_cannot_be_read_is_said_once(page):
     wait_for_frame(page, number + 1)
     page.wait_for_timeout(200)
     assert page.evaluate("window.reads") == reads, "a stroke changes no prompt"
-    page.evaluate(f"() => {{ window.isBroken = true; {widget('VegaLiveImage', 'threshold')}.value = 0.1 }}")
+    page.evaluate(f"() => {{ window.isBroken = true; {widget_js('VegaLiveImage', 'threshold')}.value = 0.1 }}")
     page.locator(STATUS, has_text="a node is broken").wait_for()
     page.wait_for_timeout(200)
     assert page.evaluate("window.reads") == reads + 1
-    page.evaluate(f"() => {{ window.isBroken = false; {widget('VegaLiveImage', 'threshold')}.value = 0.0 }}")
-    browser.until(page, f"() => window.reads === {reads + 2}")
+    page.evaluate(f"() => {{ window.isBroken = false; {widget_js('VegaLiveImage', 'threshold')}.value = 0.0 }}")
+    browser.poll_page(page, f"() => window.reads === {reads + 2}")
     page.evaluate("() => { window.app.graphToPrompt = window.readGraph }")
 
 
@@ -364,7 +364,7 @@ def test_a_program_sends_frames_into_the_pages_graph(page, server):
         message, file = program.next("picture")
         assert message["frame"] == number and file
         page.locator(NUMBERS, has_text=re.compile(r"frame [1-9]\d* ms old")).wait_for()
-    browser.until(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
+    browser.poll_page(page, f"() => document.querySelector('{IMAGE}').naturalWidth > 0")
 
 
 @pytest.mark.soak
@@ -382,20 +382,20 @@ def test_the_page_and_a_program_and_a_run_get_their_own(page, server):
             assert opened(program.next("picture")[1]).getpixel((60, 60))[0] == shade
             wait_for_frame(page, number + 1)
         drawn = picture(page)
-        assert browser.run(page) == "execution_success"
+        assert browser.run_workflow(page) == "execution_success"
         program.frame(grey(200))
         assert opened(program.next("picture")[1]).getpixel((60, 60))[0] == 200
     assert picture(page) == drawn
-    assert browser.shown(page, "VegaSendImage").size == (192, 192)
+    assert browser.shown_image(page, "VegaSendImage").size == (192, 192)
 
 
 def test_a_small_screen_has_every_control(page):
     """On a telephone's width nothing sticks out of the widget, and a finger meets each control."""
     load(page, "vega_live_paint")
-    page.evaluate(f"{node('VegaLiveImage')}.setSize([340, 640])")
+    page.evaluate(f"{node_js('VegaLiveImage')}.setSize([340, 640])")
     page.set_viewport_size({"width": 390, "height": 844})
     try:
-        browser.center(page, "VegaLiveImage")
+        browser.center_node(page, "VegaLiveImage")
         root = page.locator(".vega-live").bounding_box()
         assert root["width"] <= 390
         controls = page.locator(".vega-live").locator("button:visible, select:visible, input:visible, a:visible, canvas")
@@ -452,7 +452,7 @@ def test_live_goes_on_or_says_so(page, server, tmp_path):
             wait_for_frame(page, 3)
             assert way.cut() > 0
             page.locator(STATUS, has_text="connection is lost").wait_for()
-            browser.until(page, f"() => !document.querySelector('{STATUS}').textContent")  # a picture has come
+            browser.poll_page(page, f"() => !document.querySelector('{STATUS}').textContent")  # a picture has come
             name = page.locator(".vega-live a").get_attribute("href")
 
             session = page.context.new_cdp_session(page)
@@ -481,8 +481,10 @@ def test_live_goes_on_or_says_so(page, server, tmp_path):
 def goes_on(page) -> None:
     """Waits for another picture than the one that is there."""
     shown = page.locator(IMAGE).get_attribute("src")
-    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", shown)
-    browser.until(page, f"src => document.querySelector('{IMAGE}').src !== src", page.locator(IMAGE).get_attribute("src"))
+    browser.poll_page(page, f"src => document.querySelector('{IMAGE}').src !== src", shown)
+    browser.poll_page(
+        page, f"src => document.querySelector('{IMAGE}').src !== src", page.locator(IMAGE).get_attribute("src")
+    )
 
 
 def waits_to_be_drawn(sent: list[float], got: list[list]) -> list[float]:

@@ -20,7 +20,7 @@ from page_graphs import (
 from PIL import ImageChops
 
 from dev import browser
-from dev.browser import node, widget
+from dev.browser import node_js, widget_js
 
 ROOT = Path(__file__).resolve().parents[1]
 NANO_DIR = ROOT / "vega" / "nano"
@@ -29,7 +29,7 @@ NANO_DIR = ROOT / "vega" / "nano"
 @pytest.fixture(autouse=True)
 def calm(page):
     """Each test begins without complaints and errors, and as people find the queue."""
-    page.complaints.clear()
+    page.console_errors.clear()
     yield
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'disabled'")
 
@@ -37,26 +37,26 @@ def calm(page):
 @pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
 def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
     """A sent picture is shown on its node, and dropped on the canvas it is the graph again."""
-    browser.load(page, SAVED["vega_send_image_api"])
-    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = '{format}'")
-    browser.run(page)
-    picture = browser.shown(page, "VegaSendImage")
+    browser.load_workflow(page, SAVED["vega_send_image_api"])
+    page.evaluate(f"{widget_js('VegaSendImage', 'format')}.value = '{format}'")
+    browser.run_workflow(page)
+    picture = browser.shown_image(page, "VegaSendImage")
     page.wait_for_timeout(1000)  # the end of the prompt must not take the picture away
-    assert browser.shown(page, "VegaSendImage").size == picture.size == (128, 128)
-    url = page.evaluate(f"window.app.nodeOutputs[{node('VegaSendImage')}.id].sent[0].url")
+    assert browser.shown_image(page, "VegaSendImage").size == picture.size == (128, 128)
+    url = page.evaluate(f"window.app.nodeOutputs[{node_js('VegaSendImage')}.id].sent[0].url")
     if format != "jpeg":  # the browser can't read a JPEG's workflow
         drop(page, url, f"sent.{format}")
-        page.wait_for_function(f"{widget('VegaSendImage', 'format')}?.value === '{format}'")
+        page.wait_for_function(f"{widget_js('VegaSendImage', 'format')}?.value === '{format}'")
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_picture_stays_with_its_own_tab(page, server, other):
     """A picture that comes while another tab is open is shown in its own alone."""
-    browser.load(page, SAVED[OTHERS[other]])
-    browser.load(page, SAVED["vega_live_drawing"])
+    browser.load_workflow(page, SAVED[OTHERS[other]])
+    browser.load_workflow(page, SAVED["vega_live_drawing"])
     add_oracle(page)
     set_slow(page, seed=len(other))
-    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = 'png'")
+    page.evaluate(f"{widget_js('VegaSendImage', 'format')}.value = 'png'")
     ended = queue(page)
     open_tab(page, -2)
     page.wait_for_function(f"window.app.graph.nodes.length === {len(SAVED[OTHERS[other]]['nodes'])}")
@@ -66,8 +66,8 @@ def test_a_picture_stays_with_its_own_tab(page, server, other):
     assert page.evaluate("Object.keys(window.app.nodePreviewImages)") == []
     assert page.evaluate("'7' in window.app.nodeOutputs") is False
     open_tab(page, -1)
-    page.wait_for_function(f"!!{node('PreviewImage')}")
-    picture, oracle = (browser.shown(page, kind).convert("RGB") for kind in ("VegaSendImage", "PreviewImage"))
+    page.wait_for_function(f"!!{node_js('PreviewImage')}")
+    picture, oracle = (browser.shown_image(page, kind).convert("RGB") for kind in ("VegaSendImage", "PreviewImage"))
     assert picture.tobytes() == fetched(server, named(server)).tobytes()
     apart = ImageChops.difference(picture, oracle).getextrema()
     assert max(most for _, most in apart) <= 1, "core cuts off where Send Image rounds"
@@ -75,11 +75,12 @@ def test_a_picture_stays_with_its_own_tab(page, server, other):
 
 @pytest.mark.soak
 def test_a_picture_inside_a_subgraph_stays_there(page):
-    browser.load(page, SAVED["vega_live_drawing"])
-    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{node('VegaTinyVAEDecode')}, {node('VegaSendImage')}]))")
+    browser.load_workflow(page, SAVED["vega_live_drawing"])
+    nodes = ", ".join(map(node_js, ("VegaTinyVAEDecode", "VegaSendImage")))
+    page.evaluate(f"window.app.graph.convertToSubgraph(new Set([{nodes}]))")
     nested = page.evaluate("window.app.graph.serialize()")
-    browser.load(page, nested)
-    browser.load(page, nested)
+    browser.load_workflow(page, nested)
+    browser.load_workflow(page, nested)
     set_slow(page, seed=5)
     ended = queue(page)
     open_tab(page, -2)
@@ -90,7 +91,7 @@ def test_a_picture_inside_a_subgraph_stays_there(page):
     open_tab(page, -1)
     page.evaluate("window.app.canvas.setGraph([...window.app.graph.subgraphs.values()][0])")
     page.evaluate("window.app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    inside = node("VegaSendImage").replace("app.graph", "app.canvas.graph")
+    inside = node_js("VegaSendImage").replace("app.graph", "app.canvas.graph")
     page.wait_for_function(f"{inside}.imgs?.[0]?.naturalWidth === 128")
     page.evaluate("window.app.canvas.setGraph(window.app.graph)")
 
@@ -100,7 +101,7 @@ def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
 
     The graph is there before its workflow counts as the open one: the result comes at each moment of that.
     """
-    browser.load(page, SAVED["vega_live_drawing"])
+    browser.load_workflow(page, SAVED["vega_live_drawing"])
     set_slow(page, seed=6)
     ended = queue(page)
     ((_, prompt_id, *_),) = server.get("/queue").json()["queue_running"]
@@ -124,25 +125,25 @@ def test_a_picture_does_not_come_to_an_opening_workflow(page, server):
 
 def test_a_file_brings_no_received_picture_back(page, server):
     """A file brings back the graph without the picture that Receive Image had."""
-    browser.load(page, SAVED["vega_img2img"])
+    browser.load_workflow(page, SAVED["vega_img2img"])
     page.evaluate(
         f"""() => {{
             const send = window.LiteGraph.createNode('VegaSendImage')
             window.app.graph.add(send)
-            {node("VegaTinyVAEDecode")}.connect(0, send, 0)
+            {node_js("VegaTinyVAEDecode")}.connect(0, send, 0)
         }}"""
     )
-    page.evaluate(f"{widget('VegaSendImage', 'format')}.value = 'png'")
-    received = page.evaluate(f"{widget('VegaReceiveImage', 'image')}.value")
-    assert browser.run(page) == "execution_success"
+    page.evaluate(f"{widget_js('VegaSendImage', 'format')}.value = 'png'")
+    received = page.evaluate(f"{widget_js('VegaReceiveImage', 'image')}.value")
+    assert browser.run_workflow(page) == "execution_success"
     image = named(server)
     file = server.get("/view", **image).content
     assert received.encode() not in file
     count = page.evaluate("window.app.graph.nodes.length")
     drop(page, f"/view?filename={image['filename']}&type=temp", "sent.png")
     page.wait_for_function(f"window.app.graph.nodes.length === {count}")
-    assert "left out" in page.evaluate(f"{widget('VegaReceiveImage', 'image')}.value")
-    assert browser.outlined(page) == []
+    assert "left out" in page.evaluate(f"{widget_js('VegaReceiveImage', 'image')}.value")
+    assert browser.outlined_nodes(page) == []
 
 
 def test_jobs_and_assets_show_a_sent_picture(page, server):
@@ -150,14 +151,14 @@ def test_jobs_and_assets_show_a_sent_picture(page, server):
     workflow = SAVED["vega_live_drawing"]
     seen = {}
     for kind in ("VegaSendImage", "PreviewImage"):
-        browser.load(page, workflow)
-        page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 4711")
+        browser.load_workflow(page, workflow)
+        page.evaluate(f"{widget_js('VegaLCMSampler', 'seed')}.value = 4711")
         if kind == "PreviewImage":
             add_oracle(page)
-            page.evaluate(f"window.app.graph.remove({node('VegaSendImage')})")
+            page.evaluate(f"window.app.graph.remove({node_js('VegaSendImage')})")
         else:
-            page.evaluate(f"{widget(kind, 'format')}.value = 'png'")
-        browser.run(page)
+            page.evaluate(f"{widget_js(kind, 'format')}.value = 'png'")
+        browser.run_workflow(page)
         (prompt_id,) = server.get("/history", max_items=1).json()
         page.evaluate("window.app.extensionManager.command.execute('Comfy.Queue.ToggleOverlay')")
         queue = picture_in(page, page.locator(f"[data-job-id='{prompt_id}'] img"))
@@ -175,10 +176,10 @@ def test_jobs_and_assets_show_a_sent_picture(page, server):
 
 
 def test_a_saved_picture_dropped_again_is_the_graph(page):
-    browser.load(page, SAVED["vega_txt2img"])
-    page.evaluate(f"{widget('VegaLCMSampler', 'seed')}.value = 31")
-    browser.run(page)
-    browser.shown(page, "SaveImage")
-    drop(page, page.evaluate(f"{node('SaveImage')}.imgs[0].src"), "saved.png")
-    page.wait_for_function(f"{widget('VegaLCMSampler', 'seed')}?.value === 31")
-    assert browser.outlined(page) == []
+    browser.load_workflow(page, SAVED["vega_txt2img"])
+    page.evaluate(f"{widget_js('VegaLCMSampler', 'seed')}.value = 31")
+    browser.run_workflow(page)
+    browser.shown_image(page, "SaveImage")
+    drop(page, page.evaluate(f"{node_js('SaveImage')}.imgs[0].src"), "saved.png")
+    page.wait_for_function(f"{widget_js('VegaLCMSampler', 'seed')}?.value === 31")
+    assert browser.outlined_nodes(page) == []

@@ -17,13 +17,13 @@ PROMPT = "night, desert, full moon"
 ROUTES = b"Path '/v1/segmind-vega-rt-v1' not found. Ping http://.../-/routes for available routes."
 
 
-def said(status: str, body: bytes, kind="text/plain", *headers: str) -> bytes:
+def http_response(status: str, body: bytes, kind="text/plain", *headers: str) -> bytes:
     head = [f"HTTP/1.1 {status}", f"Content-Type: {kind}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def in_json(status: str, *headers: str, **body: str) -> bytes:
-    return said(status, json.dumps(body).encode(), "application/json", *headers)
+def json_response(status: str, *headers: str, **body: str) -> bytes:
+    return http_response(status, json.dumps(body).encode(), "application/json", *headers)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,19 @@ def expected(server) -> Image.Image:
 @pytest.mark.parametrize(
     "answer",
     [
-        said("500 Internal Server Error", b"Internal Server Error"),  # Ray's, when a gateway dies
-        said("500 Internal Server Error", b'{"detail": "Internal Server Error"}', "application/json"),
-        said("500 Internal Server Error", b'["error"]', "application/json"),
-        said("502 Bad Gateway", b"<html><h1>502 Bad Gateway</h1></html>", "text/html"),
-        said("503 Service Unavailable", b"", "text/html"),
-        said("520 Web Server Returned an Unknown Error", b"error code: 520"),
-        said("404 Not Found", ROUTES),  # Ray's, when its proxy has just been started
-        said("200 OK", b"<html>Back in a minute.</html>", "text/html"),
-        in_json("503 Service Unavailable", "Retry-After: 1", error="The server is being stopped; ask again in 1 s.", id="1"),
-        in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting."),
-        said("200 OK", b"X" * 200, "image/png", "X-Seed: 3")[:-100],  # half an answer
+        http_response("500 Internal Server Error", b"Internal Server Error"),  # Ray's, when a gateway dies
+        http_response("500 Internal Server Error", b'{"detail": "Internal Server Error"}', "application/json"),
+        http_response("500 Internal Server Error", b'["error"]', "application/json"),
+        http_response("502 Bad Gateway", b"<html><h1>502 Bad Gateway</h1></html>", "text/html"),
+        http_response("503 Service Unavailable", b"", "text/html"),
+        http_response("520 Web Server Returned an Unknown Error", b"error code: 520"),
+        http_response("404 Not Found", ROUTES),  # Ray's, when its proxy has just been started
+        http_response("200 OK", b"<html>Back in a minute.</html>", "text/html"),
+        json_response(
+            "503 Service Unavailable", "Retry-After: 1", error="The server is being stopped; ask again in 1 s.", id="1"
+        ),
+        json_response("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting."),
+        http_response("200 OK", b"X" * 200, "image/png", "X-Seed: 3")[:-100],  # half an answer
         b"HTTP/1.1 200 OK\r\nContent-Type: image/p",
         b"",
     ],
@@ -66,9 +68,11 @@ def test_a_foreign_answer_is_asked_for_again(server, expected, answer):
 @pytest.mark.parametrize(
     "answer",
     [
-        in_json("500 Internal Server Error", error="The picture could not be drawn; the log says why.", id="made-here"),
-        in_json("400 Bad Request", error="prompt: too long.", field="prompt", id="made-here"),
-        in_json("401 Unauthorized", "X-Request-Id: made-here", error="There is no key."),
+        json_response(
+            "500 Internal Server Error", error="The picture could not be drawn; the log says why.", id="made-here"
+        ),
+        json_response("400 Bad Request", error="prompt: too long.", field="prompt", id="made-here"),
+        json_response("401 Unauthorized", "X-Request-Id: made-here", error="There is no key."),
     ],
 )
 def test_the_apis_own_refusal_is_told_at_once_with_its_id(server, answer):
@@ -91,11 +95,13 @@ def test_a_server_without_a_model_is_told(server, monkeypatch):
     """A server without a model is asked for a minute, and then the error tells it."""
     assert retry.FIRST_RESPONSE_SECONDS == 60
     monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 0.5)
-    answer = in_json("503 Service Unavailable", error="No model is available; the server's log says why.", id="made-here")
+    answer = json_response(
+        "503 Service Unavailable", error="No model is available; the server's log says why.", id="made-here"
+    )
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         client.generate(PROMPT, seed=3)
         network.answers = [answer] * 20
-        network.cut()
+        network.disconnect_all()
         with pytest.raises(RequestError, match=r"No model is available.*\(id made-here\)"):
             client.generate(PROMPT, seed=4)
         assert 0 < len(network.answers) < 19
@@ -103,7 +109,7 @@ def test_a_server_without_a_model_is_told(server, monkeypatch):
 
 def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
     monkeypatch.setattr(retry, "FIRST_RESPONSE_SECONDS", 0.5)
-    busy = in_json("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
+    busy = json_response("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [busy, busy]
         assert not ImageChops.difference(client.generate(PROMPT, seed=3, format="png"), expected).getbbox()

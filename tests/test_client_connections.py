@@ -48,7 +48,7 @@ def test_connections_that_break_lose_nothing(server):
             thread.start()
             for _ in range(5):
                 time.sleep(0.3)
-                cut.append(network.cut())
+                cut.append(network.disconnect_all())
             thread.join(60)
         assert sum(cut) >= 4
         assert client.generate(PROMPT, seed=2).size == (128, 128)

@@ -169,7 +169,7 @@ def test_a_server_that_goes_away_under_its_work_and_forgets_it(server):
         process = run(f"http://127.0.0.1:{network.port}", program)
         wait_for(lambda: queue(server)[0])
         network.target = comfyui.free_port()
-        network.cut()
+        network.disconnect_all()
         server.post("/interrupt", {})
         wait_for(lambda: queue(server) == [[], []])
         server.post("/history", {"clear": True})

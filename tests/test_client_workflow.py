@@ -29,7 +29,7 @@ from saved_workflows import (
 
 from dev import comfyui
 from vega_client.workflow import is_api, prompt, texts, to_api
-from vega_client.workflow.definitions import AUTOGROW, CHOICE
+from vega_client.workflow.definitions import AUTOGROW, DYNAMIC_COMBO
 
 ROOT = Path(__file__).resolve().parents[1]
 # The nodes whose titles the frontend has in its own English texts, where the server says something else.
@@ -81,7 +81,7 @@ def short(kind: str | list, options: dict | None = None) -> list:
     kept = {key: value for key, value in (options or {}).items() if key != "tooltip"}
     if kind == AUTOGROW:
         kept["template"] = kept["template"] | {"input": shorter(kept["template"]["input"])}
-    if kind == CHOICE:
+    if kind == DYNAMIC_COMBO:
         kept["options"] = [option | {"inputs": shorter(option["inputs"])} for option in kept["options"]]
     elif "options" in kept:
         kept["options"] = kept["options"][:1]
@@ -155,7 +155,7 @@ def known(info: dict) -> dict[str, dict]:
         workflow = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(workflow, dict) or "nodes" not in workflow:
             continue
-        if all_kinds(workflow) <= {*info, *prompt.VIRTUAL, *(graph.get("id") for graph in graphs(workflow))}:
+        if all_kinds(workflow) <= {*info, *prompt.VIRTUAL_NODES, *(graph.get("id") for graph in graphs(workflow))}:
             found[name] = workflow
     return found
 

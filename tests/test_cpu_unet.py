@@ -19,7 +19,7 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 from bench import processor
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "graph_cache", "reset_cpu_unet")]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_packed_layers_give_what_every_family_gives(tmp_path, without_openvino, 
             fast = accelerate.apply(model, "auto")
             assert_close(core(fast, size), core(model, size))
             assert packs(fast) > 50
-            assert not accelerate.cache_of(fast).disabled
+            assert not accelerate.get_cache(fast).disabled
     assert not torch.allclose(*(core(accelerate.apply(model, "auto")) for model in models), atol=0.1)
 
 
@@ -189,10 +189,10 @@ def test_torchs_private_operations_are_there():
 def test_without_them_it_draws_eagerly_and_says_so(few_step, positive, without_openvino, monkeypatch, caplog):
     """Where a private operation is gone the picture is drawn all the same, and one warning says so."""
 
-    def gone(layer, weight):
+    def raise_missing(layer, weight):
         raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
 
-    monkeypatch.setattr(packed_layers, "pack_linear", gone)
+    monkeypatch.setattr(packed_layers, "pack_linear", raise_missing)
     fast = accelerate.apply(few_step, "auto")
     with caplog.at_level(logging.WARNING):
         for seed in range(2):

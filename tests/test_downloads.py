@@ -42,7 +42,7 @@ def template(**inputs) -> dict:
     return graph
 
 
-def drawn(client, graph) -> bytes:
+def draw(client, graph) -> bytes:
     """The picture's pixels."""
     return Image.open(io.BytesIO(client.download(client.run(graph)[SAVE]["images"][0]))).tobytes()
 
@@ -51,15 +51,15 @@ def test_a_template_draws_with_the_file_as_saved(server, client, downloaded):
     """The page lists the name, so that it misses nothing; the log says which file it is."""
     options = server.get("/object_info/VegaLCMLora").json()["VegaLCMLora"]["input"]["required"]["lora_name"][1]["options"]
     assert {RT, DOWNLOADED} <= set(options)
-    picture = drawn(client, template())
+    picture = draw(client, template())
     assert f"Apply LCM-LoRA (Vega): {RT} is {DOWNLOADED}, by its contents" in server.log.read_text()
-    assert drawn(client, template(lora_name=DOWNLOADED)) == picture
+    assert draw(client, template(lora_name=DOWNLOADED)) == picture
 
 
 def test_a_file_replaced_between_prompts_is_read(server, client, downloaded):
-    first = drawn(client, template())
+    first = draw(client, template())
     os.replace(distilled_loras.kohya(downloaded.with_name("new"), "Segmind-Vega", 128), downloaded)
-    second = drawn(client, template())
+    second = draw(client, template())
     assert first != second
 
 

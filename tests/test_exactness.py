@@ -111,7 +111,7 @@ def test_text_encoders_in_half_precision_are_the_pipelines():
     with torch.inference_mode():
         clip = checkpoint.load(NANO_DIR, "tiny", [])[1]
         clip.cond_stage_model.half()
-        text_encoders.compute_in(clip, torch.float16)
+        text_encoders.set_compute_dtype(clip, torch.float16)
         pipe = StableDiffusionXLPipeline.from_pretrained(NANO_DIR, unet=None, vae=None, torch_dtype=torch.float16)
         seen = set()
         layer = clip.cond_stage_model.clip_g.transformer.text_model.encoder.layers[-1].mlp.fc2

@@ -9,7 +9,8 @@ from graph_recorder import Recorder, draw
 from vega_pack.nodes import face_notes, lora_loader
 from vega_pack.nodes.lcm_lora import RECIPE_NOTES
 from vega_pack.nodes.lcm_sampler import size_notes
-from vega_pack.vega import accelerate, known_words, model_facts, style_lora, trained_size
+from vega_pack.vega import accelerate, known_words, model_facts, trained_size
+from vega_pack.vega.style_lora import AppliedLora
 
 from train.nano import captions
 
@@ -127,7 +128,7 @@ def test_a_model_carries_its_size_through_clones(few_step, small):
     assert (note.values, note.is_warning) == ({"size": "512 x 512", "better": "192 x 192"}, True)
     assert size_notes(few_step, {"samples": torch.zeros(1, 4, 24, 24)}) == []
     stranger = few_step.clone()
-    stranger.remove_attachments(trained_size.KEY)
+    stranger.remove_attachments(trained_size.ATTACHMENT_KEY)
     assert size_notes(stranger, {"samples": torch.zeros(1, 4, 64, 64)}) == []
 
 
@@ -137,7 +138,7 @@ def test_what_was_loaded_is_named(nano, vega):
     assert model_facts.of_model(nano[0]) == ("vega-nano", dtype, "6.7M")
     assert model_facts.of_model(vega[1]).family == "SDXL family"  # Vega's blocks with few channels: no published model
     sizes = {745_000_000: "745M", 2_567_463_684: "2.6B", 6_700_000: "6.7M", 12_300: "12K", 900: "900"}
-    assert {number: model_facts.count(number) for number in sizes} == sizes
+    assert {number: model_facts.format_count(number) for number in sizes} == sizes
 
 
 @pytest.mark.usefixtures("inference")
@@ -161,16 +162,16 @@ def test_accelerate_tells_what_becomes_of_its_calls(few_step, positive):
 @pytest.mark.parametrize(
     ("applied", "strengths", "expected"),
     [
-        (style_lora.Applied("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
-        (style_lora.Applied("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
-        (style_lora.Applied("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
-        (style_lora.Applied("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
-        (style_lora.Applied("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
+        (AppliedLora("", 70, 70, 0, False), (0.5, 1.0), [("applied", {"count": 70, "total": 70, "strength": "0.5"})]),
+        (AppliedLora("", 70, 80, 0, False), (1.0, 1.0), [("applied", {"count": 70, "total": 80, "strength": "1.0"})]),
+        (AppliedLora("", 0, 70, 0, False), (0.0, 1.0), [("strengthZero", {})]),
+        (AppliedLora("", 0, 0, 12, False), (1.0, 0.7), [("appliedText", {"count": 12, "strength": "0.7"})]),
+        (AppliedLora("", 0, 0, 0, True), (1.0, 1.0), [("noClip", {})]),
     ],
 )
 def test_load_lora_says_what_is_on_which_part(applied, strengths, expected):
     """And warns where a part is left out."""
-    notes = lora_loader.notes(applied, *strengths)
+    notes = lora_loader.lora_notes(applied, *strengths)
     assert [(note.key, note.values) for note in notes] == expected
     assert [note.is_warning for note in notes] == [note.key == "noClip" for note in notes]
 

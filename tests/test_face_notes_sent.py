@@ -36,7 +36,7 @@ def run(client, graph: dict) -> tuple[str, dict[str, list[dict]], list[str]]:
     return prompt_id, came, cached
 
 
-def asked(server, prompt_id: str) -> dict[str, list[dict]]:
+def fetch_notes(server, prompt_id: str) -> dict[str, list[dict]]:
     answer = server.get(f"/vega/notes/{prompt_id}").json()
     return {node_id: one["notes"] for node_id, one in answer.items()}
 
@@ -71,14 +71,14 @@ def test_the_page_gets_the_notes_also_of_cached_nodes(server, page_client):
     (accelerated,) = again.pop(ACCELERATE)
     assert (accelerated["key"], accelerated["values"]) == (how_drawn(), {"size": "512 x 512"})
     assert again == {SAMPLER: [size]}
-    assert asked(server, prompt_id) == came
+    assert fetch_notes(server, prompt_id) == came
 
 
 def test_a_good_prompt_takes_the_warnings_back(server, page_client):
     run(page_client, far_off(seed=3))
     prompt_id, came, _ = run(page_client, text_to_image(VegaLCMSampler__seed=3, VegaLCMSampler__steps=1))
     assert came[SAMPLER] == []
-    assert TEXT not in asked(server, prompt_id)
+    assert TEXT not in fetch_notes(server, prompt_id)
 
 
 def test_programs_get_no_notes_and_the_same_outputs(server, client):
@@ -92,9 +92,9 @@ def test_programs_get_no_notes_and_the_same_outputs(server, client):
 
 def test_what_the_page_ran_is_the_same_in_history(server, page_client):
     prompt_id, *_ = run(page_client, far_off(seed=5))
-    assert len(comfyui.images(page_client.outputs(prompt_id))) == 1
+    assert len(comfyui.output_images(page_client.outputs(prompt_id))) == 1
     assert len(page_client.outputs(prompt_id)) == 1
 
 
 def test_of_an_unknown_prompt_nothing_is_said(server):
-    assert asked(server, "no-such-prompt") == {}
+    assert fetch_notes(server, "no-such-prompt") == {}

@@ -67,7 +67,7 @@ def test_a_published_name_tells(name):
     recipe, steps = PUBLISHED[name]
     assert choice.recipe == recipes.BY_NAME[recipe]._replace(steps=steps)
     assert choice.name == recipe
-    assert choice.told_by == "name"
+    assert choice.evidence == "name"
     assert choice.source.startswith("its name")
 
 
@@ -87,9 +87,9 @@ def test_a_file_shaped_as_published_is_drawn_by_its_recipe(vega, tmp_path, name)
 @pytest.mark.parametrize("name", WITHOUT_RECIPE)
 def test_a_name_without_recipe_tells_too(name):
     choice = few_step_adapters.identify(Path("loras", f"{name}.safetensors"), {})
-    called, how_else = WITHOUT_RECIPE[name]
+    called, alternative = WITHOUT_RECIPE[name]
     assert (choice.name, choice.recipe) == (called, None)
-    assert how_else in choice.how_else
+    assert alternative in choice.alternative
 
 
 @pytest.mark.parametrize("name", LCM)
@@ -119,20 +119,20 @@ def as_published(tmp_path, monkeypatch):
 
 def test_a_renamed_published_file_is_known_by_its_contents(as_published):
     choice = few_step_adapters.choose(as_published, {"modelspec.title": "PCM"})
-    assert choice.told_by == "digest"
+    assert choice.evidence == "digest"
     assert choice.recipe == recipes.LIGHTNING._replace(steps=(4,))
     as_published.write_bytes(b"anything." * 1000)
     choice = few_step_adapters.choose(as_published, {"modelspec.title": "PCM"})
-    assert (choice.told_by, choice.name) == ("metadata", "PCM")
+    assert (choice.evidence, choice.name) == ("metadata", "PCM")
     choice = few_step_adapters.choose(as_published, {})
-    assert (choice.told_by, choice.recipe) == ("name", recipes.HYPER._replace(steps=(2,)))
+    assert (choice.evidence, choice.recipe) == ("name", recipes.HYPER._replace(steps=(2,)))
 
 
 def test_a_file_of_another_size_is_not_read(as_published, monkeypatch):
     as_published.write_bytes(b"9" * 9001)
     monkeypatch.setattr(builtins, "open", lambda *_: pytest.fail("the file was read"))
     monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("the file was read"))
-    assert few_step_adapters.choose(as_published, {}).told_by == "name"
+    assert few_step_adapters.choose(as_published, {}).evidence == "name"
 
 
 def test_every_published_digest_is_one(tmp_path):
@@ -145,7 +145,7 @@ def test_every_published_digest_is_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "recipe", "told_by", "expected"),
+    ("name", "recipe", "evidence", "expected"),
     [
         ("anything", "auto", "", "LCM"),
         ("lcm-lora-sdxl", "auto", "name", "LCM"),
@@ -154,11 +154,11 @@ def test_every_published_digest_is_one(tmp_path):
         ("anything_8step", "SDXL-Lightning", "user", "SDXL-Lightning"),
     ],
 )
-def test_the_user_or_the_file_chooses(tmp_path, name, recipe, told_by, expected):
+def test_the_user_or_the_file_chooses(tmp_path, name, recipe, evidence, expected):
     path = tmp_path / f"{name}.safetensors"
     path.touch()
     choice = few_step_adapters.choose(path, {}, recipe)
-    assert (choice.name, choice.told_by) == (expected, told_by)
+    assert (choice.name, choice.evidence) == (expected, evidence)
     assert choice.recipe.steps == ((8,) if "8step" in name else recipes.BY_NAME[expected].steps)
 
 

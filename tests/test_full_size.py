@@ -36,7 +36,7 @@ def vega(request, tmp_path_factory):
     parts = modules()
     if request.param == "single file":
         path = base / "vega.safetensors"
-        save_file({k: v.detach().contiguous() for k, v in single_files.tensors(parts).items()}, path)
+        save_file({k: v.detach().contiguous() for k, v in single_files.to_single_file(parts).items()}, path)
     else:
         path = base / "vega"
         for name, module in parts.items():

@@ -151,7 +151,7 @@ def test_the_info_panel_shows_the_french_page_in_french(page):
     try:
         page.reload()
         browser.wait_until_ready(page)
-        browser.load(page, SAVED["vega_txt2img"])
+        browser.load_workflow(page, SAVED["vega_txt2img"])
         open_help(page, "VegaLoader")
         page.get_by_text("L'autoencodeur qui produit les pixels.").first.wait_for()
         page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")

@@ -20,13 +20,13 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_an_older_comfyui_is_refused_by_name(version, monkeypatch):
     monkeypatch.setattr(comfyui_version, "__version__", version)
     with pytest.raises(RuntimeError, match=re.escape(f"needs ComfyUI 0.24.1 or newer, and this is {version}:")):
-        host_version.check()
+        host_version.check_version()
 
 
 @pytest.mark.parametrize("version", [*host.PINNED, "0.24.2", "0.33.0", "0.100.0", "1.0.0"])
 def test_this_one_and_newer_ones_are_not(version, monkeypatch):
     monkeypatch.setattr(comfyui_version, "__version__", version)
-    host_version.check()
+    host_version.check_version()
 
 
 def test_an_older_comfyui_logs_one_line(monkeypatch, caplog):
@@ -40,7 +40,7 @@ def test_an_older_comfyui_logs_one_line(monkeypatch, caplog):
 
 def test_the_same_version_is_promised_everywhere_and_tested():
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
-    assert metadata["requires-comfyui"] == f">={host_version.OLDEST}"
-    assert f"({host_version.OLDEST} or newer)" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert min(host.PINNED, key=host_version.numbers) == host_version.OLDEST
+    assert metadata["requires-comfyui"] == f">={host_version.MIN_VERSION}"
+    assert f"({host_version.MIN_VERSION} or newer)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert min(host.PINNED, key=host_version.parse_version) == host_version.MIN_VERSION
     assert f"\nHOSTS := {' '.join(host.PINNED)}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")

@@ -60,9 +60,9 @@ def test_sigmas_are_the_schedulers_noise_levels(steps):
     a = scheduler.alphas_cumprod[scheduler.timesteps].double()
     expected = ((1 - a) / a).sqrt()
     table, recipe = sampling().sigmas.tolist(), recipes.LCM
-    plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, 1.0), steps)
-    assert torch.allclose(torch.tensor([levels.now for levels in plan]).double(), expected, rtol=1e-5)
-    assert [levels.following for levels in plan] == [*(levels.now for levels in plan[1:]), 0]
+    plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, recipe.grid(steps, 1.0), steps)
+    assert torch.allclose(torch.tensor([levels.current for levels in plan]).double(), expected, rtol=1e-5)
+    assert [levels.next for levels in plan] == [*(levels.current for levels in plan[1:]), 0]
 
 
 @pytest.mark.parametrize("t", [19, 259, 499, 999])
@@ -79,12 +79,12 @@ def test_consistency_function_is_the_schedulers(t):
 
 
 def test_noise_of_one_picture_does_not_depend_on_its_batch():
-    together = lcm.generators(7, [0, 1, 2])
-    alone = lcm.generators(9, [0])
+    together = lcm.make_generators(7, [0, 1, 2])
+    alone = lcm.make_generators(9, [0])
     for _ in range(3):
-        assert torch.equal(lcm.noise((3, 4, 8, 8), together)[2:], lcm.noise((1, 4, 8, 8), alone))
+        assert torch.equal(lcm.batch_noise((3, 4, 8, 8), together)[2:], lcm.batch_noise((1, 4, 8, 8), alone))
 
 
 def test_seeds_wrap_at_64_bits():
-    wrapped, zero = lcm.generators(2**64 - 1, [0, 1])[1], lcm.generators(0, [0])[0]
+    wrapped, zero = lcm.make_generators(2**64 - 1, [0, 1])[1], lcm.make_generators(0, [0])[0]
     assert torch.equal(torch.randn(4, generator=wrapped), torch.randn(4, generator=zero))

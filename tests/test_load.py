@@ -23,8 +23,8 @@ def test_every_client_gets_its_own_picture(server):
 @pytest.mark.soak
 def test_sixty_four_clients_and_two_thousand_requests(record_property):
     found = load.measure(clients=64, count=2000)
-    ours = found[load.API].pictures
-    assert len(ours) == len(found[load.HOST].pictures) == 2000
+    ours = found[load.API_VARIANT].pictures
+    assert len(ours) == len(found[load.PROMPT_VARIANT].pictures) == 2000
     assert ours == load.draw_one_by_one(list(ours))
     load.write(found, clients=64)
     for name, one in found.items():
@@ -33,4 +33,4 @@ def test_sixty_four_clients_and_two_thousand_requests(record_property):
             record_property(f"{name} {share} s", round(one.percentile(value), 2))
         record_property(f"{name} pictures/s", round(1 / one.seconds_per_picture, 2))
         record_property(f"{name} outside the model ms", round(1000 * one.seconds_outside_models, 1))
-    assert found[load.API].seconds_outside_models <= found[load.HOST].seconds_outside_models / 2
+    assert found[load.API_VARIANT].seconds_outside_models <= found[load.PROMPT_VARIANT].seconds_outside_models / 2

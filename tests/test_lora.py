@@ -34,7 +34,7 @@ def vega(bases):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("family", "style"), loads.every(STYLES, always=("kohya",)))
+@pytest.mark.parametrize(("family", "style"), loads.family_form_params(STYLES, always=("kohya",)))
 def test_every_module_is_patched_exactly(bases, tmp_path, family, style):
     strength = 0.4
     reference, model = bases(family)
@@ -45,7 +45,7 @@ def test_every_module_is_patched_exactly(bases, tmp_path, family, style):
     check_merge(model, patched, reference, pairs, lambda name: strength * scale)
     assert model_sampling.carried_recipe(patched) is recipes.LCM
     assert model_sampling.carried_recipe(model) is None
-    loads.seen(f"LCM-LoRA: {style}", family)
+    loads.record_loaded(f"LCM-LoRA: {style}", family)
 
 
 @torch.inference_mode()
@@ -88,7 +88,7 @@ def test_what_the_file_holds_is_logged(vega, tmp_path, caplog, dtype):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("family", "style"), loads.every(STYLES, ("kohya",), families=("small-sd", "tiny-sd")))
+@pytest.mark.parametrize(("family", "style"), loads.family_form_params(STYLES, ("kohya",), families=("small-sd", "tiny-sd")))
 def test_the_lora_of_sd_15_is_mapped(bases, tmp_path, caplog, family, style):
     """The LCM-LoRA of SD 1.5 is mapped onto the models that were distilled from it."""
     reference, model = bases(family)
@@ -101,4 +101,4 @@ def test_the_lora_of_sd_15_is_mapped(bases, tmp_path, caplog, family, style):
     targets = matrices(reference)
     assert len(targets) == modules
     check_merge(model, patched, reference, {name: source[made_from(name, family)] for name in targets}, lambda name: scale)
-    loads.seen("LCM-LoRA of SD 1.5, mapped", family)
+    loads.record_loaded("LCM-LoRA of SD 1.5, mapped", family)

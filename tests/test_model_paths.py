@@ -36,7 +36,7 @@ def model(folder):
     (folder / "model_index.json").write_text("{}")
 
 
-def drawn(client, **changes):
+def draw(client, **changes):
     """The picture of the shipped graph with these changes."""
     graph = graphs.text_to_image(**changes)
     return Image.open(io.BytesIO(client.download(client.run(graph)[graphs.SAVE]["images"][0]))).tobytes()
@@ -55,7 +55,7 @@ def saved(tmp_path_factory):
 
 def test_everything_elsewhere_is_listed_and_draws(server, client, elsewhere, saved):
     """Models in the places of extra_model_paths.yaml are listed after a refresh, and draw."""
-    expected = drawn(client)
+    expected = draw(client)
     (elsewhere / "my checkpoints" / "sub").mkdir()
     shutil.copy(saved / "with.safetensors", elsewhere / "my checkpoints" / "sub" / "nano.safetensors")
     (elsewhere / "my loras" / "sub").mkdir()
@@ -66,7 +66,7 @@ def test_everything_elsewhere_is_listed_and_draws(server, client, elsewhere, sav
     assert {"sub/nano.safetensors", "sub/nano/"} <= set(names)
     assert "sub/lcm.safetensors" in options(server, "VegaLCMLora", "lora_name")
     for name in ("sub/nano.safetensors", "sub/nano/"):
-        same = drawn(client, VegaLoader__model_name=name, VegaLCMLora__lora_name="sub/lcm.safetensors")
+        same = draw(client, VegaLoader__model_name=name, VegaLCMLora__lora_name="sub/lcm.safetensors")
         assert same == expected, name
 
 
@@ -84,7 +84,7 @@ def test_the_tiny_decoder_elsewhere_is_found(server, client, elsewhere, saved):
     save_file(decoder, elsewhere / "my vae_approx" / "taesdxl_decoder.safetensors")
     dead = server.base / "models" / "vae_approx" / "taesdxl_encoder.safetensors"
     dead.symlink_to("nowhere")  # listed all the same
-    assert drawn(client, VegaLoader__model_name="bare.safetensors") == drawn(client)
+    assert draw(client, VegaLoader__model_name="bare.safetensors") == draw(client)
     dead.unlink()
 
 
@@ -210,7 +210,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     looks.clear()
     valid, error, _, errors = asyncio.run(execution.validate_prompt("id", graph, None))
     assert valid, (error, errors)
-    assert native_resolution.pixels(model_lists.model_path("nano/")) == 128
+    assert native_resolution.read_pixels(model_lists.model_path("nano/")) == 128
     assert not looks
     assert listed(lcm_lora.VegaLCMLora, "lora_name")[2:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]
@@ -227,7 +227,7 @@ def test_the_server_opens_no_model_folder(server, client, elsewhere):
     with opened.watched(elsewhere / "my diffusers", elsewhere / "my diffusers" / "deep") as was_opened:
         assert "deep/nano/" in options(server, "VegaLoader", "model_name")
         assert was_opened()
-        assert drawn(client, VegaLoader__model_name="deep/nano/")
+        assert draw(client, VegaLoader__model_name="deep/nano/")
         assert server.post("/v1/segmind-vega-rt-v1", {"prompt": "night", "seed": 1}).status_code == 200
         assert not was_opened()
 
@@ -250,7 +250,7 @@ def test_the_server_goes_on_while_the_models_size_is_read(bases):
         was_in_time.append(went_on.wait(10))
         file.write_text('{"sample_size": 12}')
 
-    async def asked():
+    async def read_size():
         service = Service.__new__(Service)
         service.settings = Settings(model="slow/")
         size = asyncio.create_task(service.native_size())
@@ -260,6 +260,6 @@ def test_the_server_goes_on_while_the_models_size_is_read(bases):
 
     giver = threading.Thread(target=give)
     giver.start()
-    assert asyncio.run(asked()) == 96
+    assert asyncio.run(read_size()) == 96
     giver.join()
     assert was_in_time == [True]

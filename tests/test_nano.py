@@ -13,7 +13,7 @@ from train.nano.scenes import labels
 
 pytestmark = pytest.mark.model
 NANO_DIR = Path(__file__).resolve().parents[1] / "vega" / "nano"
-PROMPTS = 40
+PROMPTS = 24
 FEW = 16  # prompts, where the margin is wide
 SCENES, TEXTS = held_out_prompts(PROMPTS)
 BASE = SamplingConfig(False, EulerDiscreteScheduler, 25, 8.0)  # its best scale in the card

@@ -25,7 +25,7 @@ from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from dev import diffusers_folders as folders
 
-pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "kept", "anew")]
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference", "graph_cache", "reset_cpu_unet")]
 
 
 def graphed(model, positive, mode="auto"):
@@ -41,7 +41,7 @@ def graphed(model, positive, mode="auto"):
 def states(fast, positive, **size) -> set[str]:
     """How the calls of a picture are answered."""
     told = []
-    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
+    accelerate.get_cache(fast).report = lambda state, *_: told.append(state)
     draw(fast, positive, **size)
     return set(told)
 
@@ -252,7 +252,7 @@ def test_damaged_weights_are_not_drawn_over(nano):
 def test_a_picture_is_drawn_in_one_way(few_step, positive):
     """A graph that is ready within a picture waits for the next one."""
     fast, told = accelerate.apply(few_step, "auto"), []
-    accelerate.cache_of(fast).report = lambda state, *_: told.append(state)
+    accelerate.get_cache(fast).report = lambda state, *_: told.append(state)
     cpu_unet.graph_file(few_step.model.model_config.unet_config).unlink(missing_ok=True)
     for expected in ("packed", "openvino"):
         lcm.sample(

@@ -16,7 +16,7 @@ from vega_pack.vega import progress
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def progress_updates(monkeypatch):
     """What the host is told of: (step, steps, preview)."""
     told = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda step, steps, image, **_: told.append((step, steps, image)))
@@ -26,19 +26,19 @@ def shown(monkeypatch):
     latent_preview.args.preview_method = method
 
 
-def test_a_preview_is_no_larger_than_the_image(few_step, shown):
+def test_a_preview_is_no_larger_than_the_image(few_step, progress_updates):
     x0 = torch.zeros(1, 4, 8, 12)
-    preview.callback(few_step, 4)(1, x0, x0, 4)
-    ((step, steps, (format, image, max_side)),) = shown
+    preview.make_callback(few_step, 4)(1, x0, x0, 4)
+    ((step, steps, (format, image, max_side)),) = progress_updates
     assert (step, steps, format, max_side) == (2, 4, "JPEG", 96)
     assert image.size == (12, 8)
 
 
-def test_of_nested_latents_the_first_is_shown_as_by_the_host(few_step, shown):
+def test_of_nested_latents_the_first_is_shown_as_by_the_host(few_step, progress_updates):
     x0 = NestedTensor([torch.rand(1, 4, 8, 12), torch.rand(1, 4, 16, 16)])
-    preview.callback(few_step, 4)(0, x0, x0, 4)
+    preview.make_callback(few_step, 4)(0, x0, x0, 4)
     latent_preview.prepare_callback(few_step, 4)(0, x0, x0, 4)
-    (_, _, (_, ours, _)), (_, _, (_, theirs, _)) = shown
+    (_, _, (_, ours, _)), (_, _, (_, theirs, _)) = progress_updates
     assert ours.tobytes() == theirs.tobytes()
 
 

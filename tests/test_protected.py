@@ -102,13 +102,13 @@ def test_another_address_is_told_only_that_it_runs(open_server, elsewhere_url, p
 
 def interrupt(server) -> None:
     """As a stranger does, whenever something of the API runs, until a request is given up."""
-    before = given_up(server)
-    while given_up(server) == before:
-        wait_for(lambda: queue(server)[0] or given_up(server) > before)
+    before = count_given_up(server)
+    while count_given_up(server) == before:
+        wait_for(lambda: queue(server)[0] or count_given_up(server) > before)
         server.post("/interrupt", {})
 
 
-def given_up(server) -> int:
+def count_given_up(server) -> int:
     return server.log.read_text(encoding="utf-8").count(" is given up: Somebody interrupted ComfyUI")
 
 
@@ -130,7 +130,7 @@ def test_what_is_always_interrupted_is_503(open_server):
     assert PROMPT not in log
 
 
-def told(connection) -> list[str]:
+def read_kinds(connection) -> list[str]:
     """The kinds of events before a graph of one's own begins."""
     kinds = []
     while "execution_start" not in kinds:
@@ -163,7 +163,7 @@ def test_progress_reaches_only_the_same_secret(open_server, query, headers, hear
     graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}}
     graph["2"] = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
     open_server.post("/prompt", {"client_id": headers["X-Client-Id"], "prompt": graph})
-    kinds = told(connection)  # the graph's events come after what the API had to say
+    kinds = read_kinds(connection)  # the graph's events come after what the API had to say
     direct.close()
     assert ({"progress", "preview"} <= set(kinds)) == hears
     assert ("progress" in kinds or "preview" in kinds) == hears

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dev import comfyui, host
-from serve.ray_environment import private_ray
+from serve.ray_environment import private_variables
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,26 +24,27 @@ def token_file(tmp_path):
 
 
 def test_ray_asks_everybody_for_a_token_that_nobody_knows():
-    one, other = private_ray({}), private_ray({"RAY_AUTH_MODE": "Token", "RAY_worker_niceness": "1", "RAY_AUTH_TOKEN": ""})
+    given = {"RAY_AUTH_MODE": "Token", "RAY_worker_niceness": "1", "RAY_AUTH_TOKEN": ""}
+    one, other = private_variables({}), private_variables(given)
     assert one["RAY_AUTH_MODE"] == other["RAY_AUTH_MODE"] == "token"
     assert one["RAY_AUTH_TOKEN"] != other["RAY_AUTH_TOKEN"]
     assert len(bytes.fromhex(one["RAY_AUTH_TOKEN"])) == 32
 
 
 def test_a_program_that_has_imported_ray_may_start_it():
-    assert private_ray({"RAY_CLIENT_MODE": "0"})["RAY_AUTH_MODE"] == "token"
+    assert private_variables({"RAY_CLIENT_MODE": "0"})["RAY_AUTH_MODE"] == "token"
 
 
 def test_an_operators_own_token_is_used(token_file):
-    assert private_ray({"RAY_AUTH_TOKEN": TOKEN})["RAY_AUTH_TOKEN"] == TOKEN
-    found = private_ray({"RAY_AUTH_TOKEN_PATH": str(token_file)})
+    assert private_variables({"RAY_AUTH_TOKEN": TOKEN})["RAY_AUTH_TOKEN"] == TOKEN
+    found = private_variables({"RAY_AUTH_TOKEN_PATH": str(token_file)})
     assert (found["RAY_AUTH_TOKEN_PATH"], "RAY_AUTH_TOKEN" in found) == (str(token_file), False)
 
 
 @pytest.mark.parametrize("mode", ["disabled", "Disabled", "", "0", "k8s", "token ", "none"])
 def test_another_mode_than_token_is_refused(mode):
     with pytest.raises(ValueError, match="RAY_AUTH_MODE"):
-        private_ray({"RAY_AUTH_MODE": mode})
+        private_variables({"RAY_AUTH_MODE": mode})
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_another_mode_than_token_is_refused(mode):
 def test_what_might_open_ray_is_refused(name):
     """What might open Ray is refused by name, also a variable that nobody knows yet."""
     with pytest.raises(ValueError, match=f"^{name}: .*unset"):
-        private_ray({"PATH": "/bin", "RAY_TMPDIR": "/tmp", name: "1"})
+        private_variables({"PATH": "/bin", "RAY_TMPDIR": "/tmp", name: "1"})
 
 
 @pytest.mark.parametrize("variable", ["RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"])
@@ -76,18 +77,18 @@ def test_a_weak_token_is_refused_and_not_shown(variable, token, token_file):
     """A token that can be guessed, or that no header takes, is refused and not shown."""
     token_file.write_text(token, encoding="utf-8")
     with pytest.raises(ValueError, match=f"^{variable}") as refused:
-        private_ray({variable: token if variable == "RAY_AUTH_TOKEN" else str(token_file)})
+        private_variables({variable: token if variable == "RAY_AUTH_TOKEN" else str(token_file)})
     assert token not in str(refused.value)
 
 
 def test_a_token_file_that_is_none_or_others_read_is_refused(tmp_path, token_file):
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(ValueError, match="^RAY_AUTH_TOKEN_PATH: .* can't be read"):
-            private_ray({"RAY_AUTH_TOKEN_PATH": str(path)})
+            private_variables({"RAY_AUTH_TOKEN_PATH": str(path)})
     if os.name == "posix":
         token_file.chmod(0o640)
         with pytest.raises(ValueError, match="chmod 600"):
-            private_ray({"RAY_AUTH_TOKEN_PATH": str(token_file)})
+            private_variables({"RAY_AUTH_TOKEN_PATH": str(token_file)})
 
 
 @pytest.mark.server

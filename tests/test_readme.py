@@ -23,11 +23,11 @@ RESULTS = ROOT / "bench" / "results"
 
 @pytest.mark.soak
 def test_the_table_is_what_loaded():
-    if not loads.SEEN:
+    if not loads.LOADED_FAMILIES:
         pytest.skip("compares what test_bases.py and test_lora.py loaded in the same run: run all of `make soak`")
-    if loads.WRITES:
-        loads.write()
-    assert loads.in_readme() == loads.SEEN, "`make table` writes the README's table anew"
+    if loads.WRITE_TABLE:
+        loads.write_readme_table()
+    assert loads.read_readme_table() == loads.LOADED_FAMILIES, "`make table` writes the README's table anew"
 
 
 def measured() -> dict[str, dict]:

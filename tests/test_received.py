@@ -49,15 +49,15 @@ def test_the_hosts_load_image_has_the_same_picture_and_mask(server, client):
                 node(f"{name}/{whose}/mask", "PreviewImage", images=first)
     outputs = client.run(graph)
 
-    def drawn(id: str) -> np.ndarray:
-        (saved,) = comfyui.images({id: outputs[id]})
+    def load(id: str) -> np.ndarray:
+        (saved,) = comfyui.output_images({id: outputs[id]})
         return np.asarray(Image.open(io.BytesIO(client.download(saved))).convert("RGB")).astype(float)
 
     for name in names:
-        seen, expected = drawn(f"{name}/ours/picture"), drawn(f"{name}/core/picture")
+        seen, expected = load(f"{name}/ours/picture"), load(f"{name}/core/picture")
         if f"{name}/core/mask" in outputs:
-            mask = drawn(f"{name}/core/mask")
-            assert np.abs(drawn(f"{name}/ours/mask") - mask).max() <= 1, name
+            mask = load(f"{name}/core/mask")
+            assert np.abs(load(f"{name}/ours/mask") - mask).max() <= 1, name
             expected = expected * (1 - mask / 255) + mask
         assert np.abs(seen - expected).max() <= 3, name
 
@@ -127,7 +127,7 @@ def test_what_is_no_picture_is_refused_in_a_sentence(name):
     assert "\n" not in str(error.value)
 
 
-def drawn(server, image: str) -> bytes:
+def draw(server, image: str) -> bytes:
     return opened(post(server, prompt=PROMPT, seed=3, image=image, img_width=96, img_height=64, denoise=0.5)).tobytes()
 
 
@@ -138,15 +138,15 @@ def by_hand(server):
     def picture(name: str) -> bytes:
         _, colours, alpha, _ = FILES[name]
         levels = np.rint(over_white(colours, alpha) * 255).astype(np.uint8)
-        return drawn(server, text(file(Image.fromarray(levels).resize((96, 64)))))
+        return draw(server, text(file(Image.fromarray(levels).resize((96, 64)))))
 
     return picture
 
 
 def test_the_api_draws_from_what_the_file_shows(server, by_hand):
     for name in ("grey of 16 bits", "RGBA", "palette with alphas", "moving WebP"):
-        assert drawn(server, text(FILES[name][0])) == by_hand(name), name
-    assert drawn(server, FORMS["a data URL with parameters"](text(FILES["RGBA"][0]))) == by_hand("RGBA")
+        assert draw(server, text(FILES[name][0])) == by_hand(name), name
+    assert draw(server, FORMS["a data URL with parameters"](text(FILES["RGBA"][0]))) == by_hand("RGBA")
 
 
 def test_the_client_sends_what_an_image_shows(server, by_hand):

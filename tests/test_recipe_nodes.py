@@ -68,11 +68,11 @@ def test_the_recipes_are_in_the_list_with_auto_first():
     assert "non-commercial" in combo.tooltip
 
 
-@pytest.mark.parametrize("told_by", lcm_lora.RECIPE_NOTES)
-def test_the_note_says_the_recipe_and_the_licence(told_by):
-    (note,) = lcm_lora.recipe_notes(recipes.TCD, told_by)
-    assert (note.key, note.values, note.is_warning) == (lcm_lora.RECIPE_NOTES[told_by], {"recipe": "TCD"}, False)
-    _, licence = lcm_lora.recipe_notes(recipes.DMD2, told_by)
+@pytest.mark.parametrize("evidence", lcm_lora.RECIPE_NOTES)
+def test_the_note_says_the_recipe_and_the_licence(evidence):
+    (note,) = lcm_lora.recipe_notes(recipes.TCD, evidence)
+    assert (note.key, note.values, note.is_warning) == (lcm_lora.RECIPE_NOTES[evidence], {"recipe": "TCD"}, False)
+    _, licence = lcm_lora.recipe_notes(recipes.DMD2, evidence)
     assert (licence.values, licence.is_warning) == ({"recipe": "DMD2", "licence": "CC BY-NC 4.0"}, True)
 
 

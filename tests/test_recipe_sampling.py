@@ -24,13 +24,13 @@ def empty(batch=1, **keys):
 @pytest.fixture
 def row(few_step, nano, name):
     """Draws by the recipe, with its makers' guidance."""
-    model, cfg = with_recipe(few_step, name), recipes.BY_NAME[name].guidance.start
+    model, cfg = with_recipe(few_step, name), recipes.BY_NAME[name].guidance.default
 
-    def drawn(latent, model=model, **settings):
+    def draw_row(latent, model=model, **settings):
         return draw(model, nano[1], latent, cfg=cfg, **settings)
 
-    drawn.model = model
-    return drawn
+    draw_row.model = model
+    return draw_row
 
 
 @every_row
@@ -92,22 +92,22 @@ def test_accelerated_it_draws_the_same_also_after_an_interrupt(row, few_step, na
         assert torch.equal(row(empty(2), model=fast, seed=3), expected)
         assert recorder.replayed
     finally:
-        setattr(few_step.model, accelerate.KEY, None)
+        setattr(few_step.model, accelerate.PATCH_KEY, None)
 
 
 def test_a_negative_prompt_counts_only_with_guidance(few_step, nano):
     """At cfg 1 the picture is the same bit for bit with one and without; above it is another."""
     model, positive, negative = with_recipe(few_step, "PCM"), encode(nano[1], PROMPT), encode(nano[1], NEGATIVE)
 
-    def drawn(**settings):
+    def sample(**settings):
         return lcm.sample(model, 5, 2, positive, empty(), 1.0, disable_progress=True, **settings)["samples"]
 
-    plain = drawn()
-    assert torch.equal(drawn(negative=negative), plain)
-    assert torch.equal(drawn(negative=negative, cfg=1.0), plain)
-    guided = drawn(negative=negative, cfg=2.0)
+    plain = sample()
+    assert torch.equal(sample(negative=negative), plain)
+    assert torch.equal(sample(negative=negative, cfg=1.0), plain)
+    guided = sample(negative=negative, cfg=2.0)
     assert (guided - plain).abs().max() > 0.1
-    assert not torch.allclose(drawn(negative=positive, cfg=2.0), guided, atol=0.1)
+    assert not torch.allclose(sample(negative=positive, cfg=2.0), guided, atol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -52,17 +52,17 @@ def test_a_loop_on_random_predictions_is_the_schedulers(name, steps, denoise):
         scheduler.set_timesteps(steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(steps - len(times))
-    sampling = model_sampling.of_recipe(recipe, None).double()
-    plan = step_rules.plan(recipe.rule, recipe.eta, sampling.sigmas.tolist(), times, steps)
+    sampling = model_sampling.from_recipe(recipe, None).double()
+    plan = step_rules.plan_steps(recipe.rule, recipe.eta, sampling.sigmas.tolist(), times, steps)
     picture, first = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
-    x = sampling.noise_scaling(torch.tensor([plan[0].now]).double(), first.clone(), picture)
+    x = sampling.noise_scaling(torch.tensor([plan[0].current]).double(), first.clone(), picture)
     theirs = scheduler.add_noise(picture, first, torch.tensor([times[0]]))
     ours, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     options = {"eta": recipe.eta} if recipe.eta is not None else {}
     options |= {} if recipe.rule is step_rules.ddim else {"generator": expected}
     for t, levels in zip(times, plan, strict=True):
         epsilon = torch.randn(x.shape, dtype=torch.float64)
-        sigma = torch.tensor([levels.now], dtype=torch.float64)
+        sigma = torch.tensor([levels.current], dtype=torch.float64)
         clean = sampling.calculate_denoised(sigma, epsilon, x)
         x = recipe.rule(x, clean, levels, lambda: torch.randn(x.shape, generator=ours, dtype=torch.float64))  # noqa: B023
         step = torch.tensor(t, dtype=torch.float32 if recipe.rule is step_rules.euler else torch.int64)
@@ -74,17 +74,17 @@ def test_a_loop_on_random_predictions_is_the_schedulers(name, steps, denoise):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 0.55, 1.0])
 def test_eta_is_the_schedulers(eta):
     recipe = recipes.with_eta(recipes.TCD, eta)
-    table = model_sampling.of_recipe(recipe, None).sigmas.tolist()
+    table = model_sampling.from_recipe(recipe, None).sigmas.tolist()
     for steps in range(2, 51):
         times = recipe.grid(steps, 1.0)
         reached = [int(torch.floor((1 - eta) * torch.tensor(t))) for t in (*times[1:], 0)]
-        plan = step_rules.plan(recipe.rule, recipe.eta, table, times, steps)
+        plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, times, steps)
         assert [levels.target for levels in plan] == [table[t] for t in reached]
 
 
 def test_without_new_noise_none_is_drawn():
     """At eta 0 TCD draws no noise, as its scheduler, which would change what the next picture's generator gives."""
-    levels = step_rules.Levels(14.6, 1.6, 1.6)
+    levels = step_rules.StepSigmas(14.6, 1.6, 1.6)
     x, clean = torch.randn(2, 1, 4, 8, 8)
     step_rules.tcd(x, clean, levels, lambda: pytest.fail("noise was drawn"))
 

@@ -27,7 +27,7 @@ def assert_close(latents, wanted):
 @pytest.mark.parametrize(("steps", "batch", "height", "width", "seed"), [(4, 2, 12, 20, 2**64 - 1), *EVERY])
 def test_latents_are_the_pipelines(oracle, nano, few_step, name, steps, batch, height, width, seed):
     model = with_recipe(few_step, name)
-    cfg = recipes.BY_NAME[name].guidance.start
+    cfg = recipes.BY_NAME[name].guidance.default
     latents = draw(model, nano[1], {"samples": torch.zeros(batch, 4, height, width)}, steps, seed, cfg=cfg)
     size = {"height": 8 * height, "width": 8 * width}
     assert_close(latents, expected(oracle, name, batch, steps, seed, cfg=cfg if cfg > 1 else 0.0, **size))
@@ -36,7 +36,7 @@ def test_latents_are_the_pipelines(oracle, nano, few_step, name, steps, batch, h
 @pytest.mark.parametrize("name", [name for name in NAMES if recipes.BY_NAME[name].guidance != recipes.NO_GUIDANCE])
 @pytest.mark.parametrize(("steps", "batch"), [pytest.param(4, 1, id="one"), pytest.param(8, 3, marks=pytest.mark.soak)])
 def test_guidance_is_the_pipelines(oracle, nano, few_step, name, steps, batch):
-    most = recipes.BY_NAME[name].guidance.most
+    most = recipes.BY_NAME[name].guidance.max
     drawn = draw(with_recipe(few_step, name), nano[1], {"samples": torch.zeros(batch, 4, 12, 16)}, steps, cfg=most)
     assert_close(drawn, expected(oracle, name, batch, steps, cfg=most, height=96, width=128))
 
@@ -55,7 +55,7 @@ def test_eta_is_the_pipelines(oracle, nano, few_step, eta, monkeypatch):
 )
 def test_pictures_are_changed_as_the_pipeline_does(oracle, nano, few_step, name, steps, denoise):
     """Of the grid the last steps are drawn, so that the adapter is asked at timesteps that it was made for."""
-    picture, cfg = torch.randn(2, 4, 16, 16), recipes.BY_NAME[name].guidance.start
+    picture, cfg = torch.randn(2, 4, 16, 16), recipes.BY_NAME[name].guidance.default
     drawn = draw(with_recipe(few_step, name), nano[1], {"samples": picture}, steps, denoise=denoise, cfg=cfg)
     given = {"image": picture * SCALE, "strength": denoise, "cfg": cfg if cfg > 1 else 0.0}
     wanted = expected(img2img(oracle), name, 2, steps, **given)
@@ -66,7 +66,7 @@ def test_pictures_are_changed_as_the_pipeline_does(oracle, nano, few_step, name,
 def test_lcm_is_byte_for_byte_what_it_was(nano, few_step):
     """The loop as it was before there were other recipes, in the host's own stack."""
     levels = few_step.get_model_object("model_sampling").sigmas[[49, 37, 24, 12]].tolist() + [0.0]
-    streams = lcm.generators(7, [0, 1])
+    streams = lcm.make_generators(7, [0, 1])
     shape = (2, 4, 16, 12)
 
     def loop(model, x, sigmas, extra_args, callback, disable):
@@ -75,7 +75,7 @@ def test_lcm_is_byte_for_byte_what_it_was(nano, few_step):
             clean = model(x, sigmas[i] * ones, **extra_args)
             x = clean
             if levels[i + 1] > 0:
-                x = clean + levels[i + 1] * lcm.noise(x.shape, streams)
+                x = clean + levels[i + 1] * lcm.batch_noise(x.shape, streams)
         return x
 
     positive = encode(nano[1], "night, desert, full moon")
@@ -83,7 +83,12 @@ def test_lcm_is_byte_for_byte_what_it_was(nano, few_step):
     guider.inner_set_conds({"positive": positive})
     start = torch.zeros(shape)
     before = guider.sample(
-        lcm.noise(shape, streams), start, comfy.samplers.KSAMPLER(loop), torch.tensor(levels), disable_pbar=True, seed=7
+        lcm.batch_noise(shape, streams),
+        start,
+        comfy.samplers.KSAMPLER(loop),
+        torch.tensor(levels),
+        disable_pbar=True,
+        seed=7,
     )
     now = lcm.sample(few_step, 7, 4, positive, {"samples": start}, 1.0, disable_progress=True)["samples"]
     assert torch.equal(now, before)

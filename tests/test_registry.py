@@ -118,7 +118,7 @@ def test_the_icon_and_the_banner_have_the_sizes_that_it_shows():
 @pytest.mark.soak
 def test_vega_nano_draws_them(server):
     with Client(server.url) as client:
-        for field, draw in (("Icon", registry_pictures.icon), ("Banner", registry_pictures.banner)):
+        for field, draw in (("Icon", registry_pictures.draw_icon), ("Banner", registry_pictures.draw_banner)):
             with picture(field) as shown:
                 one, other = (np.asarray(image.convert("RGB"), dtype=float) for image in (shown, draw(client)))
             assert psnr(one, other) > 28
@@ -233,7 +233,7 @@ def test_what_is_installed_describes_the_same_nodes_and_api(installed):
         modules = {key: module for key, module in sys.modules.items() if key.startswith(f"{name}.")}
         assert all(Path(module.__file__).is_relative_to(installed) for module in modules.values())
         assert described(modules[f"{name}.extension"]) == described(extension)
-        assert modules[f"{name}.contract.openapi"].document() == openapi.document()
+        assert modules[f"{name}.contract.openapi"].build_document() == openapi.build_document()
     finally:
         for key in [key for key in sys.modules if key.partition(".")[0] == name]:
             del sys.modules[key]
@@ -252,7 +252,7 @@ def test_what_is_installed_draws(server, installed, tmp_path):
     asked = ("/workflow_templates", "/i18n", f"/extensions/{ROOT.name}/docs/VegaLoader.md", "/v1/openapi.json")
     with comfyui.serve(base) as alone, alone.connect() as client:
         assert all(alone.get(path).content == server.get(path).content for path in asked)
-        assert comfyui.images(client.run(graphs.text_to_image()))
+        assert comfyui.output_images(client.run(graphs.text_to_image()))
         body = {"prompt": "night, desert, full moon", "seed": 3, "format": "png"}
         one, other = (running.post("/v1/segmind-vega-rt-v1", body).content for running in (alone, server))
         assert one == other

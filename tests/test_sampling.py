@@ -23,11 +23,11 @@ SCALE = 0.13025
 def test_cores_lcm_sampler_gives_the_same(few_step, positive, steps):
     """Core's LCM sampler gives the same latents from the same noise."""
     shape = (2, 4, 16, 24)
-    streams = lcm.generators(5, [0, 1])
-    start = lcm.noise(shape, streams)
+    streams = lcm.make_generators(5, [0, 1])
+    start = lcm.batch_noise(shape, streams)
     sampler = comfy.samplers.KSAMPLER(
         comfy.k_diffusion.sampling.sample_lcm,
-        extra_options={"noise_sampler": lambda sigma, sigma_next: lcm.noise(shape, streams)},
+        extra_options={"noise_sampler": lambda sigma, sigma_next: lcm.batch_noise(shape, streams)},
     )
     sigmas = comfy.samplers.calculate_sigmas(few_step.get_model_object("model_sampling"), "simple", steps)
     core = comfy.sample.sample_custom(

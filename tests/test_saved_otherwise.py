@@ -47,7 +47,7 @@ def test_an_adapter_that_was_not_merged_is_named_in_every_part(folder, part, tar
 def test_an_adapter_in_other_files_is_named(folder, single):
     """An adapter is named in a single file, and in the UNet of an older diffusers."""
     modules = folders.modules("tiny-sd")
-    base = single_files.tensors(modules)
+    base = single_files.to_single_file(modules)
     peft_library.inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), modules["unet"], "default")
     extra = {k: v for k, v in modules["unet"].state_dict().items() if "lora_" in k}
     saved(base | {f"model.diffusion_model.{k}": v for k, v in extra.items()}, single[0])

@@ -39,7 +39,7 @@ def steering(tmp_path_factory):
 @pytest.mark.parametrize("family", KEPT)
 def test_it_steers_as_in_diffusers(steering, family, record_property):
     net, host_net, adapter, host_adapter = steering
-    reference = weights.fill_random(folders.real_unet(family), torch.Generator().manual_seed(1)).float()
+    reference = weights.fill_random(folders.full_size_unet(family), torch.Generator().manual_seed(1)).float()
     config = json.loads(reference.to_json_string())
     found = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
     inner = unet.load(folders.Path("unet.safetensors"), folders.Path("config.json"), config, found).model

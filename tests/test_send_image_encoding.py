@@ -45,13 +45,13 @@ def test_alpha_is_kept_or_refused(metadata_client, noise):
 )
 def test_what_no_file_can_hold_is_refused(shape, format, message):
     with pytest.raises(ValueError, match=message):
-        encode.check(torch.zeros(shape), format)
+        encode.check_images(torch.zeros(shape), format)
 
 
 @pytest.mark.parametrize(("width", "format"), [(65500, "jpeg"), (16383, "webp"), (70_000, "png")])
 def test_the_longest_pictures_are_written(width, format):
     images = torch.zeros(1, 1, width, 3)
-    encode.check(images, format)
+    encode.check_images(images, format)
     file = encode.encode(images[0], format, 95, {})
     assert Image.open(io.BytesIO(file.data)).size == (width, 1) == (file.width, file.height)
 

@@ -288,5 +288,5 @@ def test_keys_are_in_the_first_process_alone(served):
     stored = tables(served)
     assert hashlib.sha256(key.encode()).digest() in stored  # so it would be there
     assert key.encode() not in stored
-    assert key not in served.said()
-    assert token not in served.said()
+    assert key not in served.read_log()
+    assert token not in served.read_log()

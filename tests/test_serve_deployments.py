@@ -31,27 +31,27 @@ ROOT = Path(__file__).resolve().parents[1]
     ],
 )
 def test_a_restart_to_what_does_not_start_ends_nothing(tmp_path, replicas, said):
-    with serve_api.serving(tmp_path, "--replicas", replicas) as serving:
+    with serve_api.serve(tmp_path, "--replicas", replicas) as serving:
         (pack,) = (tmp_path / "custom_nodes").iterdir()
         broken = pack.with_name("broken.py")
         broken.write_text("import os\nos._exit(3)\n", encoding="utf-8")
         before = {process.pid for process in hosts(serving)}
         serving.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: said in serving.said(), seconds=240)
+        wait_for(lambda: said in serving.read_log(), seconds=240)
         if replicas == "2":
             assert post(serving, prompt=PROMPT).status_code == 200
         broken.unlink()
         if replicas == "2":
             serving.process.send_signal(signal.SIGHUP)
         assert post(serving, prompt=PROMPT).status_code == 200
-        wait_for(lambda: serving.said().count("Vega API on") == 2, seconds=240)
+        wait_for(lambda: serving.read_log().count("Vega API on") == 2, seconds=240)
         assert not before & {process.pid for process in hosts(serving)}
 
 
 def test_a_restart_with_a_broken_file_of_keys_keeps_what_runs(tmp_path):
     keys = tmp_path / "door.key"
     keys.write_text("\ufeff# the door\r\na-key\r\n", encoding="utf-8")
-    with serve_api.serving(tmp_path, "--replicas", "1", VEGA_API_KEYS_FILE=str(keys)) as serving:
+    with serve_api.serve(tmp_path, "--replicas", "1", VEGA_API_KEYS_FILE=str(keys)) as serving:
         before = {process.pid for process in hosts(serving)}
         keys.write_bytes(b"\x89PNG")
         serving.process.send_signal(signal.SIGHUP)
@@ -65,7 +65,7 @@ def test_a_restart_with_a_broken_file_of_keys_keeps_what_runs(tmp_path):
 
 
 def test_at_another_host_the_api_listens_and_nothing_of_ray(tmp_path):
-    with serve_api.serving(tmp_path, "--replicas", "1", "--host", "0.0.0.0", VEGA_API_KEYS="a-key") as serving:
+    with serve_api.serve(tmp_path, "--replicas", "1", "--host", "0.0.0.0", VEGA_API_KEYS="a-key") as serving:
         beyond = [one for one in listening(serving) if not is_loopback(one[1])]
         assert beyond == [("ray::ProxyActor", "0.0.0.0", serving.port)]
         url = f"http://{own_address()}:{serving.port}/v1/{RT}"
@@ -74,7 +74,7 @@ def test_at_another_host_the_api_listens_and_nothing_of_ray(tmp_path):
 
 
 def test_processes_come_with_the_load(tmp_path, server):
-    with serve_api.serving(tmp_path, "--replicas", "1", "--most", "2") as running:
+    with serve_api.serve(tmp_path, "--replicas", "1", "--most", "2") as running:
         assert len(hosts(running)) == 1
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             loaded = [pool.submit(post, running, BASE, prompt=PROMPT, seed=seed) for seed in range(150)]
@@ -91,7 +91,7 @@ def test_the_documented_cluster_serves_on_one_machine(tmp_path, server):
     keys = tmp_path / "keys"
     keys.write_text("another\na-key\n", encoding="utf-8")
     for one in (replica_app, gateway_app):
-        one["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare(tmp_path)}
+        one["args"] = {"comfyui": str(host.path()), "arguments": comfyui.prepare_base(tmp_path)}
         one["runtime_env"]["env_vars"] = {"PYTHONPATH": str(ROOT), "VEGA_API_KEYS_FILE": str(keys), "HF_HUB_OFFLINE": "1"}
     (gateway,), (replica,) = gateway_app["deployments"], replica_app["deployments"]
     gateway["num_replicas"] = 1

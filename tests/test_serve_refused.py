@@ -88,7 +88,7 @@ def test_the_death_of_ray_while_starting_ends_all(tmp_path):
 
     By way of ray._private.worker._global_node, its dead_processes and kill_all_processes.
     """
-    command = [sys.executable, "-m", "serve", *serve_api.command(tmp_path)[3:]]
+    command = [sys.executable, "-m", "serve", *serve_api.build_command(tmp_path)[3:]]
     command += ["--port", str(comfyui.free_port()), "--metrics-port", str(comfyui.free_port())]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     first, found = psutil.Process(process.pid), []

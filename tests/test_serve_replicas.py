@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.soak]
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    with serve_api.serving(tmp_path_factory.mktemp("pair"), "--replicas", "2") as running:
+    with serve_api.serve(tmp_path_factory.mktemp("pair"), "--replicas", "2") as running:
         yield running
 
 
@@ -52,7 +52,7 @@ def test_what_is_too_much_at_once_is_429_and_counted(pair):
     assert sum(found) == 420 and min(found) > 0
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in answers if answer.status_code == 429)
     ids = [answer.headers["X-Request-Id"] for answer in answers if answer.status_code == 200]
-    wait_for(lambda: [id for id in ids if f"Vega API: {id}: 200" not in pair.said()] == [])
+    wait_for(lambda: [id for id in ids if f"Vega API: {id}: 200" not in pair.read_log()] == [])
     after = [counted(pair.url, "vega_requests_total", code=code) for code in codes]
     assert [now - old for now, old in zip(after, before, strict=True)] == found
     wait_for(lambda: all(metrics_agree(pair, "vega_requests_total", {"code": code}) for code in codes), seconds=40)

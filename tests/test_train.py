@@ -56,11 +56,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def here(folder: Path, *stage: str) -> str:
+def here(folder: Path, *stage: str, **other: int) -> str:
     """What `python -m train.nano` prints when this process runs it: importing everything again takes longer than a stage."""
     printed = io.StringIO()
     with redirect_stdout(printed):
-        main(command(folder, *stage)[3:])
+        main(command(folder, *stage, **other)[3:])
     return printed.getvalue()
 
 
@@ -74,12 +74,19 @@ def few_rows():
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, few_rows):
+def chain(tmp_path_factory):
     """(folder, what is printed while folder/nano is made, seconds that it takes)."""
     folder = tmp_path_factory.mktemp("train")
     began = time.monotonic()
-    printed = here(folder)
+    printed = here(folder, prompts=0)
     return folder, printed, time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def evaluated(chain, few_rows):
+    """The chain's folder, with the scores of what it made."""
+    here(chain[0], "evaluation")
+    return chain[0]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_stage_shows_what_it_has_learned(chain, stage):
 
 
 def test_finished_stages_are_not_run_again(chain):
-    assert "loss" not in here(chain[0])
+    assert "loss" not in here(chain[0], prompts=0)
 
 
 @pytest.mark.soak
@@ -130,16 +137,17 @@ def test_weights_of_another_route_are_refused(chain, capsys):
     assert "exported" not in capsys.readouterr().out
 
 
-def test_card_holds_the_grid_and_the_scores(chain):
-    readme = chain[0] / "nano" / "README.md"
+@pytest.mark.soak
+def test_card_holds_the_grid_and_the_scores(evaluated):
+    readme = evaluated / "nano" / "README.md"
     readme.write_text("before\n<!-- scores -->\nold\n<!-- end of scores -->\nafter\n")
-    here(chain[0], "card")
+    here(evaluated, "card")
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "old" not in text
     assert "| LCM-LoRA, 4 steps |" in text
-    with Image.open(chain[0] / "nano" / "samples.jpg") as samples:
+    with Image.open(evaluated / "nano" / "samples.jpg") as samples:
         assert samples.width > 8 * 128
         assert samples.height == 6 * 128
 
@@ -187,12 +195,13 @@ def test_argument_that_cannot_work_is_refused(monkeypatch, capsys, argument, rea
     assert reason in refused(capsys, argument)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("changed", "stale"), [("vae/diffusion_pytorch_model.safetensors", (True, False)), (str(LORA), (True,))]
 )
-def test_rows_of_other_weights_are_not_taken_for_ours(chain, changed, stale):
+def test_rows_of_other_weights_are_not_taken_for_ours(evaluated, changed, stale):
     """Nor are those drawn with another LoRA; what was drawn without any stays."""
-    nano, work = chain[0] / "nano", chain[0] / "work"
+    nano, work = evaluated / "nano", evaluated / "work"
     file = nano / changed
     before = file.read_bytes()
 
@@ -234,6 +243,7 @@ def assert_same_files(one: Path, other: Path, pattern: str, count: int) -> None:
         assert (other / file).read_bytes() == (one / file).read_bytes(), f"{file} differs"
 
 
+@pytest.mark.soak
 def test_a_stage_that_was_killed_ends_with_the_same_weights(chain, tmp_path):
     saved = tmp_path / "work" / "autoencoder-training" / "latest"
     run_killed(command(tmp_path, "autoencoder"), saved.exists)

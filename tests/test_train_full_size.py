@@ -26,14 +26,14 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler
 from torch import nn
-from dev.diffusers_folders import real_unet
+from dev.diffusers_folders import full_size_unet
 from train import adapters, training_loop
 from train.consistency import consistency_loss
 from train.denoising import Batch, denoising_loss
 from train.diffusion import NOISE_SCHEDULE, Diffusion
 from train.optimization import make_optimizer, schedule
 from train.options import TARGET_MODULES
-unet = real_unet("Segmind-Vega").to_empty(device="cpu").requires_grad_(False)
+unet = full_size_unet("Segmind-Vega").to_empty(device="cpu").requires_grad_(False)
 for parameter in unet.parameters():
     parameter.normal_(0, 0.02)
 text = torch.randn(1, 77, 2048), torch.randn(1, 1280)

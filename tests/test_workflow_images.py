@@ -127,12 +127,12 @@ def test_a_larger_feather_keeps_more_of_the_masks_edge(server, client, info):
     file, masked = placed(server, "own.png", before, np.s_[40:160, 100:220])
     prompt, edge = with_own_picture("vega_inpaint", file, info), enlarged(~masked, 12) & masked
 
-    def kept(feather: int) -> float:
+    def measure_edge(feather: int) -> float:
         prompt[only(prompt, "PrimitiveInt")]["inputs"]["value"] = feather
         after = np.asarray(saved_by(client, prompt), dtype=float)
         return psnr(after[edge], before[edge].astype(float))
 
-    without, small, large = (kept(feather) for feather in (0, 4, 12))
+    without, small, large = (measure_edge(feather) for feather in (0, 4, 12))
     assert without + 1 < small < large - 4
 
 

@@ -198,7 +198,7 @@ def test_a_template_is_still_found_by_its_first_name(path, server):
 @ready
 def test_the_thumbnail_is_what_the_workflow_draws(path, server):
     with Client(server.url) as client:
-        drawn = thumbnails.draw(client, for_programs(path))
+        drawn = thumbnails.draw_picture(client, for_programs(path))
     with Image.open(path.with_suffix(".jpg")) as thumbnail:
         size = min(drawn.size, thumbnail.size)  # small ones are shown enlarged, large ones made smaller
         one = np.asarray(drawn.resize(size, Image.Resampling.LANCZOS), dtype=float)

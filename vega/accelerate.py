@@ -24,7 +24,7 @@ MODES = ("auto", "cuda graph", "compile", "bf16", "off")
 # OpenVINO, or runs as without this pack.
 STATES = ("firstRun", "recording", "replaying", "compiled", "packed", "openvino", "notUsed")
 CPU_DTYPES = {"cpu": torch.float32, "bf16": torch.bfloat16}  # of the products in the modes for processors
-KEY = "vega_accelerate"
+PATCH_KEY = "vega_accelerate"
 # Keys that the host itself puts into transformer_options and on which the UNet's output does not depend (comfy/samplers.py,
 # model_base.py, ldm/modules). Any other key may be a patch.
 SAFE_OPTIONS = {
@@ -84,12 +84,12 @@ def apply(
     if mode == "off":
         for cache in filter(None, (getattr(model.model, cache_attribute(cpu_mode), None) for cpu_mode in CPU_DTYPES)):
             cache.clear()
-    if mode == "off" and KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
+    if mode == "off" and PATCH_KEY not in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}):
         return model
     patched = model.clone()
-    patched.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
-    patched.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, KEY)
-    patched.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+    patched.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, PATCH_KEY)
+    patched.remove_callbacks_with_key(CallbacksMP.ON_PRE_RUN, PATCH_KEY)
+    patched.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, PATCH_KEY)
     if mode == "off":
         return patched
     # On the model that all clones share: a new strength must not leave the graphs of the old one in memory.
@@ -100,27 +100,27 @@ def apply(
         cache = GraphCache(model.load_device, mode, record)
         setattr(model.model, cache_attribute(mode), cache)
     cache.report = report
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, cache.wrapper)
-    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, cache.on_pre_run)
-    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, cache.on_cleanup)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, PATCH_KEY, cache.wrapper)
+    patched.add_callback_with_key(CallbacksMP.ON_PRE_RUN, PATCH_KEY, cache.on_pre_run)
+    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, PATCH_KEY, cache.on_cleanup)
     return patched
 
 
 def cache_attribute(mode: str) -> str:
     """The attribute of the host's model that has the GraphCache of a mode: on a processor each has its own."""
-    return f"{KEY}_{mode}" if mode in CPU_DTYPES else KEY
+    return f"{PATCH_KEY}_{mode}" if mode in CPU_DTYPES else PATCH_KEY
 
 
-def cache_of(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
+def get_cache(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
     """What an accelerated model's calls go through."""
-    for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(KEY, ()):
+    for wrapper in model.wrappers.get(WrappersMP.DIFFUSION_MODEL, {}).get(PATCH_KEY, ()):
         return wrapper.__self__
     return None
 
 
 def cpu_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
     """The dtype of the products of a model that is accelerated on a processor, else None."""
-    cache = cache_of(model)
+    cache = get_cache(model)
     return cache.cpu.dtype if cache and cache.cpu else None
 
 
@@ -275,11 +275,11 @@ def is_static(patcher: comfy.model_patcher.ModelPatcher) -> bool:
         or patcher.weight_wrapper_patches
         or patcher.get_additional_models_with_key("multigpu")
         or any(name.split(".")[0] == "diffusion_model" for name in patcher.object_patches)
-        or any(is_changed(module, is_submodule=module is not unet) for module in module_tree.modules(unet))
+        or any(is_patched(module, is_submodule=module is not unet) for module in module_tree.modules(unet))
     )
 
 
-def is_changed(module: torch.nn.Module, is_submodule: bool) -> bool:
+def is_patched(module: torch.nn.Module, is_submodule: bool) -> bool:
     """Whether another function runs at each of its calls. Hooks count in submodules; the UNet's own run at replays too."""
     # One that was put back (the host's bypass LoRA does) is the class's own again.
     own_forward = getattr(module.forward, "__func__", None) is type(module).forward

@@ -25,8 +25,8 @@ from . import (
 
 NANO_DIR = Path(__file__).parent / "nano"
 NANO_LORA = NANO_DIR / "lcm-lora" / "pytorch_lora_weights.safetensors"
-PARTS = 3  # MODEL, CLIP and VAE
-SIZE_IDS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
+PART_COUNT = 3  # MODEL, CLIP and VAE
+SIZE_ID_CHANNELS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
 
 def load(
@@ -37,11 +37,11 @@ def load(
     vae: "tiny" (the model's own AutoencoderTiny, or TAESD from approx, name -> path of the files in models/vae_approx)
     or "full" (the model's own AutoencoderKL). Raises ValueError naming the file, what is wrong with it and what to do.
     """
-    progress = comfy.utils.ProgressBar(PARTS)
+    progress = comfy.utils.ProgressBar(PART_COUNT)
     progress.update_absolute(0)
     load_parts = from_folder if path.is_dir() else from_file
     model, clip, autoencoder = load_parts(path, vae, embedding_directory, approx or {}, progress)
-    model.set_attachments(trained_size.KEY, size_of(path, model))
+    model.set_attachments(trained_size.ATTACHMENT_KEY, find_trained_size(path, model))
     # The host makes a dynamic patcher where it can; graph replay needs weights at fixed addresses.
     autoencoder.patcher = comfy.model_patcher.ModelPatcher(
         autoencoder.first_stage_model,
@@ -52,12 +52,12 @@ def load(
     return model, clip, autoencoder
 
 
-def size_of(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size.TrainedSize:
+def find_trained_size(path: Path, model: comfy.model_patcher.ModelPatcher) -> trained_size.TrainedSize:
     """vega-nano's in whatever file it lies; of others a folder says it in its config.json, and a file is of its family's."""
     if model_facts.family(model) == "vega-nano":
         return trained_size.NANO_TRAINED_SIZE
     if path.is_dir():
-        return trained_size.of_side(native_resolution.pixels(path))
+        return trained_size.of_side(native_resolution.read_pixels(path))
     is_sdxl = model.model.model_config.unet_config["adm_in_channels"]
     return trained_size.of_side(native_resolution.SDXL_RESOLUTION if is_sdxl else native_resolution.SD15_RESOLUTION)
 
@@ -67,7 +67,8 @@ def from_folder(
 ):
     for part in ("unet", "text_encoder", "vae"):
         if not (folder / part / "config.json").is_file():
-            raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. {advice(folder)}")
+            advice = part_advice(folder)
+            raise ValueError(f"{folder} is not a whole diffusers folder: {part}/config.json is missing. {advice}")
     prediction.check_scheduler(folder / "scheduler" / "scheduler_config.json")
     config_file = folder / "unet" / "config.json"
     config = weights.read_json(config_file)
@@ -91,12 +92,12 @@ def from_folder(
     return model, clip, full_autoencoder.from_folder(folder / "vae", vae_config, latent_format.scale_factor)
 
 
-def advice(folder: Path) -> str:
+def part_advice(folder: Path) -> str:
     """What to do about a folder that lacks a part, by what its model_index.json says that it is."""
     index = folder / "model_index.json"
     pipeline = weights.read_json(index).get("_class_name") if index.is_file() else None
     if (folder / "text_encoder_2").is_dir() and not (folder / "text_encoder").is_dir():
-        return f"If it has none, it is {diffusers_config.REFINER}. Else download it again."
+        return f"If it has none, it is {diffusers_config.REFINER_MESSAGE}. Else download it again."
     if isinstance(pipeline, str) and ("StableDiffusion" not in pipeline or "StableDiffusion3" in pipeline):
         return f"It is for {pipeline}; Load Vega takes models of the SDXL and SD 1.5 families."
     return "Download it again."
@@ -133,8 +134,8 @@ def check_widths(path: Path, unet_config: dict, encoders: dict[str, encoder_file
     if pooled and "clip_g" not in encoders:
         raise ValueError(f"{path} needs two text encoders, and text_encoder_2/ is missing. Download the model again.")
     widths = {name: encoder.width for name, encoder in encoders.items()}
-    if sum(widths.values()) != needed or (pooled and pooled != SIZE_IDS + widths["clip_g"]):
+    if sum(widths.values()) != needed or (pooled and pooled != SIZE_ID_CHANNELS + widths["clip_g"]):
         raise ValueError(
-            f"{path} needs {needed} features a token{f' and {pooled - SIZE_IDS} a prompt' if pooled else ''}, its text "
-            f"encoders give {' + '.join(map(str, widths.values()))}: they belong to another model. Download it again."
+            f"{path} needs {needed} features a token{f' and {pooled - SIZE_ID_CHANNELS} a prompt' if pooled else ''}, its "
+            f"text encoders give {' + '.join(map(str, widths.values()))}: they belong to another model. Download it again."
         )

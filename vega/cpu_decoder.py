@@ -18,18 +18,18 @@ cpu_decoders: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 def decode(decoder: torch.nn.Module, z: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """[B, 4, h, w] scaled latents -> [B, 8h, 8w, 3] in fp32, with products in dtype (fp32: equal within rounding)."""
     calls = cpu_decoders.setdefault(decoder, {})
-    if dtype not in calls or calls[dtype].weights != weights_of(decoder):
+    if dtype not in calls or calls[dtype].weights != weights_fingerprint(decoder):
         calls[dtype] = CpuDecoder(decoder, dtype)
     return calls[dtype](decoder, z)
 
 
-def begin(decoder: torch.nn.Module) -> None:
+def begin_image(decoder: torch.nn.Module) -> None:
     """A picture begins, which is decoded in one way, in however many parts."""
     for calls in cpu_decoders.get(decoder, {}).values():
         calls.begin()
 
 
-def weights_of(decoder: torch.nn.Module) -> list[tuple[int, float]]:
+def weights_fingerprint(decoder: torch.nn.Module) -> list[tuple[int, float]]:
     """Where each weight lies, and its first value: what is changed in place is mostly seen."""
     return [(weight.data_ptr(), weight[(0,) * weight.ndim].item()) for weight in decoder.parameters()]
 
@@ -38,7 +38,7 @@ class CpuDecoder:
     """The calls of a decoder with the weights that it has now."""
 
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
-        self.dtype, self.weights = dtype, weights_of(decoder)
+        self.dtype, self.weights = dtype, weights_fingerprint(decoder)
         self.graph = self.in_bf16 = self.thread = None
         self.failures = openvino_graph.Failures("VAE Decode (Vega Tiny) decodes")
         self.can_be_graph = openvino_graph.INSTALLED and openvino_graph.are_finite(decoder.parameters())

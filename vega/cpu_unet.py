@@ -22,7 +22,7 @@ MAX_GRAPHS = 8  # of so many strengths of a LoRA, and sizes that have graphs of 
 # Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
 MAX_GRAPH_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
-CPU = torch.device("cpu")
+CPU_DEVICE = torch.device("cpu")
 
 
 def supports_bf16() -> bool:
@@ -242,7 +242,7 @@ def torch_attention() -> dict:
 def has_memory(unet: torch.nn.Module, dtype: torch.dtype) -> bool:
     """Whether the packed weights fit beside all else that is in memory."""
     packed = dtype.itemsize * sum(weight.numel() for weight in unet.parameters())
-    return comfy.model_management.get_free_memory(CPU) >= MEMORY_FACTOR * packed
+    return comfy.model_management.get_free_memory(CPU_DEVICE) >= MEMORY_FACTOR * packed
 
 
 def weights_digest(unet: torch.nn.Module) -> str:

@@ -40,8 +40,8 @@ REQUIRED = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-DOWN = ("DownBlock2D", "CrossAttnDownBlock2D")
-UP = ("UpBlock2D", "CrossAttnUpBlock2D")
+DOWN_BLOCK_TYPES = ("DownBlock2D", "CrossAttnDownBlock2D")
+UP_BLOCK_TYPES = ("UpBlock2D", "CrossAttnUpBlock2D")
 # UNet2DConditionModel's own defaults, where a config.json of an older diffusers leaves the key out.
 DEFAULTS = {
     "attention_head_dim": 8,
@@ -64,12 +64,12 @@ MAX_VALUES = {
     "reverse_transformer_layers_per_block": 64,
     "transformer_layers_per_block": 64,
 }
-DEPTHS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
+DEPTH_OPTIONS = ("transformer_layers_per_block", "reverse_transformer_layers_per_block")
 MAX_LEVELS = 8
-REFINER = "the SDXL refiner's, which only refines another model's pictures and is not supported: load the base model"
+REFINER_MESSAGE = "the SDXL refiner's, which only refines another model's pictures and is not supported: load the base model"
 MAX_TRANSFORMER_LAYERS = 512
 # What a refused option is known as, for who chose the wrong file.
-KNOWN_AS = {
+KNOWN_VARIANTS = {
     ("in_channels", 9): "an inpaint UNet",
     ("in_channels", 5): "a depth UNet",
     ("in_channels", 7): "an upscaling UNet",
@@ -81,9 +81,9 @@ KNOWN_AS = {
 def host_config(config: dict, path: Path) -> dict:
     """config.json of a UNet2DConditionModel -> the arguments of the host's UNetModel."""
     config = DEFAULTS | {o: value for o, value in config.items() if value is not None or o == "mid_block_type"}
-    weights.require(path, config, REQUIRED, KNOWN_AS)
+    weights.require(path, config, REQUIRED, KNOWN_VARIANTS)
     for option, most in MAX_VALUES.items():
-        least = int(option not in DEPTHS)  # a level without attention may well have none
+        least = int(option not in DEPTH_OPTIONS)  # a level without attention may well have none
         if option in config and not is_int_or_nested(config[option], least, most):
             raise weights.unsupported_config(
                 path, f"{option} = {config[option]!r} is not supported (only {least} to {most})"
@@ -94,7 +94,7 @@ def host_config(config: dict, path: Path) -> dict:
             path, f"block_out_channels = {channels!r} is not a list of up to {MAX_LEVELS} numbers"
         )
     levels = len(channels)
-    for option, types, allowed in (("down_block_types", down, DOWN), ("up_block_types", up, UP)):
+    for option, types, allowed in (("down_block_types", down, DOWN_BLOCK_TYPES), ("up_block_types", up, UP_BLOCK_TYPES)):
         if not isinstance(types, list) or len(types) != levels:
             raise weights.unsupported_config(
                 path, f"{option} = {types!r} does not have one entry for each of block_out_channels"
@@ -172,7 +172,7 @@ def host_config(config: dict, path: Path) -> dict:
             path, f"cross_attention_dim = {config['cross_attention_dim']!r} is not supported (only a number)"
         )
     if text_time and config["cross_attention_dim"] == 1280:
-        raise ValueError(f"{path}: cross_attention_dim = 1280 is {REFINER}.")
+        raise ValueError(f"{path}: cross_attention_dim = 1280 is {REFINER_MESSAGE}.")
     if not text_time and config["cross_attention_dim"] == 1024:
         raise weights.unsupported_config(path, "cross_attention_dim = 1024 is Stable Diffusion 2's, which is not supported")
     return {

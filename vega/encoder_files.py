@@ -27,7 +27,7 @@ DEFAULT_AND_MAX = {
 }
 CHANNELS_PER_HEAD = 64  # of every published CLIP text encoder; it cannot be seen in the weights
 # Since transformers 5 a CLIPTextModel is saved without text_model., which the host adds in SD 1.5's layout alone.
-WITHOUT_TEXT_MODEL = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
+MISSING_TEXT_MODEL_PREFIX = re.compile(r"^(conditioner\.embedders\.0\.transformer\.)(?=embeddings|encoder|final_layer_norm)")
 
 
 class Encoder(NamedTuple):

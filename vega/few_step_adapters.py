@@ -11,7 +11,7 @@ from typing import NamedTuple
 from . import published_files, recipes
 
 # A pattern for its name -> the recipe that draws it; the first that matches counts.
-NAMED = {
+RECIPE_PATTERNS = {
     "dmd2?|distribution matching": recipes.DMD2,
     r"hyper.*(?<!no)(?<!no )cfg": recipes.HYPER_CFG,
     "hyper.* 1 ?steps?": recipes.HYPER_ONE_STEP,
@@ -24,7 +24,7 @@ NAMED = {
     "flash (sdxl|sd|diffusion)": recipes.FLASH,
 }
 # Those whose makers give no recipe that this pack has -> what they are called, and what draws with them.
-WITHOUT_RECIPE = {
+NO_RECIPE_PATTERNS = {
     "flash": ("a Flash LoRA", "as its makers say, or set recipe to Flash Diffusion if it is theirs"),
     "tdd|target driven": ("TDD", "with a node pack that has its own sampler: ComfyUI has none"),
     "turbo": (
@@ -32,7 +32,7 @@ WITHOUT_RECIPE = {
         "with Load LoRA (Vega) and ComfyUI's own KSampler set to euler_ancestral, simple, 4 steps or more and cfg 1",
     ),
 }
-LCM = "lcm|latent consistency"
+LCM_PATTERN = "lcm|latent consistency"
 # Names that say nothing: files that their publishers all call the same, with the number of a browser's copy, and folders of
 # a base, of steps, of a hub's cache.
 MEANINGLESS_NAME = re.compile(
@@ -44,34 +44,34 @@ MODEL_FOLDERS = ("loras", "lora", "models")  # folders of everybody's files
 TITLE_KEYS = ("ss_output_name", "modelspec.title", "modelspec.description", "name", "title", "description")
 
 
-class Choice(NamedTuple):
+class RecipeChoice(NamedTuple):
     """What a file is drawn as, and what told."""
 
     name: str
     recipe: recipes.Recipe | None  # none: it can't be drawn here
-    told_by: str  # "digest", "metadata", "name", "user" or "" for nothing
+    evidence: str  # "digest", "metadata", "name", "user" or "" for nothing
     source: str  # in words, with what told
-    how_else: str = ""  # without a recipe: what draws with it
+    alternative: str = ""  # without a recipe: what draws with it
 
 
-def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> Choice:
+def choose(path: Path, metadata: dict[str, str], name: str = recipes.AUTO) -> RecipeChoice:
     """The recipe of this name, or for "auto" the one that the file tells; LCM's where nothing tells.
 
     A published file is known by its contents, whatever its name says. ValueError for a name that no recipe has.
     """
     if name != recipes.AUTO:
-        return Choice(name, for_steps(recipes.by_name(name), path), "user", "the user")
+        return RecipeChoice(name, for_steps(recipes.by_name(name), path), "user", "the user")
     if recipe := published_files.recipe_of(path):
-        return Choice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
+        return RecipeChoice(recipe.name, recipe, "digest", "its contents, which are those of the published file")
     if found := identify(path, metadata):
         return found
     title = file_title(path)
     if says_lcm(title):
-        return Choice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
-    return Choice(recipes.LCM.name, recipes.LCM, "", "the default, because nothing in the file tells")
+        return RecipeChoice(recipes.LCM.name, recipes.LCM, "name", f"its name, {title!r}")
+    return RecipeChoice(recipes.LCM.name, recipes.LCM, "", "the default, because nothing in the file tells")
 
 
-def identify(path: Path, metadata: dict[str, str]) -> Choice | None:
+def identify(path: Path, metadata: dict[str, str]) -> RecipeChoice | None:
     """What the file's metadata or else its name say that it is, if that is something else than an LCM-LoRA.
 
     A file whose name says LCM is an LCM-LoRA whatever else it says, except DMD2's, which are drawn with that sampler, and
@@ -88,13 +88,13 @@ def identify(path: Path, metadata: dict[str, str]) -> Choice | None:
     return found
 
 
-def match(text: str, path: Path, told_by: str, source: str) -> Choice | None:
+def match(text: str, path: Path, evidence: str, source: str) -> RecipeChoice | None:
     """What a text says that the file is; the first pattern that matches counts."""
-    for pattern, (name, how_else) in WITHOUT_RECIPE.items():
-        if has_word(pattern, text) and not any(has_word(of_recipe, text) for of_recipe in NAMED):
-            return Choice(name, None, told_by, source, how_else)
-    recipe = next((recipe for pattern, recipe in NAMED.items() if has_word(pattern, text)), None)
-    return recipe and Choice(recipe.name, for_steps(recipe, path, text), told_by, source)
+    for pattern, (name, alternative) in NO_RECIPE_PATTERNS.items():
+        if has_word(pattern, text) and not any(has_word(of_recipe, text) for of_recipe in RECIPE_PATTERNS):
+            return RecipeChoice(name, None, evidence, source, alternative)
+    recipe = next((recipe for pattern, recipe in RECIPE_PATTERNS.items() if has_word(pattern, text)), None)
+    return recipe and RecipeChoice(recipe.name, for_steps(recipe, path, text), evidence, source)
 
 
 def for_steps(recipe: recipes.Recipe, *names: Path | str) -> recipes.Recipe:
@@ -117,7 +117,7 @@ def file_title(path: Path) -> str:
 
 
 def says_lcm(text: str) -> bool:
-    return has_word(LCM, text)
+    return has_word(LCM_PATTERN, text)
 
 
 def has_word(pattern: str, text: str) -> bool:

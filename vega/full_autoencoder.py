@@ -16,7 +16,7 @@ REQUIRED = {
     "layers_per_block": (2,),
     "norm_num_groups": (32,),
 }
-ATTENTION = {".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out."}
+ATTENTION_RENAMES = {".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", ".to_out.0.": ".proj_out."}
 TRAINING_PREFIXES = ("loss.", "model_ema.")  # left in some files
 
 
@@ -38,7 +38,8 @@ def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
         if any(name.startswith("decoder.up_blocks.") for name in state_dict):
             state_dict = comfy.diffusers_convert.convert_vae_state_dict(state_dict)
         else:
-            state_dict = dict(ldm_item(*item) for item in state_dict.items() if not item[0].startswith(TRAINING_PREFIXES))
+            trained = ((name, tensor) for name, tensor in state_dict.items() if not name.startswith(TRAINING_PREFIXES))
+            state_dict = dict(normalize_ldm_weight(*item) for item in trained)
         vae = comfy.sd.VAE(sd=dict(state_dict))
         vae.throw_exception_if_invalid()
     except (RuntimeError, LookupError) as error:
@@ -55,12 +56,12 @@ def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
     return vae
 
 
-def ldm_item(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
+def normalize_ldm_weight(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
     """A weight of Stability's layout, in which some converters left diffusers' newer attention: its names, and no 1 x 1
     convolutions (github.com/huggingface/diffusers/issues/8320).
     """
     if ".attn_1." in name:
-        for theirs, ours in ATTENTION.items():
+        for theirs, ours in ATTENTION_RENAMES.items():
             name = name.replace(theirs, ours)
         if name.endswith("weight") and tensor.ndim == 2:
             tensor = tensor[..., None, None]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from . import native_resolution, weights
 
-FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+ENCODER_FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # Prefixes of each encoder's weights in a checkpoint file.
-PREFIXES = {
+WEIGHT_PREFIXES = {
     "clip_l": ("conditioner.embedders.0.", "cond_stage_model."),
     "clip_g": (native_resolution.SECOND_ENCODER_PREFIX,),
 }
@@ -19,14 +19,14 @@ def of_text_encoders(path: Path) -> dict[str, int]:
     """The host's name of each encoder -> its hidden size, of a folder or a checkpoint; ValueError where it can't be read."""
     modified_ns = native_resolution.modified_ns(path)
     with native_resolution.READ_LOCK:
-        return read(path, modified_ns)
+        return read_cached(path, modified_ns)
 
 
 @lru_cache
-def read(path: Path, modified_ns: int) -> dict[str, int]:
+def read_cached(path: Path, modified_ns: int) -> dict[str, int]:
     if path.is_dir():
-        configs = {name: path / part / "config.json" for name, part in FOLDERS.items() if (path / part).is_dir()}
+        configs = {name: path / part / "config.json" for name, part in ENCODER_FOLDERS.items() if (path / part).is_dir()}
         return {name: weights.read_json(file).get("hidden_size", DEFAULT_HIDDEN_SIZE) for name, file in configs.items()}
     tables = {key: tensor for key, tensor in weights.read(path)[0].items() if key.endswith(TOKEN_EMBEDDING) and tensor.ndim}
-    of_encoder = {name: [t for key, t in tables.items() if key.startswith(prefix)] for name, prefix in PREFIXES.items()}
+    of_encoder = {name: [t for k, t in tables.items() if k.startswith(prefix)] for name, prefix in WEIGHT_PREFIXES.items()}
     return {name: found[0].shape[-1] for name, found in of_encoder.items() if found}

@@ -9,7 +9,7 @@ LATENT_FORMAT_KEY = "vega_latent_format"  # key of a latent: the host's class of
 CPU_DTYPE_KEY = "vega_cpu_dtype"  # key of a latent: in what the tiny decoder multiplies on a processor, as Accelerate said
 
 
-class Family(NamedTuple):
+class LatentFamily(NamedTuple):
     """What users call the family, and its TAESD's file and scale factor: nothing else tells the two TAESDs apart."""
 
     title: str
@@ -17,7 +17,7 @@ class Family(NamedTuple):
     scale_factor: float
 
     @classmethod
-    def of(cls, title: str, latent_format: comfy.latent_formats.LatentFormat) -> "Family":
+    def of(cls, title: str, latent_format: comfy.latent_formats.LatentFormat) -> "LatentFamily":
         return cls(title, taesd_name(latent_format), latent_format.scale_factor)
 
 
@@ -28,6 +28,6 @@ def taesd_name(latent_format: comfy.latent_formats.LatentFormat) -> str:
 
 # By the host's class of latents.
 FAMILIES = {
-    "SD15": Family.of("SD 1.5", comfy.latent_formats.SD15()),
-    "SDXL": Family.of("SDXL", comfy.latent_formats.SDXL()),
+    "SD15": LatentFamily.of("SD 1.5", comfy.latent_formats.SD15()),
+    "SDXL": LatentFamily.of("SDXL", comfy.latent_formats.SDXL()),
 }

@@ -19,12 +19,12 @@ CLIP_CHUNK_TOKENS = 77  # tokens of a prompt that CLIP reads at once
 MAX_TOKEN_SPREAD = 200  # that an emphasis of about 300 gives; nobody means one above 2
 
 
-def generators(seed: int, indices: list[int]) -> list[torch.Generator]:
+def make_generators(seed: int, indices: list[int]) -> list[torch.Generator]:
     """One CPU generator per picture, seeded seed + its batch index: the same noise on every machine and in every batch."""
     return [torch.Generator("cpu").manual_seed((seed + i) % 2**64) for i in indices]
 
 
-def noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
+def batch_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> torch.Tensor:
     """fp32 noise [B, C, h, w] on the CPU; item i comes from generator i alone."""
     return torch.cat([torch.randn((1, *shape[1:]), generator=g) for g in generators])
 
@@ -33,7 +33,7 @@ def make_sampler(
     guider: comfy.samplers.CFGGuider,
     generators: list[torch.Generator],
     rule: step_rules.StepRule,
-    plan: list[step_rules.Levels],
+    plan: list[step_rules.StepSigmas],
 ) -> Callable:
     """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, step to the next level, repeat.
 
@@ -50,13 +50,13 @@ def make_sampler(
             clean = model(x, sigmas[i] * ones, **extra_args)
             if callback is not None:
                 callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
-            x = rule(x, clean, plan[i], lambda: to_device_async(noise(x.shape, generators), x.device))  # noqa: B023
-        return hide_again(x, model, sigmas[-2] * ones, **extra_args) if plan[-1].target > 0 else x
+            x = rule(x, clean, plan[i], lambda: to_device_async(batch_noise(x.shape, generators), x.device))  # noqa: B023
+        return reapply_mask(x, model, sigmas[-2] * ones, **extra_args) if plan[-1].target > 0 else x
 
     return sample_vega_lcm
 
 
-def hide_again(x: torch.Tensor, model, sigma: torch.Tensor, denoise_mask, model_options: dict, **others) -> torch.Tensor:
+def reapply_mask(x: torch.Tensor, model, sigma: torch.Tensor, denoise_mask, model_options: dict, **others) -> torch.Tensor:
     """x with the latent that came in where a mask hides it: DDIM's and TCD's last step leaves a little noise there.
 
     The mask is the one of the last step, which the host has just used (comfy/samplers.py, KSamplerX0Inpaint).
@@ -116,7 +116,7 @@ def sample(
             "LCM-LoRA `ModelSamplingDiscrete` set to lcm does it, too. If it stands there, raise strength_model from 0."
         )
     table = model.get_model_object("model_sampling").sigmas.tolist()
-    plan = step_rules.plan(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)
+    plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)
     cfg = recipes.guidance_scale(recipe, cfg)
     check_guidance(model, recipe, cfg, negative)
     conds = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
@@ -131,15 +131,15 @@ def sample(
             f"The latent has {len(start)} pictures but a batch_index of {len(indices)}: make the batch with "
             "one node, Empty Latent Image or Repeat Latent Batch."
         )
-    streams = generators(seed, list(indices))
+    streams = make_generators(seed, list(indices))
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds(conds)
     guider.set_cfg(cfg)
     samples = guider.sample(
-        noise(tuple(start.shape), streams),
+        batch_noise(tuple(start.shape), streams),
         start,
         comfy.samplers.KSAMPLER(make_sampler(guider, streams, recipe.rule, plan)),
-        torch.tensor([*(levels.now for levels in plan), 0.0]),
+        torch.tensor([*(levels.current for levels in plan), 0.0]),
         denoise_mask=latent.get("noise_mask"),
         callback=callback,
         disable_pbar=disable_progress,
@@ -169,9 +169,9 @@ def check_guidance(
         return
     connect = "connect one, an empty CLIP Text Encode will do"
     if cfg != 1:
-        needs = f"cfg {cfg:g}" if recipe.guidance.least == 1 else f"{recipe.name} draws with guidance (cfg {cfg:g}), which"
+        needs = f"cfg {cfg:g}" if recipe.guidance.min == 1 else f"{recipe.name} draws with guidance (cfg {cfg:g}), which"
         raise ValueError(
-            f"{needs} needs a negative prompt: {connect}{'' if recipe.guidance.least > 1 else ', or set cfg to 1'}."
+            f"{needs} needs a negative prompt: {connect}{'' if recipe.guidance.min > 1 else ', or set cfg to 1'}."
         )
     if model.model_options.get("disable_cfg1_optimization"):
         raise ValueError(

@@ -11,16 +11,16 @@ import comfy.weight_adapter
 import torch
 
 from . import few_step_adapters, lora_keys, model_sampling, peft_alpha, recipes, sd15_blocks, unet, weights
-from .few_step_adapters import Choice
+from .few_step_adapters import RecipeChoice
 
 # What every published LCM-LoRA adapts, in kohya's spelling.
-ADAPTED = re.compile(
+ADAPTED_MODULES = re.compile(
     r"_(to_q|to_k|to_v|to_out_0|proj_in|proj_out|ff_net_0_proj|ff_net_2|conv1|conv2|conv_shortcut"
     r"|downsamplers_0_conv|upsamplers_0_conv|time_emb_proj)$"
 )
-ATTENTION = re.compile(r"_(to_q|to_k|to_v|to_out_0)$")  # all that Flash Diffusion's LoRAs adapt
+ATTENTION_MODULES = re.compile(r"_(to_q|to_k|to_v|to_out_0)$")  # all that Flash Diffusion's LoRAs adapt
 # No LoRA for a style has these unless it was trained on convolutions too.
-RESIDUAL = ("conv1", "conv2", "time_emb_proj")
+RESIDUAL_MODULES = ("conv1", "conv2", "time_emb_proj")
 # Number of such modules -> the base, and where its LCM-LoRA is.
 BASES = {
     788: ("SDXL", "latent-consistency/lcm-lora-sdxl"),
@@ -33,25 +33,25 @@ BASES = {
 SD15_MODULE_COUNT = 278
 SD15_ATTENTION_MODULE_COUNT = 128  # such modules of SD 1.5 alone
 # Begins the keys of a few-step LoRA's adapters that Load LoRA (Vega) puts on.
-FEW_STEP = f"{sd15_blocks.OURS}few-step."
+FEW_STEP_PREFIX = f"{sd15_blocks.PATCH_PREFIX}few-step."
 NANO_SIGNATURE = (182, 64)  # modules and channels of vega-nano
-CHANNELS = 320  # of every published base
+BASE_CHANNELS = 320  # of every published base
 # kohya's training scripts write these about their pictures; what distils a model has none of its own.
 STYLE_METADATA = ("ss_dataset_dirs", "ss_tag_frequency", "ss_num_train_images")
 
-USE_LOADER = (
+USE_LOADER_MESSAGE = (
     "Put it on with `Load LoRA (Vega)` (ComfyUI's own Load LoRA leaves out the attention of PEFT's files), before or after "
     "this node, and choose an LCM-LoRA here."
 )
 # The host's own counts the blocks of these models as if none had been left out.
-USE_OURS = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."
+USE_PACK_LOADER_MESSAGE = "Put it on with `Load LoRA (Vega)`, before or after this node, and choose an LCM-LoRA here."
 
 
 def apply(
     model: comfy.model_patcher.ModelPatcher,
     path: Path,
     strength: float,
-    choice: Choice | None = None,
+    choice: RecipeChoice | None = None,
     eta: float | None = None,
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone of the model with the few-step LoRA as a weight patch, and its recipe; the model itself at strength 0.
@@ -93,7 +93,7 @@ def apply(
         path.name,
         len(applied),
         len(targets),
-        summary(adapter),
+        summarize(adapter),
         base_name(len(lcm_targets(model)), config["model_channels"]),
         choice.source,
     )
@@ -117,7 +117,7 @@ def with_recipe(
         name = base_name(len(lcm_targets(model)), config.unet_config["model_channels"])
         raise ValueError(f"{recipe.name} is for SDXL alone, and the model is {name}: choose another recipe or model.")
     patched = model.clone()
-    patched.add_object_patch("model_sampling", model_sampling.of_recipe(recipe, config))
+    patched.add_object_patch("model_sampling", model_sampling.from_recipe(recipe, config))
     return patched
 
 
@@ -135,20 +135,20 @@ def has_few_step(model: comfy.model_patcher.ModelPatcher) -> bool:
     """Whether Load LoRA (Vega) put a LoRA on the model that is a few-step one by its name."""
     adapters = [patch for of_weight in model.patches.values() for _, patch, *_ in of_weight]
     adapters = [patch for patch in adapters if isinstance(patch, comfy.weight_adapter.WeightAdapterBase)]
-    return any(next(iter(adapter.loaded_keys)).startswith(FEW_STEP) for adapter in adapters)
+    return any(next(iter(adapter.loaded_keys)).startswith(FEW_STEP_PREFIX) for adapter in adapters)
 
 
 def lcm_targets(model: comfy.model_patcher.ModelPatcher) -> dict[str, str]:
     """Each module that an LCM-LoRA for this model adapts, in kohya's spelling -> the UNet's weight; none of other models."""
     state_dict = model.model.diffusion_model.state_dict()
     names = unet.diffusers_to_native(model.model.model_config.unet_config, state_dict)
-    return {kohya: key for name, key in names.items() if ADAPTED.search(kohya := lora_keys.kohya(name))}
+    return {kohya: key for name, key in names.items() if ADAPTED_MODULES.search(kohya := lora_keys.to_kohya(name))}
 
 
 def recipe_targets(model: comfy.model_patcher.ModelPatcher, recipe: recipes.Recipe) -> dict[str, str]:
     """As lcm_targets(), of a LoRA for this recipe."""
     targets = lcm_targets(model)
-    return {m: key for m, key in targets.items() if ATTENTION.search(m)} if recipe.is_attention_only else targets
+    return {m: key for m, key in targets.items() if ATTENTION_MODULES.search(m)} if recipe.is_attention_only else targets
 
 
 def make_patches(
@@ -156,7 +156,7 @@ def make_patches(
     adapter: dict[str, dict[str, torch.Tensor]],
     targets: dict[str, str],
     model: comfy.model_patcher.ModelPatcher,
-    prefix: str = sd15_blocks.OURS,
+    prefix: str = sd15_blocks.PATCH_PREFIX,
 ) -> dict[str, comfy.weight_adapter.WeightAdapterBase]:
     """The host's patches for the weights (targets) of an adapter's modules; ValueError for a module that does not fit."""
     state_dict = model.model.diffusion_model.state_dict()
@@ -170,20 +170,20 @@ def make_patches(
         key_map[ours] = f"diffusion_model.{targets[module]}"
         renamed[f"{ours}.lora_down.weight"], renamed[f"{ours}.lora_up.weight"] = down, up
         if "alpha" in sides:
-            alpha = alpha_of(sides)
+            alpha = read_alpha(sides)
             if not abs(alpha) < float("inf"):
                 raise ValueError(f"{path}: the alpha of {module} is not a number. Download the file again.")
             renamed[f"{ours}.alpha"] = torch.tensor(alpha)
     return comfy.lora.load_lora(renamed, key_map, log_missing=False)
 
 
-def alpha_of(sides: dict[str, torch.Tensor]) -> float:
+def read_alpha(sides: dict[str, torch.Tensor]) -> float:
     return float(sides["alpha"].item()) if sides["alpha"].numel() == 1 else float("nan")
 
 
-def summary(adapter: dict[str, dict[str, torch.Tensor]]) -> str:
+def summarize(adapter: dict[str, dict[str, torch.Tensor]]) -> str:
     """What a file holds, in words: "rank 64, alpha 8, float16"."""
-    alphas = {alpha_of(sides) for sides in adapter.values() if "alpha" in sides}
+    alphas = {read_alpha(sides) for sides in adapter.values() if "alpha" in sides}
     dtypes = sorted({str(sides["down"].dtype).removeprefix("torch.") for sides in adapter.values()})
     rank = format_range({sides["down"].shape[0] for sides in adapter.values()})
     return f"rank {rank}, alpha {format_range(alphas) if alphas else 'not in the file, so the rank'}, {' and '.join(dtypes)}"
@@ -194,7 +194,7 @@ def match_modules(
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
     model: comfy.model_patcher.ModelPatcher,
-    choice: Choice,
+    choice: RecipeChoice,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Each of the model's modules -> its matrices in the file; ValueError unless the file has just these.
 
@@ -204,8 +204,8 @@ def match_modules(
     channels = config["model_channels"]
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
-    levels = sd15_blocks.levels_kept(config)
-    remedy = USE_OURS if levels else USE_LOADER
+    levels = sd15_blocks.count_kept_levels(config)
+    remedy = USE_PACK_LOADER_MESSAGE if levels else USE_LOADER_MESSAGE
     for_text = [key for key in tensors if lora_keys.is_text_encoder_key(key)]
     if len(for_text) == len(tensors):
         raise ValueError(f"{path} adapts text encoders only, so it is no LCM-LoRA. {remedy}")
@@ -215,17 +215,17 @@ def match_modules(
         raise ValueError(
             f"{path} looks like a LoRA for a style or a subject (it adapts {why}), not like an LCM-LoRA. {remedy}"
         )
-    adapter = lora_keys.grouped(path, tensors, partial(peft_alpha.read, path, metadata))
+    adapter = lora_keys.group_whole_file(path, tensors, partial(peft_alpha.read, path, metadata))
     modules = adapter.keys()
-    residual = any(module.endswith(RESIDUAL) for module in modules)
+    residual = any(module.endswith(RESIDUAL_MODULES) for module in modules)
     if choice.recipe is None and residual:
         raise ValueError(
             f"{path} is {choice.name} by {choice.source}, and there is no recipe for it here. Draw with it "
-            f"{choice.how_else}. If it is an LCM-LoRA all the same, set recipe to LCM."
+            f"{choice.alternative}. If it is an LCM-LoRA all the same, set recipe to LCM."
         )
     attention_only = choice.recipe is not None and choice.recipe.is_attention_only
     if attention_only and residual:
-        remedy = "set recipe to auto" if choice.told_by == "user" else "set recipe to LCM or to its own"
+        remedy = "set recipe to auto" if choice.evidence == "user" else "set recipe to LCM or to its own"
         raise ValueError(f"{path} changes residual blocks too, as no LoRA of {choice.name} does: {remedy}.")
     if not residual and not attention_only:
         raise ValueError(
@@ -236,7 +236,7 @@ def match_modules(
     if modules == targets.keys():
         return adapter
     if len(modules) in (SD15_MODULE_COUNT, SD15_ATTENTION_MODULE_COUNT) and levels:
-        sources = {module: sd15_blocks.in_sd15(module, levels) for module in targets}
+        sources = {module: sd15_blocks.to_sd15_module(module, levels) for module in targets}
         if all(source in modules for source in sources.values()):
             return {module: adapter[source] for module, source in sources.items()}
     strangers, missing = sorted(modules - targets.keys()), sorted(targets.keys() - modules)
@@ -251,8 +251,8 @@ def match_modules(
             f"{path}: this {choice.name} LoRA has {len(modules)} modules and matches {BASES[made_for][0]}; {ours}: use "
             f"{where}."
         )
-    parts = [f"not in the model: {weights.listing(strangers)}"] if strangers else []
-    parts += [f"{len(missing)} of the model's are not in the file: {weights.listing(missing)}"] if missing else []
+    parts = [f"not in the model: {weights.list_names(strangers)}"] if strangers else []
+    parts += [f"{len(missing)} of the model's are not in the file: {weights.list_names(missing)}"] if missing else []
     advice = f"use {where}" if strangers else f"If it should be whole, download it again; else use {where}"
     raise ValueError(
         f"{path}: this LoRA has {len(modules)} modules, which match no base that is known; {ours} ({'; '.join(parts)}). "
@@ -269,7 +269,7 @@ def base_name(modules: int, channels: int) -> str:
     if is_nano(modules, channels):
         return "vega-nano"
     name = BASES[modules][0] if modules in BASES else "another one"
-    return name if channels == CHANNELS else f"{name} with {channels} channels"
+    return name if channels == BASE_CHANNELS else f"{name} with {channels} channels"
 
 
 def shapes_fit(down: torch.Tensor, up: torch.Tensor, weight: torch.Tensor) -> bool:

@@ -21,7 +21,7 @@ def of_model(model: comfy.model_patcher.ModelPatcher) -> ModelFacts:
     unet = model.model.diffusion_model
     dtype = model.model.get_dtype()
     precision = PRECISIONS.get(dtype, str(dtype).removeprefix("torch."))
-    return ModelFacts(family(model), precision, count(sum(weight.numel() for weight in unet.parameters())))
+    return ModelFacts(family(model), precision, format_count(sum(weight.numel() for weight in unet.parameters())))
 
 
 def family(model: comfy.model_patcher.ModelPatcher) -> str:
@@ -30,12 +30,12 @@ def family(model: comfy.model_patcher.ModelPatcher) -> str:
     modules, channels = len(lora.lcm_targets(model)), config["model_channels"]
     if lora.is_nano(modules, channels):
         return "vega-nano"
-    if modules in lora.BASES and channels == lora.CHANNELS:
+    if modules in lora.BASES and channels == lora.BASE_CHANNELS:
         return lora.BASES[modules][0]
     return "SDXL family" if config.get("adm_in_channels") else "SD 1.5 family"
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """A number of parameters with two or three digits: 6.7M, 745M, 2.6B."""
     for unit, suffix in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
         if number >= unit:

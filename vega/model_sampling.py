@@ -57,7 +57,7 @@ class EulerSampling(EpsilonSampling):
         return super().noise_scaling(sigma, noise, latent_image)
 
 
-def of_recipe(recipe: recipes.Recipe, model_config) -> comfy.model_sampling.ModelSamplingDiscrete:
+def from_recipe(recipe: recipes.Recipe, model_config) -> comfy.model_sampling.ModelSamplingDiscrete:
     """The model sampling that draws by this recipe, which it carries. model_config: the host's, with its noise schedule."""
     if recipe.rule is step_rules.lcm:
         sampling = LCMSampling if recipe.grid is timestep_grids.lcm else ConsistencySampling

@@ -12,11 +12,11 @@ READ_LOCK = Lock()  # a pickle may be held whole while it is read: one at a time
 SECOND_ENCODER_PREFIX = "conditioner.embedders.1."  # only checkpoints of the SDXL family have one
 
 
-def pixels(path: Path) -> int:
+def read_pixels(path: Path) -> int:
     """Pixels of a side, of a diffusers folder or a checkpoint file; ValueError where the file can't be read."""
     modified = modified_ns(path)
     with READ_LOCK:
-        return read(path, modified)
+        return read_cached(path, modified)
 
 
 def modified_ns(path: Path) -> int:
@@ -33,7 +33,7 @@ def config_file(path: Path) -> Path:
 
 
 @lru_cache
-def read(path: Path, modified_ns: int) -> int:
+def read_cached(path: Path, modified_ns: int) -> int:
     if path.is_dir():
         config = weights.read_json(config_file(path))
         size = config.get("sample_size")

@@ -12,7 +12,7 @@ import torch
 
 from . import module_tree
 
-HOST = comfy.ops.disable_weight_init  # whose layers have the functions of all its ways to cast weights
+HOST_OPS = comfy.ops.disable_weight_init  # whose layers have the functions of all its ways to cast weights
 NO_POST_OP = ("none", [], "")  # attr, scalars, algorithm: nothing is fused to the operation
 
 
@@ -38,7 +38,8 @@ class PackedLayers:
             yield  # somebody else has put one there for this call
             return
         if not self.forwards:
-            self.forwards = [(layer, packed(layer, self.dtype)) for layer in module_tree.modules(unet) if can_pack(layer)]
+            layers = filter(can_pack, module_tree.modules(unet))
+            self.forwards = [(layer, packed_forward(layer, self.dtype)) for layer in layers]
         # Past Module.__setattr__, which would take as long as a small layer.
         for layer, forward in self.forwards:
             layer.__dict__["forward"] = forward
@@ -52,23 +53,23 @@ class PackedLayers:
 def can_pack(layer: torch.nn.Module) -> bool:
     """Whether the layer is the host's own, as it is, and oneDNN's operation on a packed weight gives what it gives."""
     if isinstance(layer, torch.nn.Conv2d):
-        hosts, own = HOST.Conv2d, ("forward", "forward_comfy_cast_weights", "_conv_forward")
+        hosts, own = HOST_OPS.Conv2d, ("forward", "forward_comfy_cast_weights", "_conv_forward")
         if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             return False
     elif isinstance(layer, torch.nn.Linear):
-        hosts, own = HOST.Linear, ("forward", "forward_comfy_cast_weights")
+        hosts, own = HOST_OPS.Linear, ("forward", "forward_comfy_cast_weights")
     else:
         return False
     is_hosts = all(getattr(type(layer), name) is getattr(hosts, name) and name not in vars(layer) for name in own)
     return is_hosts and not layer.weight_function and not layer.bias_function
 
 
-def packed(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
+def packed_forward(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward of a layer with its weight packed at the first call."""
     if isinstance(layer, torch.nn.Linear):
-        pack, compute = pack_linear, linear
+        pack, compute = pack_linear, packed_linear
     else:
-        pack, compute = (pack_pixelwise, pixelwise) if is_pixelwise(layer) else (pack_conv, conv)
+        pack, compute = (pack_pixelwise, packed_pixelwise) if is_pixelwise(layer) else (pack_conv, packed_conv)
     weight = bias = None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ def pack_conv(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor:
     )
 
 
-def conv(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def packed_conv(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups, *NO_POST_OP
     )
@@ -103,14 +104,16 @@ def pack_pixelwise(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor
     return pack_linear(layer, weight.flatten(1))
 
 
-def pixelwise(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def packed_pixelwise(
+    layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
     """oneDNN's convolutions of 1 x 1 reach a tenth of the speed of its products (2560 channels, 16 x 16, AVX512)."""
-    return linear(layer, x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+    return packed_linear(layer, x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
 
 
 def pack_linear(layer: torch.nn.Linear, weight: torch.Tensor) -> torch.Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight)
 
 
-def linear(layer: torch.nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def packed_linear(layer: torch.nn.Linear, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *NO_POST_OP)

@@ -90,7 +90,7 @@ def unsupported_in_yaml(path: Path) -> str | None:
             return None  # notes of somebody's, and no configuration
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} can't be read ({reason}). Mend it, or move it away if it is not the model's.") from error
-    for option, value in options(parts):
+    for option, value in walk_options(parts):
         if kind := unsupported_by_option(str(option), value):
             return kind
         # Stability's generative-models, for SDXL.
@@ -101,7 +101,7 @@ def unsupported_in_yaml(path: Path) -> str | None:
     return None
 
 
-def options(config) -> Iterator[tuple[str, object]]:
+def walk_options(config) -> Iterator[tuple[str, object]]:
     """Every option of a nested configuration, each of its parts once, however often the others refer to it."""
     waiting, seen = [config], set()
     while waiting:

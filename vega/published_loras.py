@@ -17,7 +17,7 @@ from . import few_step_adapters, lora, lora_keys, published_files, recipes
 # What browsers save: the first download, and Chrome's, Firefox's, Safari's and macOS's next one of the same name.
 DEFAULT_FILE_NAME = re.compile(r"(?:^|[/\\])pytorch_lora_weights( ?\(\d+\)|[- ]\d+)?\.safetensors\Z")
 # The name that templates and the README give each -> how many modules it has, by which lora.BASES has its base.
-MODULES = {
+MODULE_COUNTS = {
     "lcm-lora-sdxl.safetensors": 788,
     "lcm-lora-ssd-1b.safetensors": 423,
     "Segmind-VegaRT.safetensors": 233,
@@ -31,38 +31,39 @@ PUBLISHED_BYTES = {788: 393_855_224, lora.SD15_MODULE_COUNT: 134_621_556}
 MAX_HEADER_BYTES = 4 << 20  # of a LoRA's header: SDXL's has some 330,000
 
 
-class Contents(NamedTuple):
+class FileContents(NamedTuple):
     """What a file is: the name of the published LCM-LoRA whose modules it has, if any, and what speaks against it."""
 
     name: str | None
     mismatch: str  # empty where it is certain
 
 
-def identify(path: Path) -> Contents:
+def identify(path: Path) -> FileContents:
     """What a file is by its header, which is read again when the file has changed; tensors are read for SD 1.5 alone."""
     try:
         stat = path.stat()
     except OSError as error:
-        return Contents(None, f"it can't be read ({error.strerror})")
+        return FileContents(None, f"it can't be read ({error.strerror})")
     return _identify_cached(path, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1024)
-def _identify_cached(path: Path, size: int, mtime_ns: int) -> Contents:
+def _identify_cached(path: Path, size: int, mtime_ns: int) -> FileContents:
     """As identify(), of a file of this size in bytes and this time of its last change in nanoseconds."""
     try:
         tensors, metadata = read_header(path)
-        adapter = lora_keys.by_module(path, tensors, lambda ranks: {})
+        adapter = lora_keys.group_by_module(path, tensors, lambda ranks: {})
     except (OSError, SafetensorError, ValueError):
-        return Contents(None, "it is no whole LoRA")
+        return FileContents(None, "it is no whole LoRA")
     if any(map(lora_keys.is_text_encoder_key, tensors)) or any(key in metadata for key in lora.STYLE_METADATA):
-        return Contents(None, "it looks like a LoRA for a style or a subject")
+        return FileContents(None, "it looks like a LoRA for a style or a subject")
     if other := few_step_adapters.identify(path, metadata):
-        return Contents(None, f"it is {other.name} by {other.source}")
-    if not adapter or not all(map(lora.ADAPTED.search, adapter)) or not any(m.endswith(lora.RESIDUAL) for m in adapter):
-        return Contents(None, "it is no LCM-LoRA")
-    name = next((name for name, modules in MODULES.items() if modules == len(adapter)), None)
-    return Contents(name, mismatch_reason(path, size, adapter) if name else "it is for no base that has a published one")
+        return FileContents(None, f"it is {other.name} by {other.source}")
+    has_residual = any(module.endswith(lora.RESIDUAL_MODULES) for module in adapter)
+    if not has_residual or not all(map(lora.ADAPTED_MODULES.search, adapter)):
+        return FileContents(None, "it is no LCM-LoRA")
+    name = next((name for name, modules in MODULE_COUNTS.items() if modules == len(adapter)), None)
+    return FileContents(name, mismatch_reason(path, size, adapter) if name else "it is for no base that has a published one")
 
 
 def mismatch_reason(path: Path, size: int, adapter: dict[str, dict[str, torch.Tensor]]) -> str:

@@ -18,9 +18,9 @@ NON_COMMERCIAL = "CC BY-NC 4.0"
 class Guidance(NamedTuple):
     """The guidance scales (cfg) that the makers give. 1 is none."""
 
-    least: float
-    most: float
-    start: float  # what an unset cfg is
+    min: float
+    max: float
+    default: float  # what an unset cfg is
 
 
 NO_GUIDANCE = Guidance(1, 1, 1)
@@ -114,10 +114,10 @@ def guidance_scale(recipe: Recipe, cfg: float) -> float:
     """The cfg to draw with: UNSET_CFG means the makers' own. ValueError above what they give."""
     if not cfg >= 1:
         raise ValueError(f"cfg is {cfg:g}; 1 is without guidance: raise cfg to 1.")
-    if cfg > recipe.guidance.most:
+    if cfg > recipe.guidance.max:
         if recipe.guidance == NO_GUIDANCE:
             raise ValueError(f"cfg is {cfg:g}, and {recipe.name} draws without guidance, by its makers: set cfg to 1.")
         raise ValueError(
-            f"cfg is {cfg:g}; the makers of {recipe.name} go up to {recipe.guidance.most:g}: lower cfg to it, or to less."
+            f"cfg is {cfg:g}; the makers of {recipe.name} go up to {recipe.guidance.max:g}: lower cfg to it, or to less."
         )
-    return recipe.guidance.start if cfg == UNSET_CFG else cfg
+    return recipe.guidance.default if cfg == UNSET_CFG else cfg

@@ -8,7 +8,7 @@ import torch
 from . import prediction, unet_keys, unsupported, weights
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
-TEXT = ("conditioner.embedders.", "cond_stage_model.")
+TEXT_PREFIXES = ("conditioner.embedders.", "cond_stage_model.")
 
 
 class Parts(NamedTuple):
@@ -27,7 +27,7 @@ def read(path: Path) -> Parts:
     unsupported.check(path, state_dict)
     unet, vae = strip_prefix(state_dict, UNET_PREFIX), strip_prefix(state_dict, VAE_PREFIX)
     if not unet:
-        raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe(state_dict)}.")
+        raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe_file(state_dict)}.")
     # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.
     names = unet_keys.stability_to_diffusers(list(unet))
     if len(set(names.values())) < len(names):
@@ -36,7 +36,7 @@ def read(path: Path) -> Parts:
     try:
         config = unet_keys.infer_config(unet)
     except (KeyError, IndexError) as error:
-        other = unsupported.other_model(unet)
+        other = unsupported.identify_other_family(unet)
         raise ValueError(
             f"{path} holds no whole UNet of the SDXL or SD 1.5 family"
             + (
@@ -46,7 +46,7 @@ def read(path: Path) -> Parts:
             )
             + ("" if other else " If it should, download it again.")
         ) from error
-    return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT)}, vae)
+    return Parts(config, unet, {key: tensor for key, tensor in state_dict.items() if key.startswith(TEXT_PREFIXES)}, vae)
 
 
 def strip_prefix(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

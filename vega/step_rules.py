@@ -11,62 +11,62 @@ import torch
 from .timestep_grids import NUM_TRAIN_TIMESTEPS
 
 
-class Levels(NamedTuple):
+class StepSigmas(NamedTuple):
     """The noise levels (sigmas) of a step. target: where the predicted noise alone leads to, if the rule has its own."""
 
-    now: float
-    following: float  # that the UNet is asked at next; 0 after the last step
+    current: float
+    next: float  # that the UNet is asked at next; 0 after the last step
     target: float
 
 
-# (x [B, C, h, w], its predicted clean latent, levels, what draws noise of its shape) -> x for the next step.
-StepRule = Callable[[torch.Tensor, torch.Tensor, Levels, Callable[[], torch.Tensor]], torch.Tensor]
+# (x [B, C, h, w], its predicted clean latent, sigmas, what draws noise of its shape) -> x for the next step.
+StepRule = Callable[[torch.Tensor, torch.Tensor, StepSigmas, Callable[[], torch.Tensor]], torch.Tensor]
 
 
-def lcm(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+def lcm(x: torch.Tensor, clean: torch.Tensor, sigmas: StepSigmas, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Luo et al. 2023 (arXiv 2310.04378): the clean latent with new noise."""
-    return clean + levels.following * noise() if levels.following > 0 else clean
+    return clean + sigmas.next * noise() if sigmas.next > 0 else clean
 
 
-def tcd(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+def tcd(x: torch.Tensor, clean: torch.Tensor, sigmas: StepSigmas, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Zheng et al. 2024 (arXiv 2402.19159): down to (1 - eta) times the next timestep, then up to it with new noise."""
-    reached = towards(x, clean, levels)
-    if levels.following == 0:
-        return reached / (1 + levels.target**2) ** 0.5
-    if levels.target < levels.following:  # not so at eta 0
-        reached = reached + (levels.following**2 - levels.target**2) ** 0.5 * noise()
+    reached = renoise_to_target(x, clean, sigmas)
+    if sigmas.next == 0:
+        return reached / (1 + sigmas.target**2) ** 0.5
+    if sigmas.target < sigmas.next:  # not so at eta 0
+        reached = reached + (sigmas.next**2 - sigmas.target**2) ** 0.5 * noise()
     return reached
 
 
-def ddim(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+def ddim(x: torch.Tensor, clean: torch.Tensor, sigmas: StepSigmas, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Song et al. 2021 (arXiv 2010.02502) without noise. As diffusers has it, the last step ends at timestep 0's level, and
     the target may be one timestep off the level that the UNet is asked at next.
     """
-    return towards(x, clean, levels) * ((1 + levels.following**2) / (1 + levels.target**2)) ** 0.5
+    return renoise_to_target(x, clean, sigmas) * ((1 + sigmas.next**2) / (1 + sigmas.target**2)) ** 0.5
 
 
-def euler(x: torch.Tensor, clean: torch.Tensor, levels: Levels, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
+def euler(x: torch.Tensor, clean: torch.Tensor, sigmas: StepSigmas, noise: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Karras et al. 2022 (arXiv 2206.00364), algorithm 2 without noise."""
-    return x + (x - clean) / levels.now * (levels.following - levels.now)
+    return x + (x - clean) / sigmas.current * (sigmas.next - sigmas.current)
 
 
-def towards(x: torch.Tensor, clean: torch.Tensor, levels: Levels) -> torch.Tensor:
+def renoise_to_target(x: torch.Tensor, clean: torch.Tensor, sigmas: StepSigmas) -> torch.Tensor:
     """The clean latent with the predicted noise at the target's level."""
-    return clean + (x - clean) / levels.now * levels.target
+    return clean + (x - clean) / sigmas.current * sigmas.target
 
 
-def plan(rule: StepRule, eta: float | None, table: list[float], timesteps: list[int], steps: int) -> list[Levels]:
+def plan_steps(rule: StepRule, eta: float | None, table: list[float], timesteps: list[int], steps: int) -> list[StepSigmas]:
     """The levels of each step. table: the sigmas of evenly spaced timesteps; steps: of the whole grid, before img2img."""
-    now = [level(table, t) for t in timesteps]
+    now = [sigma_at(table, t) for t in timesteps]
     following = [*now[1:], 0.0]
     targets = following
     if rule is tcd:
-        targets = [level(table, int((1 - eta) * t)) for t in (*timesteps[1:], 0)]
+        targets = [sigma_at(table, int((1 - eta) * t)) for t in (*timesteps[1:], 0)]
     elif rule is ddim:
-        targets = [level(table, max(t - NUM_TRAIN_TIMESTEPS // steps, 0)) for t in timesteps]
-    return [Levels(*of_step) for of_step in zip(now, following, targets, strict=True)]
+        targets = [sigma_at(table, max(t - NUM_TRAIN_TIMESTEPS // steps, 0)) for t in timesteps]
+    return [StepSigmas(*of_step) for of_step in zip(now, following, targets, strict=True)]
 
 
-def level(table: list[float], timestep: int) -> float:
+def sigma_at(table: list[float], timestep: int) -> float:
     """The sigma of a timestep: a table of 50 entries has those of 19, 39, ... 999."""
     return table[(timestep + 1) * len(table) // NUM_TRAIN_TIMESTEPS - 1]

@@ -17,12 +17,12 @@ import torch
 from . import few_step_adapters, lora, lora_keys, model_sampling, peft_alpha, sd15_blocks, unet, weights
 
 AUTO, SD15, THIS_MODEL = "auto", "Stable Diffusion 1.5", "this model"
-MADE_FOR = (AUTO, SD15, THIS_MODEL)
-RESIDUAL = (*lora.RESIDUAL, "in_layers_2", "out_layers_3", "emb_layers_1")  # under Stability's names as well
-ATTENTION = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
+MADE_FOR_OPTIONS = (AUTO, SD15, THIS_MODEL)
+RESIDUAL_MODULES = (*lora.RESIDUAL_MODULES, "in_layers_2", "out_layers_3", "emb_layers_1")  # under Stability's names as well
+ATTENTION_KINDS = ("attn", "ff_", "proj_")  # begin the kinds of modules that are in an attention
 
 
-class Applied(NamedTuple):
+class AppliedLora(NamedTuple):
     """What was done: in a sentence, and in numbers of modules."""
 
     sentence: str
@@ -39,16 +39,16 @@ def apply(
     strength_model: float,
     strength_clip: float,
     made_for: str = AUTO,
-) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, Applied]:
+) -> tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP | None, AppliedLora]:
     """Clones of the model and its text encoders with the LoRA as weight patches, and what was done.
 
     A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
     small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the sentence counts them.
-    made_for: one of MADE_FOR, for a file that both read differently; other models take their own only.
+    made_for: one of MADE_FOR_OPTIONS, for a file that both read differently; other models take their own only.
     """
     tensors, metadata = weights.read(path)
-    for_text = {text_name(key): tensor for key, tensor in tensors.items() if lora_keys.is_text_encoder_key(key)}
-    adapter = lora_keys.by_module(path, tensors, partial(peft_alpha.read, path, metadata))
+    for_text = {normalize_text_key(key): tensor for key, tensor in tensors.items() if lora_keys.is_text_encoder_key(key)}
+    adapter = lora_keys.group_by_module(path, tensors, partial(peft_alpha.read, path, metadata))
     if not tensors:
         raise ValueError(f"{path} is empty: it holds no LoRA. Download it again.")
     report, modules, text_modules = [], 0, 0
@@ -58,15 +58,16 @@ def apply(
         if few_step and model_sampling.carried_recipe(model):
             raise ValueError(f"{path} is a few-step LoRA by its name, and the model has one already: apply one of the two.")
         check_matrices(path, adapter)
-        targets, note = place_modules(path, adapter, model, made_for)
+        targets, note = map_modules(path, adapter, model, made_for)
         kept = {module: sides for module, sides in adapter.items() if module in targets}
-        patches = lora.make_patches(path, kept, targets, model, lora.FEW_STEP if few_step else sd15_blocks.OURS)
+        prefix = lora.FEW_STEP_PREFIX if few_step else sd15_blocks.PATCH_PREFIX
+        patches = lora.make_patches(path, kept, targets, model, prefix)
         if len(patches) != len(kept):
             raise ValueError(f"{path} names some modules twice, in two spellings. Save or download it again.")
         model = model.clone()
         model.add_patches(patches, strength_model)
         modules = len(kept)
-        report.append(f"{modules} of {len(adapter)} UNet modules ({lora.summary(kept)}){note}")
+        report.append(f"{modules} of {len(adapter)} UNet modules ({lora.summarize(kept)}){note}")
     if for_text and clip is not None and strength_clip:
         clip, text_modules = patch_text_encoders(path, for_text | text_alphas(path, metadata, for_text), clip, strength_clip)
         report.append(f"{text_modules} modules of text encoders")
@@ -76,13 +77,13 @@ def apply(
     weights.check_end(path)
     sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
     logging.info("Load LoRA (Vega): %s", sentence)
-    return model, clip, Applied(sentence, modules, len(adapter), text_modules, lacks_clip)
+    return model, clip, AppliedLora(sentence, modules, len(adapter), text_modules, lacks_clip)
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:
     """Whether a file is a few-step LoRA by its name, and adapts residual blocks, as those do and hardly a style does."""
     named = few_step_adapters.identify(path, metadata) or few_step_adapters.says_lcm(few_step_adapters.file_title(path))
-    return bool(named) and any(module.endswith(RESIDUAL) for module in adapter)
+    return bool(named) and any(module.endswith(RESIDUAL_MODULES) for module in adapter)
 
 
 def check_matrices(path: Path, adapter: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -92,7 +93,7 @@ def check_matrices(path: Path, adapter: dict[str, dict[str, torch.Tensor]]) -> N
             raise ValueError(f"{path}: {module} has not two matrices. Download the file again.")
 
 
-def place_modules(
+def map_modules(
     path: Path, adapter: dict, model: comfy.model_patcher.ModelPatcher, made_for: str
 ) -> tuple[dict[str, str], str]:
     """The UNet's weight for each module of the file that is for one, and a note on what is left out."""
@@ -101,18 +102,18 @@ def place_modules(
     own = unet.diffusers_to_native(config, state_dict)
     if not own:
         raise ValueError(f"{path}: the model has no UNet of the Stable Diffusion family: use ComfyUI's own Load LoRA.")
-    as_own = by_module_name(own)
+    as_own = weights_by_module(own)
     if other := other_sd15_derivative(adapter, config):
         raise ValueError(
             f"{path} was made for {other}, by its modules; the model is {base_name(model)}, with other blocks. "
             f"Put it on {other}."
         )
-    if not sd15_blocks.levels_kept(config):
+    if not sd15_blocks.count_kept_levels(config):
         strangers = sorted(adapter.keys() - as_own.keys())
         if strangers:
             raise ValueError(
                 f"{path} was made for another base: {len(strangers)} of its {len(adapter)} modules are not in the model, "
-                f"which is {base_name(model)}: {weights.listing(strangers)}. Choose one for this model."
+                f"which is {base_name(model)}: {weights.list_names(strangers)}. Choose one for this model."
             )
         return as_own, ""
     as_sd15 = sd15_modules(config, own)
@@ -138,45 +139,44 @@ def place_modules(
 
 def base_name(model: comfy.model_patcher.ModelPatcher) -> str:
     config, modules = model.model.model_config.unet_config, len(lora.lcm_targets(model))
-    if sd15_blocks.levels_kept(config) and modules not in lora.BASES:
+    if sd15_blocks.count_kept_levels(config) and modules not in lora.BASES:
         return "this model"
     return lora.base_name(modules, config["model_channels"])
 
 
 def other_sd15_derivative(adapter: dict[str, dict[str, torch.Tensor]], config: dict) -> str | None:
     """The other model made from Stable Diffusion 1.5 of whose attention the file has every module of its kinds, if any."""
-    if config.get("adm_in_channels") is not None or list(config["channel_mult"]) not in sd15_blocks.MULTIPLES:
+    if config.get("adm_in_channels") is not None or list(config["channel_mult"]) not in sd15_blocks.CHANNEL_MULTS:
         return None
-    attention = {module for module in adapter if module_kind(module).startswith(ATTENTION)}
+    attention = {module for module in adapter if module_kind(module).startswith(ATTENTION_KINDS)}
     kinds = {module_kind(module) for module in attention}
     for called, levels in (("small-sd", sd15_blocks.LEVELS), ("tiny-sd", sd15_blocks.LEVELS - 1)):
-        small = sd15_blocks.small_config(config, levels)
-        has_middle = bool(sd15_blocks.numbers(small)["middle"])
-        names = by_module_name(comfy.utils.unet_to_diffusers(small))
+        small = sd15_blocks.reduced_config(config, levels)
+        has_middle = bool(sd15_blocks.kept_block_numbers(small)["middle"])
+        names = weights_by_module(comfy.utils.unet_to_diffusers(small))
         names = {module: key for module, key in names.items() if has_middle or not key.startswith("middle_block")}
         every = {key for module, key in names.items() if module_kind(module) in kinds}
         if attention and attention <= names.keys() and {names[module] for module in attention} == every:
-            return None if sd15_blocks.levels_kept(config) == levels else called
+            return None if sd15_blocks.count_kept_levels(config) == levels else called
     return None
 
 
-def by_module_name(names: dict[str, str]) -> dict[str, str]:
+def weights_by_module(names: dict[str, str]) -> dict[str, str]:
     """Each module, under diffusers' and under Stability's name in kohya's spelling -> its weight, of a map of weights."""
     weight_of = {name: key for name, key in names.items() if name.endswith(".weight")}
-    return {lora_keys.kohya(spelling): key for name, key in weight_of.items() for spelling in (name, key)}
+    return {lora_keys.to_kohya(spelling): key for name, key in weight_of.items() for spelling in (name, key)}
 
 
 def sd15_modules(config: dict, own: dict[str, str]) -> dict[str, str | None]:
     """Each module of the Stable Diffusion 1.5 a model was made from, in both spellings -> the model's weight or None."""
-    levels = sd15_blocks.levels_kept(config)
-    weight_of = {
-        sd15_blocks.in_sd15(lora_keys.kohya(name), levels): key for name, key in own.items() if name.endswith(".weight")
-    }
+    levels = sd15_blocks.count_kept_levels(config)
+    own_weights = {name: key for name, key in own.items() if name.endswith(".weight")}
+    weight_of = {sd15_blocks.to_sd15_module(lora_keys.to_kohya(name), levels): key for name, key in own_weights.items()}
     modules = {}
     for name, native in comfy.utils.unet_to_diffusers(sd15_blocks.sd15_config(config)).items():
         if name.endswith(".weight"):
-            module = lora_keys.kohya(name)
-            modules |= {spelling: weight_of.get(module) for spelling in (module, lora_keys.kohya(native))}
+            module = lora_keys.to_kohya(name)
+            modules |= {spelling: weight_of.get(module) for spelling in (module, lora_keys.to_kohya(native))}
     return modules
 
 
@@ -222,7 +222,7 @@ def module_kind(module: str) -> str:
     return re.sub(r".*(?:block|blocks|attentions|resnets|samplers)_\d+_", "", module)
 
 
-def text_name(key: str) -> str:
+def normalize_text_key(key: str) -> str:
     """The key as the host knows it: since transformers 5 diffusers saves a CLIPTextModel's without text_model."""
     return re.sub(r"^(?:base_model\.model\.)?(text_encoder(?:_2)?)\.(?=encoder\.)", r"\1.text_model.", key)
 
@@ -256,8 +256,8 @@ def patch_text_encoders(
     if left:
         raise ValueError(
             f"{path}: its weights for text encoders are not for this model's, or no LoRA of two matrices "
-            f"({len(left)} of {len(for_text)}: {weights.listing(left)}). It may be made for another base; without clip its "
-            "UNet part can be tried."
+            f"({len(left)} of {len(for_text)}: {weights.list_names(left)}). It may be made for another base; without clip "
+            "its UNet part can be tried."
         )
     patched = clip.clone()
     applied = patched.add_patches(loaded, strength)

@@ -12,7 +12,7 @@ import comfy.supported_models_base
 import torch
 
 from . import host_layers, weights
-from .encoder_files import ACTIVATION, WITHOUT_TEXT_MODEL, Encoder, host_config, infer_config, normalize_keys
+from .encoder_files import ACTIVATION, MISSING_TEXT_MODEL_PREFIX, Encoder, host_config, infer_config, normalize_keys
 from .single_file import Parts, strip_prefix
 
 
@@ -20,7 +20,7 @@ def from_file(path: Path, parts: Parts) -> dict[str, Encoder]:
     """The host's name of each text encoder (clip_l, and in the SDXL family clip_g) -> the encoder."""
     xl = parts.config["addition_embed_type"] is not None
     family = comfy.supported_models.SDXL if xl else comfy.supported_models.SD15
-    text = {WITHOUT_TEXT_MODEL.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
+    text = {MISSING_TEXT_MODEL_PREFIX.sub(r"\1text_model.", key): tensor for key, tensor in parts.text.items()}
     try:
         renamed = family({}).process_clip_state_dict(text)
     except (RuntimeError, IndexError) as error:
@@ -75,11 +75,11 @@ def load(encoders: dict[str, Encoder], embedding_directory: list[str]) -> comfy.
         disable_dynamic=True,
     )
     if dtype == torch.float16 and not comfy.model_management.is_device_cpu(device):
-        compute_in(clip, dtype)
+        set_compute_dtype(clip, dtype)
     return clip
 
 
-def compute_in(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
+def set_compute_dtype(clip: comfy.sd.CLIP, dtype: torch.dtype) -> None:
     """Lets the encoders compute in their weights' own dtype, as diffusers does.
 
     The host computes in fp32 and casts every fp16 weight at every prompt, which takes a GPU as long as a UNet call.

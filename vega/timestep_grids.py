@@ -18,7 +18,7 @@ def lcm(steps: int, denoise: float) -> list[int]:
     if not 1 <= steps <= available:
         raise ValueError(
             f"steps is {steps}; with denoise {denoise:g} there are at least 1 and at most {available} steps: "
-            f"{remedy(steps, available)}."
+            f"{steps_remedy(steps, available)}."
         )
     # In floating point, as numpy.linspace there: exact integers differ at some steps (33 at denoise 0.9).
     stride = available / steps
@@ -56,7 +56,7 @@ def check_denoise(denoise: float) -> None:
         raise ValueError(f"denoise is {denoise}; it must be between 0 and 1.")
 
 
-def remedy(steps: int, available: int) -> str:
+def steps_remedy(steps: int, available: int) -> str:
     """What to set instead on LCM's grid, with the numbers."""
     if steps < 1:
         return "raise steps to 1"

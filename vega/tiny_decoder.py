@@ -12,7 +12,7 @@ from . import cpu_decoder
 from .latent_formats import FAMILIES, PIXELS_PER_LATENT
 
 TILE_LATENTS = 128  # on a side: 1024 pixels
-SPARSE = 16  # every so many pixels of a row and a column
+SAMPLE_STRIDE = 16  # every so many pixels of a row and a column
 CONTEXT_LATENTS = 19  # around a pixel that it depends on, by the sizes of the decoder's kernels
 
 
@@ -47,7 +47,7 @@ def decode(
     if vae.device.type != "cpu" or vae.vae_dtype != torch.float32:
         cpu_dtype = None
     if cpu_dtype:
-        cpu_decoder.begin(vae.first_stage_model.taesd_decoder)
+        cpu_decoder.begin_image(vae.first_stage_model.taesd_decoder)
     with comfy.model_management.cuda_device_context(vae.device):
         return decode_within_memory(vae, samples, cpu_dtype)
 
@@ -109,7 +109,7 @@ def decode_whole(vae: comfy.sd.VAE, samples: torch.Tensor, cpu_dtype: torch.dtyp
 
 def is_black(images: torch.Tensor) -> bool:
     """Whether a picture of [B, H, W, 3] has no light at all; of others a few pixels are read, so that it costs nothing."""
-    return any(not image[::SPARSE, ::SPARSE].any() and not image.any() for image in images)
+    return any(not image[::SAMPLE_STRIDE, ::SAMPLE_STRIDE].any() and not image.any() for image in images)
 
 
 def memory_needed(shape: list[int], dtype: torch.dtype) -> int:

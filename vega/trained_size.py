@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import comfy.model_patcher
 
-KEY = "vega_trained_size"  # of the attachment that carries it with a MODEL and its clones
+ATTACHMENT_KEY = "vega_trained_size"  # of the attachment that carries it with a MODEL and its clones
 # Of a picture's pixels by those of the square that the model was trained on. Below half of them objects lose their parts
 # (SDXL at 512 x 512 has a quarter); above a square half as long again on each side it repeats what it draws: horizons,
 # heads. Between them lie all sizes that are usual for a model: 768 x 768 for SD 1.5, and SDXL's buckets of any shape.
@@ -31,7 +31,7 @@ def of_side(side: int) -> TrainedSize:
 
 def of_model(model: comfy.model_patcher.ModelPatcher) -> TrainedSize | None:
     """None of a model that Load Vega did not load."""
-    return model.get_attachment(KEY)
+    return model.get_attachment(ATTACHMENT_KEY)
 
 
 def suggest_size(width: int, height: int, trained: TrainedSize) -> tuple[int, int] | None:

@@ -26,8 +26,8 @@ class SDShaped(comfy.supported_models.SD15):
     unet_extra_config = {}
 
     def get_model(self, state_dict, prefix="", device=None):
-        if sd15_blocks.levels_kept(self.unet_config):
-            return sd15_blocks.BlocksLeftOut(self, device=device)
+        if sd15_blocks.count_kept_levels(self.unet_config):
+            return sd15_blocks.PrunedSD15Model(self, device=device)
         return super().get_model(state_dict, prefix, device)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-RESNET = {
+RESNET_NAMES = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
     "emb_layers.1": "time_emb_proj",
@@ -22,11 +22,11 @@ OUTSIDE_BLOCKS = {
     "out.0": "conv_norm_out",
     "out.2": "conv_out",
 }
-MODULE = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(.+)")
-SIDES = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
+MODULE_PATTERN = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(.+)")
+BLOCK_LISTS = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
 CHANNELS_PER_HEAD = 64  # of every SDXL-shaped UNet; it cannot be seen in the weights
 SIZE_ID_CHANNELS = 256  # of every SDXL-shaped UNet, for each of six
-HEADS = 8  # of every UNet of Stable Diffusion 1's shape
+SD15_HEADS = 8  # of every UNet of Stable Diffusion 1's shape
 
 
 def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
@@ -42,7 +42,7 @@ def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
         module, _, leaf = key.rpartition(".")
         if module in OUTSIDE_BLOCKS:
             names[key] = f"{OUTSIDE_BLOCKS[module]}.{leaf}"
-        elif (match := MODULE.fullmatch(key)) and match[1] in SIDES and match[3]:
+        elif (match := MODULE_PATTERN.fullmatch(key)) and match[1] in BLOCK_LISTS and match[3]:
             side, block, part, rest = match.groups()
             blocks.setdefault((side, int(block)), {}).setdefault(int(part), []).append((key, rest))
         elif match and match[1] == "middle_block":
@@ -51,11 +51,11 @@ def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
             names[key] = f"mid_block.{place}.{resnet_key(rest)}"
         else:
             names[key] = key
-    for side in SIDES:
+    for side in BLOCK_LISTS:
         level = resnet = 0
         for _, parts in sorted((number, parts) for (of, number), parts in blocks.items() if of == side):
             kinds = {part: part_kind(rest for _, rest in weights) for part, weights in parts.items()}
-            place = f"{SIDES[side]}.{level}"
+            place = f"{BLOCK_LISTS[side]}.{level}"
             for part, weights in parts.items():
                 for key, rest in weights:
                     names[key] = {
@@ -83,7 +83,7 @@ def part_kind(names: Iterable[str]) -> str:
 def resnet_key(rest: str) -> str:
     """diffusers' name of a weight within a residual block; that of an attention is the same in both."""
     module, _, leaf = rest.rpartition(".")
-    return f"{RESNET.get(module, module)}.{leaf}"
+    return f"{RESNET_NAMES.get(module, module)}.{leaf}"
 
 
 def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:
@@ -119,7 +119,7 @@ def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:
         "reverse_transformer_layers_per_block": [d or 1 for d in up],
         "cross_attention_dim": shapes[f"{attention}transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
-        "attention_head_dim": [max(1, c // CHANNELS_PER_HEAD) for c in channels] if xl else HEADS,
+        "attention_head_dim": [max(1, c // CHANNELS_PER_HEAD) for c in channels] if xl else SD15_HEADS,
         "addition_embed_type": "text_time" if xl else None,
         "addition_time_embed_dim": SIZE_ID_CHANNELS if xl else None,
         "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1] if xl else None,

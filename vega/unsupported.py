@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 FAMILIES = "models of the SDXL and SD 1.5 families"
-PLAIN_ENDINGS = (".weight", ".bias")
+PLAIN_SUFFIXES = (".weight", ".bias")
 # Who quantised: endings of the names that only their files have.
-QUANTISED = {
+QUANTISATION_PATTERNS = {
     "bitsandbytes": re.compile(r"\.(nested_)?(absmax|quant_map)$|\.quant_state\.bitsandbytes__\w+$|\.(SCB|weight_format)$"),
     "scaled fp8 or the like": re.compile(
         r"(^|\.)(scaled_fp8|scale_weight|scale_input|weight_scale(_2)?|input_scale|comfy_quant)$"
@@ -18,10 +18,10 @@ QUANTISED = {
     "torchao": re.compile(r"(\._weight_|:_?)(qdata|int_data|data|scale|zero_point)$"),
 }
 # Of LoRA layers (PEFT's, diffusers' older ones), and of what PEFT wraps in them.
-LORA = re.compile(r"^lora_(unet|te\d?)_|[._]lora[._](A|B|down|up|embedding|magnitude|layer)|\.(hada|lokr)_w")
-WRAPPED = re.compile(r"\.base_layer\.|\.modules_to_save\.|\.original_module\.|^base_model\.model\.")
-ADAPTER = re.compile(f"{LORA.pattern}|{WRAPPED.pattern}")
-ALPHA = re.compile(r"\.(alpha|dora_scale)$")
+LORA_KEYS = re.compile(r"^lora_(unet|te\d?)_|[._]lora[._](A|B|down|up|embedding|magnitude|layer)|\.(hada|lokr)_w")
+WRAPPED_KEYS = re.compile(r"\.base_layer\.|\.modules_to_save\.|\.original_module\.|^base_model\.model\.")
+ADAPTER_KEYS = re.compile(f"{LORA_KEYS.pattern}|{WRAPPED_KEYS.pattern}")
+ALPHA_KEYS = re.compile(r"\.(alpha|dora_scale)$")
 GUIDANCE_KEYS = ("time_embedding.cond_proj.weight", "time_embed.cond_proj.weight")
 # Models of other families, under whatever prefix.
 OTHER_MODELS = (
@@ -30,8 +30,8 @@ OTHER_MODELS = (
     (re.compile(r"^(transformer\.)?(single_)?transformer_blocks\.|\.adaLN_modulation\."), "a diffusion transformer"),
 )
 # What a file is that holds no UNet under a checkpoint's names; the first that fits.
-KINDS = (
-    (LORA, "a LoRA, which belongs in models/loras"),
+FILE_KINDS = (
+    (LORA_KEYS, "a LoRA, which belongs in models/loras"),
     (
         re.compile(r"^control_model\.|^controlnet_|(^|\.)zero_convs\.|(^|\.)input_hint_block\."),
         "a ControlNet, which belongs in models/controlnet",
@@ -61,7 +61,7 @@ KINDS = (
 
 def check(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
     """ValueError where these are the weights of a model, but not such as can be loaded as they are."""
-    if by := quantisation(state_dict):
+    if by := detect_quantisation(state_dict):
         raise ValueError(
             f"{path} is quantised ({by}). Only weights in fp32, fp16 or bf16 are supported: take the model in one of these."
         )
@@ -70,8 +70,9 @@ def check(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
             f"{path} is a full LCM, not a base: its UNet takes the guidance as an input (time_embedding.cond_proj), which "
             "is not supported. Use the model that it was distilled from, with an LCM-LoRA."
         )
-    adapters = [name for name in state_dict if ADAPTER.search(name)]
-    is_lora = all(LORA.search(name) or ALPHA.search(name) for name in state_dict)  # alone, which is another mistake
+    adapters = [name for name in state_dict if ADAPTER_KEYS.search(name)]
+    # A LoRA alone, which is another mistake.
+    is_lora = all(LORA_KEYS.search(name) or ALPHA_KEYS.search(name) for name in state_dict)
     if adapters and not is_lora:
         raise ValueError(
             f"{path} was saved with an adapter in it that is not merged ({adapters[0]}). Merge it or unload it before "
@@ -79,10 +80,10 @@ def check(path: Path, state_dict: dict[str, torch.Tensor]) -> None:
         )
 
 
-def quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
+def detect_quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
     """How the weights are quantised, with a name that shows it; None where they are not."""
-    odd = [name for name in state_dict if not name.endswith(PLAIN_ENDINGS)]
-    for tool, names in QUANTISED.items():
+    odd = [name for name in state_dict if not name.endswith(PLAIN_SUFFIXES)]
+    for tool, names in QUANTISATION_PATTERNS.items():
         if name := next((name for name in odd if names.search(name)), None):
             return f"{tool}: {name}"
     integers = (name for name, t in state_dict.items() if t.ndim > 1 and t.dtype in (torch.int8, torch.uint8))
@@ -90,14 +91,14 @@ def quantisation(state_dict: dict[str, torch.Tensor]) -> str | None:
     return name and f"{name} is {str(state_dict[name].dtype).removeprefix('torch.')}"
 
 
-def describe(state_dict: dict[str, torch.Tensor]) -> str:
+def describe_file(state_dict: dict[str, torch.Tensor]) -> str:
     """What a file without a UNet's checkpoint names is, as far as can be told."""
     if not state_dict:
         return "empty"
-    kind = next((words for names, words in KINDS if any(names.search(name) for name in state_dict)), None)
+    kind = next((words for names, words in FILE_KINDS if any(names.search(name) for name in state_dict)), None)
     return kind or f"something with keys like {next(iter(state_dict))!r}; Load Vega takes {FAMILIES}"
 
 
-def other_model(state_dict: dict[str, torch.Tensor]) -> str | None:
+def identify_other_family(state_dict: dict[str, torch.Tensor]) -> str | None:
     """The family that these weights of a diffusion model are of, if it is known and another one."""
     return next((model for names, model in OTHER_MODELS if any(names.search(name) for name in state_dict)), None)

@@ -15,13 +15,13 @@ from . import file_integrity, unsupported
 SAFETENSORS = (".safetensors", ".sft")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # How diffusers and transformers name a part's weights: plain, then the fp16 variant; each whole, then in shards.
-FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
-PICKLES = tuple(form.replace("safetensors", "bin") for form in FORMS)
+FILE_NAME_FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
+PICKLE_NAME_FORMS = tuple(form.replace("safetensors", "bin") for form in FILE_NAME_FORMS)
 # transformers calls a pickle of its own otherwise.
 PICKLE_STEM = {"model": "pytorch_model"}
 # What torch.compile, DDP and FSDP put before the names within what they wrap; kohya writes _ for each dot.
-WRAPPER = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
-WRAPPERS = re.compile(rf"(?:^|(?<=\.)){WRAPPER}\.|_{WRAPPER}(?=_)")
+WRAPPER_PREFIX = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
+WRAPPER_PATTERN = re.compile(rf"(?:^|(?<=\.)){WRAPPER_PREFIX}\.|_{WRAPPER_PREFIX}(?=_)")
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -44,12 +44,12 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     state_dict, metadata = read_safetensors(path) if is_safetensors else (read_pickle(path), {})
     if len(state_dict) > file_integrity.MAX_TENSORS:
         raise ValueError(file_integrity.too_many_tensors_message(path))
-    return unwrapped(path, state_dict), metadata
+    return strip_wrappers(path, state_dict), metadata
 
 
-def unwrapped(path: Path, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def strip_wrappers(path: Path, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the names that they have in the model itself."""
-    names = {name: WRAPPERS.sub("", name) for name in state_dict}
+    names = {name: WRAPPER_PATTERN.sub("", name) for name in state_dict}
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights twice, with and without `_orig_mod.` or `module.`. Save it again.")
     return {names[name]: tensor for name, tensor in state_dict.items()}
@@ -60,7 +60,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError) as error:
-        if first_bytes(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
+        if read_first_bytes(path, 4).startswith((b"PK\x03\x04", b"\x80\x02\x8a")):
             raise ValueError(f"{path} is a PyTorch pickle under another name: name it .ckpt, and it may load.") from error
         raise ValueError(
             f"{path} can't be read: it is incomplete or not a safetensors file ({error}). Download or copy it again."
@@ -81,18 +81,18 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
-        if first_bytes(path, 2) == b"PK" and not is_zip:
-            raise ValueError(incomplete(path)) from error
-        if first_bytes(path, 9)[8:] == b"{":
+        if read_first_bytes(path, 2) == b"PK" and not is_zip:
+            raise ValueError(incomplete_message(path)) from error
+        if read_first_bytes(path, 9)[8:] == b"{":
             raise ValueError(f"{path} is a safetensors file under another name: name it .safetensors.") from error
-        if first_bytes(path, 1) != b"\x80" and not is_zip:
+        if read_first_bytes(path, 1) != b"\x80" and not is_zip:
             raise ValueError(f"{path} is not a file of weights at all. Download it again.") from error
         raise ValueError(
             f"{path} is not a file of plain weights, and a pickle of anything else could run code, so it is not opened: "
             "use the model's safetensors files."
         ) from error
     except Exception as error:  # torch's reader raises whatever a broken file makes it stumble over
-        raise ValueError(incomplete(path)) from error
+        raise ValueError(incomplete_message(path)) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)} if isinstance(content, dict) else {}
@@ -106,13 +106,13 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def incomplete(path: Path) -> str:
+def incomplete_message(path: Path) -> str:
     if file_integrity.ends_in_zeros(path):
         return file_integrity.truncated_message(path, "zeros")
     return f"{path} can't be read: it is incomplete. Download or copy it again."
 
 
-def first_bytes(path: Path, length: int) -> bytes:
+def read_first_bytes(path: Path, length: int) -> bytes:
     with path.open("rb") as file:
         return file.read(length)
 
@@ -124,8 +124,8 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
     damaged in it.
     """
     refusals = []
-    for form in FORMS + PICKLES:
-        path = folder / form.format(stem if form in FORMS else PICKLE_STEM.get(stem, stem))
+    for form in FILE_NAME_FORMS + PICKLE_NAME_FORMS:
+        path = folder / form.format(stem if form in FILE_NAME_FORMS else PICKLE_STEM.get(stem, stem))
         if path.is_file():
             try:
                 state_dict = read_files(path)
@@ -141,9 +141,9 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
             return path, state_dict
     if refusals:
         raise max(refusals, key=lambda refusal: refusal[0])[1]
-    names = " or ".join(form.format(stem) for form in FORMS)
+    names = " or ".join(form.format(stem) for form in FILE_NAME_FORMS)
     others = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in (*SAFETENSORS, ".bin", ".ckpt", ".pt"))
-    only = f" (only {listing(others)})" if others else ""
+    only = f" (only {list_names(others)})" if others else ""
     raise ValueError(f"{folder} holds no weights{only}: expected {names}. Download the model again.")
 
 
@@ -154,7 +154,7 @@ def read_files(path: Path) -> dict[str, torch.Tensor]:
     files = shards(path)
     missing = [file for file in files if not file.is_file()]
     if missing:
-        more = f" (and {len(missing) - 1} more: {listing([m.name for m in missing[1:]])})" if missing[1:] else ""
+        more = f" (and {len(missing) - 1} more: {list_names([m.name for m in missing[1:]])})" if missing[1:] else ""
         raise ValueError(f"{missing[0]}, which {path.name} names, is missing{more}: download the rest of the model.")
     state_dict = {}
     for file in files:
@@ -244,7 +244,7 @@ def check(path: Path, tensors: dict[str, torch.Tensor], needed: dict[str, torch.
         if tensors[k].shape != needed[k].shape
     ]
     problems = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
-    parts = [f"{len(names)} weights {problem}: {listing(names)}" for problem, names in problems if names]
+    parts = [f"{len(names)} weights {problem}: {list_names(names)}" for problem, names in problems if names]
     if parts:
         unsupported.check(path, tensors)
         advice = (
@@ -256,12 +256,12 @@ def check(path: Path, tensors: dict[str, torch.Tensor], needed: dict[str, torch.
     other = [f"{k} {str(tensors[k].dtype).removeprefix('torch.')}" for k in common if tensors[k].dtype not in DTYPES]
     if other:
         raise ValueError(
-            f"{path} has {len(other)} weights that are neither fp32 nor fp16 nor bf16: {listing(other)}. "
+            f"{path} has {len(other)} weights that are neither fp32 nor fp16 nor bf16: {list_names(other)}. "
             "Take the model in one of these."
         )
     check_end(path)
 
 
-def listing(names: list[str]) -> str:
+def list_names(names: list[str]) -> str:
     """The first five names, and whether there are more."""
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -18,7 +18,7 @@ from .live import LivePicture, stream
 from .overrides import apply_overrides
 from .prompt_queue import PromptQueue
 from .retry import RetryPolicy
-from .transport import API_PREFIX, REQUEST_ID, Transport, timeout
+from .transport import API_PREFIX, REQUEST_ID_HEADER, Transport, timeout
 from .url import is_loopback, parse_url
 from .workflow_file import read_workflow
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # typing has it from Python 3.11 on
 
 DEFAULT_URL, DEFAULT_MODEL = "http://127.0.0.1:8188", "segmind-vega-rt-v1"
-CLOSED = "This client is closed: make another."
-ELSEWHERE = "This client has worked in another event loop, or in another process: make one in each."
+CLOSED_MESSAGE = "This client is closed: make another."
+OTHER_LOOP_MESSAGE = "This client has worked in another event loop, or in another process: make one in each."
 
 
 class ApiFields(TypedDict, total=False):
@@ -70,8 +70,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Gives up what is being drawn, as cancelling does, and takes it off the server before the connections go."""
-        if not self.closed and self.is_elsewhere():
-            raise RuntimeError(ELSEWHERE)
+        if not self.closed and self.is_other_loop():
+            raise RuntimeError(OTHER_LOOP_MESSAGE)
         self.closed = True
         for call in self.calls:
             call.cancel()
@@ -107,7 +107,7 @@ class AsyncClient:
         body = {"prompt": prompt, "seed": seed, "num_inference_steps": steps, "img_width": width, "img_height": height}
         body |= {"image": None if image is None else encode_image(image), **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        path, headers = API_PREFIX + quote(model, safe=""), {**self.headers, REQUEST_ID: uuid.uuid4().hex}
+        path, headers = API_PREFIX + quote(model, safe=""), {**self.headers, REQUEST_ID_HEADER: uuid.uuid4().hex}
         if not on_progress and not on_preview:
             return await self.call(self.request_image(path, body, headers))
         headers |= {"X-Client-Id": self.id, "X-Client-Secret": self.secret}
@@ -158,20 +158,20 @@ class AsyncClient:
 
     async def call(self, coroutine):
         """What it returns; it ends with its caller or with the client."""
-        if self.closed or self.is_elsewhere():
+        if self.closed or self.is_other_loop():
             coroutine.close()
-            raise RuntimeError(CLOSED if self.closed else ELSEWHERE)
+            raise RuntimeError(CLOSED_MESSAGE if self.closed else OTHER_LOOP_MESSAGE)
         self.loop = asyncio.get_running_loop()
         task = asyncio.create_task(coroutine)
         self.calls.add(task)
         task.add_done_callback(self.calls.discard)
         return await task
 
-    def is_elsewhere(self) -> bool:
+    def is_other_loop(self) -> bool:
         return self.loop not in (None, asyncio.get_running_loop())
 
     async def request_image_with_events(self, path: str, body: dict, headers: dict, listener: Listener) -> Image.Image:
-        async with self.events.subscribe(headers[REQUEST_ID], listener):
+        async with self.events.subscribe(headers[REQUEST_ID_HEADER], listener):
             return await self.request_image(path, body, headers)
 
     async def request_image(self, path: str, body: dict, headers: dict) -> Image.Image:

@@ -1,6 +1,6 @@
 """Other values for inputs of a graph, named as people name them."""
 
-from .workflow.shapes import check
+from .workflow.shapes import check_shape
 
 
 def apply_overrides(graph: dict, overrides: dict) -> dict:
@@ -11,7 +11,7 @@ def apply_overrides(graph: dict, overrides: dict) -> dict:
     if not isinstance(overrides, dict):
         raise ValueError('overrides must be a dict, such as {"KSampler.seed": 5}.')
     for id, node in graph.items():
-        check(node, {"class_type": str, "inputs?": dict}, f"Node {id}")
+        check_shape(node, {"class_type": str, "inputs?": dict}, f"Node {id}")
     graph = {id: {**node, "inputs": dict(node.get("inputs") or {})} for id, node in graph.items()}
     for name, value in overrides.items():
         target, _, field = str(name).rpartition(".")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from .callbacks import OnPreview, OnProgress, is_synchronous
-from .client import CLOSED, DEFAULT_MODEL, DEFAULT_URL, ELSEWHERE, ApiFields, AsyncClient
+from .client import CLOSED_MESSAGE, DEFAULT_MODEL, DEFAULT_URL, OTHER_LOOP_MESSAGE, ApiFields, AsyncClient
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,10 +102,10 @@ class Client:
         """What a coroutine function returns, run in the thread of the client."""
         self.check_thread()
         if os.getpid() != self.process:
-            raise RuntimeError(ELSEWHERE)
+            raise RuntimeError(OTHER_LOOP_MESSAGE)
         with self.closing:
             if self.closed:
-                raise RuntimeError(CLOSED)
+                raise RuntimeError(CLOSED_MESSAGE)
             future = asyncio.run_coroutine_threadsafe(function(*arguments, **options), self.loop)
         try:
             return future.result()

@@ -8,7 +8,7 @@ import httpx
 from .errors import ConnectError, GatewayError, RequestError
 from .retry import PERMANENT_ERRORS, RetryPolicy, is_tls_error, is_transient
 
-API_PREFIX, REQUEST_ID = "/v1/", "X-Request-Id"
+API_PREFIX, REQUEST_ID_HEADER = "/v1/", "X-Request-Id"
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 CANCEL_SECONDS = 5.0  # for each request that takes a prompt off the server
 
@@ -34,7 +34,7 @@ class Transport:
 
         RequestError for what the server refuses, ConnectError where nothing answers, ValueError for what can't be sent.
         """
-        headers = {REQUEST_ID: uuid.uuid4().hex, **options.pop("headers", {})}
+        headers = {REQUEST_ID_HEADER: uuid.uuid4().hex, **options.pop("headers", {})}
         try:
             async for attempt in self.policy.attempts(is_transient):
                 with attempt:
@@ -75,8 +75,8 @@ def response_error(response: httpx.Response, path: str) -> RequestError:
     retry_after = float(header) if header.isdecimal() else None
     if not isinstance(body, dict) or "error" not in body:
         kind = GatewayError if is_from_gateway(response, path) else RequestError
-        return kind(describe(response), response.status_code, retry_after=retry_after)
-    message, id = body["error"], body.get("id") or response.headers.get(REQUEST_ID)
+        return kind(describe_response(response), response.status_code, retry_after=retry_after)
+    message, id = body["error"], body.get("id") or response.headers.get(REQUEST_ID_HEADER)
     if isinstance(message, dict):  # ComfyUI's
         nodes = body.get("node_errors", {}).items()
         reasons = [f"node {node_id}: {e['message']} ({e['details']})" for node_id, node in nodes for e in node["errors"]]
@@ -86,7 +86,7 @@ def response_error(response: httpx.Response, path: str) -> RequestError:
     return RequestError(str(message), response.status_code, body.get("field"), retry_after, id)
 
 
-def describe(response: httpx.Response) -> str:
+def describe_response(response: httpx.Response) -> str:
     """What a response says that is not JSON with an error; a page is for eyes."""
     if response.has_redirect_location:
         return f"{response.url} leads to {response.headers['Location']}: give the address of that server."

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-LEADING = "\ufeff \t\r\n"  # what may stand before JSON: some editors' byte order mark, and white space
+LEADING_CHARACTERS = "\ufeff \t\r\n"  # what may stand before JSON: some editors' byte order mark, and white space
 
 
 class WorkflowFileNotFoundError(FileNotFoundError, ValueError):
@@ -17,12 +17,12 @@ def read_workflow(workflow: dict | str | Path) -> dict:
         return workflow
     if not isinstance(workflow, (str, os.PathLike)):
         raise ValueError(f"The workflow is a {type(workflow).__name__}: give a file's path, its JSON as text, or a dict.")
-    if isinstance(workflow, str) and workflow.lstrip(LEADING).startswith("{"):
-        return parse(workflow, "The text")
+    if isinstance(workflow, str) and workflow.lstrip(LEADING_CHARACTERS).startswith("{"):
+        return parse_workflow(workflow, "The text")
     path, name = Path(workflow), shorten(str(workflow))
     if workflow == "":  # which Path takes for the folder here
         raise WorkflowFileNotFoundError(f"{name} is neither a file nor the JSON of a workflow.")
-    return parse(read_text(path, name), path.name)
+    return parse_workflow(read_text(path, name), path.name)
 
 
 def read_text(path: Path, name: str) -> str:
@@ -41,9 +41,9 @@ def read_text(path: Path, name: str) -> str:
         raise ValueError(f"{path.name} is no text in UTF-8: give the workflow's JSON as the browser saves it.") from None
 
 
-def parse(text: str, name: str) -> dict:
+def parse_workflow(text: str, name: str) -> dict:
     """The object that JSON holds."""
-    text = text.strip(LEADING)
+    text = text.strip(LEADING_CHARACTERS)
     if not text:
         raise ValueError(f"{name} is empty: there is no workflow in it.")
 

@@ -18,7 +18,7 @@ MIB = 2**20
 def few_step(nano):
     """With no graphs yet."""
     model = lora.apply(nano[0], checkpoint.NANO_LORA, 1.0)
-    setattr(model.model, accelerate.KEY, None)
+    setattr(model.model, accelerate.PATCH_KEY, None)
     return model
 
 
@@ -37,7 +37,7 @@ def assert_same(drawn, expected):
 
 
 def cache(model):
-    return getattr(model.model, accelerate.KEY)
+    return getattr(model.model, accelerate.PATCH_KEY)
 
 
 def assert_accelerated(model, graphs):
@@ -200,7 +200,7 @@ def test_a_recording_that_fails_leaves_everything_right(few_step, positive, monk
     for _ in range(50):
         assert_same(draw(fast, positive), expected)
     assert torch.cuda.memory_allocated() - used < MIB
-    setattr(few_step.model, accelerate.KEY, None)
+    setattr(few_step.model, accelerate.PATCH_KEY, None)
     again = accelerate.apply(few_step, "auto")
     assert_same(draw(again, positive), expected)
     assert_accelerated(again, 1)  # the allocator has ended the recording that failed

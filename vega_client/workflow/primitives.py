@@ -14,10 +14,10 @@ def apply_primitive(graph: Graph, node: Node, root: Graph) -> None:
             replaces = node.properties.get("Run widget replace on values")
             value = expand_placeholders(node.values[0], root) if replaces else node.values[0]
             number = isinstance(value, int | float) and entry.widget.kind in ("INT", "FLOAT")
-            entry.widget.value = stepped(value, entry.widget) if number else value
+            entry.widget.value = snap_to_step(value, entry.widget) if number else value
 
 
-def stepped(value: float, widget: Widget) -> float:
+def snap_to_step(value: float, widget: Widget) -> float:
     """Within the limits; in whole steps from the lowest, or with the digits that a step has."""
     low, step = widget.options.get("min", 0), widget.options.get("step")
     value = min(max(value, low), widget.options.get("max", 2048))

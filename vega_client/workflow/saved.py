@@ -3,19 +3,19 @@
 import itertools
 from collections.abc import Iterator
 
-from .definitions import define, without_forced
+from .definitions import apply_definition, drop_forced_values
 from .parts import Graph, Input, Link, Node
-from .shapes import LINK, WORKFLOW, check
+from .shapes import LINK_SHAPE, WORKFLOW_SHAPE, check_shape
 from .subgraphs import apply_proxy_widgets, make_instance
 
 
-class Reader:
+class WorkflowReader:
     """Builds the graphs of a workflow as the frontend holds them: the server's nodes with the saved values."""
 
     def __init__(self, workflow: dict, object_info: dict):
         self.object_info = object_info
-        self.definitions = {definition["id"]: definition for definition in definitions(workflow)}
-        self.renamed = renamed(workflow, self.definitions)
+        self.definitions = {definition["id"]: definition for definition in subgraph_definitions(workflow)}
+        self.renamed = renumber_duplicate_ids(workflow, self.definitions)
         self.graphs: dict[str, Graph] = {}
 
     def inner(self, kind: str) -> Graph:
@@ -29,8 +29,8 @@ class Reader:
             return names.get(str(node_id), str(node_id))
 
         # Version 0.4 has a link's fields in an array, in this order.
-        links = [dict(zip(LINK, k, strict=False)) if isinstance(k, list) else k for k in saved.get("links") or ()]
-        check(links, [LINK], "The workflow's links")
+        links = [dict(zip(LINK_SHAPE, k, strict=False)) if isinstance(k, list) else k for k in saved.get("links") or ()]
+        check_shape(links, [LINK_SHAPE], "The workflow's links")
         graph = Graph(
             nodes={name(node["id"]): self.node(node, name(node["id"])) for node in saved["nodes"]},
             links={k["id"]: Link(name(k["origin_id"]), k["origin_slot"], name(k["target_id"])) for k in links},
@@ -51,7 +51,7 @@ class Reader:
             title=saved.get("title") or info.get("display_name") or kind,
             mode=saved.get("mode") or 0,
             properties=dict(saved.get("properties") or {}),
-            values=values if isinstance(values, dict) else dict(enumerate(without_forced(values, info))),
+            values=values if isinstance(values, dict) else dict(enumerate(drop_forced_values(values, info))),
             inputs=[Input(entry["name"], entry.get("type", "*"), entry.get("link")) for entry in entries],
             outputs=list(saved.get("outputs") or ()),
             declared=any(entry.get("widget") for entry in entries),
@@ -60,23 +60,24 @@ class Reader:
             node.inner = self.inner(kind)
             make_instance(node)
         elif info:
-            define(node, info, {entry["name"]: entry["widget"]["name"] for entry in entries if entry.get("widget")})
+            converted = {entry["name"]: entry["widget"]["name"] for entry in entries if entry.get("widget")}
+            apply_definition(node, info, converted)
         return node
 
 
 def kinds(workflow: dict) -> set[str]:
     """The kinds of all its nodes; ValueError where it is none that ComfyUI saves."""
-    check(workflow, WORKFLOW, "The workflow")
-    return {node["type"] for graph in (workflow, *definitions(workflow)) for node in graph["nodes"]}
+    check_shape(workflow, WORKFLOW_SHAPE, "The workflow")
+    return {node["type"] for graph in (workflow, *subgraph_definitions(workflow)) for node in graph["nodes"]}
 
 
-def definitions(saved: dict) -> Iterator[dict]:
+def subgraph_definitions(saved: dict) -> Iterator[dict]:
     for definition in (saved.get("definitions") or {}).get("subgraphs") or ():
         yield definition
-        yield from definitions(definition)
+        yield from subgraph_definitions(definition)
 
 
-def renamed(workflow: dict, definitions: dict[str, dict]) -> dict[str, dict[str, str]]:
+def renumber_duplicate_ids(workflow: dict, definitions: dict[str, dict]) -> dict[str, dict[str, str]]:
     """New ids for the nodes of each subgraph whose ids are taken elsewhere in the workflow."""
     last = workflow.get("last_node_id") or (workflow.get("state") or {}).get("lastNodeId") or 0
     used = {str(node["id"]) for node in workflow["nodes"] if isinstance(node["id"], int)}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .parts import PRIMITIVE, Graph, Input, Link, Node, Widget
-from .shapes import check
+from .shapes import check_shape
 
 SUBGRAPH_INPUT = "-10"  # the origin of links that enter a subgraph
-REPLACED_BY = "proxyBypassedToSubgraphInput"  # a primitive's property: the input that its targets have got instead
+REPLACED_BY_PROPERTY = "proxyBypassedToSubgraphInput"  # a primitive's property: the input that its targets have got instead
 
 
 def make_instance(node: Node) -> None:
@@ -25,7 +25,7 @@ def make_instance(node: Node) -> None:
         widget.value = node.values.get(k, widget.value)
 
 
-def ends(graph: Graph, links: list) -> Iterator[tuple[Node, Input]]:
+def link_targets(graph: Graph, links: list) -> Iterator[tuple[Node, Input]]:
     """The nodes, and their inputs, that links lead to."""
     for link in links:
         node = graph.nodes.get(graph.links[link].target) if link in graph.links else None
@@ -34,18 +34,20 @@ def ends(graph: Graph, links: list) -> Iterator[tuple[Node, Input]]:
 
 def promoted_widget(graph: Graph, slot: Input) -> Widget | None:
     """The first widget that an input of a subgraph leads to, as an instance has it."""
-    return next((replace(entry.widget, name=slot.name) for _, entry in ends(graph, slot.links) if entry.widget), None)
+    targets = link_targets(graph, slot.links)
+    return next((replace(entry.widget, name=slot.name) for _, entry in targets if entry.widget), None)
 
 
-def origin(graph: Graph, slot: Input) -> tuple[str, str]:
+def promoted_source(graph: Graph, slot: Input) -> tuple[str, str]:
     """(node, widget) that an input of a subgraph shows; of an instance inside, its input."""
-    shown = [(node, entry) for node, entry in ends(graph, slot.links) if node.inner or entry.widget]
+    shown = [(node, entry) for node, entry in link_targets(graph, slot.links) if node.inner or entry.widget]
     return next(((node.id, entry.name if node.inner else entry.widget.name) for node, entry in shown), ("", ""))
 
 
 def apply_proxy_widgets(instance: Node, names: dict[str, str]) -> None:
     """Makes inputs of the widgets that older files list in proxyWidgets, with the values saved for the instance."""
-    entries = [(names.get(node_id, node_id), *rest) for node_id, *rest in tuples(instance.properties.get("proxyWidgets"))]
+    saved = parse_proxy_widgets(instance.properties.get("proxyWidgets"))
+    entries = [(names.get(node_id, node_id), *rest) for node_id, *rest in saved]
     plans = [plan_promotion(instance, *entry) for entry in entries]  # all before anything is changed
     promoted: dict[Input, str] = {}
     for k, (name, targets, primitive) in enumerate(plans):
@@ -56,7 +58,7 @@ def apply_proxy_widgets(instance: Node, names: dict[str, str]) -> None:
             promoted[entry] = promoted.get(entry) or add_input(instance.inner, name, targets)
             name = promoted[entry]
         if primitive:
-            primitive.properties[REPLACED_BY] = name
+            primitive.properties[REPLACED_BY_PROPERTY] = name
         widget = next((entry.widget for entry in instance.inputs if entry.name == name), None)
         if widget and instance.values.get(k) is not None:
             widget.value = instance.values[k]
@@ -64,11 +66,11 @@ def apply_proxy_widgets(instance: Node, names: dict[str, str]) -> None:
             instance.inner.nodes[entries[k][0]].left[entries[k][1]] = instance.values.get(k)
 
 
-def tuples(saved: object) -> list[list[str]]:
+def parse_proxy_widgets(saved: object) -> list[list[str]]:
     """The frontend takes lists of two or three strings here, also as JSON, and nothing if anything else is among them."""
     try:
         entries = json.loads(saved) if isinstance(saved, str) else saved or []
-        check(entries, [[str]], "")
+        check_shape(entries, [[str]], "")
     except ValueError:
         return []
     return entries if all(len(entry) in (2, 3) for entry in entries) else []
@@ -82,13 +84,13 @@ def plan_promotion(instance: Node, node_id: str, name: str, within: str | None =
     if name not in {widget.name for widget in node.widgets} | {entry.name for entry in node.inputs}:
         while found := re.fullmatch(r"\s*(\d+)\s*:\s*(.+)", name):
             within, name = found.groups()
-    linked = [slot.name for slot in graph.inputs if origin(graph, slot) == (node_id, name)]
-    linked += [slot.name for slot in graph.inputs if slot.name == node.properties.get(REPLACED_BY)]
+    linked = [slot.name for slot in graph.inputs if promoted_source(graph, slot) == (node_id, name)]
+    linked += [slot.name for slot in graph.inputs if slot.name == node.properties.get(REPLACED_BY_PROPERTY)]
     if linked:
         return linked[0], [], None
     if node.kind == PRIMITIVE:
         return node.title, primitive_targets(graph, node), node
-    inside = {slot.name: origin(node.inner, slot) for slot in node.inner.inputs} if node.inner else {}
+    inside = {slot.name: promoted_source(node.inner, slot) for slot in node.inner.inputs} if node.inner else {}
     shown = [entry for entry in node.inputs if entry.widget]
     found = [entry for entry in shown if name in (entry.name, inside.get(entry.name, ("", ""))[1])]
     if within:
@@ -114,4 +116,4 @@ def add_input(graph: Graph, name: str, targets: list[tuple[Node, Input]]) -> str
 
 
 def primitive_targets(graph: Graph, node: Node) -> list[tuple[Node, Input]]:
-    return list(ends(graph, node.outputs[0].get("links") or [])) if node.outputs else []
+    return list(link_targets(graph, node.outputs[0].get("links") or [])) if node.outputs else []

@@ -8,14 +8,14 @@ from datetime import datetime
 
 from .parts import ABSENT, Graph, Node
 
-COMMENT = re.compile(r"/\*[\s\S]*?\*/|//.*")
-ALTERNATIVES = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOTALL)
+COMMENT_PATTERN = re.compile(r"/\*[\s\S]*?\*/|//.*")
+ALTERNATIVES_PATTERN = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOTALL)
 
 
 def pick_alternatives(text: str) -> str:
     """One of each {these|those}, and no comments."""
-    text = COMMENT.sub("", text)
-    while found := ALTERNATIVES.search(text):
+    text = COMMENT_PATTERN.sub("", text)
+    while found := ALTERNATIVES_PATTERN.search(text):
         text = text[: found.start()] + random.choice(re.split(r"(?<!\\)\|", found[1])) + text[found.end() :]
     return re.sub(r"\\([{}|])", r"\1", text)
 

@@ -2,7 +2,7 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { nodeAt } from "./execution_id.js";
-import { opened, queuedFrom } from "./queued_from.js";
+import { activeWorkflow, queuedFrom } from "./queued_from.js";
 
 const LABELS = {
   en: ["Show the node", "Close"],
@@ -45,9 +45,9 @@ function button(label, pressed) {
   return made;
 }
 
-const frame = () => new Promise(requestAnimationFrame);
+const nextFrame = () => new Promise(requestAnimationFrame);
 
-async function select(executionId) {
+async function selectNode(executionId) {
   const node = nodeAt(executionId);
   if (!node) return;
   const { canvas } = app;
@@ -55,8 +55,8 @@ async function select(executionId) {
   if (isInAppView) await app.extensionManager.command.execute("Comfy.ToggleLinear");
   if (isInAppView || canvas.graph !== node.graph) {
     canvas.setGraph(node.graph);
-    await frame(); // in which the frontend fits the whole graph into the window
-    await frame();
+    await nextFrame(); // in which the frontend fits the whole graph into the window
+    await nextFrame();
   }
   canvas.deselectAll();
   canvas.select(node);
@@ -65,7 +65,7 @@ async function select(executionId) {
 }
 
 // workflow: the one that failed, where it is known; of another tab's there is no node to show.
-function show(executionId, type, message, workflow = opened()) {
+function show(executionId, type, message, workflow = activeWorkflow()) {
   close();
   const [showNode, closeIt] = LABELS[app.extensionManager.setting.get("Comfy.Locale")] ?? LABELS.en;
   shown = document.createElement("div");
@@ -75,12 +75,12 @@ function show(executionId, type, message, workflow = opened()) {
   const text = document.createElement("div");
   text.style.overflowWrap = "anywhere";
   const title = document.createElement("strong");
-  const isOpen = workflow === opened();
+  const isOpen = workflow === activeWorkflow();
   title.textContent = isOpen ? (nodeAt(executionId)?.title ?? type) : `${workflow.filename}: ${type}`;
   text.append(title, document.createElement("br"), message.trim().replaceAll("`", ""));
   const buttons = document.createElement("div");
   buttons.style.cssText = "flex: none; display: flex; flex-direction: column; gap: 6px";
-  if (isOpen) buttons.append(button(showNode, () => select(executionId)));
+  if (isOpen) buttons.append(button(showNode, () => selectNode(executionId)));
   buttons.append(button(closeIt, close));
   shown.append(text, buttons);
   document.body.append(shown);
@@ -88,7 +88,7 @@ function show(executionId, type, message, workflow = opened()) {
 }
 
 // A node's own check of its inputs: "model_name - There is no model ..." in details.
-function rejected(nodeErrors) {
+function showRejection(nodeErrors) {
   for (const [id, { class_type, errors }] of Object.entries(nodeErrors ?? {})) {
     if (!isOurs(class_type) || !errors?.length) continue;
     const { details, message, type } = errors[0];
@@ -102,11 +102,11 @@ const { queuePrompt } = api;
 api.queuePrompt = async function (...options) {
   close();
   try {
-    const answer = await queuePrompt.apply(this, options);
-    rejected(answer?.node_errors);
-    return answer;
+    const response = await queuePrompt.apply(this, options);
+    showRejection(response?.node_errors);
+    return response;
   } catch (error) {
-    rejected(error.response?.node_errors);
+    showRejection(error.response?.node_errors);
     throw error;
   }
 };

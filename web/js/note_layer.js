@@ -5,10 +5,10 @@ import { app } from "../../../scripts/app.js";
 import { rootGraph } from "./execution_id.js";
 import { sentence } from "./note_texts.js";
 
-const FONT_PX = { least: 11, normal: 12, most: 16 }; // on the screen, whatever the zoom
+const FONT_PX = { min: 11, normal: 12, max: 16 }; // on the screen, whatever the zoom
 const GAP_PX = 4;
-const LEAST_WIDTH_PX = 180;
-const LEAST_ZOOM = 0.35; // below it nodes are shapes without text: only warnings are drawn
+const MIN_WIDTH_PX = 180;
+const MIN_ZOOM = 0.35; // below it nodes are shapes without text: only warnings are drawn
 const LAYER_STYLE = "position: absolute; inset: 0; overflow: hidden; pointer-events: none;";
 const FACE_STYLE = "position: absolute; left: 0; top: 0; display: flex; flex-direction: column; gap: 2px;";
 const LINE_STYLE = `padding: 2px 8px; border-radius: 6px; font-family: Inter, Arial, sans-serif; line-height: 1.35;
@@ -35,7 +35,7 @@ function linesByFace(notes) {
   for (const [id, ofNode] of notes) {
     const face = faceOf(id);
     for (const note of face ? ofNode : []) {
-      if (!note.is_warning && app.canvas.ds.scale < LEAST_ZOOM) continue;
+      if (!note.is_warning && app.canvas.ds.scale < MIN_ZOOM) continue;
       const line = { text: sentence(note), kind: note.is_warning ? "warning" : "info" };
       lines.set(face, [...(lines.get(face) ?? []), line]);
     }
@@ -59,7 +59,7 @@ function makeFace(face) {
   return made;
 }
 
-function fill(element, lines) {
+function fillFace(element, lines) {
   const content = JSON.stringify(lines);
   if (element.dataset.content === content) return;
   element.dataset.content = content;
@@ -75,7 +75,7 @@ function fill(element, lines) {
 }
 
 // Left, bottom and width of a node, in the graph's units.
-function edges(node) {
+function nodeBounds(node) {
   const [x, y] = node.pos;
   const drawn = window.LiteGraph.vueNodesMode && document.querySelector(`[data-node-id="${node.id}"]`);
   if (drawn) return [x, y - window.LiteGraph.NODE_TITLE_HEIGHT + drawn.offsetHeight, drawn.offsetWidth];
@@ -83,13 +83,13 @@ function edges(node) {
   return [x, y + node.size[1], node.size[0]];
 }
 
-function place(element, node) {
+function positionFace(element, node) {
   const { scale, offset } = app.canvas.ds;
-  const [left, bottom, width] = edges(node);
+  const [left, bottom, width] = nodeBounds(node);
   const [x, y] = [(left + offset[0]) * scale, (bottom + offset[1]) * scale + GAP_PX];
   element.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
-  element.style.width = `${Math.max(width * scale, LEAST_WIDTH_PX)}px`;
-  element.style.fontSize = `${Math.min(Math.max(FONT_PX.normal * scale, FONT_PX.least), FONT_PX.most)}px`;
+  element.style.width = `${Math.max(width * scale, MIN_WIDTH_PX)}px`;
+  element.style.fontSize = `${Math.min(Math.max(FONT_PX.normal * scale, FONT_PX.min), FONT_PX.max)}px`;
 }
 
 // notes: [execution id, [note, ...]] of the open graph. Called whenever the canvas is drawn.
@@ -102,7 +102,7 @@ export function drawOnFaces(notes) {
   }
   for (const [face, ofFace] of lines) {
     const element = faces.get(face) ?? makeFace(face);
-    fill(element, ofFace);
-    place(element, face);
+    fillFace(element, ofFace);
+    positionFace(element, face);
   }
 }

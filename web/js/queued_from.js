@@ -4,34 +4,34 @@ import { app } from "../../../scripts/app.js";
 import { rootGraph } from "./execution_id.js";
 
 export const queuedFrom = new Map(); // prompt id -> workflow
-export const asking = new Set(); // workflows whose prompt is on its way: its result may come before its id
-export const opened = () => app.extensionManager?.workflow?.activeWorkflow;
+export const queueingWorkflows = new Set(); // workflows whose prompt is on its way: its result may come before its id
+export const activeWorkflow = () => app.extensionManager?.workflow?.activeWorkflow;
 export const graphId = () => rootGraph()?.id;
 // The new graph is there, its workflow not yet.
-export const isLoading = () => opened()?.changeTracker?.constructor.isLoadingGraph;
+export const isLoading = () => activeWorkflow()?.changeTracker?.constructor.isLoadingGraph;
 
-const KEPT = 20; // prompts that have ended; answers about them may be on their way
+const MAX_ENDED = 20; // prompts that have ended; answers about them may be on their way
 const ended = [];
 
 const { queuePrompt } = api;
 api.queuePrompt = async function (...options) {
-  const [workflow, graph] = [opened(), graphId()];
-  asking.add(workflow);
+  const [workflow, graph] = [activeWorkflow(), graphId()];
+  queueingWorkflows.add(workflow);
   try {
-    const answer = await queuePrompt.apply(this, options);
-    if (!answer) return answer; // another pack has cancelled it
-    queuedFrom.set(answer.prompt_id, workflow);
-    const detail = { prompt_id: answer.prompt_id, workflow, graph };
+    const response = await queuePrompt.apply(this, options);
+    if (!response) return response; // another pack has cancelled it
+    queuedFrom.set(response.prompt_id, workflow);
+    const detail = { prompt_id: response.prompt_id, workflow, graph };
     api.dispatchEvent(new CustomEvent("vega.queued", { detail }));
-    return answer;
+    return response;
   } finally {
-    asking.delete(workflow);
+    queueingWorkflows.delete(workflow);
   }
 };
 
 for (const end of ["execution_success", "execution_error", "execution_interrupted"]) {
   api.addEventListener(end, ({ detail }) => {
     ended.push(detail.prompt_id);
-    if (ended.length > KEPT) queuedFrom.delete(ended.shift());
+    if (ended.length > MAX_ENDED) queuedFrom.delete(ended.shift());
   });
 }

@@ -4,15 +4,15 @@
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { nodeAt } from "./execution_id.js";
-import { asking, isLoading, opened, queuedFrom } from "./queued_from.js";
+import { activeWorkflow, isLoading, queuedFrom, queueingWorkflows } from "./queued_from.js";
 
 function isForTheOpenGraph({ node, display_node, prompt_id }) {
   if (isLoading()) return false;
   const target = nodeAt(display_node || node);
-  if (queuedFrom.has(prompt_id)) return target && queuedFrom.get(prompt_id) === opened();
+  if (queuedFrom.has(prompt_id)) return target && queuedFrom.get(prompt_id) === activeWorkflow();
   if (target?.type !== "VegaSendImage") return false;
   // Else it was queued before the page was loaded anew: any copy of a template would take it for its own.
-  return asking.has(opened()) || app.extensionManager.workflow.openWorkflows.length === 1;
+  return queueingWorkflows.has(activeWorkflow()) || app.extensionManager.workflow.openWorkflows.length === 1;
 }
 
 // This comes before the frontend's own listener, which waits for all extensions to be loaded.
