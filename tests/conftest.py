@@ -148,6 +148,14 @@ def page(server, tmp_path_factory):
 
 
 @pytest.fixture
+def nothing_live(page):
+    """A test begins without errors in the console, and no live picture goes on after it."""
+    page.console_errors.clear()
+    yield
+    page.evaluate("window.app.graph.clear()")
+
+
+@pytest.fixture
 def renderer(page, request):
     """The frontend draws nodes with Nodes 2.0 or, as by default here, without: tests choose by parametrize, indirectly."""
     from template_cards import set_renderer
