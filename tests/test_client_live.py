@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from live_sockets import frame, graph, plain_graph
+from live_sockets import A_NAME, ANSWER_SECONDS, LiveSocket, frame, graph, plain_graph
 from PIL import Image
 from relay import Relay
 
@@ -85,6 +85,36 @@ def test_a_slow_caller_gets_the_newest_picture(server):
 def test_overrides_are_drawn(server):
     one, other = (collect(server, graph(), [frame(90)], overrides={"3.text": text})[0] for text in ("day", "night, moon"))
     assert one.image.tobytes() != other.image.tobytes()
+
+
+def test_its_graph_comes_back_when_another_has_gone(server):
+    """Who shares the name may bring another graph, and take it away again."""
+
+    def come_and_go() -> None:
+        with LiveSocket(server, A_NAME) as other:
+            other.prompt(graph())
+            other.next("picture")
+
+    async def run() -> list:
+        drawn, found = asyncio.Event(), []
+
+        async def frames():
+            yield frame(90)
+            await drawn.wait()
+            drawn.clear()
+            await asyncio.to_thread(come_and_go)
+            while found[1:][-1:] != [(1, 90)]:  # through the first graph again
+                await drawn.wait()
+                drawn.clear()
+            yield frame(160)
+
+        async with AsyncClient(server.url) as client:
+            async for picture in client.live(plain_graph(), frames(), name=A_NAME):
+                found.append((picture.frame, picture.image.getpixel((50, 50))[0]))
+                drawn.set()
+        return found
+
+    assert asyncio.run(asyncio.wait_for(run(), ANSWER_SECONDS))[-1] == (2, 160)
 
 
 def test_what_is_refused_is_raised(server):

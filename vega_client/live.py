@@ -108,7 +108,7 @@ async def pictures(socket: websockets.ClientConnection, prompt: str, newest: New
     unread: list[tuple[bytes, int, float]] = []  # the pictures of one frame: (file, the frame's number, its age in s)
     has_changed = asyncio.Event()
     sending = asyncio.create_task(send(socket, prompt, newest, sent))
-    receiving = asyncio.create_task(receive(socket, newest, sent, unread, has_changed))
+    receiving = asyncio.create_task(receive(socket, prompt, newest, sent, unread, has_changed))
     receiving.add_done_callback(lambda _: has_changed.set())
     try:
         while not (receiving.done() and not unread):
@@ -125,13 +125,20 @@ async def pictures(socket: websockets.ClientConnection, prompt: str, newest: New
 
 
 async def receive(
-    socket: websockets.ClientConnection, newest: Newest, sent: dict, unread: list, has_changed: asyncio.Event
+    socket: websockets.ClientConnection,
+    prompt: str,
+    newest: Newest,
+    sent: dict,
+    unread: list,
+    has_changed: asyncio.Event,
 ) -> None:
     """Reads until the last frame has its answer, or the connection ends; WorkflowError for what can't be drawn."""
     about: dict = {}
     async for message in socket:
         if isinstance(message, str):
-            about = json.loads(message)
+            is_first, about = not about, json.loads(message)
+            if about["type"] == "waiting" and not is_first:  # another one of this name has brought a graph, and has gone
+                await socket.send(prompt)
             if about["type"] == "error":
                 raise WorkflowError(about["message"])
             if about["type"] not in ("same", "interrupted"):
