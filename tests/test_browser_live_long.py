@@ -97,7 +97,7 @@ def test_live_goes_on_or_says_so(page, server, tmp_path):
             load(page, "vega_live_webcam")
             page.locator(LIVE).click()
             wait_for_frame(page, 3)
-            assert way.cut() > 0
+            assert way.disconnect_all() > 0
             page.locator(STATUS, has_text="connection is lost").wait_for()
             browser.poll_page(page, f"() => !document.querySelector('{STATUS}').textContent")  # a picture has come
             name = page.locator(".vega-live a").get_attribute("href")
@@ -116,7 +116,7 @@ def test_live_goes_on_or_says_so(page, server, tmp_path):
             wait_for_frame(page, 3)
 
             way.target = again.port
-            assert way.cut() > 0
+            assert way.disconnect_all() > 0
             page.locator(STATUS, has_text="connection is lost").wait_for()
             goes_on(page)
             assert again.get("/queue").json()["queue_pending"] == []
