@@ -50,16 +50,25 @@ class HostClient:
     def __init__(self, server: PromptServer):
         self.server = server
         self.prompts: dict[str, Prompt] = {}
+        self.is_closing = False
         self.id = secrets.token_hex(16)
         server.sockets[self.id] = self
         server.sockets_metadata[self.id] = {"feature_flags": {"supports_preview_metadata": True}}
 
     def close(self) -> None:
-        """Takes what it has off the queue, and itself off the server's list of clients."""
+        """Takes what it has off the queue, and itself off the server's list of clients.
+
+        What runs is interrupted; until its last event, after which /history forgets it, the client stays on that list.
+        """
+        self.is_closing = True
         for prompt in list(self.prompts.values()):
             self.cancel(prompt)
-        self.server.sockets.pop(self.id, None)
-        self.server.sockets_metadata.pop(self.id, None)
+        self.leave_if_closed()
+
+    def leave_if_closed(self) -> None:
+        if self.is_closing and not self.prompts:
+            self.server.sockets.pop(self.id, None)
+            self.server.sockets_metadata.pop(self.id, None)
 
     async def submit(self, graph: dict, subscribers: list[Subscriber], targets: list[str] | None = None) -> Prompt:
         """Validates the graph and appends it to the host's queue; PromptError if it is not valid.
@@ -96,6 +105,7 @@ class HostClient:
         self.server.prompt_queue.delete_history_item(prompt.id)  # /history is of people's prompts, and would only grow
         if not prompt.finished.done():
             prompt.finished.set_result(None)
+        self.leave_if_closed()
 
     def take_images(self, images: list[EncodedImage], node_metadata: dict) -> None:
         """As an ImageSink: called by Send Image (Vega)."""

@@ -12,7 +12,8 @@ from server import PromptServer
 
 from ..contract.errors import ApiError
 from ..images import decode
-from .live import WAITING_FOR_PROMPT_MESSAGE, LiveConnection, LiveSession
+from .live import WAITING_FOR_PROMPT_MESSAGE, LiveSession
+from .live_connection import LiveConnection
 from .responses import error_response
 from .service import get_service
 
@@ -33,7 +34,13 @@ async def handle_live(request: web.Request) -> web.StreamResponse:
         check_access(request)
     except ApiError as error:
         return error_response(error)
-    socket = web.WebSocketResponse(protocols=(SUBPROTOCOL,), heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_MESSAGE_BYTES)
+    socket = web.WebSocketResponse(
+        protocols=(SUBPROTOCOL,),
+        heartbeat=HEARTBEAT_SECONDS,
+        autoping=False,  # the connection is to see the pongs
+        compress=False,  # its messages are images
+        max_msg_size=MAX_MESSAGE_BYTES + 1,  # aiohttp refuses the limit itself
+    )
     connection = LiveConnection(socket)
     connections.add(connection)  # before it may wait
     try:
@@ -56,10 +63,10 @@ def check_access(request: web.Request) -> None:
         raise ApiError(401, rejection)
     if (name := request.query.get("name")) and not NAME_PATTERN.fullmatch(name):
         raise ApiError(400, "name must have 16 to 64 letters, digits, - or _: whoever knows it sees the pictures.")
-    if request.headers.get("Upgrade", "").lower() != "websocket":
-        raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
     if len(connections) >= MAX_CONNECTIONS:
         raise ApiError(503, f"There are {MAX_CONNECTIONS} live connections already: close one.")
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise ApiError(426, "This is a websocket: docs/live.md says what goes over it.", {"Upgrade": "websocket"})
 
 
 def headers_with_api_key(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -85,7 +92,7 @@ async def serve_connection(connection: LiveConnection, name: str) -> None:
             await connection.send_message("waiting", message=WAITING_FOR_PROMPT_MESSAGE)
         async for message in connection.socket:
             try:
-                handle_message(session, connection, message)
+                await handle_message(session, connection, message)
             except ValueError as error:
                 await connection.send_message("error", frame=connection.frame_count, message=str(error))
     finally:
@@ -95,12 +102,16 @@ async def serve_connection(connection: LiveConnection, name: str) -> None:
             session.client.close()
 
 
-def handle_message(session: LiveSession, connection: LiveConnection, message) -> None:
+async def handle_message(session: LiveSession, connection: LiveConnection, message) -> None:
     """Of any message; ValueError says what is wrong with it."""
     if message.type == WSMsgType.BINARY:
         connection.frame_count += 1
-        decode.open_header(message.data)
+        await asyncio.to_thread(decode.open_header, message.data)  # megabytes of fill bytes take it seconds
         session.put_frame(connection, message.data)
+    elif message.type == WSMsgType.PING:
+        await connection.socket.pong(message.data)
+    elif message.type == WSMsgType.PONG:
+        connection.handle_pong(message.data)
     elif message.type == WSMsgType.TEXT:
         try:
             body = json.loads(message.data)

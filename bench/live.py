@@ -57,7 +57,7 @@ def make_frames(side: int) -> list[bytes]:
 
 
 def time_websocket(server: comfyui.Server, files: list[bytes]) -> list[float]:
-    """Seconds of each frame, the next one sent when its picture is there."""
+    """Seconds of each frame, the next one sent when its picture is there. As to browsers, nothing is compressed."""
     socket = websocket.create_connection(f"ws://127.0.0.1:{server.port}/vega/live", timeout=600)
     socket.send(json.dumps({"type": "prompt", "prompt": build_prompt(node("VegaLiveImage", picture="", threshold=0.0))}))
     ages = []

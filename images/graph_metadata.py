@@ -10,6 +10,7 @@ RECEIVER = "VegaReceiveImage"  # its one input is an image in base64
 MIN_CHARACTERS = 32  # no image file is shorter in base64
 # The start of a PNG, JPEG or WebP file in base64, in either alphabet, or of its data URL; and what a part of one is like.
 IMAGE_START = re.compile(r"\ufeff?\s*(data:[^,]*,)?\s*(iVBORw0KGgo|([/_]|%2F)9j([/_]|%2F)|UklGR)", re.IGNORECASE)
+CAMERA_FRAME = re.compile(r"data:image/jpeg;source=(webcam|screen);base64,")  # as web/js/live_image.js writes it
 BASE64_PIECE = re.compile(r"[A-Za-z0-9+/_=-]{256,}\s*")
 LEFT_OUT = "(the picture was left out of this file: put one here)"
 
@@ -49,16 +50,17 @@ def strict_json(value, images: Set[str] = frozenset()) -> str:
 
 
 def embedded_images(prompt, workflow) -> set[str]:
-    """The images that were typed into Receive Image, into a node before it, or into a subgraph around it."""
+    """The images that were typed into Receive Image, a node before it or a subgraph around it, and what a camera saw."""
     by_subgraph = {str(graph.get("id")): workflow_nodes(graph) for graph in subgraphs(as_dict(workflow))}
     receivers = {RECEIVER}
     for _ in by_subgraph:  # a subgraph may be inside another one
         receivers |= {id for id, nodes in by_subgraph.items() if receivers & {node.class_type for node in nodes.values()}}
     graphs = [prompt_nodes(prompt), workflow_nodes(as_dict(workflow)), *by_subgraph.values()]
     images = {text for nodes in graphs for text in upstream_images(nodes, receivers)}
+    every = list(strings([prompt, workflow]))
     if images:  # they may also stand where nothing leads to a receiver any more
-        images |= {text for text in strings([prompt, workflow]) if len(text) >= MIN_CHARACTERS and IMAGE_START.match(text)}
-    return images
+        images |= {text for text in every if len(text) >= MIN_CHARACTERS and IMAGE_START.match(text)}
+    return images | {text for text in every if CAMERA_FRAME.match(text)}
 
 
 def upstream_images(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str]:

@@ -55,7 +55,7 @@ class VegaLiveImage(io.ComfyNode):
     def execute(cls, picture, threshold) -> io.NodeOutput:
         """IMAGE [1, H, W, 3], fp32 in 0..1."""
         if source := live_frames.frame_source(PromptServer.instance):
-            return io.NodeOutput(torch.from_numpy(source.current_frame().pixels)[None])
+            return io.NodeOutput(torch.from_numpy(source.current_frame().pixels())[None])
         if not picture:
             raise ValueError(NO_PICTURE_MESSAGE)
         return io.NodeOutput(torch.from_numpy(decode.to_float(decode.open_base64(picture))[0])[None])

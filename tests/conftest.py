@@ -82,6 +82,16 @@ def client(server):
 
 
 @pytest.fixture
+def live(server):
+    """A program at /vega/live, of which nobody knows the name."""
+    from live_sockets import LiveSocket
+
+    with LiveSocket(server) as socket:
+        assert socket.receive()[0]["type"] == "waiting"
+        yield socket
+
+
+@pytest.fixture
 def python_client(server):
     """vega_client's Client of the server."""
     from vega_client import Client
@@ -135,6 +145,14 @@ def page(server, tmp_path_factory):
 
     with browser.open_page(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
+
+
+@pytest.fixture
+def nothing_live(page):
+    """A test begins without errors in the console, and no live picture goes on after it."""
+    page.console_errors.clear()
+    yield
+    page.evaluate("window.app.graph.clear()")
 
 
 @pytest.fixture

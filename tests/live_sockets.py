@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import socket
+import time
 
 import numpy as np
 import websocket
@@ -11,6 +12,7 @@ from PIL import Image
 
 NANO, NANO_LORA = "vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"
 ANSWER_SECONDS = 120
+A_NAME = "a-name-that-nobody-guesses"
 
 
 def graph(text: str = "a bright day, hills", format: str = "png", feedback: float | None = None, **live) -> dict:
@@ -31,9 +33,19 @@ def graph(text: str = "a bright day, hills", format: str = "png", feedback: floa
     return {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
 
 
-def plain_graph() -> dict:
+def slow_graph(**live) -> dict:
+    """Twenty steps over the frame at 512 pixels: seconds, which an interrupt ends."""
+    prompt = graph(**live)
+    size = {"upscale_method": "bilinear", "width": 512, "height": 512, "crop": "disabled"}
+    prompt["10"] = {"class_type": "ImageScale", "inputs": {"image": ["4", 0], **size}}
+    prompt["5"]["inputs"]["pixels"] = ["10", 0]
+    prompt["6"]["inputs"]["steps"] = 20
+    return prompt
+
+
+def plain_graph(**live) -> dict:
     """The frame itself, at once: Live Image into Send Image."""
-    live = {"class_type": "VegaLiveImage", "inputs": {"picture": "", "threshold": 0.0}}
+    live = {"class_type": "VegaLiveImage", "inputs": {"picture": "", "threshold": 0.0, **live}}
     sent = {"images": ["4", 0], "format": "png", "quality": 90, "metadata": False}
     return {"4": live, "8": {"class_type": "VegaSendImage", "inputs": sent}}
 
@@ -88,3 +100,31 @@ class LiveSocket:
 
 def opened(file: bytes) -> Image.Image:
     return Image.open(io.BytesIO(file)).convert("RGB")
+
+
+def level(file: bytes) -> int:
+    return opened(file).getpixel((60, 60))[0]
+
+
+def wait_until(question) -> None:
+    """Until its answer is something true."""
+    deadline = time.monotonic() + 60
+    while not question():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def interrupt(server, prompt_id: str | None = None) -> None:
+    """What the button does, once a prompt runs; of one alone where it is named."""
+
+    def running() -> list[str]:
+        return [item[1] for item in server.get("/queue").json()["queue_running"]]
+
+    wait_until(running)
+    prompt_id = prompt_id or running()[0]
+    while prompt_id in running():  # a prompt forgets what came before its start
+        server.post("/interrupt", {"prompt_id": prompt_id}).raise_for_status()
+
+
+BROKEN = frame(5)[:80]
+FILL = b"\xff\xd8" + b"\xff" * 2**21  # which is read byte by byte, up to a marker that never comes

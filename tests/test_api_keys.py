@@ -20,11 +20,11 @@ REMARK = "of the third floor"
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory):
-    """A server with two keys in its environment and one in a file."""
+    """A server with two keys in its environment and one in a file. ComfyUI's own check of origins is off."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "keys").write_text(f"# {REMARK}\r\n\r\n {KEYS[2]} \r\n", encoding="utf-16")  # as Windows' Notepad may
     keys = {"VEGA_API_KEYS": ", ".join(KEYS[:2]), "VEGA_API_KEYS_FILE": str(folder / "keys")}
-    with comfyui.serve(folder, **keys) as running:
+    with comfyui.serve(folder, "--enable-cors-header", **keys) as running:
         yield running
 
 
@@ -54,9 +54,16 @@ def test_live_asks_for_a_key(guarded):
             assert socket.socket.subprotocol == "vega-live"
     with LiveSocket(guarded, header=[f"x-api-key: {KEYS[0]}"]) as socket:
         assert socket.receive()[0]["type"] == "waiting"
-    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        LiveSocket(guarded, header=[f"x-api-key: {KEYS[0]}"], origin="https://example.com")
-    assert refused.value.status_code == 403
+    for origin in (
+        "https://example.com",
+        "null",
+        f"http://127.0.0.1:{guarded.port + 1}",
+        f"http://localhost:{guarded.port}",
+    ):
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            LiveSocket(guarded, header=[f"x-api-key: {KEYS[0]}"], origin=origin)
+        assert refused.value.status_code == 403
+        assert b"Pages of other sites" in refused.value.resp_body
 
 
 def test_wrong_keys_at_speed_fill_nothing_and_keep_nobody_out(guarded):

@@ -194,6 +194,17 @@ def test_nan_does_not_keep_a_browser_from_the_graph(metadata_client, noise, form
     assert told["more"] == {"deep": [[None]]}
 
 
+def test_nor_what_a_camera_saw():
+    """Of Live Image: the frame is left out of prompt and workflow, and a painting stays."""
+    painting = f"data:image/jpeg;base64,/9j/{'A' * 400}"
+    seen = painting.replace(";", ";source=webcam;", 1)
+    nodes = {"1": {"class_type": "VegaLiveImage", "inputs": {"picture": seen}}}
+    workflow = {"nodes": [{"id": 1, "type": "VegaLiveImage", "widgets_values": [painting, 0.0]}], "seen": [seen]}
+    prompt, others = graph_metadata.serialize(nodes, {"workflow": workflow})
+    assert json.loads(prompt)["1"]["inputs"]["picture"] == LEFT_OUT
+    assert json.loads(others["workflow"]) == {**workflow, "seen": [LEFT_OUT]}
+
+
 def test_what_json_cannot_hold_is_null():
     value = {"a": b"digest", "b": {1}, "c": (1, math.nan)}
     assert graph_metadata.strict_json(value) == '{"a": null, "b": null, "c": [1, null]}'

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator
@@ -17,6 +18,8 @@ from .retry import RetryPolicy, is_tls_error
 
 RECONNECT_SECONDS = 0.5
 JPEG_QUALITY = 90
+MAX_MESSAGE_BYTES = 8 * 2**20  # the server's; it ends the connection at a larger one
+MESSAGE_TOO_BIG = 1009  # the code with which it ends
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Newest:
         try:
             async for frame in frames:
                 file = frame if isinstance(frame, bytes) else await asyncio.to_thread(encode_jpeg, frame)
+                check_size(f"Frame {self.number + 1}", len(file))
                 self.number, self.file = self.number + 1, file
                 self.changed.set()
         finally:
@@ -58,6 +62,8 @@ async def stream(
     RequestError for what the server refuses, WorkflowError for a graph or a frame that it can't draw, ConnectError where
     nothing answers for the policy's time.
     """
+    message = json.dumps({"type": "prompt", "prompt": prompt})
+    check_size("The graph", len(message))
     newest = Newest()
     reading = asyncio.create_task(newest.read(frames))
     last_seen = time.monotonic()
@@ -65,8 +71,10 @@ async def stream(
         while not newest.is_done():
             try:
                 async with (
-                    websockets.connect(url, additional_headers=headers, max_size=None, **options) as socket,
-                    contextlib.aclosing(pictures(socket, prompt, newest)) as found,
+                    websockets.connect(
+                        url, additional_headers=headers, max_size=None, compression=None, **options
+                    ) as socket,
+                    contextlib.aclosing(pictures(socket, message, newest)) as found,
                 ):
                     policy.has_answered = True
                     try:
@@ -79,6 +87,8 @@ async def stream(
                 if refusal.status < 500:
                     raise refusal from None
             except (OSError, TimeoutError, websockets.WebSocketException) as error:
+                if isinstance(error, websockets.ConnectionClosed) and error.rcvd and error.rcvd.code == MESSAGE_TOO_BIG:
+                    raise RequestError(f"A message is too large for {url.partition('?')[0]}.", 413) from None
                 if is_tls_error(error):
                     raise ConnectError(f"TLS with {url.partition('?')[0]} fails: {error}") from None
             if not newest.is_done():
@@ -92,46 +102,82 @@ async def stream(
         await asyncio.wait([reading])
 
 
-async def pictures(socket: websockets.ClientConnection, prompt: dict, newest: Newest) -> AsyncIterator[LivePicture]:
-    """Those of one connection."""
-    sent: list[tuple[int, float]] = []  # by their number on this connection less 1: (the frame's number, when)
+async def pictures(socket: websockets.ClientConnection, prompt: str, newest: Newest) -> AsyncIterator[LivePicture]:
+    """Those of one connection; of what came while the caller was busy with one, the newest."""
+    sent: dict[int, tuple[int, float]] = {}  # the number on this connection -> (the frame's number, when it was sent)
+    unread: list[tuple[bytes, int, float]] = []  # the pictures of one frame: (file, the frame's number, its age in s)
+    has_changed = asyncio.Event()
     sending = asyncio.create_task(send(socket, prompt, newest, sent))
-    about: dict = {}
+    receiving = asyncio.create_task(receive(socket, prompt, newest, sent, unread, has_changed))
+    receiving.add_done_callback(lambda _: has_changed.set())
     try:
-        async for message in socket:
-            if isinstance(message, str):
-                about = json.loads(message)
-                if about["type"] == "error":
-                    raise WorkflowError(about["message"])
-                if about["type"] not in ("same", "interrupted") or not about["frame"]:
-                    continue
-            elif not about["frame"]:
-                continue
-            number, at = sent[about["frame"] - 1]
-            newest.drawn = number
-            if isinstance(message, bytes):
-                yield LivePicture(await asyncio.to_thread(decode_image, message), number, time.monotonic() - at)
-            if newest.is_done():
-                return
+        while not (receiving.done() and not unread):
+            await has_changed.wait()
+            has_changed.clear()
+            while unread:
+                file, number, age = unread.pop(0)
+                yield LivePicture(await asyncio.to_thread(decode_image, file), number, age)
+        receiving.result()
     finally:
-        sending.cancel()
-        await asyncio.wait([sending])
+        for task in (sending, receiving):
+            task.cancel()
+        await asyncio.wait([sending, receiving])
 
 
-async def send(socket: websockets.ClientConnection, prompt: dict, newest: Newest, sent: list) -> None:
+async def receive(
+    socket: websockets.ClientConnection,
+    prompt: str,
+    newest: Newest,
+    sent: dict,
+    unread: list,
+    has_changed: asyncio.Event,
+) -> None:
+    """Reads until the last frame has its answer, or the connection ends; WorkflowError for what can't be drawn."""
+    about: dict = {}
+    async for message in socket:
+        if isinstance(message, str):
+            is_first, about = not about, json.loads(message)
+            if about["type"] == "waiting" and not is_first:  # another one of this name has brought a graph, and has gone
+                await socket.send(prompt)
+            if about["type"] == "error":
+                raise WorkflowError(about["message"])
+            if about["type"] not in ("same", "interrupted"):
+                continue
+        if (answered := sent.get(about["frame"])) is None:  # another's frame
+            continue
+        number, at = answered
+        newest.drawn = number
+        for passed in [older for older in sent if older < about["frame"]]:
+            del sent[passed]
+        if isinstance(message, bytes):
+            if about["index"] == 0:
+                unread.clear()
+            unread.append((message, number, time.monotonic() - at))
+            has_changed.set()
+        if newest.is_done():
+            return
+
+
+async def send(socket: websockets.ClientConnection, prompt: str, newest: Newest, sent: dict) -> None:
     """The prompt, then each frame that is the newest while there is room for it."""
     with contextlib.suppress(websockets.ConnectionClosed):
-        await socket.send(json.dumps({"type": "prompt", "prompt": prompt}))
+        await socket.send(prompt)
         last = newest.drawn
-        while not newest.is_done():
-            if newest.number > last:
-                last, file = newest.number, newest.file
-                sent.append((last, time.monotonic()))
-                await socket.send(file)
-            else:
+        for on_this_connection in itertools.count(1):
+            while newest.number <= last and not newest.is_done():
                 newest.changed.clear()
                 await newest.changed.wait()
+            if newest.is_done():
+                break
+            last, file = newest.number, newest.file
+            sent[on_this_connection] = last, time.monotonic()
+            await socket.send(file)
         await socket.close()
+
+
+def check_size(what: str, count: int) -> None:
+    if count > MAX_MESSAGE_BYTES:
+        raise RequestError(f"{what} has {count} bytes; the server takes at most {MAX_MESSAGE_BYTES}: make it smaller.", 413)
 
 
 def refused(error: websockets.InvalidStatus) -> RequestError:

@@ -15,7 +15,7 @@ export function liveAddress(name) {
   return address.href;
 }
 
-// on: opened(), message(its JSON), picture(its JSON, blob), lost(), refused(status, message).
+// on: opened(), message(its JSON), picture(its JSON, blob), lost(why, where the server says so), refused(status, message).
 export function connect(name, key, on) {
   let socket = null;
   let timer = null;
@@ -42,18 +42,19 @@ export function connect(name, key, on) {
     if (isClosed) return;
     const answer = await api.fetchApi("/vega/live", { headers: key ? { "x-api-key": key } : {} }).catch(() => null);
     if (isClosed) return;
+    const { error } = (await answer?.json().catch(() => null)) ?? {};
     if ([401, 403].includes(answer?.status)) {
       isClosed = true;
-      const { error } = await answer.json().catch(() => ({}));
       return on.refused(answer.status, error ?? answer.statusText);
     }
-    on.lost();
+    on.lost(answer?.status === 426 ? undefined : error); // 426: all is well there
     timer = setTimeout(open, AGAIN_MS);
   }
 
   open();
   return {
-    isReady: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < UNSENT_BYTES,
+    isOpen: () => socket.readyState === WebSocket.OPEN,
+    hasRoom: () => socket.readyState === WebSocket.OPEN && socket.bufferedAmount < UNSENT_BYTES,
     sendPrompt: (prompt) => socket.send(JSON.stringify({ type: "prompt", prompt })),
     sendFrame(blob) {
       socket.send(blob);

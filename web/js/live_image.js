@@ -2,6 +2,7 @@
 import { app } from "../../../scripts/app.js";
 import { liveAddress } from "./live_connection.js";
 import { startLoop } from "./live_loop.js";
+import { tabName } from "./live_name.js";
 import { makePainting } from "./live_paint.js";
 import { say } from "./live_texts.js";
 import { openVideo } from "./live_video.js";
@@ -11,7 +12,8 @@ const SIDES = [128, 192, 256, 384, 512, 768, 1024];
 const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
 const NODE_SIZE = [560, 500];
 const LEAST_HEIGHT_PX = 360;
-const [NAME, KEY] = ["Vega.LiveName", "Vega.LiveKey"]; // in the tab's storage
+const QUALITY = 0.9; // of a JPEG in the workflow or a prompt
+const KEY = "Vega.LiveKey"; // in the tab's storage
 const STYLE = `
   .vega-live { display: flex; flex-direction: column; gap: 6px; height: 100%; box-sizing: border-box; padding: 4px;
     font: 13px/1.3 Inter, Arial, sans-serif; color: var(--input-text, #ddd); }
@@ -23,13 +25,16 @@ const STYLE = `
   .vega-live input[type=color] { padding: 2px; width: 40px; }
   .vega-live input[type=range] { width: 90px; padding: 0; }
   .vega-live input[readonly] { flex: 1; min-width: 120px; }
-  .vega-live button[aria-pressed=true] { background: #b91c1c; color: #fff; }
+  .vega-live button.live[data-is-on=true] { background: #b91c1c; color: #fff; }
   .vega-live :focus-visible { outline: 2px solid #60a5fa; outline-offset: 1px; }
-  .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; }
+  .vega-live .views { flex: 1; min-height: 0; display: flex; gap: 6px; position: relative; }
   .vega-live .views > * { flex: 1; min-width: 0; min-height: 0; object-fit: contain; background: #0006; }
   .vega-live .views img:not([src]) { visibility: hidden; }
   .vega-live canvas.paint { touch-action: none; cursor: crosshair; }
-  .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
+  .vega-live .views > .brush { position: absolute; transform: translate(-50%, -50%); box-sizing: border-box; background: none;
+    border: 1px solid #fff; outline: 1px solid #000; border-radius: 50%; pointer-events: none; }
+  .vega-live .views > .brush.down { border-width: 3px; }
+  .vega-live .numbers, .vega-live .status { min-height: 1.3em; overflow-wrap: anywhere; }`;
 
 function element(tag, fields = {}, ...children) {
   const made = Object.assign(document.createElement(tag), fields);
@@ -50,12 +55,8 @@ const labelled = (made, text) => {
 
 const option = (value, textContent) => element("option", { value, textContent });
 
-// The name under which others see this node's pictures: the same after the page was loaded anew.
-function liveName(node) {
-  const kept = sessionStorage.getItem(NAME) ?? crypto.getRandomValues(new Uint32Array(3)).join("-");
-  sessionStorage.setItem(NAME, kept);
-  return `live-${kept}-${node.id}`.slice(0, 64);
-}
+// The name under which others see this node's pictures.
+const liveName = (node) => `live-${tabName}-${node.id}`.slice(0, 64);
 
 function makeWidget(node) {
   addStyle();
@@ -63,6 +64,7 @@ function makeWidget(node) {
   const chosen = () => ({ ...DEFAULTS, ...node.properties?.vega_live });
   const choose = (fields) => node.setProperty("vega_live", { ...chosen(), ...fields });
   let [video, loop, isFresh, url] = [null, null, true, null];
+  let starts = 0; // and stops, by which a start that had to wait for a permission knows that it is the last
   let written = ""; // into the workflow, by this painting
 
   const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
@@ -75,11 +77,11 @@ function makeWidget(node) {
   const clear = element("button", { type: "button", textContent: say("clear") });
   const address = labelled(element("input", { readOnly: true }), say("address"));
   const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
-  const canvas = element("canvas", { tabIndex: 0 });
+  const canvas = element("canvas");
   const picture = element("img", { alt: say("picture") });
+  const numbers = element("div", { className: "numbers" }); // of each picture, which nobody wants read out
   const status = element("div", { className: "status" });
   status.setAttribute("role", "status");
-  canvas.setAttribute("role", "img");
   const tools = element("div", { className: "row" }, colour, brush, undo, clear);
   const root = element(
     "div",
@@ -88,6 +90,7 @@ function makeWidget(node) {
     tools,
     element("div", { className: "row" }, address),
     element("div", { className: "views" }, canvas, picture),
+    numbers,
     status,
   );
 
@@ -101,12 +104,13 @@ function makeWidget(node) {
     isFresh = true;
     loop?.sendFrame();
     if (!isDone) return;
-    written = canvas.toDataURL("image/jpeg", 0.9);
+    written = canvas.toDataURL("image/jpeg", QUALITY);
     value.value = written;
     app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
   }
 
-  const painting = makePainting(canvas, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
+  const isPainted = () => chosen().source === "paint";
+  const painting = makePainting(canvas, isPainted, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
 
   // The canvas with a frame that wasn't sent yet, or null.
   function takeFrame() {
@@ -122,11 +126,12 @@ function makeWidget(node) {
   }
 
   function stop() {
+    starts += 1;
     loop?.stop();
     video?.close();
     [loop, video] = [null, null];
     live.textContent = say("live");
-    live.setAttribute("aria-pressed", "false");
+    live.dataset.isOn = false;
   }
 
   function show(blob, { rate, age, left, frame }) {
@@ -134,21 +139,26 @@ function makeWidget(node) {
     picture.src = url = URL.createObjectURL(blob);
     if (last) URL.revokeObjectURL(last);
     picture.dataset.frame = frame;
-    tell(say("drawing", { rate: rate.toFixed(1), age, left }));
+    numbers.textContent = say("drawing", { rate: rate.toFixed(1), age, left });
+    if (status.textContent) tell("");
   }
 
   async function start() {
     const kind = chosen().source;
-    live.setAttribute("aria-pressed", "true");
+    const number = ++starts;
+    live.dataset.isOn = true;
     live.textContent = say("stop");
     if (kind === "webcam" || kind === "screen") {
+      let opened;
       try {
-        video = await openVideo(kind, stop);
+        opened = await openVideo(kind, () => number === starts && stop());
       } catch (error) {
+        if (number !== starts) return;
         stop();
         return tell(say("noCamera", { why: error.message }), true);
       }
-      if (live.getAttribute("aria-pressed") === "false") return stop(); // pressed again meanwhile
+      if (number !== starts) return opened.close();
+      video = opened;
     }
     isFresh = true;
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
@@ -173,11 +183,14 @@ function makeWidget(node) {
     address.value = liveAddress(liveName(node));
     full.href = new URL(`../live.html#${liveName(node)}`, import.meta.url).href;
     canvas.className = kind === "paint" ? "paint" : "";
+    if (kind === "paint") canvas.tabIndex = 0;
+    else canvas.removeAttribute("tabindex");
+    canvas.setAttribute("role", kind === "paint" ? "application" : "img"); // which takes keys, or does not
     canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
     if (canvas.width !== pixels) painting.resize(pixels);
   }
 
-  live.addEventListener("click", () => (live.getAttribute("aria-pressed") === "true" ? stop() : start()));
+  live.addEventListener("click", () => (live.dataset.isOn === "true" ? stop() : start()));
   source.addEventListener("change", () => {
     stop();
     choose({ source: source.value });
@@ -197,9 +210,11 @@ function makeWidget(node) {
 
   value.hidden = value.options.hidden = true;
   value.computeSize = () => [0, -4];
+  // What a camera sees says so, by which Send Image leaves it out of its files (images/graph_metadata.py).
   value.serializeValue = () => {
-    const isSeen = video && ["webcam", "screen"].includes(chosen().source);
-    return isSeen ? canvas.toDataURL("image/jpeg", 0.9) : value.value;
+    const { source: kind } = chosen();
+    if (!video || !["webcam", "screen"].includes(kind)) return value.value;
+    return canvas.toDataURL("image/jpeg", QUALITY).replace(";", `;source=${kind};`);
   };
   // Where a workflow or a program's graph is opened; also called for what was painted here.
   function restore(picture) {
@@ -208,7 +223,11 @@ function makeWidget(node) {
   }
 
   value.callback = restore;
-  const { onConfigure, onRemoved } = node;
+  const { onAdded, onConfigure, onRemoved } = node;
+  node.onAdded = function (...options) {
+    onAdded?.apply(this, options);
+    refresh(); // it has its id now, which is in its name
+  };
   node.onConfigure = function (...options) {
     onConfigure?.apply(this, options);
     refresh();
@@ -218,7 +237,7 @@ function makeWidget(node) {
     stop();
     onRemoved?.apply(this, options);
   };
-  live.setAttribute("aria-pressed", "false");
+  live.dataset.isOn = false;
   node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST_HEIGHT_PX });
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
   refresh();

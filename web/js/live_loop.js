@@ -17,6 +17,10 @@ async function currentPrompt() {
   return output;
 }
 
+// The painting, which each stroke changes, is not in the prompt.
+const withoutPainting = (_, value) =>
+  value?.type === "VegaLiveImage" ? { ...value, widgets_values: value.widgets_values?.slice(1) } : value;
+
 // takeFrame(): the canvas with a frame that wasn't sent yet, or null. on: opened(), picture(blob, numbers),
 // said(kind, values), ended(status, message).
 export function startLoop(name, key, takeFrame, on) {
@@ -33,26 +37,28 @@ export function startLoop(name, key, takeFrame, on) {
   const smooth = (before, now) => (before ? before + SMOOTHING * (now - before) : now);
 
   async function sendFrame() {
-    if (isEncoding || !connection.isReady()) return;
+    if (isEncoding || !connection.hasRoom()) return;
     const at = performance.now();
     const canvas = takeFrame();
     if (!canvas) return;
     isEncoding = true;
     const blob = await encode(canvas).finally(() => (isEncoding = false));
-    if (!connection.isReady()) return;
+    if (!connection.isOpen()) return; // the next one begins with a frame
     lastSent = at;
     taken.set(connection.sendFrame(blob), at);
   }
 
+  // A graph that can't be read is said once, and read again when it has changed.
   async function sendPrompt() {
-    if (isLooking || !connection.isReady()) return;
-    const now = JSON.stringify(rootGraph().serialize());
+    if (isLooking || !connection.isOpen()) return;
+    const now = JSON.stringify(rootGraph().serialize(), withoutPainting);
     if (now === seen) return;
     isLooking = true;
+    seen = now;
     try {
       const next = await currentPrompt();
-      seen = now;
-      if (JSON.stringify(next) === prompt || !connection.isReady()) return;
+      if (JSON.stringify(next) === prompt) return;
+      if (!connection.isOpen()) return void (seen = "");
       prompt = JSON.stringify(next);
       connection.sendPrompt(next);
     } finally {
@@ -60,11 +66,15 @@ export function startLoop(name, key, takeFrame, on) {
     }
   }
 
-  function gotPicture({ frame, left_out, index }, blob) {
+  function forget(answered) {
+    for (const number of taken.keys()) if (number <= answered) taken.delete(number);
+  }
+
+  function gotPicture({ frame, age_ms, left_out, index }, blob) {
     if (index) return; // of a batch the first is shown
     const now = performance.now();
-    if (taken.has(frame)) numbers.age = Math.round(now - taken.get(frame));
-    for (const older of taken.keys()) if (older <= frame) taken.delete(older);
+    numbers.age = Math.round(taken.has(frame) ? now - taken.get(frame) : age_ms); // another program's, as the server knows it
+    forget(frame);
     if (lastPicture) {
       pictureMs = smooth(pictureMs, now - lastPicture);
       numbers.rate = smooth(numbers.rate, 1000 / (now - lastPicture));
@@ -84,11 +94,12 @@ export function startLoop(name, key, takeFrame, on) {
       on.opened();
     },
     message({ type, message, frame }) {
-      if (type === "error") on.said("error", { message });
-      else taken.delete(frame);
+      forget(frame);
+      if (type === "waiting") [seen, prompt] = ["", ""]; // also where another page of this name has taken its graph away
+      if (type === "error" || type === "interrupted") on.said(type, { message });
     },
     picture: gotPicture,
-    lost: () => on.said("lost"),
+    lost: (message) => on.said("lost", { message }),
     refused(status, message) {
       clearInterval(timer);
       on.ended(status, message);

@@ -1,16 +1,23 @@
 // A canvas to paint on by mouse, pen, touch and keyboard.
 const KEPT = 30; // strokes that can be taken back
 const STEP_PX = 4; // of the brush at an arrow key
+const LEAST_MARK_PX = 8; // of the ring that shows the keyboard's brush
 const PAPER = "#ffffff";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// brush(): { colour, size }. changed(isStrokeDone) is called whenever the painting is another one.
-export function makePainting(canvas, brush, changed) {
+// canPaint(): whether the canvas shows the painting now, and not a camera's frame. brush(): { colour, size }.
+// changed(isStrokeDone) is called whenever the painting is another one.
+export function makePainting(canvas, canPaint, brush, changed) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const before = []; // the painting before each stroke
   let pen = null; // the last point of a stroke that goes on
+  let penId = null; // which pointer draws it: a palm beside it draws nothing
   let cursor = null; // where the keyboard's brush is
   let isDown = false; // the keyboard's brush
+  const mark = document.createElement("div"); // shows where it is
+  mark.className = "brush";
+  mark.hidden = true;
+  canvas.after(mark);
 
   const blank = () => {
     context.fillStyle = PAPER;
@@ -38,19 +45,34 @@ export function makePainting(canvas, brush, changed) {
     return [(x / side) * canvas.width, (y / side) * canvas.height];
   }
 
+  function showMark() {
+    mark.hidden = document.activeElement !== canvas || !canvas.matches(":focus-visible");
+    if (mark.hidden) return;
+    cursor ??= [canvas.width / 2, canvas.height / 2];
+    const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = canvas;
+    const scale = Math.min(offsetWidth, offsetHeight) / canvas.width; // the graph's zoom is not in it
+    const px = (offset, extent, at) => `${offset + extent / 2 + (at - canvas.width / 2) * scale}px`;
+    const size = `${Math.max(brush().size * scale, LEAST_MARK_PX)}px`;
+    const [left, top] = [px(offsetLeft, offsetWidth, cursor[0]), px(offsetTop, offsetHeight, cursor[1])];
+    Object.assign(mark.style, { left, top, width: size, height: size });
+    mark.classList.toggle("down", isDown);
+  }
+
   function onDown(event) {
     if (event.button !== 0 || pen) return;
     event.stopPropagation();
     canvas.focus();
     canvas.setPointerCapture(event.pointerId);
     remember();
+    penId = event.pointerId;
+    mark.hidden = true;
     pen = at(event);
     line(pen, pen);
     changed(false);
   }
 
   function onMove(event) {
-    if (!pen || !canvas.hasPointerCapture(event.pointerId)) return;
+    if (!pen || event.pointerId !== penId) return;
     event.stopPropagation();
     const moves = event.getCoalescedEvents?.() ?? [];
     for (const move of moves.length ? moves : [event]) {
@@ -62,7 +84,7 @@ export function makePainting(canvas, brush, changed) {
   }
 
   function onUp(event) {
-    if (!pen) return;
+    if (!pen || event.pointerId !== penId) return;
     event.stopPropagation();
     pen = null;
     changed(true);
@@ -97,6 +119,7 @@ export function makePainting(canvas, brush, changed) {
         remember();
         line(cursor, cursor);
       }
+      showMark();
       return changed(!isDown);
     }
     const [dx, dy] = ARROWS[key];
@@ -104,14 +127,14 @@ export function makePainting(canvas, brush, changed) {
     const next = [inside(cursor[0] + dx * STEP_PX, canvas.width), inside(cursor[1] + dy * STEP_PX, canvas.height)];
     if (isDown) line(cursor, next);
     cursor = next;
+    showMark();
     if (isDown) changed(false);
   }
 
   canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
-  canvas.addEventListener("pointerdown", onDown);
-  canvas.addEventListener("pointermove", onMove);
-  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, onUp);
-  canvas.addEventListener("keydown", onKey);
+  const ofPointer = { pointerdown: onDown, pointermove: onMove, pointerup: onUp, pointercancel: onUp };
+  for (const [name, listener] of Object.entries({ ...ofPointer, keydown: onKey, focus: showMark, blur: showMark }))
+    canvas.addEventListener(name, (event) => canPaint() && listener(event));
   blank();
 
   // Another size keeps what was painted.
@@ -130,6 +153,7 @@ export function makePainting(canvas, brush, changed) {
     image.src = picture.startsWith("data:") ? picture : `data:image/png;base64,${picture}`; // it finds out the format itself
     await image.decode().catch(() => {}); // what is no picture leaves the paper blank
     before.length = 0;
+    [pen, isDown] = [null, false]; // a stroke may have been left for another source
     blank();
     if (image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   }

@@ -24,6 +24,7 @@ const TEXTS = {
     drawing: "{rate} pictures a second, frame {age} ms old, {left} frames left out",
     waiting: "Live: waiting for a frame.",
     lost: "The connection is lost. Connecting again…",
+    interrupted: "Interrupted. The next frame is drawn again.",
     noCamera: "There is no picture to take: {why}",
   },
   es: {
@@ -48,6 +49,7 @@ const TEXTS = {
     drawing: "{rate} imágenes por segundo, fotograma de hace {age} ms, {left} fotogramas omitidos",
     waiting: "En vivo: esperando un fotograma.",
     lost: "Se perdió la conexión. Conectando de nuevo…",
+    interrupted: "Interrumpido. El próximo fotograma se dibuja de nuevo.",
     noCamera: "No hay imagen que tomar: {why}",
   },
   fr: {
@@ -72,6 +74,7 @@ const TEXTS = {
     drawing: "{rate} images par seconde, prise il y a {age} ms, {left} laissées de côté",
     waiting: "En direct : en attente d'une image.",
     lost: "La connexion est perdue. Nouvelle connexion…",
+    interrupted: "Interrompu. La prochaine image prise sera dessinée.",
     noCamera: "Aucune image à prendre : {why}",
   },
   ja: {
@@ -96,6 +99,7 @@ const TEXTS = {
     drawing: "毎秒{rate}枚、フレームは{age}ms前、{left}枚を省略",
     waiting: "ライブ：フレームを待っています。",
     lost: "接続が切れました。再接続しています…",
+    interrupted: "中断されました。次のフレームからまた描きます。",
     noCamera: "取り込める映像がありません：{why}",
   },
   ko: {
@@ -120,6 +124,7 @@ const TEXTS = {
     drawing: "초당 {rate}장, 프레임 {age}ms 전, {left}개 건너뜀",
     waiting: "라이브: 프레임을 기다리는 중입니다.",
     lost: "연결이 끊겼습니다. 다시 연결하는 중…",
+    interrupted: "중단되었습니다. 다음 프레임부터 다시 그립니다.",
     noCamera: "가져올 영상이 없습니다: {why}",
   },
   ru: {
@@ -144,6 +149,7 @@ const TEXTS = {
     drawing: "{rate} картинок в секунду, кадру {age} мс, пропущено кадров: {left}",
     waiting: "Вживую: ожидание кадра.",
     lost: "Связь потеряна. Подключаюсь снова…",
+    interrupted: "Прервано. Следующий кадр будет нарисован.",
     noCamera: "Нет изображения: {why}",
   },
   zh: {
@@ -168,6 +174,7 @@ const TEXTS = {
     drawing: "每秒 {rate} 张，帧已过 {age} 毫秒，略过 {left} 帧",
     waiting: "实时：正在等待帧。",
     lost: "连接已断开，正在重新连接…",
+    interrupted: "已中断。下一帧会重新绘制。",
     noCamera: "没有可用的画面：{why}",
   },
   "zh-TW": {
@@ -192,6 +199,7 @@ const TEXTS = {
     drawing: "每秒 {rate} 張，影格已過 {age} 毫秒，略過 {left} 個影格",
     waiting: "即時：正在等待影格。",
     lost: "連線已中斷，正在重新連線…",
+    interrupted: "已中斷。下一個影格會重新繪製。",
     noCamera: "沒有可用的畫面：{why}",
   },
 };

@@ -9,8 +9,17 @@ export async function openVideo(source, ended) {
   if (!navigator.mediaDevices) throw new Error("https:// or localhost");
   const stream = await OPEN[source]();
   const video = document.createElement("video");
+  const close = () => {
+    for (const track of stream.getTracks()) track.stop();
+    video.srcObject = null;
+  };
   Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
-  await video.play();
+  try {
+    await video.play();
+  } catch (error) {
+    close();
+    throw error;
+  }
   for (const track of stream.getTracks()) track.addEventListener("ended", ended);
   return {
     drawOn(canvas) {
@@ -20,9 +29,6 @@ export async function openVideo(source, ended) {
       const [left, top] = [(width - side) / 2, (height - side) / 2];
       canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, canvas.width, canvas.height);
     },
-    close() {
-      for (const track of stream.getTracks()) track.stop();
-      video.srcObject = null;
-    },
+    close,
   };
 }
