@@ -23,6 +23,7 @@ from .score_card import FewStep, ScoreCard
 from .training_run import TrainingRun, content_of
 
 CONSISTENCY, TRAJECTORIES = "consistency", "trajectories"
+SHOWN_STEPS = 4  # of whose distances the event tells
 PUBLISHED_SAMPLES = 12_000  # that the published recipe learns from: 1000 steps of twelve
 
 
@@ -32,8 +33,10 @@ def run(options: Namespace) -> None:
     options.method = options.method or method(training)
     if options.prompts:
         captions, dataset = prompts.read(options.prompts), None
+        training.events.send("prompts", count=len(captions))
     else:
         dataset = inspect.load(options, quiet=not training.is_main)
+        training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
         captions = [picture.caption for picture in dataset.pictures]
     kept_apart = score_card.held_out(captions, options.score_prompts)
     if kept_apart and training.is_main:
@@ -186,12 +189,15 @@ class LcmLoraRun:
 
     def score(self, unet: nn.Module, done: int) -> None:
         """The score card, unless none is asked for; on prompts that were learned from where none were kept apart."""
-        count = self.options.score_prompts
+        count, events = self.options.score_prompts, self.training.events
         if not count:
             return
         names = self.held_out or self.captions[:count]
         card = ScoreCard(self.training.folder.folder)
-        with self.training.accelerator.autocast(), torch.no_grad():
-            table = card.write(self.drawing(unet), names, self.options.seed, done, bool(self.held_out))
-        print(f"{table}\nsee {card.sheet}", flush=True)
-        self.training.events.send("score", table=table, file=str(card.sheet))
+        if not card.has(done):
+            with self.training.accelerator.autocast(), torch.no_grad():
+                card.write(self.drawing(unet), names, self.options.seed, done, bool(self.held_out), events)
+        scores, steps = card.read(), str(SHOWN_STEPS)
+        print(f"{card.table.read_text(encoding='utf-8')}\nsee {card.sheet}", flush=True)
+        learned, base = scores["students"][str(done)][steps][0], scores["base"][steps][0]
+        events.send("score", file=str(card.sheet), steps=SHOWN_STEPS, learned=learned, base=base)

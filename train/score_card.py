@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from .adapters import disabled
 from .diffusion import NOISE_SCHEDULE
+from .events import SILENT, Events
 from .files import atomic_write
 from .images import make_grid
 from .sampling import STEPS as TEACHER_STEPS
@@ -98,27 +100,38 @@ class ScoreCard:
     def __init__(self, folder: Path):
         self.json, self.table, self.sheet = (folder / f"score-card.{ending}" for ending in ("json", "md", "png"))
 
-    def write(self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool) -> str:
-        """Scores what was learned in `done` steps; the table."""
+    def read(self) -> dict:
+        return json.loads(self.json.read_text(encoding="utf-8")) if self.json.exists() else {"students": {}}
+
+    def has(self, done: int) -> bool:
+        """Whether what was learned in `done` steps is scored; the file with the numbers is written last."""
+        return str(done) in self.read()["students"]
+
+    def write(
+        self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool, events: Events = SILENT
+    ) -> None:
+        """Scores what was learned in `done` steps."""
         seeds = [seed + k for k in range(len(prompts))]
-        teacher = drawing.teacher(prompts, seeds)
-        students = {steps: drawing.student(prompts, seeds, steps) for steps in STEPS}
-        bases = {steps: drawing.base(prompts, seeds, steps) for steps in STEPS}
-        other = drawing.teacher(prompts, [seed + OTHER_SEEDS for seed in seeds])
-        scores = json.loads(self.json.read_text()) if self.json.exists() else {"students": {}}
-        scores |= {"prompts": prompts, "held out": is_held_out, "other seeds": distance(other, teacher)}
-        scores["base"] = {steps: distance(latents, teacher) for steps, latents in bases.items()}
-        scores["students"][str(done)] = {steps: distance(latents, teacher) for steps, latents in students.items()}
+        draw = {
+            "teacher": partial(drawing.teacher, prompts, seeds),
+            "other": partial(drawing.teacher, prompts, [seed + OTHER_SEEDS for seed in seeds]),
+            **{("student", steps): partial(drawing.student, prompts, seeds, steps) for steps in STEPS},
+            **{("base", steps): partial(drawing.base, prompts, seeds, steps) for steps in STEPS},
+        }
+        drawn = {name: draw[name]() for name in events.track(list(draw), "drawing the score card")}
+        teacher = drawn["teacher"]
+        of_student, of_base = ({str(s): distance(drawn[kind, s], teacher) for s in STEPS} for kind in ("student", "base"))
+        scores = self.read() | {"prompts": prompts, "held out": is_held_out, "base": of_base}
+        scores["other seeds"] = distance(drawn["other"], teacher)
+        scores["students"][str(done)] = of_student
         few = slice(PICTURES)
-        rows = {label(steps): latents[few] for steps, latents in students.items()} | {"teacher": teacher[few]}
+        rows = {label(steps): drawn["student", steps][few] for steps in STEPS} | {"teacher": teacher[few]}
         with atomic_write(self.sheet) as file:
             drawing.sheet(prompts[few], seeds[few], rows).save(file, "PNG")
+        with atomic_write(self.table) as file:
+            file.write_text(as_markdown(scores), encoding="utf-8")
         with atomic_write(self.json) as file:
             file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
-        table = as_markdown(json.loads(self.json.read_text()))
-        with atomic_write(self.table) as file:
-            file.write_text(table, encoding="utf-8")
-        return table
 
 
 def as_markdown(scores: dict) -> str:
