@@ -16,7 +16,6 @@ class TrainingProgress:
     def __init__(self, steps: int):
         self.steps, self.done = steps, 0
         self.pictures, self.prompts, self.left_out = 0, 0, []
-        self.score: dict | None = None
         self.bar = comfy.utils.ProgressBar(steps)
 
     def show(self, event: dict) -> None:
@@ -26,7 +25,6 @@ class TrainingProgress:
         elif kind == "prompts":
             self.prompts = event["count"]
         elif kind == "score":
-            self.score = event
             self.bar.update_absolute(self.steps, self.steps)
         elif kind == "progress":  # what comes before the first step, or after the last
             self.bar.update_absolute(event["done"], event["total"])
@@ -38,11 +36,11 @@ class TrainingProgress:
             self.bar.update_absolute(self.done, self.steps, ("JPEG", sheet, max(sheet.size)))
 
     def notes(self, file: str) -> list[face_notes.Note]:
-        key, count = ("trainedOnPrompts", self.prompts) if self.prompts else ("trained", self.pictures)
-        found = [face_notes.Note(key, {"file": file, "count": count, "steps": self.steps})]
-        if self.score:
-            values = {name: f"{self.score[name]:.3f}" for name in ("learned", "base")}
-            found.append(face_notes.Note("scored", {"steps": self.score["steps"], **values}))
+        about = {"file": file, "steps": self.steps}
+        if self.prompts:
+            found = [face_notes.Note("trainedOnPrompts", {**about, "count": self.prompts})]
+        else:
+            found = [face_notes.Note("trained", {**about, "count": self.pictures})]
         if self.left_out:
             values = {"count": len(self.left_out), "name": self.left_out[0][0]}
             found.append(face_notes.Note("leftOut", values, is_warning=True))

@@ -113,17 +113,14 @@ def test_progress_and_samples_are_shown(server, events):
 
 
 def test_a_distillation_shows_its_score_card(server, work, events):
-    """Of the prompt that it kept from training; what was measured stands on the node as well."""
+    """Of the prompt that it kept from training; what it learned from stands on the node."""
     shown = progress(events, "distil")
     assert (shown["value"], shown["max"]) == (DISTIL["steps"], DISTIL["steps"])
     assert sheet(server, events, "distil").size == (score_card.MARGIN_PIXELS + 64, 5 * 64)
-    scores = json.loads((work / "few" / "score-card.json").read_text())
-    assert scores["held out"]
-    values = {"learned": scores["students"]["2"]["4"][0], "base": scores["base"]["4"][0]}
+    assert json.loads((work / "few" / "score-card.json").read_text())["held out"]
     prompt_id = next(data["prompt_id"] for kind, data in events if kind == "executed")
-    about, scored = server.get(f"/vega/notes/{prompt_id}").json()["distil"]["notes"]
+    (about,) = server.get(f"/vega/notes/{prompt_id}").json()["distil"]["notes"]
     assert (about["key"], about["values"]) == ("trainedOnPrompts", {"file": "few.safetensors", "count": 8, "steps": 2})
-    assert scored["values"] == {"steps": 4} | {name: f"{value:.3f}" for name, value in values.items()}
 
 
 def test_a_distillation_has_its_settings(work, events):

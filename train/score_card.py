@@ -50,18 +50,25 @@ class FewStep:
 
     def teacher(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         """Latents after TEACHER_STEPS steps."""
-        scheduler = DDIMScheduler(**NOISE_SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False)
-        with disabled(self.unet), self.sampler.scheduled(scheduler):
+        with disabled(self.unet), self.sampler.scheduled(ddim()):
             return self.latents(prompts, seeds, TEACHER_STEPS, self.guidance)
 
     def student(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
         with self.sampler.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
             return self.latents(prompts, seeds, steps, 1.0)
 
+    def compared(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
+        """Without the new noise of LCM's steps, which leads to other pictures than the teacher's, however good they are.
+
+        DDIM's step has as much noise as LCM's, the one that was predicted: a perfect student ends where the teacher does.
+        """
+        with self.sampler.scheduled(ddim()):
+            return self.latents(prompts, seeds, steps, 1.0)
+
     def base(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
-        """As student(), without what it learned."""
+        """As compared(), without what it learned."""
         with disabled(self.unet):
-            return self.student(prompts, seeds, steps)
+            return self.compared(prompts, seeds, steps)
 
     def sheet(self, prompts: list[str], seeds: list[int], rows: dict[str, torch.Tensor] | None = None) -> Image.Image:
         """The prompts across, the student in 1, 2, 4 and 8 steps and below it the teacher. rows: those that are drawn."""
@@ -75,6 +82,10 @@ class FewStep:
             draw.text((10, (k + 0.5) * side), name, "black", font, anchor="lm")
         page.paste(make_grid(self.sampler.decode(torch.cat([*rows.values()])), side, len(prompts)), (MARGIN_PIXELS, 0))
         return page
+
+
+def ddim() -> DDIMScheduler:
+    return DDIMScheduler(**NOISE_SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False)
 
 
 def label(steps: int) -> str:
@@ -112,10 +123,12 @@ class ScoreCard:
     ) -> None:
         """Scores what was learned in `done` steps."""
         seeds = [seed + k for k in range(len(prompts))]
+        shown = prompts[:PICTURES], seeds[:PICTURES]
         draw = {
             "teacher": partial(drawing.teacher, prompts, seeds),
             "other": partial(drawing.teacher, prompts, [seed + OTHER_SEEDS for seed in seeds]),
-            **{("student", steps): partial(drawing.student, prompts, seeds, steps) for steps in STEPS},
+            **{label(steps): partial(drawing.student, *shown, steps) for steps in STEPS},
+            **{("student", steps): partial(drawing.compared, prompts, seeds, steps) for steps in STEPS},
             **{("base", steps): partial(drawing.base, prompts, seeds, steps) for steps in STEPS},
         }
         drawn = {name: draw[name]() for name in events.track(list(draw), "drawing the score card")}
@@ -124,10 +137,9 @@ class ScoreCard:
         scores = self.read() | {"prompts": prompts, "held out": is_held_out, "base": of_base}
         scores["other seeds"] = distance(drawn["other"], teacher)
         scores["students"][str(done)] = of_student
-        few = slice(PICTURES)
-        rows = {label(steps): drawn["student", steps][few] for steps in STEPS} | {"teacher": teacher[few]}
+        rows = {label(steps): drawn[label(steps)] for steps in STEPS} | {"teacher": teacher[:PICTURES]}
         with atomic_write(self.sheet) as file:
-            drawing.sheet(prompts[few], seeds[few], rows).save(file, "PNG")
+            drawing.sheet(*shown, rows).save(file, "PNG")
         with atomic_write(self.table) as file:
             file.write_text(as_markdown(scores), encoding="utf-8")
         with atomic_write(self.json) as file:
@@ -149,8 +161,8 @@ def as_markdown(scores: dict) -> str:
     mean, margin = scores["other seeds"]
     lines += [
         "",
-        f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, ± half of the "
-        f"95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures of other seeds are "
-        f"{mean:.3f} ± {margin:.3f} away.",
+        f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, all drawn by "
+        f"DDIM, ± half of the 95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures "
+        f"of other seeds are {mean:.3f} ± {margin:.3f} away.",
     ]
     return "\n".join(lines) + "\n"

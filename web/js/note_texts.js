@@ -34,7 +34,6 @@ const TEXTS = {
     trained: "{file}: {steps} steps on {count} pictures",
     trainedOnPrompts: "{file}: {steps} steps on {count} prompts",
     leftOut: "{count} files are left out, {name} for one. ComfyUI's log says why.",
-    scored: "In {steps} steps its latents are {learned} from the model's own in 25, without it {base}",
   },
   es: {
     loaded: "{family} · {precision} · {parameters} parámetros · entrenado a {size}",
@@ -68,7 +67,6 @@ const TEXTS = {
     trained: "{file}: {steps} pasos con {count} imágenes",
     trainedOnPrompts: "{file}: {steps} pasos con {count} prompts",
     leftOut: "Se omiten {count} archivos, por ejemplo {name}. El registro de ComfyUI dice por qué.",
-    scored: "En {steps} pasos sus latentes distan {learned} de los del modelo en 25, sin ella {base}",
   },
   fr: {
     loaded: "{family} · {precision} · {parameters} paramètres · entraîné en {size}",
@@ -102,7 +100,6 @@ const TEXTS = {
     trained: "{file} : {steps} étapes sur {count} images",
     trainedOnPrompts: "{file} : {steps} étapes sur {count} prompts",
     leftOut: "{count} fichiers sont laissés de côté, dont {name}. Le journal de ComfyUI dit pourquoi.",
-    scored: "En {steps} étapes ses latents sont à {learned} de ceux du modèle en 25, sans lui à {base}",
   },
   ja: {
     loaded: "{family} · {precision} · パラメータ {parameters} · 学習サイズ {size}",
@@ -136,7 +133,6 @@ const TEXTS = {
     trained: "{file}：{count} 枚の画像で {steps} ステップ学習",
     trainedOnPrompts: "{file}：{count} 個のプロンプトで {steps} ステップ学習",
     leftOut: "{count} 個のファイル（{name} など）は使われていません。理由は ComfyUI のログにあります。",
-    scored: "{steps} ステップの潜在画像と、モデルの 25 ステップとの距離は {learned}、LoRA なしでは {base}",
   },
   ko: {
     loaded: "{family} · {precision} · 파라미터 {parameters} · 학습 크기 {size}",
@@ -170,7 +166,6 @@ const TEXTS = {
     trained: "{file}: 이미지 {count}장으로 {steps} 스텝 학습",
     trainedOnPrompts: "{file}: 프롬프트 {count}개로 {steps} 스텝 학습",
     leftOut: "파일 {count}개({name} 등)는 빠졌습니다. 이유는 ComfyUI 로그에 있습니다.",
-    scored: "{steps} 스텝의 잠재 이미지와 모델의 25 스텝 사이의 거리는 {learned}, LoRA 없이는 {base}",
   },
   ru: {
     loaded: "{family} · {precision} · параметров: {parameters} · обучена на {size}",
@@ -204,7 +199,6 @@ const TEXTS = {
     trained: "{file}: шагов {steps}, изображений {count}",
     trainedOnPrompts: "{file}: шагов {steps}, промптов {count}",
     leftOut: "Пропущено файлов: {count}, например {name}. Причина — в журнале ComfyUI.",
-    scored: "За {steps} шага латенты отстоят на {learned} от латентов модели за 25, без LoRA — на {base}",
   },
   zh: {
     loaded: "{family} · {precision} · {parameters} 参数 · 训练尺寸 {size}",
@@ -238,7 +232,6 @@ const TEXTS = {
     trained: "{file}：用 {count} 张图像训练了 {steps} 步",
     trainedOnPrompts: "{file}：用 {count} 条提示词训练了 {steps} 步",
     leftOut: "略过了 {count} 个文件，例如 {name}。原因见 ComfyUI 的日志。",
-    scored: "{steps} 步的潜空间图像与模型 25 步的距离为 {learned}，不用 LoRA 为 {base}",
   },
   "zh-TW": {
     loaded: "{family} · {precision} · {parameters} 參數 · 訓練尺寸 {size}",
@@ -272,7 +265,6 @@ const TEXTS = {
     trained: "{file}：用 {count} 張影像訓練了 {steps} 步",
     trainedOnPrompts: "{file}：用 {count} 條提示詞訓練了 {steps} 步",
     leftOut: "略過了 {count} 個檔案，例如 {name}。原因見 ComfyUI 的記錄。",
-    scored: "{steps} 步的潛在影像與模型 25 步的距離為 {learned}，不用 LoRA 為 {base}",
   },
 };
 
