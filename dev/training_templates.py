@@ -71,8 +71,8 @@ def train_lcm_lora(g: Graph) -> None:
     """Left what was learned, right the base alone in the same steps."""
     pairs = itertools.product(TIMES, PLACES)
     practised = [f"{time} over {place}, {thing}" for (time, place), thing in zip(pairs, itertools.cycle(THINGS))]
-    settings = {"steps": 150, "learning_rate": 1e-3, "rank": 32, "resolution": 96, "w_min": 3.0, "w_max": 3.0}
-    settings |= {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "score_prompts": 4}
+    settings = {"steps": 400, "learning_rate": 1e-3, "rank": 32, "resolution": 96, "w_min": 3.0, "w_max": 3.0}
+    settings |= {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
     prompts = "\n".join(practised)
     distilled = g.node("VegaTrainLCMLora", 2, 0, model_name=NANO, prompts=prompts, name="my-nano-lcm", **settings)
     with g.subgraph("With your LCM-LoRA and without", column=3) as face:

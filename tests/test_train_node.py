@@ -17,6 +17,7 @@ from vega_pack.nodes import model_lists
 
 from dev import comfyui
 from train import score_card
+from train.__main__ import main
 
 FOLDER, STEPS = "sets/lakes at night", 20
 SETTINGS = {"learning_rate": 1e-3, "rank": 2, "resolution": 64, "seed": 0, "batch_size": 2}
@@ -74,9 +75,26 @@ def trained(server) -> dict:
     return prompt
 
 
+def interrupt(server, client, prompt: dict) -> None:
+    """After its first step or a later one."""
+    told = client.events(client.queue(prompt))
+    next(data for kind, data in told if kind == "progress" and data["max"] == STEPS and data["value"])
+    server.post("/interrupt", {})
+    with pytest.raises(comfyui.PromptError, match="interrupted"):
+        list(told)
+
+
 @pytest.fixture(scope="module")
-def events(server, trained):
-    """All that the server told of it."""
+def left(server, work, trained) -> tuple[int, bool]:
+    """What an interrupted training of `whole` leaves: the step that is saved, and whether there is a file."""
+    with server.connect() as client:
+        interrupt(server, client, {"train": trained["train"]})
+    return runs.saved(work, "whole"), file(server, "whole").exists()
+
+
+@pytest.fixture(scope="module")
+def events(server, trained, left):
+    """All that the server told of it, when it went on after the interruption."""
     with server.connect() as client:
         told = list(client.events(client.queue(trained)))
     assert psutil.Process(server.process.pid).children(recursive=True) == [], "the processes that trained are gone"
@@ -132,11 +150,15 @@ def test_a_distillation_has_its_settings(work, events):
 
 
 def test_the_same_inputs_train_once(server, client, trained, events):
-    """Until a caption changes: then other pictures are refused under that name."""
     prompt = {name: trained[name] for name in ("train", "distil")}
     ran = [data["node"] for kind, data in client.events(client.queue(prompt)) if kind == "executing"]
     assert ran == [None]
-    del prompt["distil"]
+
+
+@pytest.mark.soak
+def test_other_pictures_are_refused(server, client, trained, events):
+    """A caption has changed: under that name they are refused, until it is as it was."""
+    prompt = {"train": trained["train"]}
     before, caption = file(server, "whole").read_bytes(), server.base / "input" / FOLDER / "0.txt"
     text = caption.read_text()
     caption.write_text("another caption")
@@ -148,24 +170,15 @@ def test_the_same_inputs_train_once(server, client, trained, events):
     assert file(server, "whole").read_bytes() == before
 
 
-def interrupt(server, client, prompt: dict) -> None:
-    """After its first step or a later one."""
-    told = client.events(client.queue(prompt))
-    next(data for kind, data in told if kind == "progress" and data["max"] == STEPS and data["value"])
-    server.post("/interrupt", {})
-    with pytest.raises(comfyui.PromptError, match="interrupted"):
-        list(told)
-
-
-def test_interrupted_it_goes_on(server, client, work, events):
+def test_interrupted_it_goes_on(server, left, events, tmp_path):
     """It ends with the very tensors of a run that was never interrupted."""
-    prompt = graph("broken")
-    interrupt(server, client, prompt)
-    assert 0 < runs.saved(work, "broken") < STEPS
-    assert not file(server, "broken").exists()
-    client.run(prompt)
+    step, has_file = left
+    assert 0 < step < STEPS
+    assert not has_file
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, "vega-nano", steps=STEPS))
     loras = server.base / "models" / "loras"
-    assert runs.largest_difference(runs.weights(loras, "broken"), runs.weights(loras, "whole")) == 0
+    assert runs.largest_difference(runs.weights(loras, "whole"), runs.weights(tmp_path)) == 0
 
 
 @pytest.mark.soak

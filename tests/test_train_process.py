@@ -65,6 +65,7 @@ def test_the_folders_content_is_seen(tmp_path):
 
 
 @pytest.mark.server
+@pytest.mark.soak
 def test_nobody_listens_so_it_ends(tmp_path):
     """Who started it has died: its pipe is closed, and the process ends, saved, after its step."""
     runs.pictures(tmp_path / "pictures")
