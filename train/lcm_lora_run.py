@@ -52,7 +52,8 @@ def check(options: Namespace) -> None:
     if bool(options.pictures) == bool(options.prompts):
         raise ValueError("Give either a folder of PICTURES or --prompts with a text file: one of the two is learned from.")
     if options.w_min > options.w_max:
-        raise ValueError(f"--w-min {options.w_min:g} is more than --w-max {options.w_max:g}.")
+        least, most = f"{options.w_min:g}", f"{options.w_max:g}"
+        raise ValueError(f"--w-min {least} is more than --w-max {most}: give a --w-max of at least {least}.")
     drawn_as = few_step_adapters.identify(Path(f"{options.name}.safetensors"), {})
     if drawn_as and drawn_as.recipe != recipes.LCM:
         raise ValueError(
