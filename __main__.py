@@ -1,4 +1,4 @@
-"""`python FOLDER_OF_THE_PACK lora ...` is `python -m train lora ...` wherever it is called: Train LoRA (Vega) starts this.
+"""`python FOLDER_OF_THE_PACK lora ...` is `python -m train lora ...` wherever it is called: the nodes that train start this.
 
 ComfyUI's portable Python for Windows finds no module in the folder that it is called in, but those in a folder that it runs.
 """

@@ -26,6 +26,7 @@ from .nodes.lora_loader import VegaLoraLoader
 from .nodes.receive_image import VegaReceiveImage
 from .nodes.send_image import VegaSendImage
 from .nodes.tiny_vae_decode import VegaTinyVAEDecode
+from .nodes.train_lcm_lora import VegaTrainLCMLora
 from .nodes.train_lora import VegaTrainLora
 
 ASYNC_PATHS = ("{path:[^/]*}", "{path:requests/(?s:.*)}", "{path:images/[^/]*}")
@@ -62,6 +63,7 @@ class VegaExtension(ComfyExtension):
             VegaSendImage,
             VegaReceiveImage,
             VegaTrainLora,
+            VegaTrainLCMLora,
             VegaLiveImage,
             VegaLiveLatent,
             VegaBatch,

@@ -22,6 +22,7 @@ SIZES = {
     "ImageCompare": (340, 400),
     "VegaSendImage": (560, 690),
     "VegaTrainLora": (400, 700),
+    "VegaTrainLCMLora": (400, 730),
     "VegaLiveImage": (560, 500),
     "TextOverlay": (280, 280),
     "PrimitiveInt": (220, 0),

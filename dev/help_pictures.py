@@ -21,6 +21,7 @@ NODE_TEMPLATES = {
     "VegaSendImage": "vega_send_image_api",
     "VegaReceiveImage": "vega_img2img",
     "VegaTrainLora": "vega_train_lora",
+    "VegaTrainLCMLora": "vega_train_lcm_lora",
     "VegaLiveImage": "vega_live_paint",
     "VegaLiveLatent": "vega_live_webcam",
 }

@@ -24,7 +24,12 @@ COLORS = {
     "CLIPTextEncode": PROMPT_COLOR,
     **dict.fromkeys(("SaveImage", "VegaSendImage", "ImageCompare", "PreviewImage"), RESULT_COLOR),
     **dict.fromkeys(("VegaLoader", "VegaLCMLora", "VegaLoraLoader", "VegaAccelerate", "ControlNetLoader"), MODEL_COLOR),
-    "VegaTrainLora": MODEL_COLOR,
+    **dict.fromkeys(("VegaTrainLora", "VegaTrainLCMLora"), MODEL_COLOR),
+}
+# Of the nodes that train, what the App view shows.
+TRAINED_FROM = {
+    "VegaTrainLora": ("model_name", "folder", "name", "steps"),
+    "VegaTrainLCMLora": ("model_name", "prompts", "folder", "name", "steps"),
 }
 
 
@@ -140,8 +145,7 @@ class WorkflowExporter:
         """What the browser's App view shows: the faces of the subgraphs and own pictures, and the results."""
         loaded = [node for node in self.graph.nodes.values() if node.kind == "LoadImage"]
         inputs = [[str(node.id), "image"] for node in loaded]
-        trained = [node for node in self.graph.nodes.values() if node.kind == "VegaTrainLora"]
-        inputs += [[str(node.id), name] for node in trained for name in ("model_name", "folder", "name", "steps")]
+        inputs += [[str(node.id), name] for node in self.graph.nodes.values() for name in TRAINED_FROM.get(node.kind, ())]
         inputs += [[str(subgraph.id), name] for subgraph in self.graph.subgraphs for name in subgraph.face]
         results = [n for n in self.graph.nodes.values() if n.kind in ("SaveImage", "VegaSendImage")]
         return {"inputs": inputs, "outputs": [str(node.id) for node in results]}

@@ -31,7 +31,6 @@ NANO_SIDE = 192  # pixels: what vega-nano draws best
 NANO_MEGAPIXELS = round(NANO_SIDE**2 / 1024**2, 3)
 SMALL, LARGE, COMPARED = (250, 340), (560, 640), (340, 400)  # width and height of the nodes that show the result
 EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which extension.py puts into the input folder
-EXAMPLE_STYLE = "vega_example_style"  # the same, a folder
 
 
 def txt2img(g: Graph) -> None:
@@ -272,44 +271,6 @@ def recipes_compared(g: Graph) -> None:
         chosen = {name: (node, "lora_name") for name, node in zip(names, made, strict=True)}
         face.show(prompt=(text, "text"), **of_size(size), **of_sampler(drawn), model=(load, "model_name"), **chosen)
     saved(g, whole, LARGE, "few_step_loras")
-
-
-def train_lora(g: Graph) -> None:
-    """The node that trains stands outside, where its progress and its samples are seen; what it makes goes inside."""
-    settings = {"steps": 300, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
-    shown_while = "a bright day, hills with a tree\na starry night over the sea with a boat"
-    trained = g.node(
-        "VegaTrainLora",
-        2,
-        0,
-        model_name=NANO,
-        folder=EXAMPLE_STYLE,
-        name="cyanotype",
-        sample_prompts=shown_while,
-        gradient_checkpointing=False,
-        **settings,
-    )
-    with g.subgraph("Text to picture in your style", column=3) as face:
-        load = g.node("VegaLoader", 1, -40, model_name=NANO, vae="tiny")
-        unstyled = {"model": load["MODEL"], "clip": load["CLIP"]}
-        style = g.node("VegaLoraLoader", 2, -40, "Your LoRA", **unstyled, lora_name=trained["lora name"])
-        lora = g.node("VegaLCMLora", 3, -40, model=style["MODEL"], lora_name=NANO_LORA)
-        fast = g.node("VegaAccelerate", 4, -40, model=lora)
-        text = prompt(g, 3, 270, style, "a red sunset over mountains with a tree, the sun")
-        size = empty(g, 4, 320, NANO_SIDE)
-        drawn = sampler(g, 5, 60, fast, text, size)
-        decode = decoded(g, 6, 60, load, drawn, 480)
-        g.group("1. Model and LoRAs", load, style, lora, fast)
-        g.group("2. Prompt and size", text, size)
-        g.group("3. Draw", drawn, decode)
-        face.show(
-            prompt=(text, "text"),
-            strength=(style, "strength_model"),
-            **of_size(size),
-            **of_sampler(drawn),
-            **of_model(load, fast),
-        )
-    saved(g, decode, SMALL, "my_style", column=4)
 
 
 def live_paint(g: Graph) -> None:

@@ -1,7 +1,7 @@
 """Writes the templates, workflows/*.json, and the same graphs for programs, workflows/api/*.json, through the real server.
 
-A change made in the browser is lost here: change the graph in template_graphs.py or its note in templates.md, run this,
-look at it in the browser, then draw its thumbnail (`make pictures PARTS=thumbnails`).
+A change made in the browser is lost here: change the graph in template_graphs.py or training_templates.py, or its note in
+templates.md, run this, look at it in the browser, then draw its thumbnail (`make pictures PARTS=thumbnails`).
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from . import comfyui, template_graphs
+from . import comfyui, template_graphs, training_templates
 from .graph import TITLE, Graph, Model
 from .host import ROOT
 from .saved_workflow import WorkflowExporter
@@ -50,9 +50,10 @@ TEMPLATES = {
     "vega_controlnet": Template("11 ControlNet in few steps", template_graphs.controlnet),
     "vega_send_image_api": Template("12 For programs - Send Image", template_graphs.send_image_api),
     "vega_recipes_compared": Template("13 Four few-step LoRAs compared", template_graphs.recipes_compared),
-    "vega_train_lora": Template("14 Train your own LoRA", template_graphs.train_lora),
+    "vega_train_lora": Template("14 Train your own LoRA", training_templates.train_lora),
     "vega_live_paint": Template("15 Live paint - the picture follows the brush", template_graphs.live_paint),
     "vega_live_webcam": Template("16 Live webcam", template_graphs.live_webcam),
+    "vega_train_lcm_lora": Template("17 Distil your own LCM-LoRA", training_templates.train_lcm_lora),
 }
 
 

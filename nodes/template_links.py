@@ -22,6 +22,7 @@ OLD_NAMES = {
     "vega_train_lora": "14 Train your own LoRA",
     "vega_live_paint": "15 Live paint - the picture follows the brush",
     "vega_live_webcam": "16 Live webcam",
+    "vega_train_lcm_lora": "17 Distil your own LCM-LoRA",
 }
 
 

@@ -46,6 +46,14 @@ def work() -> Path:
     return Path(folder_paths.get_system_user_directory("vega")) / "training"
 
 
+def write_prompts(name: str, prompts: str) -> Path:
+    """The file of prompts that the run of this name learns from."""
+    file = work() / f"{name}.prompts.txt"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(prompts, encoding="utf-8")
+    return file
+
+
 def output() -> Path:
     """The first of the host's folders of LoRAs."""
     return Path(folder_paths.get_folder_paths("loras")[0])

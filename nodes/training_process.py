@@ -106,7 +106,7 @@ def listen(lines: queue.SimpleQueue, on_event: Callable[[dict], None]) -> None:
         if line.startswith('{"event"'):
             on_event(json.loads(line))
         elif line:
-            logging.info("Train LoRA (Vega): %s", line)
+            logging.info("Vega, training: %s", line)
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -15,6 +15,7 @@ from vega_pack.extension import (
     VegaReceiveImage,
     VegaSendImage,
     VegaTinyVAEDecode,
+    VegaTrainLCMLora,
     VegaTrainLora,
 )
 
@@ -30,6 +31,9 @@ INPUTS = {
     VegaTrainLora: ["model_name", "folder", "name", "steps", "learning_rate", "rank", "resolution", "seed"]
     + ["instance_prompt", "class_prompt", "sample_prompts", "overwrite", "batch_size", "gradient_accumulation_steps"]
     + ["gradient_checkpointing", "random_flip", "train_text_encoder", "num_class_images", "lcm_lora"],
+    VegaTrainLCMLora: ["model_name", "prompts", "folder", "name", "method", "steps", "learning_rate", "rank", "resolution"]
+    + ["seed", "instance_prompt", "sample_prompts", "overwrite", "w_min", "w_max", "batch_size"]
+    + ["gradient_accumulation_steps", "gradient_checkpointing", "score_prompts"],
     VegaLiveImage: ["picture", "threshold"],
     VegaLiveLatent: ["samples", "feedback"],
     VegaBatch: ["latent_image", "seeds", *(f"positive_{k}" for k in (1, 2, 3, 4))],

@@ -27,7 +27,7 @@ SETTINGS = {
     "learning-rate": 1e-3,
     "rank": 32,
 }
-SETTINGS |= {"w-min": 3, "w-max": 3, "save-every": 50}
+SETTINGS |= {"w-min": 3, "w-max": 3, "save-every": 50, "score-prompts": 0}
 KINDS = {
     f"{method}, {data}": (method, data) for method in ("consistency", "trajectories") for data in ("pictures", "prompts")
 }

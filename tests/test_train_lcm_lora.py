@@ -165,6 +165,10 @@ def test_the_score_card(tmp_path, capsys):
     with Image.open(folder / "score-card.png") as sheet:
         assert sheet.size == (score_card.MARGIN_PIXELS + 64, 5 * 64)
         assert np.asarray(sheet.crop((score_card.MARGIN_PIXELS, 0, *sheet.size))).std() > 10
+    drawn = (folder / "score-card.png").stat().st_mtime_ns
+    distil(tmp_path, from_prompts=True, steps=2, score_prompts=8)
+    assert table in capsys.readouterr().out
+    assert (folder / "score-card.png").stat().st_mtime_ns == drawn, "what is scored is not drawn again"
 
 
 def test_samples_beside_the_teacher(tmp_path):

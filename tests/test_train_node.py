@@ -1,28 +1,41 @@
-"""Train LoRA (Vega) on the real server: it trains, shows how far it is, goes on after Interrupt, refuses in a sentence."""
+"""Train LoRA (Vega) and Distil LCM-LoRA (Vega) on the real server.
 
+They train, show how far they are, go on after Interrupt, and refuse in a sentence.
+"""
+
+import io
+import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import graphs
 import psutil
 import pytest
 import training_runs as runs
-from vega_pack.nodes import model_lists, train_lora, training_folders, training_process
-from vega_pack.vega import file_names
+from PIL import Image
+from vega_pack.nodes import model_lists
 
 from dev import comfyui
-from train.__main__ import parser
+from train import score_card
+from train.__main__ import main
 
 FOLDER, STEPS = "sets/lakes at night", 20
 SETTINGS = {"learning_rate": 1e-3, "rank": 2, "resolution": 64, "seed": 0, "batch_size": 2}
 SETTINGS |= {"gradient_accumulation_steps": 1, "gradient_checkpointing": False, "steps": STEPS}
+PROMPTS = [f"{time} over {place}" for time in ("night", "dawn") for place in ("a lake", "hills", "a city", "the sea")]
+DISTIL = {"prompts": "\n".join([*PROMPTS, "", PROMPTS[0]]), "folder": "none", "method": "auto", "w_min": 2.5, "w_max": 3.5}
+DISTIL |= {"steps": 2, "score_prompts": 8}
 
 
 def graph(name: str, /, **inputs) -> dict:
     given = {"model_name": model_lists.EMBEDDED_MODEL, "folder": FOLDER, "name": name, **SETTINGS, **inputs}
     return {"1": {"class_type": "VegaTrainLora", "inputs": given}}
+
+
+def distil(name: str, /, **inputs) -> dict:
+    prompt = graph(name, **{**DISTIL, **inputs})
+    prompt["1"]["class_type"] = "VegaTrainLCMLora"
+    return prompt
 
 
 def refused(client, prompt: dict) -> str:
@@ -37,19 +50,14 @@ def file(server, name: str) -> Path:
     return server.base / "models" / "loras" / f"{name}.safetensors"
 
 
-def saved(work: Path, name: str) -> int:
-    """The step that a run would go on from."""
-    return int((work / name / "training" / "latest").read_text())
-
-
 @pytest.fixture(scope="module")
 def work(server):
     return server.base / "user" / "__vega" / "training"
 
 
 @pytest.fixture(scope="module")
-def events(server):
-    """All that the server told while it trained `whole` and drew with it, by core's Load LoRA and by ours."""
+def trained(server) -> dict:
+    """A graph that trains `whole` and distils `few`, and draws with both, the former by core's Load LoRA and by ours."""
     runs.pictures(server.base / "input" / FOLDER)
     prompt = graphs.text_to_image(VegaLCMSampler__steps=1)
     loaded = {
@@ -61,39 +69,96 @@ def events(server):
     }
     prompt["core"] = {"class_type": "LoraLoader", "inputs": loaded}
     prompt["ours"] = {"class_type": "VegaLoraLoader", "inputs": {**loaded, "model": ["core", 0], "clip": ["core", 1]}}
-    prompt[graphs.LORA]["inputs"]["model"] = ["ours", 0]
+    prompt[graphs.LORA]["inputs"] |= {"model": ["ours", 0], "lora_name": ["distil", 0]}
     prompt["train"] = graph("whole", sample_prompts="\na lake")["1"]
+    prompt["distil"] = distil("few")["1"]
+    return prompt
+
+
+def interrupt(server, client, prompt: dict) -> None:
+    """After its first step or a later one."""
+    told = client.events(client.queue(prompt))
+    next(data for kind, data in told if kind == "progress" and data["max"] == STEPS and data["value"])
+    server.post("/interrupt", {})
+    with pytest.raises(comfyui.PromptError, match="interrupted"):
+        list(told)
+
+
+@pytest.fixture(scope="module")
+def left(server, work, trained) -> tuple[int, bool]:
+    """What an interrupted training of `whole` leaves: the step that is saved, and whether there is a file."""
     with server.connect() as client:
-        told = list(client.events(client.queue(prompt)))
-    assert psutil.Process(server.process.pid).children(recursive=True) == [], "the process that trained is gone"
+        interrupt(server, client, {"train": trained["train"]})
+    return runs.saved(work, "whole"), file(server, "whole").exists()
+
+
+@pytest.fixture(scope="module")
+def events(server, trained, left):
+    """All that the server told of it, when it went on after the interruption."""
+    with server.connect() as client:
+        told = list(client.events(client.queue(trained)))
+    assert psutil.Process(server.process.pid).children(recursive=True) == [], "the processes that trained are gone"
     return told
 
 
+def progress(events, node: str) -> dict:
+    """The last of it."""
+    return [data for kind, data in events if kind == "progress" and data["node"] == node][-1]
+
+
+def sheet(server, events, node: str) -> Image.Image:
+    """What the node shows when it has run."""
+    (shown,) = next(data["output"]["images"] for kind, data in events if kind == "executed" and data["node"] == node)
+    with server.connect() as client:
+        return Image.open(io.BytesIO(client.download(shown)))
+
+
 def test_it_trains_and_the_file_is_in_the_lists(server, events):
-    """In the same prompt two loaders wait for it; then the page's lists have it."""
-    assert file(server, "whole").is_file()
-    for node in ("VegaLoraLoader", "VegaLCMLora"):
+    """In the same prompt the loaders wait for it; then the page's lists have it."""
+    for node, names in (("VegaLoraLoader", ("whole", "few")), ("VegaLCMLora", ("whole", "few"))):
         listed = server.get(f"/object_info/{node}").json()[node]["input"]["required"]["lora_name"]
-        assert "whole.safetensors" in listed[1]["options"]
+        assert {f"{name}.safetensors" for name in names} <= set(listed[1]["options"])
     ran = [data["node"] for kind, data in events if kind == "executed"]
-    assert "train" in ran
+    assert {"train", "distil", graphs.SAVE} <= set(ran)
 
 
 def test_progress_and_samples_are_shown(server, events):
     """The bar reaches its end, with pictures on the way; at last the node shows a sheet."""
-    shown = [data for kind, data in events if kind == "progress" and data["node"] == "train"]
-    assert (shown[-1]["value"], shown[-1]["max"]) == (STEPS, STEPS)
+    shown = progress(events, "train")
+    assert (shown["value"], shown["max"]) == (STEPS, STEPS)
     assert len([kind for kind, _ in events if kind == "preview"]) >= 2
-    (sheet,) = next(data["output"]["images"] for kind, data in events if kind == "executed" and data["node"] == "train")
-    with server.connect() as client:
-        assert client.download(sheet)[:4] == b"\x89PNG"
+    assert sheet(server, events, "train").format == "PNG"
 
 
-def test_the_same_inputs_train_once(server, client, events):
-    """Until a caption changes: then other pictures are refused under that name."""
-    prompt = {"train": graph("whole", sample_prompts="\na lake")["1"]}
+def test_a_distillation_shows_its_score_card(server, work, events):
+    """Of the prompt that it kept from training; what it learned from stands on the node."""
+    shown = progress(events, "distil")
+    assert (shown["value"], shown["max"]) == (DISTIL["steps"], DISTIL["steps"])
+    assert sheet(server, events, "distil").size == (score_card.MARGIN_PIXELS + 64, 5 * 64)
+    assert json.loads((work / "few" / "score-card.json").read_text())["held out"]
+    prompt_id = next(data["prompt_id"] for kind, data in events if kind == "executed")
+    (about,) = server.get(f"/vega/notes/{prompt_id}").json()["distil"]["notes"]
+    assert (about["key"], about["values"]) == ("trainedOnPrompts", {"file": "few.safetensors", "count": 8, "steps": 2})
+
+
+def test_a_distillation_has_its_settings(work, events):
+    """Those of the node, and the method that is the better one for so few steps."""
+    settings = json.loads((work / "few" / "settings.json").read_text())
+    given = {name: value for name, value in (SETTINGS | DISTIL).items() if name in settings}
+    assert {*SETTINGS, "w_min", "w_max", "score_prompts", "method"} <= given.keys()
+    assert {name: settings[name] for name in given} == given | {"method": "trajectories"}
+
+
+def test_the_same_inputs_train_once(server, client, trained, events):
+    prompt = {name: trained[name] for name in ("train", "distil")}
     ran = [data["node"] for kind, data in client.events(client.queue(prompt)) if kind == "executing"]
     assert ran == [None]
+
+
+@pytest.mark.soak
+def test_other_pictures_are_refused(server, client, trained, events):
+    """A caption has changed: under that name they are refused, until it is as it was."""
+    prompt = {"train": trained["train"]}
     before, caption = file(server, "whole").read_bytes(), server.base / "input" / FOLDER / "0.txt"
     text = caption.read_text()
     caption.write_text("another caption")
@@ -105,19 +170,41 @@ def test_the_same_inputs_train_once(server, client, events):
     assert file(server, "whole").read_bytes() == before
 
 
-def test_interrupted_it_goes_on(server, client, work, events):
+def test_interrupted_it_goes_on(server, left, events, tmp_path):
     """It ends with the very tensors of a run that was never interrupted."""
-    prompt = graph("broken")
-    told = client.events(client.queue(prompt))
-    next(data for kind, data in told if kind == "progress" and data["max"] == STEPS and data["value"])
-    server.post("/interrupt", {})
-    with pytest.raises(comfyui.PromptError, match="interrupted"):
-        list(told)
-    assert 0 < saved(work, "broken") < STEPS
-    assert not file(server, "broken").exists()
-    client.run(prompt)
+    step, has_file = left
+    assert 0 < step < STEPS
+    assert not has_file
+    runs.pictures(tmp_path / "pictures")
+    main(runs.arguments(tmp_path, "vega-nano", steps=STEPS))
     loras = server.base / "models" / "loras"
-    assert runs.largest_difference(runs.weights(loras, "broken"), runs.weights(loras, "whole")) == 0
+    assert runs.largest_difference(runs.weights(loras, "whole"), runs.weights(tmp_path)) == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("learned_from", [{}, {"prompts": "", "folder": FOLDER}], ids=["prompts", "folder"])
+def test_an_interrupted_distillation_goes_on(server, client, work, events, learned_from):
+    """So does one that began on pictures; the file of both is that of an unbroken one."""
+    names = [f"{name} {learned_from.get('folder', 'prompts')[:4]}" for name in ("unbroken", "broken")]
+    prompts = [distil(name, steps=STEPS, score_prompts=0, **learned_from) for name in names]
+    client.run(prompts[0])
+    interrupt(server, client, prompts[1])
+    assert 0 < runs.saved(work, names[1]) < STEPS
+    client.run(prompts[1])
+    loras = server.base / "models" / "loras"
+    assert runs.largest_difference(*(runs.weights(loras, name) for name in names)) == 0
+
+
+@pytest.mark.soak
+def test_a_finished_distillation_is_not_drawn_again(tmp_path):
+    """Also by a server that has nothing of it in its cache: the node's process finds the file and the score card."""
+    prompt, ran = distil("done"), []
+    for _ in range(2):
+        with comfyui.serve(tmp_path / "base") as server, server.connect() as client:
+            client.run(prompt)
+            made = [file(server, "done"), server.base / "user" / "__vega" / "training" / "done" / "score-card.png"]
+            ran.append([made[0].read_bytes(), made[1].stat().st_mtime_ns])
+    assert ran[0] == ran[1]
 
 
 @pytest.mark.parametrize(
@@ -140,44 +227,21 @@ def test_bad_inputs_are_refused_before_they_run(client, events, inputs, words):
     assert words in refused(client, graph("never", **inputs))
 
 
-def test_missing_packages_are_named():
-    """With the command for the Python that runs ComfyUI."""
-    said = train_lora.missing((*train_lora.PACKAGES, "no_such_package"))
-    assert f'"{sys.executable}" -m pip install accelerate peft' in said
-    assert train_lora.missing(train_lora.PACKAGES) is None
-
-
-def test_no_prompt_becomes_an_option():
-    options = {"name": "--help", "rank": 4, "class_prompt": ["--work=elsewhere", "a -- b"], "sample_prompts": []}
-    options |= {"overwrite": False, "random_flip": True, "resolution": None, "instance_prompt": "-v"}
-    chosen = parser().parse_args(["lora", "vega-nano", "pictures", *training_process.command_line(options)])
-    assert (chosen.name, chosen.instance_prompt, chosen.work) == ("--help", "-v", Path("vega-training"))
-    assert chosen.class_prompt == ["--work=elsewhere", "a -- b"]
-    assert (chosen.sample_prompts, chosen.overwrite, chosen.random_flip, chosen.resolution) == ([], False, True, None)
-
-
-@pytest.mark.parametrize("name", ["my-style", "a.b", "é 人", "console", "x" * file_names.MAX_LETTERS])
-def test_names_that_every_system_has(name, tmp_path):
-    file_names.check(name)
-    (tmp_path / f"{name}.safetensors").touch()
-
-
-@pytest.mark.parametrize("name", ["", " ", "a/b", "a\\b", "..", ".a", "a.", "a ", "a:b", "a\n", "NUL", "com1.x", "x" * 101])
-def test_names_that_some_system_lacks(name):
-    with pytest.raises(ValueError, match="name|device"):
-        file_names.check(name)
-
-
-def test_failures_are_one_sentence(tmp_path):
-    """Of a traceback its last line; of a process that was killed what may have been; options by the names of inputs."""
-    log = tmp_path / "log.txt"
-    log.write_text("a warning\rtraining: 10%\nRead it again, or give --lcm-lora or another --name.\n\n")
-    assert training_process.failure(log, 1) == "Read it again, or give lcm_lora or another name."
-    assert "ended by signal 9, perhaps for lack of memory" in training_process.failure(log, -9)
-    log.write_text("Traceback (most recent call last):\n  File\ntorch.OutOfMemoryError: CUDA out of memory.\n")
-    said = training_process.failure(log, 1)
-    assert "CUDA out of memory.): turn gradient_checkpointing on" in said
-    assert str(log) in said
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"prompts": " \n"}, "prompts is empty: write one prompt a line, or choose a folder"),
+        ({"folder": FOLDER}, f"Both prompts and the folder {FOLDER} are given"),
+        ({"folder": "nowhere", "prompts": ""}, "no folder 'nowhere'"),
+        ({"name": "../mine"}, "can't be a file's name"),
+        ({"method": "magic"}, "not in"),
+        ({"resolution": 32}, "resolution is 32: give 0"),
+    ],
+    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
+)
+def test_bad_inputs_of_a_distillation(client, events, inputs, words):
+    """They are refused before they run."""
+    assert words in refused(client, distil("never", **inputs))
 
 
 def test_folders_in_folders_are_listed(server):
@@ -185,31 +249,6 @@ def test_folders_in_folders_are_listed(server):
     (server.base / "input" / "one" / "two").mkdir(parents=True)
     listed = server.get("/object_info/VegaTrainLora").json()["VegaTrainLora"]["input"]["required"]["folder"][1]["options"]
     assert {"one", "one/two", "vega_example_style"} <= set(listed)
-
-
-def test_the_folders_content_is_seen(tmp_path):
-    """A new file, a changed one, and one in a folder in it."""
-    seen = [training_folders.content(tmp_path)]
-    for name, text in (("a.txt", "a"), ("a.txt", "ab"), ("b/c.txt", "c")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-        seen.append(training_folders.content(tmp_path))
-    (tmp_path / "dead").symlink_to(tmp_path / "nowhere")
-    assert training_folders.content(tmp_path) == seen[-1]
-    assert len({tuple(one) for one in seen}) == 4
-
-
-@pytest.mark.server
-def test_nobody_listens_so_it_ends(tmp_path):
-    """Who started it has died: its pipe is closed, and the process ends, saved, after its step."""
-    runs.pictures(tmp_path / "pictures")
-    given = runs.arguments(tmp_path, "vega-nano", "--progress=json", steps=100_000, save_every=100_000)
-    command = [sys.executable, str(training_process.PACK), *given]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path)
-    next(line for line in process.stdout if line.startswith('{"event": "step"'))
-    process.stdout.close()
-    assert process.wait(600) != 0
-    assert 0 < saved(tmp_path / "work", "test") < 100_000
 
 
 @pytest.mark.soak
@@ -223,4 +262,4 @@ def test_a_killed_server_leaves_no_training(tmp_path):
             (training,) = psutil.Process(server.process.pid).children()
             server.process.kill()
         training.wait(600)
-        assert 0 < saved(server.base / "user" / "__vega" / "training", "endless") < 100_000
+        assert 0 < runs.saved(server.base / "user" / "__vega" / "training", "endless") < 100_000

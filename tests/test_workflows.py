@@ -111,10 +111,14 @@ def test_every_input_is_connected(path, info):
 
 @every
 def test_a_subgraph_shows_what_people_change(path):
-    """Prompt, model and seed are on the face of each; the first template's seed is another one after each run."""
+    """Prompt, model and seed are on the face of each; the first template's seed is another one after each run.
+
+    So is the LCM-LoRA, unless it is made beside it, and comes over a link.
+    """
     workflow = read(path)
     shown = [entry["name"] for subgraph in subgraphs(workflow) for entry in subgraph["inputs"]]
-    for name in ("prompt", "model", "seed", "lcm_lora"):
+    lcm_lora = "lora name" if ("VegaLCMLora", "lora_name") in linked(path) else "lcm_lora"
+    for name in ("prompt", "model", "seed", lcm_lora):
         assert shown.count(name) == len(subgraphs(workflow))
     after = {node["widgets_values"][1] for node in nodes(workflow) if node["type"] == "VegaLCMSampler"}
     assert after == {"randomize" if FIRST_NAMES[path.stem].startswith("vega_txt2img") else "fixed"}

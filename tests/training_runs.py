@@ -104,6 +104,11 @@ def wait_until(process: subprocess.Popen, is_time: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def saved(work: Path, name: str) -> int:
+    """The step that a run would go on from."""
+    return int((work / name / "training" / "latest").read_text())
+
+
 def weights(folder: Path, name: str = "test") -> dict[str, torch.Tensor]:
     """Of the LoRA that a run made, or of the UNet."""
     unet = folder / name / "unet" / "diffusion_pytorch_model.safetensors"

@@ -72,7 +72,7 @@ every = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: FIRST_NAMES[
 
 def trains(path: Path) -> bool:
     """Whether it takes minutes."""
-    return any(node["class_type"] == "VegaTrainLora" for node in for_programs(path).values())
+    return any(node["class_type"].startswith("VegaTrain") for node in for_programs(path).values())
 
 
 # Those that run with what the pack brings.

@@ -33,8 +33,10 @@ def run(options: Namespace) -> None:
     training = TrainingRun(options)
     if options.prompts:
         captions, dataset = prompts.read(options.prompts), None
+        training.events.send("prompts", count=len(captions))
     else:
         dataset = inspect.load(options, quiet=not training.is_main)
+        training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
         captions = [picture.caption for picture in dataset.pictures]
     kept_apart = score_card.held_out(captions, options.score_prompts)
     if kept_apart and training.is_main:
@@ -54,7 +56,8 @@ def check(options: Namespace) -> None:
     if bool(options.pictures) == bool(options.prompts):
         raise ValueError("Give either a folder of PICTURES or --prompts with a text file: one of the two is learned from.")
     if options.w_min > options.w_max:
-        raise ValueError(f"--w-min {options.w_min:g} is more than --w-max {options.w_max:g}.")
+        least, most = f"{options.w_min:g}", f"{options.w_max:g}"
+        raise ValueError(f"--w-min {least} is more than --w-max {most}: give a --w-max of at least {least}.")
     drawn_as = few_step_adapters.identify(Path(f"{options.name}.safetensors"), {})
     if drawn_as and drawn_as.recipe != recipes.LCM:
         raise ValueError(
@@ -201,12 +204,14 @@ class LcmLoraRun:
 
     def score(self, unet: nn.Module, done: int) -> None:
         """The score card, unless none is asked for; on prompts that were learned from where none were kept apart."""
-        count = self.options.score_prompts
+        count, events = self.options.score_prompts, self.training.events
         if not count:
             return
         names = self.held_out or self.captions[:count]
         card = ScoreCard(self.training.folder.folder)
-        with self.training.accelerator.autocast(), torch.no_grad():
-            table = card.write(self.drawing(unet), names, self.options.seed, done, bool(self.held_out))
+        if not card.has(done):
+            with self.training.accelerator.autocast(), torch.no_grad():
+                card.write(self.drawing(unet), names, self.options.seed, done, bool(self.held_out), events)
+        table = card.table.read_text(encoding="utf-8")
         print(f"{table}\nsee {card.sheet}", flush=True)
-        self.training.events.send("score", table=table, file=str(card.sheet))
+        events.send("score", table=table, file=str(card.sheet))

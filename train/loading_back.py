@@ -1,5 +1,6 @@
 """Whether a LoRA file loads whole in diffusers: what it puts on each module, against what was trained there."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,10 +19,12 @@ def check(file: Path, unet: nn.Module, encoders: list[nn.Module], is_xl: bool) -
     """
     pipeline = StableDiffusionXLPipeline if is_xl else StableDiffusionPipeline
     tensors, alphas = pipeline.lora_state_dict(file, unet_config=unet.config)
-    pipeline.load_lora_into_unet(tensors, alphas, unet, adapter_name=LOADED)
-    for number, encoder in enumerate(encoders, 1):
-        prefix = "text_encoder" if number == 1 else f"text_encoder_{number}"
-        pipeline.load_lora_into_text_encoder(tensors, alphas, encoder, prefix, adapter_name=LOADED)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # it is meant to be the second one
+        pipeline.load_lora_into_unet(tensors, alphas, unet, adapter_name=LOADED)
+        for number, encoder in enumerate(encoders, 1):
+            prefix = "text_encoder" if number == 1 else f"text_encoder_{number}"
+            pipeline.load_lora_into_text_encoder(tensors, alphas, encoder, prefix, adapter_name=LOADED)
     layers = [layer for module in (unet, *encoders) for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
     layers = [layer for layer in layers if TRAINED in layer.lora_A]  # where an LCM-LoRA was for samples, there is none
     good = sum(map(is_same, layers))

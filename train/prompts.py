@@ -15,7 +15,8 @@ def read(path: Path) -> list[str]:
     try:
         prompts = list(dict.fromkeys(caption_file.captions(path.read_bytes())))
     except (ValueError, OSError) as error:
-        raise ValueError(f"--prompts {path} can't be used: {error}. Give a text file with one prompt a line.") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"--prompts {path} can't be used: {why}. Give a text file with one prompt a line.") from error
     if not prompts:
         raise ValueError(f"--prompts {path} is empty: write one prompt a line.")
     return prompts

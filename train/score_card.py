@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from .adapters import disabled
 from .diffusion import NOISE_SCHEDULE
+from .events import SILENT, Events
 from .files import atomic_write
 from .images import make_grid
 from .sampling import STEPS as TEACHER_STEPS
@@ -48,18 +50,25 @@ class FewStep:
 
     def teacher(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         """Latents after TEACHER_STEPS steps."""
-        scheduler = DDIMScheduler(**NOISE_SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False)
-        with disabled(self.unet), self.sampler.scheduled(scheduler):
+        with disabled(self.unet), self.sampler.scheduled(ddim()):
             return self.latents(prompts, seeds, TEACHER_STEPS, self.guidance)
 
     def student(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
         with self.sampler.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
             return self.latents(prompts, seeds, steps, 1.0)
 
+    def compared(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
+        """Without the new noise of LCM's steps, which leads to other pictures than the teacher's, however good they are.
+
+        DDIM's step has as much noise as LCM's, the one that was predicted: a perfect student ends where the teacher does.
+        """
+        with self.sampler.scheduled(ddim()):
+            return self.latents(prompts, seeds, steps, 1.0)
+
     def base(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
-        """As student(), without what it learned."""
+        """As compared(), without what it learned."""
         with disabled(self.unet):
-            return self.student(prompts, seeds, steps)
+            return self.compared(prompts, seeds, steps)
 
     def sheet(self, prompts: list[str], seeds: list[int], rows: dict[str, torch.Tensor] | None = None) -> Image.Image:
         """The prompts across, the student in 1, 2, 4 and 8 steps and below it the teacher. rows: those that are drawn."""
@@ -73,6 +82,10 @@ class FewStep:
             draw.text((10, (k + 0.5) * side), name, "black", font, anchor="lm")
         page.paste(make_grid(self.sampler.decode(torch.cat([*rows.values()])), side, len(prompts)), (MARGIN_PIXELS, 0))
         return page
+
+
+def ddim() -> DDIMScheduler:
+    return DDIMScheduler(**NOISE_SCHEDULE, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=False)
 
 
 def label(steps: int) -> str:
@@ -98,27 +111,39 @@ class ScoreCard:
     def __init__(self, folder: Path):
         self.json, self.table, self.sheet = (folder / f"score-card.{ending}" for ending in ("json", "md", "png"))
 
-    def write(self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool) -> str:
-        """Scores what was learned in `done` steps; the table."""
+    def read(self) -> dict:
+        return json.loads(self.json.read_text(encoding="utf-8")) if self.json.exists() else {"students": {}}
+
+    def has(self, done: int) -> bool:
+        """Whether what was learned in `done` steps is scored; the file with the numbers is written last."""
+        return str(done) in self.read()["students"]
+
+    def write(
+        self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool, events: Events = SILENT
+    ) -> None:
+        """Scores what was learned in `done` steps."""
         seeds = [seed + k for k in range(len(prompts))]
-        teacher = drawing.teacher(prompts, seeds)
-        students = {steps: drawing.student(prompts, seeds, steps) for steps in STEPS}
-        bases = {steps: drawing.base(prompts, seeds, steps) for steps in STEPS}
-        other = drawing.teacher(prompts, [seed + OTHER_SEEDS for seed in seeds])
-        scores = json.loads(self.json.read_text()) if self.json.exists() else {"students": {}}
-        scores |= {"prompts": prompts, "held out": is_held_out, "other seeds": distance(other, teacher)}
-        scores["base"] = {steps: distance(latents, teacher) for steps, latents in bases.items()}
-        scores["students"][str(done)] = {steps: distance(latents, teacher) for steps, latents in students.items()}
-        few = slice(PICTURES)
-        rows = {label(steps): latents[few] for steps, latents in students.items()} | {"teacher": teacher[few]}
+        shown = prompts[:PICTURES], seeds[:PICTURES]
+        draw = {
+            "teacher": partial(drawing.teacher, prompts, seeds),
+            "other": partial(drawing.teacher, prompts, [seed + OTHER_SEEDS for seed in seeds]),
+            **{label(steps): partial(drawing.student, *shown, steps) for steps in STEPS},
+            **{("student", steps): partial(drawing.compared, prompts, seeds, steps) for steps in STEPS},
+            **{("base", steps): partial(drawing.base, prompts, seeds, steps) for steps in STEPS},
+        }
+        drawn = {name: draw[name]() for name in events.track(list(draw), "drawing the score card")}
+        teacher = drawn["teacher"]
+        of_student, of_base = ({str(s): distance(drawn[kind, s], teacher) for s in STEPS} for kind in ("student", "base"))
+        scores = self.read() | {"prompts": prompts, "held out": is_held_out, "base": of_base}
+        scores["other seeds"] = distance(drawn["other"], teacher)
+        scores["students"][str(done)] = of_student
+        rows = {label(steps): drawn[label(steps)] for steps in STEPS} | {"teacher": teacher[:PICTURES]}
         with atomic_write(self.sheet) as file:
-            drawing.sheet(prompts[few], seeds[few], rows).save(file, "PNG")
+            drawing.sheet(*shown, rows).save(file, "PNG")
+        with atomic_write(self.table) as file:
+            file.write_text(as_markdown(scores), encoding="utf-8")
         with atomic_write(self.json) as file:
             file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
-        table = as_markdown(json.loads(self.json.read_text()))
-        with atomic_write(self.table) as file:
-            file.write_text(table, encoding="utf-8")
-        return table
 
 
 def as_markdown(scores: dict) -> str:
@@ -136,8 +161,8 @@ def as_markdown(scores: dict) -> str:
     mean, margin = scores["other seeds"]
     lines += [
         "",
-        f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, ± half of the "
-        f"95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures of other seeds are "
-        f"{mean:.3f} ± {margin:.3f} away.",
+        f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, all drawn by "
+        f"DDIM, ± half of the 95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures "
+        f"of other seeds are {mean:.3f} ± {margin:.3f} away.",
     ]
     return "\n".join(lines) + "\n"

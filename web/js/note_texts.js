@@ -32,6 +32,7 @@ const TEXTS = {
     size: "{size} is far from what the model was trained on. Use {better}.",
     black: "The picture is black. If you did not want that and use a Mac, start ComfyUI with {flag}.",
     trained: "{file}: {steps} steps on {count} pictures",
+    trainedOnPrompts: "{file}: {steps} steps on {count} prompts",
     leftOut: "{count} files are left out, {name} for one. ComfyUI's log says why.",
   },
   es: {
@@ -64,6 +65,7 @@ const TEXTS = {
     size: "{size} está lejos del tamaño con que se entrenó el modelo. Usa {better}.",
     black: "La imagen es negra. Si no es lo que querías y usas un Mac, inicia ComfyUI con {flag}.",
     trained: "{file}: {steps} pasos con {count} imágenes",
+    trainedOnPrompts: "{file}: {steps} pasos con {count} prompts",
     leftOut: "Se omiten {count} archivos, por ejemplo {name}. El registro de ComfyUI dice por qué.",
   },
   fr: {
@@ -96,6 +98,7 @@ const TEXTS = {
     size: "{size} est loin de la taille d'entraînement du modèle. Utilisez {better}.",
     black: "L'image est noire. Si ce n'est pas voulu et que vous avez un Mac, lancez ComfyUI avec {flag}.",
     trained: "{file} : {steps} étapes sur {count} images",
+    trainedOnPrompts: "{file} : {steps} étapes sur {count} prompts",
     leftOut: "{count} fichiers sont laissés de côté, dont {name}. Le journal de ComfyUI dit pourquoi.",
   },
   ja: {
@@ -128,6 +131,7 @@ const TEXTS = {
     size: "{size} はモデルの学習サイズから離れすぎています。{better} にしてください。",
     black: "画像が真っ黒です。意図したものでなく Mac をお使いなら、ComfyUI を {flag} 付きで起動してください。",
     trained: "{file}：{count} 枚の画像で {steps} ステップ学習",
+    trainedOnPrompts: "{file}：{count} 個のプロンプトで {steps} ステップ学習",
     leftOut: "{count} 個のファイル（{name} など）は使われていません。理由は ComfyUI のログにあります。",
   },
   ko: {
@@ -160,6 +164,7 @@ const TEXTS = {
     size: "{size}은(는) 모델의 학습 크기와 많이 다릅니다. {better}(으)로 바꾸세요.",
     black: "그림이 새까맣습니다. 의도한 것이 아니고 Mac을 쓴다면 ComfyUI를 {flag} 옵션으로 시작하세요.",
     trained: "{file}: 이미지 {count}장으로 {steps} 스텝 학습",
+    trainedOnPrompts: "{file}: 프롬프트 {count}개로 {steps} 스텝 학습",
     leftOut: "파일 {count}개({name} 등)는 빠졌습니다. 이유는 ComfyUI 로그에 있습니다.",
   },
   ru: {
@@ -192,6 +197,7 @@ const TEXTS = {
     size: "{size} далеко от размера, на котором обучена модель. Поставьте {better}.",
     black: "Картинка чёрная. Если это не нарочно и у вас Mac, запустите ComfyUI с {flag}.",
     trained: "{file}: шагов {steps}, изображений {count}",
+    trainedOnPrompts: "{file}: шагов {steps}, промптов {count}",
     leftOut: "Пропущено файлов: {count}, например {name}. Причина — в журнале ComfyUI.",
   },
   zh: {
@@ -224,6 +230,7 @@ const TEXTS = {
     size: "{size} 与模型的训练尺寸相差太远。请改用 {better}。",
     black: "图片全黑。如果这不是您想要的，而您用的是 Mac，请用 {flag} 启动 ComfyUI。",
     trained: "{file}：用 {count} 张图像训练了 {steps} 步",
+    trainedOnPrompts: "{file}：用 {count} 条提示词训练了 {steps} 步",
     leftOut: "略过了 {count} 个文件，例如 {name}。原因见 ComfyUI 的日志。",
   },
   "zh-TW": {
@@ -256,6 +263,7 @@ const TEXTS = {
     size: "{size} 與模型的訓練尺寸相差太遠。請改用 {better}。",
     black: "圖片全黑。如果這不是您想要的，而您用的是 Mac，請用 {flag} 啟動 ComfyUI。",
     trained: "{file}：用 {count} 張影像訓練了 {steps} 步",
+    trainedOnPrompts: "{file}：用 {count} 條提示詞訓練了 {steps} 步",
     leftOut: "略過了 {count} 個檔案，例如 {name}。原因見 ComfyUI 的記錄。",
   },
 };
