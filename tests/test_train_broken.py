@@ -25,20 +25,15 @@ KINDS = {
     "distill": {"verb": "distill"},
     "finetune": {"verb": "finetune"},
 }
-WHOLE = ("distill", "finetune")
 pytestmark = pytest.mark.model
 every = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-of_loras = pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[pytest.mark.soak] if kind.get("verb") in WHOLE else []) for kind in KINDS.values()],
-    ids=KINDS,
-)
-in_processes = pytest.mark.parametrize(
+# The loop is one for all of them: in the soak run each is broken, else the LoRA.
+lora_first = pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.soak] if kind else []) for kind in KINDS.values()], ids=KINDS
 )
 
 
-@every
+@lora_first
 def test_a_nan_ends_the_run(tmp_path, kind):
     """With a sentence, and the save from before it stays."""
     runs.pictures(tmp_path / "pictures")
@@ -55,7 +50,7 @@ def test_a_nan_ends_the_run(tmp_path, kind):
     assert (tmp_path / "work" / "test" / "training" / "latest").read_text() == "2"
 
 
-@of_loras
+@lora_first
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, kind):
     runs.pictures(tmp_path / "pictures")
     main(runs.arguments(tmp_path, steps=2, **kind))
@@ -83,7 +78,7 @@ def saved(folder: Path) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
-@in_processes
+@lora_first
 def test_sigterm_saves(tmp_path, kind):
     """Until then no other process may have the run."""
     runs.pictures(tmp_path / "pictures")
@@ -102,7 +97,7 @@ def test_sigterm_saves(tmp_path, kind):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows kills otherwise")
-@in_processes
+@lora_first
 def test_killed_it_ends_the_same(tmp_path, kind):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for folder in (whole, broken):
@@ -115,7 +110,7 @@ def test_killed_it_ends_the_same(tmp_path, kind):
     assert runs.largest_difference(runs.weights(broken), runs.weights(whole)) == 0
 
 
-@in_processes
+@lora_first
 def test_two_processes_are_one(tmp_path, kind):
     """Batches of two in each of two processes make the weights of batches of four in one, also after a kill."""
     folders = [tmp_path / name for name in ("one", "two")]

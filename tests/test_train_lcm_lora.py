@@ -90,7 +90,11 @@ def test_settings_matter(run, tmp_path, changed):
     assert runs.largest_difference(found, runs.weights(run)) > 1e-4
 
 
-@pytest.mark.parametrize("changed", [{"from_prompts": True}, {"method": "trajectories"}], ids=["prompts", "trajectories"])
+@pytest.mark.parametrize(
+    "changed",
+    [pytest.param({"from_prompts": True}, marks=pytest.mark.soak), {"method": "trajectories"}],
+    ids=["prompts", "trajectories"],
+)
 def test_the_same_command_goes_on(tmp_path, changed):
     """Also to more steps, for which the teacher draws more; the result is that of one run."""
     whole = distil(tmp_path / "whole", steps=5, **changed)
