@@ -10,7 +10,7 @@ from server import PromptServer
 from ..images.encode import EncodedImage
 from ..images.live_frames import Frame
 from .host_client import HostClient, Interrupted, PromptError
-from .live_connection import Answer, LiveConnection
+from .live_connection import FrameResult, LiveConnection
 
 IMAGE_NODE, SEND_NODE = "VegaLiveImage", "VegaSendImage"
 WAITING_FOR_PROMPT_MESSAGE = 'Waiting for a prompt: send {"type": "prompt", "prompt": a graph in API format}.'
@@ -86,7 +86,7 @@ class LiveSession:
         if self.owner is connection:
             self.graph = self.owner = None
             for other in self.connections:
-                other.put_answer(Answer("waiting", None, {"message": WAITING_FOR_PROMPT_MESSAGE}))
+                other.put_result(FrameResult("waiting", None, {"message": WAITING_FOR_PROMPT_MESSAGE}))
         return not self.connections
 
     async def run(self) -> None:
@@ -150,7 +150,7 @@ class LiveSession:
     async def broadcast(self, kind: str, frame: Frame, images: list[EncodedImage] | None = None, **fields) -> None:
         """Returns when the fastest reader has read the pictures: that one decides how many are drawn."""
         for connection in self.connections:
-            connection.put_answer(Answer(kind, frame, fields, images or []))
+            connection.put_result(FrameResult(kind, frame, fields, images or []))
         tasks = [connection.sending for connection in self.connections]
         if images and tasks:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

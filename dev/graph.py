@@ -9,7 +9,7 @@ from typing import NamedTuple
 from vega_client.workflow import definitions
 from vega_client.workflow.definitions import AUTOGROW, MATCH_TYPE, is_widget
 
-SLOT_HEIGHT, WIDGET_HEIGHT, TITLE = 20, 24, 30  # heights that the browser draws
+SLOT_HEIGHT, WIDGET_HEIGHT, TITLE_HEIGHT = 20, 24, 30  # heights that the browser draws
 PROMPT_ROWS = 6  # of WIDGET, for a text on a subgraph's face
 # Width, and the height of nodes that show text or a picture, or need more with Nodes 2.0 than in the classic renderer, as
 # some of ours do, whose badge has a row of its own there; the others' follows from their slots and widgets.

@@ -5,7 +5,7 @@ frame has no title, and its name is a group of its own, which has no width and t
 of groups at every zoom, those of nodes only when they are large. The name lies inside the frame, and moves with it.
 """
 
-from .graph import TITLE, Node
+from .graph import TITLE_HEIGHT, Node
 
 MARGIN = 20  # of a frame around its nodes
 CORNER = 10  # side of the triangle that the frontend draws into each group's lower right corner
@@ -27,7 +27,7 @@ def saved_groups(groups: list[tuple[str, tuple[Node, ...]]], edges: dict[int, in
 def frame_bounds(nodes: tuple[Node, ...], edges: dict[int, int]) -> list[int]:
     """Left, top, width and height."""
     left = min(edges[node.column] for node in nodes) - MARGIN
-    top = min(node.y for node in nodes) - TITLE - MARGIN - TITLE
+    top = min(node.y for node in nodes) - TITLE_HEIGHT - MARGIN - TITLE_HEIGHT
     right = max(edges[node.column] + node.width for node in nodes) + MARGIN
     bottom = max(node.y + node.height for node in nodes) + MARGIN
     return [left, top, right - left, bottom - top]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import comfyui, template_graphs, training_templates
-from .graph import TITLE, Graph, Model
+from .graph import TITLE_HEIGHT, Graph, Model
 from .host import ROOT
 from .saved_workflow import WorkflowExporter
 
@@ -108,7 +108,7 @@ def add_note(g: Graph, text: str) -> None:
     column, above = 1, [node for node in g.nodes.values() if node.kind == "LoadImage"]
     if "VegaLiveImage" in kinds:
         column, above = 2, g.subgraphs
-    bottoms = [one.y + one.height + TITLE + NOTE_GAP for one in above]
+    bottoms = [one.y + one.height + TITLE_HEIGHT + NOTE_GAP for one in above]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
     g.note(column, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Set
 from typing import NamedTuple
 
-RECEIVER = "VegaReceiveImage"  # its one input is an image in base64
-MIN_CHARACTERS = 32  # no image file is shorter in base64
+RECEIVER_TYPE = "VegaReceiveImage"  # its one input is an image in base64
+MIN_BASE64_CHARACTERS = 32  # no image file is shorter in base64
 # The start of a PNG, JPEG or WebP file in base64, in either alphabet, or of its data URL; and what a part of one is like.
 IMAGE_START = re.compile(r"\ufeff?\s*(data:[^,]*,)?\s*(iVBORw0KGgo|([/_]|%2F)9j([/_]|%2F)|UklGR)", re.IGNORECASE)
 CAMERA_FRAME = re.compile(r"data:image/jpeg;source=(webcam|screen);base64,")  # as web/js/live_image.js writes it
 BASE64_PIECE = re.compile(r"[A-Za-z0-9+/_=-]{256,}\s*")
-LEFT_OUT = "(the picture was left out of this file: put one here)"
+LEFT_OUT_TEXT = "(the picture was left out of this file: put one here)"
 
 
 class Node(NamedTuple):
@@ -37,7 +37,7 @@ def strict_json(value, images: Set[str] = frozenset()) -> str:
     def clean(value):
         match value:
             case str():
-                return LEFT_OUT if value in images else value
+                return LEFT_OUT_TEXT if value in images else value
             case float():
                 return value if math.isfinite(value) else None
             case dict():
@@ -52,14 +52,14 @@ def strict_json(value, images: Set[str] = frozenset()) -> str:
 def embedded_images(prompt, workflow) -> set[str]:
     """The images that were typed into Receive Image, a node before it or a subgraph around it, and what a camera saw."""
     by_subgraph = {str(graph.get("id")): workflow_nodes(graph) for graph in subgraphs(as_dict(workflow))}
-    receivers = {RECEIVER}
+    receivers = {RECEIVER_TYPE}
     for _ in by_subgraph:  # a subgraph may be inside another one
         receivers |= {id for id, nodes in by_subgraph.items() if receivers & {node.class_type for node in nodes.values()}}
     graphs = [prompt_nodes(prompt), workflow_nodes(as_dict(workflow)), *by_subgraph.values()]
     images = {text for nodes in graphs for text in upstream_images(nodes, receivers)}
-    every = list(strings([prompt, workflow]))
+    every = list(walk_strings([prompt, workflow]))
     if images:  # they may also stand where nothing leads to a receiver any more
-        images |= {text for text in every if len(text) >= MIN_CHARACTERS and IMAGE_START.match(text)}
+        images |= {text for text in every if len(text) >= MIN_BASE64_CHARACTERS and IMAGE_START.match(text)}
     return images | {text for text in every if CAMERA_FRAME.match(text)}
 
 
@@ -73,11 +73,11 @@ def upstream_images(nodes: dict[str, Node], receivers: set[str]) -> Iterator[str
         seen.add(id)
         class_type, texts, upstream = nodes[id]
         pending += upstream
-        yield from (text for text in texts if len(text) >= MIN_CHARACTERS and is_image(class_type, text))
+        yield from (text for text in texts if len(text) >= MIN_BASE64_CHARACTERS and is_image(class_type, text))
 
 
 def is_image(class_type: str, text: str) -> bool:
-    return class_type == RECEIVER or bool(IMAGE_START.match(text) or BASE64_PIECE.fullmatch(text))
+    return class_type == RECEIVER_TYPE or bool(IMAGE_START.match(text) or BASE64_PIECE.fullmatch(text))
 
 
 def prompt_nodes(prompt) -> dict[str, Node]:
@@ -94,7 +94,7 @@ def prompt_nodes(prompt) -> dict[str, Node]:
 def workflow_nodes(graph: dict) -> dict[str, Node]:
     """The nodes of a workflow, or of one of its subgraphs, as the frontend saves it."""
     nodes = {
-        str(node.get("id")): Node(str(node.get("type")), [*strings(node.get("widgets_values"))], [])
+        str(node.get("id")): Node(str(node.get("type")), [*walk_strings(node.get("widgets_values"))], [])
         for node in only_dicts(graph.get("nodes"))
     }
     links = graph.get("links")
@@ -112,12 +112,12 @@ def subgraphs(graph: dict) -> Iterator[dict]:
         yield from subgraphs(one)
 
 
-def strings(value) -> Iterator[str]:
+def walk_strings(value) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
         for one in value.values() if isinstance(value, dict) else value:
-            yield from strings(one)
+            yield from walk_strings(one)
 
 
 def as_dict(value) -> dict:

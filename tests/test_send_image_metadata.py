@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sent_images import FORMATS, SEND, follow, graph, opened, plain, run, with_metadata
 from vega_pack.images import graph_metadata
-from vega_pack.images.graph_metadata import LEFT_OUT
+from vega_pack.images.graph_metadata import LEFT_OUT_TEXT
 
 from dev import comfyui
 
@@ -93,7 +93,7 @@ def test_files_carry_no_picture_that_was_sent_in(metadata_client, sent_in, where
         return json.loads(json.dumps(value).replace("PICTURE", sent_in))
 
     def emptied(value):
-        return json.loads(re.sub(rf'"[^"]*{re.escape(sent_in)}[^"]*"', json.dumps(LEFT_OUT), json.dumps(value)))
+        return json.loads(re.sub(rf'"[^"]*{re.escape(sent_in)}[^"]*"', json.dumps(LEFT_OUT_TEXT), json.dumps(value)))
 
     nodes, widgets, more = filled(TYPED[where])
     prompt = {id: {"class_type": kind, "inputs": inputs} for id, (kind, inputs) in nodes.items()}
@@ -155,7 +155,7 @@ def test_nor_one_in_nodes_that_were_not_run(sent_in, where):
     workflow["nodes"].append(others)
     _, texts = graph_metadata.serialize({}, {"workflow": workflow})
     assert sent_in not in texts["workflow"]
-    expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT))
+    expected = json.loads(json.dumps(workflow).replace(sent_in, LEFT_OUT_TEXT))
     assert json.loads(texts["workflow"]) == expected
 
 
@@ -201,8 +201,8 @@ def test_nor_what_a_camera_saw():
     nodes = {"1": {"class_type": "VegaLiveImage", "inputs": {"picture": seen}}}
     workflow = {"nodes": [{"id": 1, "type": "VegaLiveImage", "widgets_values": [painting, 0.0]}], "seen": [seen]}
     prompt, others = graph_metadata.serialize(nodes, {"workflow": workflow})
-    assert json.loads(prompt)["1"]["inputs"]["picture"] == LEFT_OUT
-    assert json.loads(others["workflow"]) == {**workflow, "seen": [LEFT_OUT]}
+    assert json.loads(prompt)["1"]["inputs"]["picture"] == LEFT_OUT_TEXT
+    assert json.loads(others["workflow"]) == {**workflow, "seen": [LEFT_OUT_TEXT]}
 
 
 def test_what_json_cannot_hold_is_null():

@@ -31,7 +31,7 @@ class LivePicture:
     age_s: float
 
 
-class Newest:
+class LatestFrame:
     """The newest of the caller's frames, whatever the connection does."""
 
     def __init__(self):
@@ -64,7 +64,7 @@ async def stream(
     """
     message = json.dumps({"type": "prompt", "prompt": prompt})
     check_size("The graph", len(message))
-    newest = Newest()
+    newest = LatestFrame()
     reading = asyncio.create_task(newest.read(frames))
     last_seen = time.monotonic()
     try:
@@ -74,7 +74,7 @@ async def stream(
                     websockets.connect(
                         url, additional_headers=headers, max_size=None, compression=None, **options
                     ) as socket,
-                    contextlib.aclosing(pictures(socket, message, newest)) as found,
+                    contextlib.aclosing(yield_pictures(socket, message, newest)) as found,
                 ):
                     policy.has_answered = True
                     try:
@@ -83,7 +83,7 @@ async def stream(
                     finally:
                         last_seen = time.monotonic()
             except websockets.InvalidStatus as error:
-                refusal = refused(error)
+                refusal = refusal_error(error)
                 if refusal.status < 500:
                     raise refusal from None
             except (OSError, TimeoutError, websockets.WebSocketException) as error:
@@ -102,13 +102,15 @@ async def stream(
         await asyncio.wait([reading])
 
 
-async def pictures(socket: websockets.ClientConnection, prompt: str, newest: Newest) -> AsyncIterator[LivePicture]:
+async def yield_pictures(
+    socket: websockets.ClientConnection, prompt: str, newest: LatestFrame
+) -> AsyncIterator[LivePicture]:
     """Those of one connection; of what came while the caller was busy with one, the newest."""
     sent: dict[int, tuple[int, float]] = {}  # the number on this connection -> (the frame's number, when it was sent)
     unread: list[tuple[bytes, int, float]] = []  # the pictures of one frame: (file, the frame's number, its age in s)
     has_changed = asyncio.Event()
-    sending = asyncio.create_task(send(socket, prompt, newest, sent))
-    receiving = asyncio.create_task(receive(socket, prompt, newest, sent, unread, has_changed))
+    sending = asyncio.create_task(send_frames(socket, prompt, newest, sent))
+    receiving = asyncio.create_task(receive_messages(socket, prompt, newest, sent, unread, has_changed))
     receiving.add_done_callback(lambda _: has_changed.set())
     try:
         while not (receiving.done() and not unread):
@@ -124,10 +126,10 @@ async def pictures(socket: websockets.ClientConnection, prompt: str, newest: New
         await asyncio.wait([sending, receiving])
 
 
-async def receive(
+async def receive_messages(
     socket: websockets.ClientConnection,
     prompt: str,
-    newest: Newest,
+    newest: LatestFrame,
     sent: dict,
     unread: list,
     has_changed: asyncio.Event,
@@ -158,7 +160,7 @@ async def receive(
             return
 
 
-async def send(socket: websockets.ClientConnection, prompt: str, newest: Newest, sent: dict) -> None:
+async def send_frames(socket: websockets.ClientConnection, prompt: str, newest: LatestFrame, sent: dict) -> None:
     """The prompt, then each frame that is the newest while there is room for it."""
     with contextlib.suppress(websockets.ConnectionClosed):
         await socket.send(prompt)
@@ -180,7 +182,7 @@ def check_size(what: str, count: int) -> None:
         raise RequestError(f"{what} has {count} bytes; the server takes at most {MAX_MESSAGE_BYTES}: make it smaller.", 413)
 
 
-def refused(error: websockets.InvalidStatus) -> RequestError:
+def refusal_error(error: websockets.InvalidStatus) -> RequestError:
     """With the server's own words."""
     response = error.response
     try:

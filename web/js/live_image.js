@@ -4,14 +4,14 @@ import { liveAddress } from "./live_connection.js";
 import { startLoop } from "./live_loop.js";
 import { tabName } from "./live_name.js";
 import { makePainting } from "./live_paint.js";
-import { say } from "./live_texts.js";
+import { translate } from "./live_texts.js";
 import { openVideo } from "./live_video.js";
 
 const SOURCES = ["paint", "webcam", "screen", "program"];
 const SIDES = [128, 192, 256, 384, 512, 768, 1024];
 const DEFAULTS = { source: "paint", side: 256, colour: "#2255aa", brush: 16 };
 const NODE_SIZE = [560, 500];
-const LEAST_HEIGHT_PX = 360;
+const MIN_HEIGHT_PX = 360;
 const QUALITY = 0.9; // of a JPEG in the workflow or a prompt
 const KEY = "Vega.LiveKey"; // in the tab's storage
 const STYLE = `
@@ -67,18 +67,18 @@ function makeWidget(node) {
   let starts = 0; // and stops, by which a start that had to wait for a permission knows that it is the last
   let written = ""; // into the workflow, by this painting
 
-  const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, say(one)))), say("source"));
-  const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), say("side"));
-  const live = element("button", { type: "button", textContent: say("live"), className: "live" });
-  const full = element("a", { target: "_blank", rel: "noopener", textContent: say("full") });
-  const colour = labelled(element("input", { type: "color" }), say("colour"));
-  const brush = labelled(element("input", { type: "range", min: 1, max: 96 }), say("brush"));
-  const undo = element("button", { type: "button", textContent: say("undo") });
-  const clear = element("button", { type: "button", textContent: say("clear") });
-  const address = labelled(element("input", { readOnly: true }), say("address"));
-  const key = labelled(element("input", { type: "password", placeholder: say("key"), hidden: true }), say("key"));
+  const source = labelled(element("select", {}, ...SOURCES.map((one) => option(one, translate(one)))), translate("source"));
+  const side = labelled(element("select", {}, ...SIDES.map((one) => option(one, `${one} px`))), translate("side"));
+  const live = element("button", { type: "button", textContent: translate("live"), className: "live" });
+  const full = element("a", { target: "_blank", rel: "noopener", textContent: translate("full") });
+  const colour = labelled(element("input", { type: "color" }), translate("colour"));
+  const brush = labelled(element("input", { type: "range", min: 1, max: 96 }), translate("brush"));
+  const undo = element("button", { type: "button", textContent: translate("undo") });
+  const clear = element("button", { type: "button", textContent: translate("clear") });
+  const address = labelled(element("input", { readOnly: true }), translate("address"));
+  const key = labelled(element("input", { type: "password", placeholder: translate("key"), hidden: true }), translate("key"));
   const canvas = element("canvas");
-  const picture = element("img", { alt: say("picture") });
+  const picture = element("img", { alt: translate("picture") });
   const numbers = element("div", { className: "numbers" }); // of each picture, which nobody wants read out
   const status = element("div", { className: "status" });
   status.setAttribute("role", "status");
@@ -130,7 +130,7 @@ function makeWidget(node) {
     loop?.stop();
     video?.close();
     [loop, video] = [null, null];
-    live.textContent = say("live");
+    live.textContent = translate("live");
     live.dataset.isOn = false;
   }
 
@@ -139,7 +139,7 @@ function makeWidget(node) {
     picture.src = url = URL.createObjectURL(blob);
     if (last) URL.revokeObjectURL(last);
     picture.dataset.frame = frame;
-    numbers.textContent = say("drawing", { rate: rate.toFixed(1), age, left });
+    numbers.textContent = translate("drawing", { rate: rate.toFixed(1), age, left });
     if (status.textContent) tell("");
   }
 
@@ -147,7 +147,7 @@ function makeWidget(node) {
     const kind = chosen().source;
     const number = ++starts;
     live.dataset.isOn = true;
-    live.textContent = say("stop");
+    live.textContent = translate("stop");
     if (kind === "webcam" || kind === "screen") {
       let opened;
       try {
@@ -155,7 +155,7 @@ function makeWidget(node) {
       } catch (error) {
         if (number !== starts) return;
         stop();
-        return tell(say("noCamera", { why: error.message }), true);
+        return tell(translate("noCamera", { why: error.message }), true);
       }
       if (number !== starts) return opened.close();
       video = opened;
@@ -164,7 +164,7 @@ function makeWidget(node) {
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
       opened: () => (isFresh = true),
       picture: show,
-      said: (what, { message } = {}) => tell(message ?? say(what), what !== "waiting"),
+      said: (what, { message } = {}) => tell(message ?? translate(what), what !== "waiting"),
       ended(code, message) {
         stop();
         key.hidden = code !== 401;
@@ -186,7 +186,7 @@ function makeWidget(node) {
     if (kind === "paint") canvas.tabIndex = 0;
     else canvas.removeAttribute("tabindex");
     canvas.setAttribute("role", kind === "paint" ? "application" : "img"); // which takes keys, or does not
-    canvas.setAttribute("aria-label", say(kind === "paint" ? "painting" : "frame"));
+    canvas.setAttribute("aria-label", translate(kind === "paint" ? "painting" : "frame"));
     if (canvas.width !== pixels) painting.resize(pixels);
   }
 
@@ -238,7 +238,7 @@ function makeWidget(node) {
     onRemoved?.apply(this, options);
   };
   live.dataset.isOn = false;
-  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => LEAST_HEIGHT_PX });
+  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT_PX });
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
   refresh();
 }

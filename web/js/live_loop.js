@@ -4,7 +4,7 @@ import { connect } from "./live_connection.js";
 import { rootGraph } from "./execution_id.js";
 
 const LOOK_MS = 33;
-const LEAST_WAIT_MS = 100; // for a picture, until a newer frame takes the place of the one that waits
+const MIN_WAIT_MS = 100; // for a picture, until a newer frame takes the place of the one that waits
 const QUALITY = 0.9; // of the frames' JPEG
 const SMOOTHING = 0.2; // of the numbers that are shown
 
@@ -30,7 +30,7 @@ export function startLoop(name, key, takeFrame, on) {
   let isLooking = false;
   let lastSent = 0;
   let lastPicture = 0;
-  let pictureMs = LEAST_WAIT_MS;
+  let pictureMs = MIN_WAIT_MS;
   let seen = ""; // the graph that was last looked at
   let prompt = ""; // and what it is to the server
 
@@ -108,7 +108,7 @@ export function startLoop(name, key, takeFrame, on) {
   const timer = setInterval(() => {
     sendPrompt().catch((error) => on.said("error", { message: error.message }));
     const waited = performance.now() - lastSent;
-    if (waited > (taken.size ? Math.max(LEAST_WAIT_MS, pictureMs) : LOOK_MS)) sendFrame();
+    if (waited > (taken.size ? Math.max(MIN_WAIT_MS, pictureMs) : LOOK_MS)) sendFrame();
   }, LOOK_MS);
   return {
     sendFrame,

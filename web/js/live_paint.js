@@ -1,7 +1,7 @@
 // A canvas to paint on by mouse, pen, touch and keyboard.
-const KEPT = 30; // strokes that can be taken back
+const MAX_UNDO = 30; // strokes that can be taken back
 const STEP_PX = 4; // of the brush at an arrow key
-const LEAST_MARK_PX = 8; // of the ring that shows the keyboard's brush
+const MIN_MARK_PX = 8; // of the ring that shows the keyboard's brush
 const PAPER = "#ffffff";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
@@ -26,7 +26,7 @@ export function makePainting(canvas, canPaint, brush, changed) {
 
   function remember() {
     before.push(context.getImageData(0, 0, canvas.width, canvas.height));
-    if (before.length > KEPT) before.shift();
+    if (before.length > MAX_UNDO) before.shift();
   }
 
   function line([x, y], [toX, toY]) {
@@ -52,7 +52,7 @@ export function makePainting(canvas, canPaint, brush, changed) {
     const { offsetLeft, offsetTop, offsetWidth, offsetHeight } = canvas;
     const scale = Math.min(offsetWidth, offsetHeight) / canvas.width; // the graph's zoom is not in it
     const px = (offset, extent, at) => `${offset + extent / 2 + (at - canvas.width / 2) * scale}px`;
-    const size = `${Math.max(brush().size * scale, LEAST_MARK_PX)}px`;
+    const size = `${Math.max(brush().size * scale, MIN_MARK_PX)}px`;
     const [left, top] = [px(offsetLeft, offsetWidth, cursor[0]), px(offsetTop, offsetHeight, cursor[1])];
     Object.assign(mark.style, { left, top, width: size, height: size });
     mark.classList.toggle("down", isDown);

@@ -205,7 +205,7 @@ const TEXTS = {
 };
 
 // The text of a key, with what stands in braces filled in.
-export function say(key, values = {}) {
+export function translate(key, values = {}) {
   const texts = TEXTS[app.extensionManager?.setting.get("Comfy.Locale")] ?? TEXTS.en;
   return texts[key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
