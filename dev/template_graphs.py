@@ -148,14 +148,8 @@ def plain_beside_rt(g: Graph) -> None:
         text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
         negative = prompt(g, 2, 460, load, "clouds, night", "Negative prompt")
         size = empty(g, 3, 290, NANO_SIDE)
-        rt = sampler(g, 4, 60, fast, text, size, seed=2)
-        settings = {"seed": 2, "steps": 25, "cfg": 9.0, "sampler_name": "euler", "scheduler": "normal"}
-        conditions = {"positive": text, "negative": negative, "latent_image": size}
-        plain = g.node("KSampler", 4, 400, model=load["MODEL"].via(*down(load, 700), (4, 700)), **conditions, **settings)
-        few = decoded(g, 5, 60, load, rt, 760)
-        many = decoded(g, 5, 400, load, plain, 760)
+        rt, plain, few, many, both = with_and_without(g, load, fast, text, negative, size, steps=25, cfg=9.0)
         g.group("2. Prompts and size", text, negative, size)
-        both = g.node("ImageStitch", 6, 230, "Side by side", image1=few, image2=many, direction="right")
         g.group("3. With the LCM-LoRA: 4 steps", rt, few)
         g.group("4. Without: 25 steps, CFG 9", plain, many)
         g.group("5. Left and right", both)
@@ -339,6 +333,17 @@ def few_step_model(
 
 def prompt(g: Graph, column: int, y: int, encoder: Node, text: str, title: str = "Prompt") -> Node:
     return g.node("CLIPTextEncode", column, y, title, clip=encoder["CLIP"], text=text)
+
+
+def with_and_without(g: Graph, load: Node, fast: Node, text: Node, negative: Node, size: Node, **plain) -> tuple[Node, ...]:
+    """(few-step sampler, plain one with these settings, picture of the one, of the other, both side by side); one seed."""
+    few = sampler(g, 4, 60, fast, text, size, seed=2)
+    settings = {"seed": 2, **plain, "sampler_name": "euler", "scheduler": "normal"}
+    conditions = {"positive": text, "negative": negative, "latent_image": size}
+    many = g.node("KSampler", 4, 400, model=load["MODEL"].via(*down(load, 700), (4, 700)), **conditions, **settings)
+    left, right = decoded(g, 5, 60, load, few, 760), decoded(g, 5, 400, load, many, 760)
+    both = g.node("ImageStitch", 6, 230, "Side by side", image1=left, image2=right, direction="right")
+    return few, many, left, right, both
 
 
 def empty(g: Graph, column: int, y: int, side: int) -> Node:

@@ -13,7 +13,6 @@ from .template_graphs import (
     NANO_SIDE,
     SMALL,
     decoded,
-    down,
     empty,
     of_model,
     of_sampler,
@@ -21,6 +20,7 @@ from .template_graphs import (
     prompt,
     sampler,
     saved,
+    with_and_without,
 )
 
 EXAMPLE_STYLE = "vega_example_style"  # a folder, which extension.py puts into the input folder
@@ -81,16 +81,11 @@ def train_lcm_lora(g: Graph) -> None:
         fast = g.node("VegaAccelerate", 3, -40, model=lora)
         text = prompt(g, 2, 240, load, "a pink dawn over pine trees with a calm lake")
         size = empty(g, 3, 290, NANO_SIDE)
-        few = sampler(g, 4, 60, fast, text, size, seed=2)
-        settings = {"seed": 2, "steps": 4, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}
-        conditions = {"positive": text, "negative": text, "latent_image": size}
-        base = g.node("KSampler", 4, 400, model=load["MODEL"].via(*down(load, 700), (4, 700)), **conditions, **settings)
-        with_lora, without = decoded(g, 5, 60, load, few, 760), decoded(g, 5, 400, load, base, 760)
-        both = g.node("ImageStitch", 6, 230, "Side by side", image1=with_lora, image2=without, direction="right")
+        few, base, left, right, both = with_and_without(g, load, fast, text, text, size, steps=4, cfg=1.0)
         g.group("1. Model and LCM-LoRA", load, lora, fast)
         g.group("2. Prompt and size", text, size)
-        g.group("3. With your LCM-LoRA", few, with_lora)
-        g.group("4. Without, CFG 1", base, without)
+        g.group("3. With your LCM-LoRA", few, left)
+        g.group("4. Without, CFG 1", base, right)
         g.group("5. Left and right", both)
         face.show(
             prompt=(text, "text"),
