@@ -24,10 +24,11 @@ SETTINGS = {
     "batch-size": 12,
     "resolution": 96,
     "gradient-accumulation-steps": 1,
-    "learning-rate": 1e-3,
     "rank": 32,
 }
 SETTINGS |= {"w-min": 3, "w-max": 3, "save-every": 50, "score-prompts": 0}
+# Consistency distillation drifts off at 1e-3: from pictures it read 60 % right, where the base alone reads 83.
+LEARNING_RATES = {"consistency": 1e-4, "trajectories": 1e-3}
 KINDS = {
     f"{method}, {data}": (method, data) for method in ("consistency", "trajectories") for data in ("pictures", "prompts")
 }
@@ -49,7 +50,8 @@ def prepare(folder: Path) -> None:
 def arguments(folder: Path, method: str, data: str) -> list[str]:
     name = f"{method}-{data}"
     learned_from = [str(folder / "pictures")] if data == "pictures" else [f"--prompts={folder / 'prompts.txt'}"]
-    options = SETTINGS | {"name": name, "method": method, "output-dir": folder, "work": folder / "work"}
+    options = SETTINGS | {"name": name, "method": method, "learning-rate": LEARNING_RATES[method]}
+    options |= {"output-dir": folder, "work": folder / "work"}
     return ["lcm-lora", "vega-nano", *learned_from, *(f"--{option}={value}" for option, value in options.items())]
 
 
