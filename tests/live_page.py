@@ -28,7 +28,11 @@ def picture(page) -> list[int]:
     return page.evaluate(
         f"""async () => {{
             const image = document.querySelector('{IMAGE}')
-            await image.decode()
+            // A newer picture that comes meanwhile ends the decoding of this one.
+            for (let tries = 0; !(await image.decode().then(() => true, () => false)); tries++) {{
+                if (tries === 100) throw new Error('no picture of a hundred could be decoded')
+                await new Promise(requestAnimationFrame)
+            }}
             const canvas = document.createElement('canvas')
             canvas.width = canvas.height = 192
             canvas.getContext('2d').drawImage(image, 0, 0, 192, 192)

@@ -111,7 +111,7 @@ def test_the_method_is_chosen_by_the_samples(run, tmp_path):
     """Trajectories for fewer than the published recipe has; a run that goes on keeps its own, unless it begins anew."""
 
     def method(folder, *flags, **changed):
-        given = runs.arguments(folder, "vega-nano", *flags, verb="lcm-lora", method=None, **changed)
+        given = runs.arguments(folder, "vega-nano", *flags, verb="lcm-lora", method=None, alpha=2.0, **changed)
         training = TrainingRun(parser().parse_args(given))
         return lcm_lora_run.method(training, training.folder.began().get("pictures", ""))
 
