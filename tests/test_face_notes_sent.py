@@ -9,7 +9,7 @@ from graphs import ACCELERATE, EMPTY, LOADER, LORA, SAMPLER, TEXT, text_to_image
 from dev import comfyui
 
 PAGE = {"supports_preview_metadata": True, "supports_manager_v4_ui": True}  # what the page announces
-NANO_LOADED = {"family": "vega-nano", "parameters": "6.7M", "size": "128 x 128"}
+NANO_LOADED = {"family": "vega-nano", "parameters": "6.7M", "size": "192 x 192"}
 
 
 def announce(client) -> None:

@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 
 const TEXTS = {
   en: {
-    loaded: "{family} · {precision} · {parameters} parameters · trained at {size}",
+    loaded: "{family} · {precision} · {parameters} parameters · draws best at {size}",
     applied: "LoRA on {count} of {total} modules, strength {strength}",
     appliedText: "LoRA on {count} modules of the text encoders, strength {strength}",
     noClip: "The LoRA's part for the text encoders is left out: connect clip.",
@@ -36,7 +36,7 @@ const TEXTS = {
     leftOut: "{count} files are left out, {name} for one. ComfyUI's log says why.",
   },
   es: {
-    loaded: "{family} · {precision} · {parameters} parámetros · entrenado a {size}",
+    loaded: "{family} · {precision} · {parameters} parámetros · dibuja mejor a {size}",
     applied: "LoRA en {count} de {total} módulos, fuerza {strength}",
     appliedText: "LoRA en {count} módulos de los codificadores de texto, fuerza {strength}",
     noClip: "Falta la parte del LoRA para los codificadores de texto: conecta clip.",
@@ -69,7 +69,7 @@ const TEXTS = {
     leftOut: "Se omiten {count} archivos, por ejemplo {name}. El registro de ComfyUI dice por qué.",
   },
   fr: {
-    loaded: "{family} · {precision} · {parameters} paramètres · entraîné en {size}",
+    loaded: "{family} · {precision} · {parameters} paramètres · dessine au mieux en {size}",
     applied: "LoRA sur {count} modules sur {total}, force {strength}",
     appliedText: "LoRA sur {count} modules des encodeurs de texte, force {strength}",
     noClip: "La partie du LoRA pour les encodeurs de texte est ignorée : connectez clip.",
@@ -102,7 +102,7 @@ const TEXTS = {
     leftOut: "{count} fichiers sont laissés de côté, dont {name}. Le journal de ComfyUI dit pourquoi.",
   },
   ja: {
-    loaded: "{family} · {precision} · パラメータ {parameters} · 学習サイズ {size}",
+    loaded: "{family} · {precision} · パラメータ {parameters} · 最適サイズ {size}",
     applied: "LoRA: {total} 個中 {count} 個のモジュールに適用、強度 {strength}",
     appliedText: "LoRA: テキストエンコーダーの {count} 個のモジュールに適用、強度 {strength}",
     noClip: "LoRA のテキストエンコーダー用の部分は未適用です。clip を接続してください。",
@@ -135,7 +135,7 @@ const TEXTS = {
     leftOut: "{count} 個のファイル（{name} など）は使われていません。理由は ComfyUI のログにあります。",
   },
   ko: {
-    loaded: "{family} · {precision} · 파라미터 {parameters} · 학습 크기 {size}",
+    loaded: "{family} · {precision} · 파라미터 {parameters} · 최적 크기 {size}",
     applied: "LoRA: 모듈 {total}개 중 {count}개에 적용, 강도 {strength}",
     appliedText: "LoRA: 텍스트 인코더 모듈 {count}개에 적용, 강도 {strength}",
     noClip: "LoRA의 텍스트 인코더 부분이 적용되지 않았습니다. clip을 연결하세요.",
@@ -168,7 +168,7 @@ const TEXTS = {
     leftOut: "파일 {count}개({name} 등)는 빠졌습니다. 이유는 ComfyUI 로그에 있습니다.",
   },
   ru: {
-    loaded: "{family} · {precision} · параметров: {parameters} · обучена на {size}",
+    loaded: "{family} · {precision} · параметров: {parameters} · лучше всего при {size}",
     applied: "LoRA: модулей {count} из {total}, сила {strength}",
     appliedText: "LoRA: модулей текстовых энкодеров {count}, сила {strength}",
     noClip: "Часть LoRA для текстовых энкодеров не применена: подключите clip.",
@@ -201,7 +201,7 @@ const TEXTS = {
     leftOut: "Пропущено файлов: {count}, например {name}. Причина — в журнале ComfyUI.",
   },
   zh: {
-    loaded: "{family} · {precision} · {parameters} 参数 · 训练尺寸 {size}",
+    loaded: "{family} · {precision} · {parameters} 参数 · 最佳尺寸 {size}",
     applied: "LoRA：{total} 个模块中应用了 {count} 个，强度 {strength}",
     appliedText: "LoRA：应用于文本编码器的 {count} 个模块，强度 {strength}",
     noClip: "LoRA 的文本编码器部分未应用：请连接 clip。",
@@ -234,7 +234,7 @@ const TEXTS = {
     leftOut: "略过了 {count} 个文件，例如 {name}。原因见 ComfyUI 的日志。",
   },
   "zh-TW": {
-    loaded: "{family} · {precision} · {parameters} 參數 · 訓練尺寸 {size}",
+    loaded: "{family} · {precision} · {parameters} 參數 · 最佳尺寸 {size}",
     applied: "LoRA：{total} 個模組中套用了 {count} 個，強度 {strength}",
     appliedText: "LoRA：套用於文字編碼器的 {count} 個模組，強度 {strength}",
     noClip: "LoRA 的文字編碼器部分未套用：請連接 clip。",
