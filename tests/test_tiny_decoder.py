@@ -59,7 +59,7 @@ def test_goes_to_tiles_where_memory_is_short(vae, latents, monkeypatch, free):
     assert sides == ([] if free > 1 else [tiny_decoder.TILE_LATENTS])
 
 
-@pytest.mark.parametrize("most", [2100, 1000])
+@pytest.mark.parametrize("most", [pytest.param(2100, marks=pytest.mark.soak), 1000])
 def test_goes_to_smaller_tiles_when_memory_runs_out(vae, latents, monkeypatch, most):
     """The error stands for the GPU's own; tests/gpu fills one. Tiles of 24 see up to 42 x 57 latents, of 12 42 x 50."""
     picture, latents = tiny_decoder.decode_whole, latents[:1]

@@ -78,7 +78,8 @@ def saved(folder: Path) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows knows no SIGTERM")
-@lora_first
+@pytest.mark.soak  # in make test the node's Interrupt ends its process so
+@every
 def test_sigterm_saves(tmp_path, kind):
     """Until then no other process may have the run."""
     runs.pictures(tmp_path / "pictures")

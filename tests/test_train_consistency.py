@@ -152,8 +152,11 @@ def ours(unet, data, zeros: bool, loss_type: str, folder):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(("zeros", "loss_type"), [(True, "huber"), (False, "l2")])
-@pytest.mark.parametrize("family", ["Segmind-Vega", "SD 1.5"])
+@pytest.mark.parametrize(
+    ("family", "zeros", "loss_type"),
+    [("Segmind-Vega", True, "huber"), ("SD 1.5", False, "l2")]
+    + [pytest.param(*case, marks=pytest.mark.soak) for case in (("Segmind-Vega", False, "l2"), ("SD 1.5", True, "huber"))],
+)
 def test_steps_are_those_of_diffusers(tmp_path, family, zeros, loss_type):
     """Targets, losses and every weight, in float64."""
     unet = diffusers_folders.modules(family)["unet"].double().requires_grad_(False)

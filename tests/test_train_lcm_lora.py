@@ -196,7 +196,7 @@ def pipeline(base, **parts):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["vega-nano", "Segmind-Vega", "SD 1.5"])
+@pytest.mark.parametrize("family", ["vega-nano", "Segmind-Vega", pytest.param("SD 1.5", marks=pytest.mark.soak)])
 def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
     """From pure noise, guided, by the base's own convention for no prompt: the encoded empty one, zeros, the encoded one.
 

@@ -196,7 +196,7 @@ def test_every_family_loads_everywhere(tmp_path, family, capsys):
         assert host_modules(tmp_path / "test.safetensors", path) == (count, count, count)
 
 
-@pytest.mark.parametrize("family", ["SDXL", "tiny-sd"])
+@pytest.mark.parametrize("family", [pytest.param("SDXL", marks=pytest.mark.soak), "tiny-sd"])
 def test_a_single_file_is_the_same_base(tmp_path, family):
     """As the folder with these weights; a file without autoencoder takes the one of --vae."""
     diffusers_folders.write(tmp_path / "base", family)
