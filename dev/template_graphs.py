@@ -283,9 +283,11 @@ def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, rolling hills with a house and the sun")
         scaled = start_size(g, 2, 510, frame["IMAGE"], NANO_MEGAPIXELS)
-        start = encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*down(load, 654)))
+        # The link of feedback would cross the frame's name on its way to a node further down.
+        y = 640 if feedback else 510
+        start = encode = g.node("VAEEncode", 3, y, pixels=scaled, vae=load["VAE"].via(*down(load, 654)))
         if feedback:
-            start = g.node("VegaLiveLatent", 3, 600, samples=encode, feedback=feedback)
+            start = g.node("VegaLiveLatent", 3, 510, samples=encode, feedback=feedback)
         drawn = sampler(g, 4, 60, fast, text, start, denoise=0.6)
         decode = decoded(g, 5, 60, load, drawn, 800)
         g.group("2. Prompt", text)
