@@ -3,7 +3,7 @@ import { app } from "../../../scripts/app.js";
 
 const TEXTS = {
   en: {
-    loaded: "{family} · {precision} · {parameters} parameters · draws best at {size}",
+    loaded: "{family} · {precision} · {parameters} parameters · best at {size}",
     applied: "LoRA on {count} of {total} modules, strength {strength}",
     appliedText: "LoRA on {count} modules of the text encoders, strength {strength}",
     noClip: "The LoRA's part for the text encoders is left out: connect clip.",
@@ -36,7 +36,7 @@ const TEXTS = {
     leftOut: "{count} files are left out, {name} for one. ComfyUI's log says why.",
   },
   es: {
-    loaded: "{family} · {precision} · {parameters} parámetros · dibuja mejor a {size}",
+    loaded: "{family} · {precision} · {parameters} parámetros · mejor a {size}",
     applied: "LoRA en {count} de {total} módulos, fuerza {strength}",
     appliedText: "LoRA en {count} módulos de los codificadores de texto, fuerza {strength}",
     noClip: "Falta la parte del LoRA para los codificadores de texto: conecta clip.",
@@ -69,7 +69,7 @@ const TEXTS = {
     leftOut: "Se omiten {count} archivos, por ejemplo {name}. El registro de ComfyUI dice por qué.",
   },
   fr: {
-    loaded: "{family} · {precision} · {parameters} paramètres · dessine au mieux en {size}",
+    loaded: "{family} · {precision} · {parameters} paramètres · idéal en {size}",
     applied: "LoRA sur {count} modules sur {total}, force {strength}",
     appliedText: "LoRA sur {count} modules des encodeurs de texte, force {strength}",
     noClip: "La partie du LoRA pour les encodeurs de texte est ignorée : connectez clip.",
@@ -168,7 +168,7 @@ const TEXTS = {
     leftOut: "파일 {count}개({name} 등)는 빠졌습니다. 이유는 ComfyUI 로그에 있습니다.",
   },
   ru: {
-    loaded: "{family} · {precision} · параметров: {parameters} · лучше всего при {size}",
+    loaded: "{family} · {precision} · параметров: {parameters} · лучше при {size}",
     applied: "LoRA: модулей {count} из {total}, сила {strength}",
     appliedText: "LoRA: модулей текстовых энкодеров {count}, сила {strength}",
     noClip: "Часть LoRA для текстовых энкодеров не применена: подключите clip.",
