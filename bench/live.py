@@ -77,7 +77,9 @@ def time_uploads(server: comfyui.Server, client: comfyui.Client, files: list[byt
     for k, file in enumerate(files):
         began = time.perf_counter()
         form = {"image": (f"webcam_{k}.jpg", file, "image/jpeg")}
-        server.http.post(f"{server.url}/upload/image", files=form, data={"type": "temp"}, timeout=600).raise_for_status()
+        server.http.post(
+            f"{server.url}/upload/image", files=form, data={"type": "temp", "overwrite": "true"}, timeout=600
+        ).raise_for_status()
         shown = first = None
         for kind, data in client.events(client.queue(build_prompt(node("LoadImage", image=f"webcam_{k}.jpg [temp]")))):
             if kind == "executing" and data["node"] == "encode":

@@ -6,7 +6,6 @@ FOLDER/class-prompts.txt, ordinary prompts for prior preservation.
 
 import argparse
 import random
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,29 +48,18 @@ def ordinary_caption(scene: Scene, seed: int) -> str:
     return caption(scene, random.Random(seed), complete=True)
 
 
-def varied_scenes(count: int, seed: int) -> list[Scene]:
-    """Of the training scenes, with each value of each attribute about as often as its others.
-
-    A look of which twelve random pictures show one winter and no hills is learned for what they do show.
-    """
-    scenes, _ = split()
-    random.Random(seed).shuffle(scenes := list(scenes))
-    seen, chosen = Counter(), []
-    for _ in range(count):
-        scenes.remove(best := min(scenes, key=lambda scene: sum(seen[value] ** 2 for value in enumerate(scene))))
-        chosen.append(best)
-        seen.update(enumerate(best))
-    return chosen
-
-
 def class_prompts() -> list[str]:
-    return [ordinary_caption(scene, 1000 + k) for k, scene in enumerate(varied_scenes(CLASS_PROMPTS, seed=5))]
+    scenes, _ = split()
+    rng = random.Random(5)
+    return [ordinary_caption(rng.choice(scenes), 1000 + k) for k in range(CLASS_PROMPTS)]
 
 
 def write(folder: Path) -> None:
+    scenes, _ = split()
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    for k, scene in enumerate(varied_scenes(PICTURES, seed=6)):
-        sepia(render.render(scene, FIRST_PICTURE + k)).save(folder / "pictures" / f"{k:02}.png")
+    for k in range(PICTURES):
+        scene, image = render.sample(FIRST_PICTURE + k, scenes)
+        sepia(image).save(folder / "pictures" / f"{k:02}.png")
         (folder / "pictures" / f"{k:02}.txt").write_text(f"{TRIGGER} {ordinary_caption(scene, k)}", encoding="utf-8")
     (folder / "class-prompts.txt").write_text("\n".join(class_prompts()) + "\n", encoding="utf-8")
 
