@@ -50,6 +50,19 @@ def test_the_picture_follows_the_brush_and_the_prompt(page, server, renderer):
     assert page.console_errors == []
 
 
+def test_a_tap_is_drawn_once(page):
+    """Lifting the brush changes no pixel: no second frame goes, for whose picture the next stroke would wait."""
+    load(page, "vega_live_paint")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 1)
+    first = frame(page)
+    for k in (1, 2, 3):
+        page.locator(CANVAS).click(position={"x": 40 * k, "y": 40})
+        wait_for_frame(page, first + k)
+        page.wait_for_timeout(100)  # three looks of the loop
+    assert frame(page) == first + 3
+
+
 def test_run_draws_the_painting_once(page):
     """Without live, Run draws what is painted, as a picture inside the prompt."""
     load(page, "vega_live_paint")

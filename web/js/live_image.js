@@ -99,18 +99,20 @@ function makeWidget(node) {
     status.style.color = isError ? "#f87171" : "";
   };
 
-  // The painting is a part of the workflow; what a camera sees is not.
-  function changed(isDone) {
+  function changed() {
     isFresh = true;
     loop?.sendFrame();
-    if (!isDone) return;
+  }
+
+  // The painting is a part of the workflow; what a camera sees is not.
+  function write() {
     written = canvas.toDataURL("image/jpeg", QUALITY);
     value.value = written;
     app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
   }
 
   const isPainted = () => chosen().source === "paint";
-  const painting = makePainting(canvas, isPainted, () => ({ colour: colour.value, size: Number(brush.value) }), changed);
+  const painting = makePainting(canvas, isPainted, () => ({ colour: colour.value, size: Number(brush.value) }), changed, write);
 
   // The canvas with a frame that wasn't sent yet, or null.
   function takeFrame() {
@@ -200,7 +202,9 @@ function makeWidget(node) {
   side.addEventListener("change", () => {
     choose({ side: Number(side.value) });
     refresh();
-    if (chosen().source === "paint") changed(true);
+    if (chosen().source !== "paint") return;
+    changed();
+    write();
   });
   colour.addEventListener("input", () => choose({ colour: colour.value }));
   brush.addEventListener("input", () => choose({ brush: Number(brush.value) }));

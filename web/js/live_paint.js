@@ -6,8 +6,8 @@ const PAPER = "#ffffff";
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 // canPaint(): whether the canvas shows the painting now, and not a camera's frame. brush(): { colour, size }.
-// changed(isStrokeDone) is called whenever the painting is another one.
-export function makePainting(canvas, canPaint, brush, changed) {
+// changed() is called whenever the painting is another one, strokeDone() when it stays so for now.
+export function makePainting(canvas, canPaint, brush, changed, strokeDone) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   const before = []; // the painting before each stroke
   let pen = null; // the last point of a stroke that goes on
@@ -68,7 +68,7 @@ export function makePainting(canvas, canPaint, brush, changed) {
     mark.hidden = true;
     pen = at(event);
     line(pen, pen);
-    changed(false);
+    changed();
   }
 
   function onMove(event) {
@@ -80,27 +80,29 @@ export function makePainting(canvas, canPaint, brush, changed) {
       line(pen, point);
       pen = point;
     }
-    changed(false);
+    changed();
   }
 
   function onUp(event) {
     if (!pen || event.pointerId !== penId) return;
     event.stopPropagation();
     pen = null;
-    changed(true);
+    strokeDone();
   }
 
   function undo() {
     const last = before.pop();
     if (!last) return;
     context.putImageData(last, 0, 0);
-    changed(true);
+    changed();
+    strokeDone();
   }
 
   function clear() {
     remember();
     blank();
-    changed(true);
+    changed();
+    strokeDone();
   }
 
   // Before ComfyUI's page, where Delete takes the node away.
@@ -120,7 +122,7 @@ export function makePainting(canvas, canPaint, brush, changed) {
         line(cursor, cursor);
       }
       showMark();
-      return changed(!isDown);
+      return isDown ? changed() : strokeDone();
     }
     const [dx, dy] = ARROWS[key];
     const inside = (value, most) => Math.min(Math.max(value, 0), most);
@@ -128,7 +130,7 @@ export function makePainting(canvas, canPaint, brush, changed) {
     if (isDown) line(cursor, next);
     cursor = next;
     showMark();
-    if (isDown) changed(false);
+    if (isDown) changed();
   }
 
   canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
