@@ -167,6 +167,18 @@ def test_a_file_that_exists_is_kept(tmp_path):
     assert (tmp_path / "test.safetensors").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("option", ["--output-dir", "--work"])
+def test_a_folder_that_takes_no_file_is_told_first(tmp_path, option):
+    """And not when all has been learned."""
+    runs.pictures(tmp_path / "pictures")
+    (tmp_path / "file").write_bytes(b"mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        said = runs.refused(tmp_path, "vega-nano", f"{option}={place}", {})
+        assert f"Nothing can be written to {option} {place}" in said
+        assert "\n" not in said
+    assert not (tmp_path / "work" / "cache").exists()
+
+
 @pytest.mark.parametrize(
     ("base", "changed", "words"),
     [

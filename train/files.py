@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def atomic_write(path: Path):
         ) from error
     finally:
         remove(partial)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """ValueError naming the option where no file can be written to the folder, which is made if it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"Nothing can be written to {option} {folder} ({error}): choose another folder.") from error
 
 
 def remove(path: Path) -> None:

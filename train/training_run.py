@@ -24,7 +24,7 @@ from .data.dataset import Dataset
 from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
-from .files import atomic_write, sampled_fingerprint
+from .files import atomic_write, check_writable, sampled_fingerprint
 from .images import make_grid
 from .optimization import adamw_8bit, schedule
 from .run_folder import RunFolder
@@ -55,6 +55,8 @@ class TrainingRun:
         self.tokenizers = self.base.tokenizers()
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
+        self.in_main(partial(check_writable, options.output_dir, "--output-dir"))  # now, and not when all is learned
+        self.in_main(partial(check_writable, options.work, "--work"))
         self.in_main(self.folder.lock)
 
     def settings(self, data: str) -> dict:
