@@ -56,40 +56,52 @@ def make_frames(side: int) -> list[bytes]:
     return made
 
 
-def time_websocket(server: comfyui.Server, files: list[bytes]) -> list[float]:
-    """Seconds of each frame, the next one sent when its picture is there. As to browsers, nothing is compressed."""
+def connect(server: comfyui.Server) -> websocket.WebSocket:
+    """A live picture of the graph. As to browsers, nothing is compressed."""
     socket = websocket.create_connection(f"ws://127.0.0.1:{server.port}/vega/live", timeout=600)
     socket.send(json.dumps({"type": "prompt", "prompt": build_prompt(node("VegaLiveImage", picture="", threshold=0.0))}))
-    ages = []
-    for file in files:
-        began = time.perf_counter()
-        socket.send_binary(file)
-        while isinstance(socket.recv(), str):
-            pass
-        ages.append(time.perf_counter() - began)
-    socket.close()
-    return ages[WARM_UP:]
+    return socket
 
 
-def time_uploads(server: comfyui.Server, client: comfyui.Client, files: list[bytes]) -> tuple[list[float], list[float]]:
-    """(seconds of each frame, seconds of its nodes alone)."""
-    ages, alone = [], []
+def time_websocket(socket: websocket.WebSocket, file: bytes) -> float:
+    """Seconds from sending a frame to its picture."""
+    began = time.perf_counter()
+    socket.send_binary(file)
+    while isinstance(socket.recv(), str):
+        pass
+    return time.perf_counter() - began
+
+
+def time_upload(server: comfyui.Server, client: comfyui.Client, file: bytes, name: str) -> tuple[float, float]:
+    """(seconds of a frame, seconds of its nodes alone); no other frame has the file's name."""
+    began = time.perf_counter()
+    form = {"image": (name, file, "image/jpeg")}
+    server.http.post(
+        f"{server.url}/upload/image", files=form, data={"type": "temp", "overwrite": "true"}, timeout=600
+    ).raise_for_status()
+    shown = first = alone = None
+    for kind, data in client.events(client.queue(build_prompt(node("LoadImage", image=f"{name} [temp]")))):
+        if kind == "executing" and data["node"] == "encode":
+            first = time.perf_counter()
+        if kind == "executing" and data["node"] == "output":
+            alone = time.perf_counter() - first
+        if kind == "preview" and shown is None:
+            shown = time.perf_counter() - began
+    return shown, alone
+
+
+def measure(server: comfyui.Server, client: comfyui.Client, side: int) -> dict[str, list[float]]:
+    """Seconds of FRAMES frames by each way, which take turns."""
+    files, socket = make_frames(side), connect(server)
+    times = {"/vega/live": [], "files, as core's webcam": [], "the nodes alone": []}
+    live, uploaded, alone = times.values()
     for k, file in enumerate(files):
-        began = time.perf_counter()
-        form = {"image": (f"webcam_{k}.jpg", file, "image/jpeg")}
-        server.http.post(
-            f"{server.url}/upload/image", files=form, data={"type": "temp", "overwrite": "true"}, timeout=600
-        ).raise_for_status()
-        shown = first = None
-        for kind, data in client.events(client.queue(build_prompt(node("LoadImage", image=f"webcam_{k}.jpg [temp]")))):
-            if kind == "executing" and data["node"] == "encode":
-                first = time.perf_counter()
-            if kind == "executing" and data["node"] == "output":
-                alone.append(time.perf_counter() - first)
-            if kind == "preview" and shown is None:
-                shown = time.perf_counter() - began
-        ages.append(shown)
-    return ages[WARM_UP:], alone[WARM_UP:]
+        live.append(time_websocket(socket, file))
+        seconds, nodes = time_upload(server, client, file, f"webcam_{side}_{k}.jpg")
+        uploaded.append(seconds)
+        alone.append(nodes)
+    socket.close()
+    return {name: seconds[WARM_UP:] for name, seconds in times.items()}
 
 
 def format_row(name: str, side: int, seconds: list[float], bare: float) -> str:
@@ -104,11 +116,9 @@ def main() -> None:
     print("| way | side | p50 ms | p95 ms | p50 above the nodes alone |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as base, comfyui.serve(Path(base)) as server, server.connect() as client:
         for side in sizes:
-            files = make_frames(side)
-            live = time_websocket(server, files)
-            uploaded, alone = time_uploads(server, client, files)
-            bare = statistics.median(alone)
-            for name, seconds in (("/vega/live", live), ("files, as core's webcam", uploaded), ("the nodes alone", alone)):
+            times = measure(server, client, side)
+            bare = statistics.median(times["the nodes alone"])
+            for name, seconds in times.items():
                 print(format_row(name, side, seconds, bare), flush=True)
 
 

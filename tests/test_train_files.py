@@ -1,6 +1,7 @@
 """Files that training writes and tells from one another."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -24,6 +25,23 @@ with atomic_write(Path(sys.argv[1])) as file:
     print("written", flush=True)
     sys.stdin.readline()
 """
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """And not what another one is writing, nor what belongs to another file."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    alive, dead = os.getppid(), ended.pid
+    names = [
+        f"a[1].safetensors.{alive}.partial",
+        f"b.safetensors.{dead}.partial",
+        "a[1].safetensors.x.partial",
+        "a[1].safetensors",
+    ]
+    for name in (*names, f"a[1].safetensors.{dead}.partial"):
+        (tmp_path / name).write_bytes(b"half")
+    files.remove_leftovers(tmp_path / "a[1].safetensors")
+    assert {file.name for file in tmp_path.iterdir()} == set(names)
 
 
 def test_two_processes_write_one_file(tmp_path):

@@ -1,5 +1,6 @@
 """Writing files that are either complete or absent, and telling one content from another."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -7,8 +8,10 @@ import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil  # which accelerate needs as well
 from safetensors import SafetensorError
 
+PARTIAL = ".partial"  # the ending of what is being written
 END_BYTES = 2**20
 BLOCKS, BLOCK_BYTES = 256, 2**16
 
@@ -19,7 +22,7 @@ def atomic_write(path: Path):
 
     OSError with a sentence where it can't be written, also for safetensors' own error.
     """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove(partial)
@@ -32,6 +35,14 @@ def atomic_write(path: Path):
         ) from error
     finally:
         remove(partial)
+
+
+def remove_leftovers(path: Path) -> None:
+    """What processes that were killed had written of a file or folder by then, which may be gigabytes."""
+    for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        process = partial.name.removeprefix(f"{path.name}.").removesuffix(PARTIAL)
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            remove(partial)
 
 
 def check_writable(folder: Path, option: str) -> None:

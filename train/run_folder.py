@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout  # which torch needs as well
 
-from .files import atomic_write
+from .files import atomic_write, remove_leftovers
 
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
 FREE = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
@@ -48,6 +48,7 @@ class RunFolder:
             if not overwrite:
                 raise
             self.forget()
+        remove_leftovers(self.output)
         with atomic_write(self.settings) as file:
             file.write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
 
