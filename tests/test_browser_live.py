@@ -102,6 +102,26 @@ def test_the_camera_does_not_replace_the_painting(page):
     assert page.evaluate(value) == painting
 
 
+def test_the_screen_is_drawn_until_the_browser_ends_it(page):
+    """Chromium's fake screen; and its own button that ends the sharing is a Stop."""
+    load(page, "vega_live_paint")
+    page.evaluate(
+        """() => {
+            const devices = navigator.mediaDevices, ask = devices.getDisplayMedia.bind(devices)
+            devices.getDisplayMedia = async (wanted) => (window.shared = await ask(wanted))
+        }"""
+    )
+    page.locator(".vega-live select").first.select_option("screen")
+    page.locator(LIVE).click()
+    wait_for_frame(page, 3)
+    assert pixel(page, 0.5, 0.5) != [255, 255, 255]
+    page.evaluate("window.shared.getTracks()[0].dispatchEvent(new Event('ended'))")
+    assert page.locator(LIVE).inner_text() == "Live"
+    assert page.evaluate("window.shared.getTracks().every(({ readyState }) => readyState === 'ended')")
+    page.locator(".vega-live select").first.select_option("paint")
+    assert page.console_errors == []
+
+
 def test_an_impatient_hand_starts_one_webcam(page):
     """Live, Stop and Live again, before the browser has said whether the page may: one connection, one open camera."""
     load(page, "vega_live_webcam")
