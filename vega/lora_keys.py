@@ -48,7 +48,7 @@ def group_whole_file(
     """
     modules = split_sides(path, tensors)
     native = [module for module in modules if NATIVE_BLOCK.match(module)]
-    names = unet_keys.stability_to_diffusers([f"{module}.weight" for module in native])
+    names = unet_keys.ldm_to_diffusers([f"{module}.weight" for module in native])
     renamed = {module: names[f"{module}.weight"].removesuffix(".weight") for module in native}
     return add_alphas({renamed.get(module, module): sides for module, sides in modules.items()}, alphas_of)
 

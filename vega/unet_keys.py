@@ -29,8 +29,8 @@ SIZE_ID_CHANNELS = 256  # of every SDXL-shaped UNet, for each of six
 SD15_HEADS = 8  # of every UNet of Stable Diffusion 1's shape
 
 
-def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
-    """Name of each UNet weight in a single file (Stability's layout) -> diffusers' name.
+def ldm_to_diffusers(keys: list[str]) -> dict[str, str]:
+    """Name of each UNet weight in a single file (the LDM layout) -> diffusers' name.
 
     Blocks are told apart by what they hold, not by their numbers: a UNet with one residual block a level, converted by
     diffusers' own script (scripts/convert_diffusers_to_original_stable_diffusion.py), has gaps in its numbers, an
