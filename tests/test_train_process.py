@@ -28,7 +28,7 @@ def test_no_prompt_becomes_an_option():
     assert (chosen.sample_prompts, chosen.overwrite, chosen.random_flip, chosen.resolution) == ([], False, True, None)
 
 
-@pytest.mark.parametrize("name", ["my-style", "a.b", "é 人", "console", "x" * file_names.MAX_LETTERS])
+@pytest.mark.parametrize("name", ["my-style", "a.b", "é 人", "console", "x" * file_names.MAX_NAME_CHARACTERS])
 def test_names_that_every_system_has(name, tmp_path):
     file_names.check(name)
     (tmp_path / f"{name}.safetensors").touch()

@@ -27,11 +27,11 @@ KEY_SUFFIXES = {
 KOHYA_PREFIX = "lora_unet_"
 PEFT_PREFIX = re.compile(r"^(base_model\.model\.)?(unet\.)?(base_model\.model\.)?")
 NATIVE_BLOCK = re.compile(r"^(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)[._]\d")
-TEXT_ENCODER_KEY = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
+TEXT_ENCODER_KEY_PATTERN = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
 
 
 def is_text_encoder_key(key: str) -> bool:
-    return bool(TEXT_ENCODER_KEY.match(key))
+    return bool(TEXT_ENCODER_KEY_PATTERN.match(key))
 
 
 def to_kohya(name: str) -> str:

@@ -25,7 +25,7 @@ OUTSIDE_BLOCKS = {
 MODULE_PATTERN = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(.+)")
 BLOCK_LISTS = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
 CHANNELS_PER_HEAD = 64  # of every SDXL-shaped UNet; it cannot be seen in the weights
-SIZE_ID_CHANNELS = 256  # of every SDXL-shaped UNet, for each of six
+ADDITION_TIME_EMBED_DIM = 256  # of every SDXL-shaped UNet, for each of six
 SD15_HEADS = 8  # of every UNet of Stable Diffusion 1's shape
 
 
@@ -121,6 +121,6 @@ def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:
         "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
         "attention_head_dim": [max(1, c // CHANNELS_PER_HEAD) for c in channels] if xl else SD15_HEADS,
         "addition_embed_type": "text_time" if xl else None,
-        "addition_time_embed_dim": SIZE_ID_CHANNELS if xl else None,
+        "addition_time_embed_dim": ADDITION_TIME_EMBED_DIM if xl else None,
         "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1] if xl else None,
     }
