@@ -28,7 +28,7 @@ from saved_workflows import (
 )
 
 from dev import comfyui
-from vega_client.workflow import is_api, prompt, texts, to_api
+from vega_client.workflow import is_api, prompt, text_replacements, to_api
 from vega_client.workflow.definitions import AUTOGROW, DYNAMIC_COMBO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,8 +113,8 @@ class Clock:
 @pytest.fixture
 def settled(monkeypatch):
     """Of alternatives the converter takes the first, and it is always the same second."""
-    monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
-    monkeypatch.setattr(texts, "datetime", Clock)
+    monkeypatch.setattr(text_replacements.random, "choice", lambda options: options[0])
+    monkeypatch.setattr(text_replacements, "datetime", Clock)
 
 
 @pytest.fixture(scope="module")
