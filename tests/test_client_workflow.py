@@ -59,9 +59,9 @@ BY_NAME = """window.app.registerExtension({
 })"""
 
 
-def keep(name: str, found: dict, wanted: set[str]) -> None:
+def keep(name: str, answers: dict, wanted: set[str]) -> None:
     """Writes one line for each that is wanted: what was found, or what is there already."""
-    kept = {key: value for key, value in sorted({**golden(name), **found}.items()) if key in wanted}
+    kept = {key: value for key, value in sorted({**golden(name), **answers}.items()) if key in wanted}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items()]
     (GOLDEN / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 

@@ -191,10 +191,10 @@ def test_the_teachers_step_is_the_pipelines(family):
         pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     after = []
 
-    def stop(pipe, step, timestep, found):
-        after.append(found["latents"])
+    def stop(pipe, step, timestep, callback_kwargs):
+        after.append(callback_kwargs["latents"])
         pipe._interrupt = True  # the way that diffusers' guide to callbacks gives
-        return found
+        return callback_kwargs
 
     pipe.set_progress_bar_config(disable=True)
     options = dict(num_inference_steps=50, guidance_scale=5.0, height=64, width=64, output_type="latent")

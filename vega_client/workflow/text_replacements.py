@@ -15,24 +15,24 @@ ALTERNATIVES_PATTERN = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOT
 def expand_dynamic_prompt(text: str) -> str:
     """One of each {these|those}, and no comments."""
     text = COMMENT_PATTERN.sub("", text)
-    while found := ALTERNATIVES_PATTERN.search(text):
-        text = text[: found.start()] + random.choice(re.split(r"(?<!\\)\|", found[1])) + text[found.end() :]
+    while match := ALTERNATIVES_PATTERN.search(text):
+        text = text[: match.start()] + random.choice(re.split(r"(?<!\\)\|", match[1])) + text[match.end() :]
     return re.sub(r"\\([{}|])", r"\1", text)
 
 
 def expand_placeholders(text: object, root: Graph) -> object:
     """%date:...% and %node.widget% replaced by their values."""
 
-    def replacement(found: re.Match) -> str:
-        if found[1].startswith("date:"):
-            return format_date(found[1].removeprefix("date:"))
-        name, _, widget_name = found[1].partition(".")
+    def replacement(match: re.Match) -> str:
+        if match[1].startswith("date:"):
+            return format_date(match[1].removeprefix("date:"))
+        name, _, widget_name = match[1].partition(".")
         nodes = list(all_nodes(root))
         named = [node for node in nodes if node.properties.get("Node name for S&R", node.type) == name]
         named += [node for node in nodes if node.title == name]
         values = [widget.value for node in named[:1] for widget in node.widgets if widget.name == widget_name]
         if not values:
-            return found[0]
+            return match[0]
         value = "" if values[0] in (None, ABSENT) else values[0]
         value = value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
         return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", value)
