@@ -10,12 +10,12 @@ from ..contract.paths import REAL_TIME_MODEL
 from ..contract.schema import Request
 from ..images.encode import EncodedImage
 from .drain import ServerStopping
-from .graphs import Picture
+from .graphs import ImageSpec
 from .host_client import Interrupted
 from .request_queue import QueueFull, Result
 from .service import Service
 
-RESULT_TTL_S = 600
+RESULT_TTL_SECONDS = 600
 MAX_RESULTS = 1000
 MAX_RESULTS_MIB = 256
 CANCELLED_MESSAGE = "The request was cancelled."
@@ -29,7 +29,7 @@ class AsyncRequest:
     model: str
     params: Request
     seed: int
-    pictures: list[Picture]
+    pictures: list[ImageSpec]
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     submitted_at: float = field(default_factory=time.perf_counter)
     duration_s: float | None = None  # from its submission to its end
@@ -44,7 +44,7 @@ class AsyncRequest:
 
 
 class AsyncRequests:
-    """All that were submitted, until RESULT_TTL_S after their end. For use on the server's event loop alone."""
+    """All that were submitted, until RESULT_TTL_SECONDS after their end. For use on the server's event loop alone."""
 
     def __init__(self):
         self.requests: dict[str, AsyncRequest] = {}
@@ -85,7 +85,7 @@ class AsyncRequests:
             request.image_names.append(f"{secrets.token_urlsafe(24)}.{result.file.format}")
             self.images[request.image_names[-1]] = result.file
         self.bytes += request.size()
-        self.expirations[request.id] = asyncio.get_running_loop().call_later(RESULT_TTL_S, self.remove, request.id)
+        self.expirations[request.id] = asyncio.get_running_loop().call_later(RESULT_TTL_SECONDS, self.remove, request.id)
         while len(self.expirations) > 1 and (len(self.expirations) > MAX_RESULTS or self.bytes > MAX_RESULTS_MIB * 2**20):
             self.remove(next(iter(self.expirations)))
 

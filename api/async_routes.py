@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ..contract import paths
 from ..contract.errors import ApiError
-from .async_requests import MAX_RESULTS, MAX_RESULTS_MIB, RESULT_TTL_S, AsyncRequest, AsyncRequests
+from .async_requests import MAX_RESULTS, MAX_RESULTS_MIB, RESULT_TTL_SECONDS, AsyncRequest, AsyncRequests
 from .responses import error_response, require_method
 from .routes import handle_request
 from .service import Service, get_service
@@ -54,7 +54,7 @@ def find_request(service: Service, request: web.Request, id: str) -> AsyncReques
         raise ApiError(
             404,
             f"There is no request {paths.printable(id)}, or it was submitted with another key: results are kept "
-            f"for {RESULT_TTL_S // 60} minutes, the last {MAX_RESULTS} and {MAX_RESULTS_MIB} MiB of them.",
+            f"for {RESULT_TTL_SECONDS // 60} minutes, the last {MAX_RESULTS} and {MAX_RESULTS_MIB} MiB of them.",
         )
     return found
 
@@ -112,7 +112,7 @@ def get_image(request: web.Request, name: str) -> web.Response:
             raise ApiError(401, rejection)
         require_method(request, "GET", "HEAD")
         if not (file := async_requests.images.get(name)):
-            raise ApiError(404, f"There is no such picture: they are kept for {RESULT_TTL_S // 60} minutes.")
+            raise ApiError(404, f"There is no such picture: they are kept for {RESULT_TTL_SECONDS // 60} minutes.")
     except ApiError as error:
         return error_response(error)
     headers = {"Cache-Control": "private", "X-Content-Type-Options": "nosniff"}

@@ -9,7 +9,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
 from aiohttp.streams import StreamReader
 
-from ..contract.disconnect import PROBE_INTERVAL_S, PROBE_RESPONSE
+from ..contract.disconnect import PROBE_INTERVAL_SECONDS, PROBE_RESPONSE
 from ..contract.request_id import REQUEST_ID_HEADER, request_id
 from . import middleware
 
@@ -135,7 +135,7 @@ class Connection(web.RequestHandler):
         """Probes a half-closed connection, as one that is closed looks the same until something is sent."""
         if self.transport is None or self.transport.is_closing():
             return True
-        if self.half_closed_at is None or self._loop.time() - self.probed_at < PROBE_INTERVAL_S:
+        if self.half_closed_at is None or self._loop.time() - self.probed_at < PROBE_INTERVAL_SECONDS:
             return False
         if request.version < (1, 1):
             return True  # HTTP/1.0 has no interim responses

@@ -14,17 +14,17 @@ from aiohttp import web
 
 from ..contract.errors import RetryLater
 
-DRAIN_TIMEOUT_S = 300  # as a replica of Ray Serve has
-FETCH_GRACE_S = 5.0  # for a client of /v2, which polls about once a second, to fetch its result
-POLL_INTERVAL_S = 0.1
-RETRY_AFTER_S = 2
+DRAIN_TIMEOUT_SECONDS = 300  # as a replica of Ray Serve has
+FETCH_GRACE_SECONDS = 5.0  # for a client of /v2, which polls about once a second, to fetch its result
+POLL_INTERVAL_SECONDS = 0.1
+RETRY_AFTER_SECONDS = 2
 
 
 class ServerStopping(RetryLater):
     """No new request is accepted: the client is to ask again, when another process may have taken this one's place."""
 
     def __init__(self):
-        super().__init__(503, "The server is being stopped", RETRY_AFTER_S, close=True)
+        super().__init__(503, "The server is being stopped", RETRY_AFTER_SECONDS, close=True)
 
 
 class Drain:
@@ -68,7 +68,7 @@ class Drain:
 
     def wait_for_fetch(self) -> None:
         """A request of /v2 has just ended: its client has yet to fetch the result."""
-        self.fetch_deadline = time.monotonic() + FETCH_GRACE_S
+        self.fetch_deadline = time.monotonic() + FETCH_GRACE_SECONDS
 
     def is_busy(self) -> bool:
         are_flushed = all(is_flushed(*item) for item in self.responses.items())
@@ -87,13 +87,13 @@ class Drain:
         if self.is_busy():
             message = "Vega API: SIGTERM: what has begun (%s requests) is finished first, in at most %s s; "
             message += "another one ends it."
-            logging.info(message, self.active_requests, DRAIN_TIMEOUT_S)
-        deadline = time.monotonic() + DRAIN_TIMEOUT_S
+            logging.info(message, self.active_requests, DRAIN_TIMEOUT_SECONDS)
+        deadline = time.monotonic() + DRAIN_TIMEOUT_SECONDS
         while self.is_busy() and time.monotonic() < deadline:
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
         if self.is_busy():
             message = "Vega API: %s requests are not finished after %s s, and lost."
-            logging.warning(message, self.active_requests, DRAIN_TIMEOUT_S)
+            logging.warning(message, self.active_requests, DRAIN_TIMEOUT_SECONDS)
         self.terminate()
 
     def terminate(self) -> None:

@@ -21,7 +21,7 @@ MODEL_NODES = (LOAD_NODE, LORA_NODE)  # where these fail there is no model
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageSpec:
     """One of a request's pictures; image is a PNG file in base64, of the same size."""
 
     request: Request
@@ -33,7 +33,7 @@ class Picture:
     request_id: str = ""
 
 
-def batch_key(picture: Picture) -> tuple | None:
+def batch_key(picture: ImageSpec) -> tuple | None:
     """Pictures with the same key can be executed in one prompt; None for one that can only be executed alone."""
     request = picture.request
     if not isinstance(request, RealTimeRequest) or picture.image is not None:
@@ -43,7 +43,7 @@ def batch_key(picture: Picture) -> tuple | None:
     return request.num_inference_steps, picture.width, picture.height, request.format
 
 
-def build_graph(pictures: list[Picture], settings: Settings) -> dict:
+def build_graph(pictures: list[ImageSpec], settings: Settings) -> dict:
     """Of one picture, or of several with the same batch key; Send Image gets them in their order."""
     first, request = pictures[0], pictures[0].request
     empty = {"width": first.width, "height": first.height, "batch_size": len(pictures)}

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from .host_client import PromptError
 
-RETRY_INTERVAL_S = 10  # after a warm-up that failed
-RETRY_AFTER_S = 2  # told to clients during a warm-up
+RETRY_INTERVAL_SECONDS = 10  # after a warm-up that failed
+RETRY_AFTER_SECONDS = 2  # told to clients during a warm-up
 
 
 class Readiness:
@@ -32,7 +32,7 @@ class Readiness:
         if self.task is None and time.monotonic() >= self.next_attempt:
             self.task = asyncio.create_task(self.run_warm_up(request_id))
         if self.task:
-            return "The first picture is being drawn", RETRY_AFTER_S
+            return "The first picture is being drawn", RETRY_AFTER_SECONDS
         return self.failure, max(1, math.ceil(self.next_attempt - time.monotonic()))
 
     async def run_warm_up(self, request_id: str) -> None:
@@ -44,6 +44,6 @@ class Readiness:
             message = "Vega API: request %s: the first picture failed: %s"
             logging.error(message, request_id, error, exc_info=None if is_logged else error)
             self.failure = f"The first picture could not be drawn; the server's log says why under {request_id}"
-            self.next_attempt = time.monotonic() + RETRY_INTERVAL_S
+            self.next_attempt = time.monotonic() + RETRY_INTERVAL_SECONDS
         finally:
             self.task = None

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from ..contract.errors import RetryLater
 from ..images.encode import EncodedImage
 from ..nodes.batch import MAX_BATCH
-from .graphs import Picture, batch_key
+from .graphs import ImageSpec, batch_key
 from .host_client import HostClient, Interrupted, Prompt
 from .unbatchable import UnbatchableKeys
 
 MAX_IN_FLIGHT = 2  # prompts that the host has: one runs, the next is ready
 MAX_ATTEMPTS = 5  # of a picture whose prompt is interrupted or cleared by others; then its client is to ask again
-CANCEL_RETRY_S = 0.5
+CANCEL_RETRY_SECONDS = 0.5
 
 
 class QueueFull(RetryLater):
@@ -41,7 +41,7 @@ class Result:
 class Job:
     """A picture that is queued, or executed in a prompt, alone or in a batch."""
 
-    picture: Picture
+    picture: ImageSpec
     future: asyncio.Future
     enqueued_at: float = field(default_factory=time.perf_counter)
     unbatched: bool = False
@@ -51,27 +51,27 @@ class Job:
 class RequestQueue:
     """For use on the server's event loop alone. build_graph takes pictures with one batch key."""
 
-    def __init__(self, client: HostClient, build_graph: Callable[[list[Picture]], dict], max_waiting: int):
-        self.client, self.build_graph, self.max_waiting = client, build_graph, max_waiting
+    def __init__(self, client: HostClient, build_graph: Callable[[list[ImageSpec]], dict], max_queued_requests: int):
+        self.client, self.build_graph, self.max_queued_requests = client, build_graph, max_queued_requests
         self.waiting: deque[Job] = deque()
         self.in_flight: dict[asyncio.Task, list[Job]] = {}
         self.seconds_per_picture = 1.0  # a moving average
         self.unbatchable = UnbatchableKeys()
 
     def check_capacity(self) -> None:
-        if len(self.waiting) >= self.max_waiting:
+        if len(self.waiting) >= self.max_queued_requests:
             raise QueueFull(self.retry_after_s())
 
     def retry_after_s(self) -> int:
         """About how long what is queued now will take."""
         return max(1, math.ceil(len(self.waiting) * self.seconds_per_picture))
 
-    def are_waiting(self, pictures: list[Picture]) -> bool:
+    def are_waiting(self, pictures: list[ImageSpec]) -> bool:
         """Whether none of them has been dispatched yet."""
         waiting = {id(job.picture) for job in self.waiting}
         return all(id(picture) in waiting for picture in pictures)
 
-    async def execute(self, pictures: list[Picture]) -> list[Result]:
+    async def execute(self, pictures: list[ImageSpec]) -> list[Result]:
         """The results of all. QueueFull, PromptError if one of them fails, or Interrupted after MAX_ATTEMPTS.
 
         Cancelling takes them out of the queue, or interrupts them.
@@ -119,7 +119,7 @@ class RequestQueue:
             await asyncio.wait([prompt.finished, all_cancelled], return_when=asyncio.FIRST_COMPLETED)
             while not prompt.finished.done():  # again, as the host forgets an interrupt that comes just before it starts
                 self.client.cancel(prompt)
-                await asyncio.wait([prompt.finished], timeout=CANCEL_RETRY_S)
+                await asyncio.wait([prompt.finished], timeout=CANCEL_RETRY_SECONDS)
             if prompt.failure:
                 raise prompt.failure
             self.resolve(prompt, jobs)

@@ -16,7 +16,7 @@ from .middleware import get_request_id
 from .responses import error_response, image_response, require_method
 from .service import Service, get_service
 
-POLL_INTERVAL_S = 0.2  # of whether the client is still connected
+POLL_INTERVAL_SECONDS = 0.2  # of whether the client is still connected
 
 Route = Callable[[Service, web.Request], Awaitable[web.Response]]
 
@@ -74,7 +74,7 @@ async def wait_while_connected(request: web.Request, work: asyncio.Future):
     """The work's result; cancels it when the client disconnects, which aiohttp does only where its owner asks for it."""
     try:
         while True:
-            done, _ = await asyncio.wait([work], timeout=POLL_INTERVAL_S)
+            done, _ = await asyncio.wait([work], timeout=POLL_INTERVAL_SECONDS)
             if done:
                 return work.result()
             if connection.is_disconnected(request):

@@ -19,7 +19,7 @@ from ..nodes import model_lists
 from ..vega import native_resolution
 from . import embeddings, emphasis
 from .drain import Drain
-from .graphs import LOAD_NODE, MODEL_NODES, Picture, build_graph
+from .graphs import LOAD_NODE, MODEL_NODES, ImageSpec, build_graph
 from .host_client import HostClient, Interrupted, PromptError
 from .middleware import get_request_id
 from .parsing import PROMPT_FIELDS, parse_request
@@ -38,22 +38,22 @@ class Service:
     def __init__(self, server: PromptServer, settings: Settings):
         self.settings = settings
         keys = settings.all_keys()
-        self.auth, self.body_limits = KeyAuth(keys), BodyLimits(settings.body_mib)
-        self.queue = RequestQueue(HostClient(server), partial(build_graph, settings=settings), settings.waiting)
+        self.auth, self.body_limits = KeyAuth(keys), BodyLimits(settings.max_body_mib)
+        self.queue = RequestQueue(HostClient(server), partial(build_graph, settings=settings), settings.max_queued_requests)
         self.readiness = Readiness(self.warm_up)
         self.metrics, self.drain = Metrics(), Drain()
         self.metrics.depth.set_function(lambda: self.drain.active_requests)
         self.drain.install()
         logging.info("Vega API: serves %s, %s keys.", settings.model, len(keys) or "no")
 
-    async def read_request(self, request: web.Request, model: type[Request]) -> tuple[Request, list[Picture]]:
+    async def read_request(self, request: web.Request, model: type[Request]) -> tuple[Request, list[ImageSpec]]:
         """The request's parameters, and its pictures for the queue; ApiError for what is not valid."""
         self.drain.check()
         self.queue.check_capacity()  # before a body is in memory
         async with read_body(request, self.body_limits) as body:
             return await self.build_pictures(request, parse_request(model, body, self.settings.embeddings))
 
-    async def build_pictures(self, request: web.Request, params: Request) -> tuple[Request, list[Picture]]:
+    async def build_pictures(self, request: web.Request, params: Request) -> tuple[Request, list[ImageSpec]]:
         id = get_request_id(request)
         try:
             subscriber = Subscriber.from_headers(request.headers, id)
@@ -71,12 +71,12 @@ class Service:
             except ValueError as error:
                 raise ApiError(400, str(error), field="image") from None
             params = params.model_copy(update={"image": None})  # the queue need not hold it
-        return params, [Picture(params, seed, width, height, image, subscriber, id) for seed in seeds]
+        return params, [ImageSpec(params, seed, width, height, image, subscriber, id) for seed in seeds]
 
     async def warm_up(self) -> None:
         """Draws a picture of the real-time model at its native size, through the queue."""
         native = await self.native_size()
-        await self.queue.execute([Picture(RealTimeRequest(prompt=WARM_UP_PROMPT), 0, native, native)])
+        await self.queue.execute([ImageSpec(RealTimeRequest(prompt=WARM_UP_PROMPT), 0, native, native)])
 
     async def check_embeddings(self, params: Request) -> None:
         for field in PROMPT_FIELDS:

@@ -3,7 +3,7 @@
 import time
 
 MAX_FAILURES = 2  # of batches with one key, without a success in between
-UNBATCHABLE_S = 600.0  # after which batches are tried again
+UNBATCHABLE_TTL_SECONDS = 600.0  # after which batches are tried again
 
 
 class UnbatchableKeys:
@@ -11,12 +11,12 @@ class UnbatchableKeys:
 
     def __init__(self):
         self.failures: dict[tuple, int] = {}
-        self.until: dict[tuple, float] = {}  # of time.monotonic
+        self.expires_at: dict[tuple, float] = {}  # of time.monotonic
 
     def __contains__(self, key: tuple) -> bool:
-        if key in self.until and self.until[key] <= time.monotonic():
-            del self.until[key]
-        return key in self.until
+        if key in self.expires_at and self.expires_at[key] <= time.monotonic():
+            del self.expires_at[key]
+        return key in self.expires_at
 
     def record_success(self, key: tuple) -> None:
         self.failures.pop(key, None)
@@ -26,4 +26,4 @@ class UnbatchableKeys:
         self.failures[key] = self.failures.get(key, 0) + 1
         if self.failures[key] >= MAX_FAILURES:
             del self.failures[key]
-            self.until[key] = time.monotonic() + UNBATCHABLE_S
+            self.expires_at[key] = time.monotonic() + UNBATCHABLE_TTL_SECONDS

@@ -49,7 +49,7 @@ def end_to_end(names: list[str], cases: list, models: weights.Models, seconds: f
 
 
 def model_seconds(peer: DiffusersVariant, case, prompts: Iterator) -> float:
-    return statistics.median(peer.draw(case, *next(prompts), watch=True).model for _ in range(stages.REPEATS))
+    return statistics.median(peer.draw(case, *next(prompts), watch=True).model_s for _ in range(stages.REPEATS))
 
 
 def measure(parts: list[str], sizes: tuple[int, ...], seconds: float) -> dict:

@@ -45,20 +45,20 @@ class Family(NamedTuple):
     name: str
     parameters: int
     flop: int
-    core: float
-    core_pair: float  # two pictures in one call, as CFG computes them
-    ours: float  # by the pack's Accelerate
-    how: str  # which of accelerate.STATES it was
-    tiny_decode: float
-    full_decode: float
-    measured: str  # when, and by how many calls
+    core_unet_s: float
+    core_cfg_unet_s: float  # two pictures in one call, as CFG computes them
+    pack_unet_s: float  # by the pack's Accelerate
+    accelerate_state: str  # which of accelerate.STATES it was
+    tiny_decode_s: float
+    full_decode_s: float
+    measured_at: str  # when, and by how many calls
 
     def base_seconds(self, decode: float) -> float:
         """Of a picture with guidance, by the host."""
-        return CFG_STEPS * self.core_pair + decode
+        return CFG_STEPS * self.core_cfg_unet_s + decode
 
     def few_step_seconds(self, decode: float) -> float:
-        return FEW_STEPS * self.ours + decode
+        return FEW_STEPS * self.pack_unet_s + decode
 
 
 def median_seconds(run: Callable[[], object], calls: int) -> float:
@@ -121,12 +121,12 @@ def decode_seconds(pixels: int) -> dict[str, float]:
 def families_table(families: list[Family]) -> str:
     rows = []
     for family in families:
-        decodes = family.full_decode, family.tiny_decode
+        decodes = family.full_decode_s, family.tiny_decode_s
         pictures = [*map(family.base_seconds, decodes), *map(family.few_step_seconds, decodes)]
         sizes = [f"{family.parameters / 1e6:.0f} M", f"{family.flop / 1e12:.2f}", NATIVE_SIDE_PIXELS[family.name]]
-        calls = [f"{family.core:.1f}", f"{family.ours:.1f} ({family.how})"]
+        calls = [f"{family.core_unet_s:.1f}", f"{family.pack_unet_s:.1f} ({family.accelerate_state})"]
         times = f"{pictures[0] / pictures[-1]:.0f}"
-        rows.append([family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), times, family.measured])
+        rows.append([family.name, *sizes, *calls, *(f"{seconds:.0f}" for seconds in pictures), times, family.measured_at])
     headers = ["", "UNet", "TFLOP a call", "pixels", "core, s a call", "Accelerate, s a call", "25 steps, CFG, full VAE, s"]
     headers += ["tiny VAE", "4 steps, Accelerate, full VAE, s", "tiny VAE", "times as fast", "measured, calls"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
@@ -137,8 +137,8 @@ def draw(families: list[Family], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 3.6), layout="constrained")
     places = range(len(families))
     bars = {
-        f"{CFG_STEPS} steps with CFG, full VAE, ComfyUI's own nodes": [f.base_seconds(f.full_decode) for f in families],
-        f"{FEW_STEPS} steps, tiny VAE, this pack": [f.few_step_seconds(f.tiny_decode) for f in families],
+        f"{CFG_STEPS} steps with CFG, full VAE, ComfyUI's own nodes": [f.base_seconds(f.full_decode_s) for f in families],
+        f"{FEW_STEPS} steps, tiny VAE, this pack": [f.few_step_seconds(f.tiny_decode_s) for f in families],
     }
     for (label, seconds), offset, colour in zip(
         bars.items(), (-0.2, 0.2), (chart.OTHER_COLOUR, chart.COLOURS[ACCELERATED]), strict=True
@@ -160,7 +160,7 @@ def claims_table(families: list[Family]) -> str:
     for faster, slower, claim, times in CLAIMS:
         if {faster, slower} <= by_name.keys():
             small, large = by_name[faster], by_name[slower]
-            speed, less = large.core / small.core, 1 - small.parameters / large.parameters
+            speed, less = large.core_unet_s / small.core_unet_s, 1 - small.parameters / large.parameters
             rows.append(
                 [
                     f"{faster} beside {slower}",

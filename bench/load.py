@@ -47,23 +47,23 @@ class Request(NamedTuple):
 class LoadResult(NamedTuple):
     """Seconds of each request, the pictures by their request, seconds of the whole run and of its models' calls."""
 
-    seconds: list[float]
+    latencies_s: list[float]
     pictures: dict[Request, bytes]
-    elapsed: float
-    computed: float = 0.0
+    elapsed_s: float
+    model_s: float = 0.0
 
     def percentile(self, share: float) -> float:
-        return statistics.quantiles(self.seconds, n=1000, method="inclusive")[round(1000 * share) - 1]
+        return statistics.quantiles(self.latencies_s, n=1000, method="inclusive")[round(1000 * share) - 1]
 
     @property
     def seconds_per_picture(self) -> float:
         """Seconds of the server for a picture."""
-        return self.elapsed / len(self.pictures)
+        return self.elapsed_s / len(self.pictures)
 
     @property
     def seconds_outside_models(self) -> float:
         """Of them, those in which no model computed."""
-        return (self.elapsed - self.computed) / len(self.pictures)
+        return (self.elapsed_s - self.model_s) / len(self.pictures)
 
 
 def make_requests(count: int, size: int = SIZE) -> list[Request]:
@@ -105,7 +105,7 @@ class PromptClient:
 
 async def run_load(url: str, clients: list[Callable[..., Awaitable[bytes]]], requests: list[Request]) -> LoadResult:
     """Every request once, by whichever client is free; the first failure ends it."""
-    todo, seconds, pictures = iter(requests), [], {}
+    todo, latencies_s, pictures = iter(requests), [], {}
     limits = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(total=None)) as session:
 
@@ -113,11 +113,11 @@ async def run_load(url: str, clients: list[Callable[..., Awaitable[bytes]]], req
             for request in todo:
                 began = time.perf_counter()
                 pictures[request] = await client(session, url, request)
-                seconds.append(time.perf_counter() - began)
+                latencies_s.append(time.perf_counter() - began)
 
         began = time.perf_counter()
         await asyncio.gather(*map(work, clients))
-        return LoadResult(seconds, pictures, time.perf_counter() - began)
+        return LoadResult(latencies_s, pictures, time.perf_counter() - began)
 
 
 def settings(models: weights.Models) -> dict[str, str]:
@@ -129,15 +129,15 @@ def measure(clients: int, count: int) -> dict[str, LoadResult]:
     models = weights.prepare_models()
     variants = {API_VARIANT: [post_to_api] * clients, PROMPT_VARIANT: [PromptClient(models) for _ in range(clients)]}
     requests = make_requests(2 * count)  # no picture twice: the host keeps them
-    found = {}
+    load_results = {}
     with stages.profiled_server(models, **settings(models)) as running:
         asyncio.run(run_load(running.url, [post_to_api], [Request(text, 2**40) for text in PROMPTS]))
         for name, members in variants.items():
             some, requests = requests[:count], requests[count:]
             running.post("/bench/watch", {"on": True})
             result = asyncio.run(run_load(running.url, members, some))
-            found[name] = result._replace(computed=running.post("/bench/watch", {"on": False}).json())
-    return found
+            load_results[name] = result._replace(model_s=running.post("/bench/watch", {"on": False}).json())
+    return load_results
 
 
 def draw_one_by_one(requests: list[Request]) -> dict[Request, bytes]:
@@ -150,7 +150,7 @@ def draw_one_by_one(requests: list[Request]) -> dict[Request, bytes]:
         return asyncio.run(run_load(running.url, [post_to_api], requests)).pictures
 
 
-def table(found: dict[str, LoadResult]) -> str:
+def table(load_results: dict[str, LoadResult]) -> str:
     headers = ["", "pictures/s", "p50 s", "p95 s", "p99 s", "ms a picture", "of it outside the model"]
     rows = [
         [
@@ -160,16 +160,16 @@ def table(found: dict[str, LoadResult]) -> str:
             f"{1000 * one.seconds_per_picture:.1f}",
             f"{1000 * one.seconds_outside_models:.1f}",
         ]
-        for name, one in found.items()
+        for name, one in load_results.items()
     ]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def write(found: dict[str, LoadResult], clients: int) -> str:
+def write(load_results: dict[str, LoadResult], clients: int) -> str:
     """The report, also in bench/results."""
-    count = len(found[API_VARIANT].pictures)
+    count = len(load_results[API_VARIANT].pictures)
     text = f"{count} requests of {clients} clients each way, {SIZE} x {SIZE} pixels, {STEPS} steps, {os.cpu_count()} CPUs.\n"
-    text += f"\n{table(found)}\n"
+    text += f"\n{table(load_results)}\n"
     (results.RESULTS_DIR / f"{machine.file_stem()}-load.md").write_text(text, encoding="utf-8")
     return text
 

@@ -43,19 +43,19 @@ class Variant(NamedTuple):
 class Result(NamedTuple):
     name: str
     dtype: torch.dtype
-    preparing: float  # seconds, the first call in it
+    prepare_s: float  # seconds, the first call in it
     error: float  # the largest difference by the largest value
     seconds: list[float]
 
 
 def measure(variants: list[Variant], rounds: int) -> list[Result]:
     """The first variant is what the others are compared with."""
-    calls, preparing, outputs = {}, {}, {}
+    calls, prepare_s, outputs = {}, {}, {}
     for variant in tqdm(variants, desc="first calls"):
         began = time.perf_counter()
         calls[variant.name] = variant.prepare()
         outputs[variant.name] = calls[variant.name]().float()
-        preparing[variant.name] = time.perf_counter() - began
+        prepare_s[variant.name] = time.perf_counter() - began
     expected = outputs[variants[0].name]
     errors = {name: ((out - expected).abs().max() / expected.abs().max()).item() for name, out in outputs.items()}
     seconds = {variant.name: [] for variant in variants}
@@ -64,7 +64,7 @@ def measure(variants: list[Variant], rounds: int) -> list[Result]:
             began = time.perf_counter()
             calls[name]()
             seconds[name].append(time.perf_counter() - began)
-    return [Result(v.name, v.dtype, preparing[v.name], errors[v.name], seconds[v.name]) for v in variants]
+    return [Result(v.name, v.dtype, prepare_s[v.name], errors[v.name], seconds[v.name]) for v in variants]
 
 
 def openvino_call(module: torch.nn.Module, examples: tuple, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
@@ -231,7 +231,7 @@ def table(rows: list[Result], operations: list[roofline.Operation], rates: dict[
         timed = [f"{1000 * s:.0f}" for s in (median, float(np.percentile(row.seconds, 95)), min(row.seconds))]
         by_roofline = median * rates[row.dtype] / flop
         filled.append(
-            [row.name, *timed, f"{core / median:.2f}", f"{by_roofline:.2f}", f"{row.error:.1e}", f"{row.preparing:.1f}"]
+            [row.name, *timed, f"{core / median:.2f}", f"{by_roofline:.2f}", f"{row.error:.1e}", f"{row.prepare_s:.1f}"]
         )
     headers = ["", "median ms", "95th", "least", "times core", "by its roofline", "largest error", "before the first, s"]
     return tabulate(filled, headers, tablefmt="github", disable_numparse=True)

@@ -27,7 +27,7 @@ ROUTER_PROCESSES = ("ray::ProxyActor", "ray::ServeReplica:vega:Gateway")
 class ScaleResult(NamedTuple):
     replicas: int
     load: load.LoadResult
-    routing: float  # CPU seconds of Ray's proxy and of the gateways
+    routing_cpu_s: float  # CPU seconds of Ray's proxy and of the gateways
 
 
 def run_clients(url: str, count: int, requests: list[load.Request]) -> load.LoadResult:
@@ -57,27 +57,28 @@ def measure(replicas: int) -> ScaleResult:
         first, requests = requests[: replicas * CLIENTS], requests[replicas * CLIENTS :]
         pool.submit(run_clients, running.url, len(first), first).result()
         before = routing_cpu_seconds()
-        found = pool.submit(run_clients, running.url, replicas * CLIENTS, requests).result()
-        return ScaleResult(replicas, found, routing_cpu_seconds() - before)
+        scale_result = pool.submit(run_clients, running.url, replicas * CLIENTS, requests).result()
+        return ScaleResult(replicas, scale_result, routing_cpu_seconds() - before)
 
 
-def table(found: list[ScaleResult]) -> str:
+def table(scale_results: list[ScaleResult]) -> str:
     headers = ["ComfyUI processes", "pictures/s", "ratio", "p50 s", "p95 s", "p99 s", "CPU ms a request, proxy and gateway"]
     rows = []
-    for one in found:
+    for one in scale_results:
         percentiles = [f"{one.load.percentile(share):.2f}" for share in (0.5, 0.95, 0.99)]
-        cost = 1000 * one.routing / len(one.load.pictures)
+        cost = 1000 * one.routing_cpu_s / len(one.load.pictures)
         seconds = one.load.seconds_per_picture
-        ratio = found[0].load.seconds_per_picture / seconds
+        ratio = scale_results[0].load.seconds_per_picture / seconds
         rows.append([one.replicas, f"{1 / seconds:.2f}", f"{ratio:.2f}", *percentiles, f"{cost:.1f}"])
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
-def write(found: list[ScaleResult]) -> str:
+def write(scale_results: list[ScaleResult]) -> str:
     """The report, also in bench/results."""
+    rows = table(scale_results)
     text = (
         f"{machine.device_name()}, {os.cpu_count()} CPUs: {CLIENTS} clients and {REQUESTS} requests for each ComfyUI "
-        f"process, {SIZE} x {SIZE} pixels, {load.STEPS} steps. Each process computes with one thread.\n\n{table(found)}\n"
+        f"process, {SIZE} x {SIZE} pixels, {load.STEPS} steps. Each process computes with one thread.\n\n{rows}\n"
     )
     (results.RESULTS_DIR / f"{machine.file_stem()}-scale.md").write_text(text, encoding="utf-8")
     return text

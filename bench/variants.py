@@ -65,7 +65,7 @@ class DiffusersResult(NamedTuple):
 
     pictures: list[bytes]
     seconds: float
-    model: float
+    model_s: float
 
 
 class DiffusersVariant:

@@ -59,11 +59,11 @@ def prepare_models() -> Models:
     return found
 
 
-def write_tiny_autoencoder(found: dict[str, torch.Tensor], target: Path) -> None:
+def write_tiny_autoencoder(state_dict: dict[str, torch.Tensor], target: Path) -> None:
     """An AutoencoderTiny's weights as the two files that core's VAELoader calls taesdxl."""
     for side in ("encoder", "decoder"):
         prefix = f"{side}.layers."
-        part = {k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
+        part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
         if side == "decoder":  # core counts the clamp before it as layer 0
             part = {f"{int(k.split('.', 1)[0]) + 1}.{k.split('.', 1)[1]}": v for k, v in part.items()}
         save_file(part, target / f"taesdxl_{side}.safetensors")

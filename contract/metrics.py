@@ -5,7 +5,7 @@ from prometheus_client.exposition import choose_encoder
 
 from .paths import MODELS, OPENAPI_PATH
 
-LATENCY_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+LATENCY_BUCKETS_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 PATHS = {f"/v1/{OPENAPI_PATH}", *(f"/{version}/{model}" for version in ("v1", "v2") for model in MODELS)}
 UNAUTHORIZED = 401
 
@@ -16,7 +16,7 @@ class Metrics:
     def __init__(self):
         self.registry = CollectorRegistry()
         registry = {"registry": self.registry}
-        buckets = {"buckets": LATENCY_BUCKETS_S, **registry}
+        buckets = {"buckets": LATENCY_BUCKETS_SECONDS, **registry}
         self.requests = Counter("vega_requests", "Requests answered.", ("path", "code"), **registry)
         self.seconds = Histogram("vega_latency_seconds", "Seconds until the answer.", ("path",), **buckets)
         self.images = Counter("vega_images", "Pictures answered.", ("path",), **registry)

@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     lora: str = "vega-nano LCM-LoRA (embedded)"  # a name in Apply LCM-LoRA's list
     vae: Literal["tiny", "full"] = "tiny"
     embeddings: Annotated[tuple[str, ...], NoDecode] = ()  # names in models/embeddings that prompts may use
-    waiting: int = Field(256, ge=1)  # requests in the queue; with more, the response is 429
-    body_mib: int = Field(32, ge=1)  # with a larger body, the response is 413
+    max_queued_requests: int = Field(256, ge=1, validation_alias="VEGA_API_WAITING")  # with more, the response is 429
+    max_body_mib: int = Field(32, ge=1, validation_alias="VEGA_API_BODY_MIB")  # with a larger body, the response is 413
 
     @field_validator("keys", "embeddings", mode="before")
     @classmethod
@@ -73,5 +73,5 @@ class Settings(BaseSettings):
             return cls(**keys)
         except ValidationError as error:
             found = [(str(e["loc"][0]).upper(), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
-            wrong = "; ".join(f"VEGA_API_{name}: {why}" for name, why in found)
+            wrong = "; ".join(f"VEGA_API_{name.removeprefix('VEGA_API_')}: {why}" for name, why in found)
             raise ValueError(f"The API's settings are wrong: {wrong}.") from None

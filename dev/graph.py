@@ -91,12 +91,21 @@ def input_specs(definition: dict) -> list[InputSpec]:
 
 
 class Node:
-    """after: what the browser does to the seed when the graph has run."""
+    """control_after_generate: what the browser does to the seed when the graph has run."""
 
     def __init__(
-        self, id: int, kind: str, column: int, y: int, title: str | None, definition: dict, inputs: dict, after: str
+        self,
+        id: int,
+        kind: str,
+        column: int,
+        y: int,
+        title: str | None,
+        definition: dict,
+        inputs: dict,
+        control_after_generate: str,
     ):
-        self.id, self.kind, self.column, self.y, self.title, self.after = id, kind, column, y, title, after
+        self.id, self.kind, self.column, self.y, self.title = id, kind, column, y, title
+        self.control_after_generate = control_after_generate
         self.definition, self.inputs = definition, inputs
         self.properties: dict[str, dict] = {}  # beside those that every node has
         self.specs = input_specs(definition)
@@ -104,12 +113,12 @@ class Node:
         if unknown:
             raise ValueError(f"{kind} has no input {', '.join(sorted(unknown))}.")
         width, height = SIZES.get(kind, (300, 0))
-        self.width, self.height = width, height or self.least_height()
+        self.width, self.height = width, height or self.min_height()
 
     def __getitem__(self, name: str) -> Output:
         return Output(self, self.definition["output_name"].index(name))
 
-    def least_height(self) -> int:
+    def min_height(self) -> int:
         """What litegraph needs for the slots and the widgets (LGraphNode.computeSize), rounded up."""
         widgets = sum(1 + bool(s.options.get("control_after_generate")) for s in self.specs if s.is_widget)
         growing = any(spec.kind == AUTOGROW for spec in self.specs)  # a second free socket is there while the file is opened
@@ -143,7 +152,7 @@ class Node:
             if spec.is_widget:
                 saved.append(self.value(spec))
                 if spec.options.get("control_after_generate"):
-                    saved.append(self.after)
+                    saved.append(self.control_after_generate)
                 if spec.options.get("image_upload"):
                     saved.append("image")  # its button's
         return saved
@@ -161,8 +170,9 @@ class Node:
 class Subgraph:
     """Nodes that are one node in the browser, with some of their widgets on its face."""
 
-    def __init__(self, id: int, name: str, column: int, y: int, width: int, inputs_lower: int):
-        self.id, self.name, self.column, self.y, self.width, self.inputs_lower = id, name, column, y, width, inputs_lower
+    def __init__(self, id: int, name: str, column: int, y: int, width: int, input_node_offset: int):
+        self.id, self.name, self.column, self.y = id, name, column, y
+        self.width, self.input_node_offset = width, input_node_offset
         self.face: dict[str, list[tuple[Node, str]]] = {}  # name -> nodes inside, and the widget of each
 
     def show(self, **widgets: tuple[Node, str] | list[tuple[Node, str]]) -> None:
@@ -202,11 +212,19 @@ class Graph:
         return next(id for id in range(1, len(taken) + 2) if id not in taken)
 
     def node(
-        self, kind: str, column: int, y: int, title: str | None = None, /, id: int | None = None, after="fixed", **inputs
+        self,
+        kind: str,
+        column: int,
+        y: int,
+        title: str | None = None,
+        /,
+        id: int | None = None,
+        control_after_generate="fixed",
+        **inputs,
     ) -> Node:
         """inputs: a widget's value or Model; another node, for its only output; an output; for what grows a list of them."""
         given = {name: to_output(value) for name, value in inputs.items()}
-        node = Node(id or self.free_id(), kind, column, y, title, self.info[kind], given, after)
+        node = Node(id or self.free_id(), kind, column, y, title, self.info[kind], given, control_after_generate)
         self.nodes[node.id] = node
         if self._open:
             self.inside[node.id] = self._open
@@ -214,13 +232,13 @@ class Graph:
 
     @contextmanager
     def subgraph(
-        self, name: str, column: int = 2, y: int = 0, width: int = 380, inputs_lower: int = 60
+        self, name: str, column: int = 2, y: int = 0, width: int = 380, input_node_offset: int = 60
     ) -> Iterator[Subgraph]:
         """Nodes made meanwhile are inside. Its id is above every node's, so that those stay as they are for programs.
 
-        inputs_lower: how far its inputs begin below its highest node's top, so that no link crosses a group's name.
+        input_node_offset: how far its inputs begin below its highest node's top, so that no link crosses a group's name.
         """
-        subgraph = Subgraph(101 + len(self.subgraphs), name, column, y, width, inputs_lower)
+        subgraph = Subgraph(101 + len(self.subgraphs), name, column, y, width, input_node_offset)
         self.subgraphs.append(subgraph)
         self._open = subgraph
         yield subgraph

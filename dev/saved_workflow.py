@@ -188,7 +188,7 @@ class WorkflowExporter:
         nodes = [n for n in self.graph.nodes.values() if self.graph.inside.get(n.id) is subgraph]
         edges = self.edges[subgraph]
         top = min(node.y for node in nodes)
-        lower = top + subgraph.inputs_lower
+        lower = top + subgraph.input_node_offset
         right = max(edges[node.column] + node.width for node in nodes)
         slots = {"inputs": self.slots_in[subgraph], "outputs": self.slots_out[subgraph]}
         groups, output_height = self.groups(subgraph), SLOT_HEIGHT * (len(slots["outputs"]) + 2)

@@ -55,10 +55,10 @@ def unet_key(name: str, xl: bool) -> str:
     return f"{blocks}.{3 * level + number + (side == 'down')}.{int(kind == 'attentions')}.{rest}"
 
 
-def to_open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_open_clip(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A CLIPTextModelWithProjection's weights under open_clip's names."""
     out = {"logit_scale": torch.tensor(1.0)}
-    for name, tensor in found.items():
+    for name, tensor in state_dict.items():
         name = name.removeprefix("text_model.")
         if match := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)", name):
             rest = match[2]
@@ -66,7 +66,7 @@ def to_open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 continue
             if part := re.fullmatch(r"self_attn\.q_proj\.(weight|bias)", rest):
                 siblings = [f"text_model.encoder.layers.{match[1]}.self_attn.{x}_proj.{part[1]}" for x in "qkv"]
-                rest, tensor = f"attn.in_proj_{part[1]}", torch.cat([found[s] for s in siblings])
+                rest, tensor = f"attn.in_proj_{part[1]}", torch.cat([state_dict[s] for s in siblings])
             for ours, theirs in (
                 ("self_attn.out_proj", "attn.out_proj"),
                 ("layer_norm", "ln_"),
@@ -83,8 +83,8 @@ def to_open_clip(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
-def add_prefix(prefix: str, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {prefix + name: tensor for name, tensor in found.items()}
+def add_prefix(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state_dict.items()}
 
 
 def to_single_file(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:

@@ -35,15 +35,17 @@ EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which
 
 def txt2img(g: Graph) -> None:
     with g.subgraph("Text to picture (Vega RT)") as face:
-        picture = text_to_image(g, face, "a pink dawn over pine trees with a calm lake", NANO_SIDE, after="randomize")
-    saved(g, picture, SMALL, "vega")
+        picture = text_to_image(
+            g, face, "a pink dawn over pine trees with a calm lake", NANO_SIDE, control_after_generate="randomize"
+        )
+    add_save(g, picture, SMALL, "vega")
 
 
 def txt2img_1024(g: Graph) -> None:
     text = "a lighthouse on a cliff at sunset, waves, dramatic clouds, highly detailed"
     with g.subgraph("Text to picture (Vega RT, 1024)") as face:
-        picture = text_to_image(g, face, text, 1024, VEGA, VEGA_RT, after="randomize")
-    saved(g, picture, LARGE, "vega")
+        picture = text_to_image(g, face, text, 1024, VEGA, VEGA_RT, control_after_generate="randomize")
+    add_save(g, picture, LARGE, "vega")
 
 
 def img2img(g: Graph) -> None:
@@ -52,16 +54,16 @@ def img2img(g: Graph) -> None:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
         scaled = start_size(g, 2, 510, picture, NANO_MEGAPIXELS)
-        encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*down(load, 654)))
+        encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*vae_link_route(load, 654)))
         drawn = sampler(g, 4, 60, fast, text, encode, denoise=0.7)
-        decode = decoded(g, 5, 60, load, drawn, 740)
+        decode = add_decode(g, 5, 60, load, drawn, 740)
         g.group("2. Prompt", text)
         g.group("3. Start picture", scaled, encode)
         g.group("4. Draw", drawn)
         g.group("5. Picture", decode)
-        face.show(prompt=(text, "text"), denoise=(drawn, "denoise"), **of_sampler(drawn), **of_model(load, fast))
-    saved(g, decode, COMPARED, "vega")
-    compared(g, picture, decode)
+        face.show(prompt=(text, "text"), denoise=(drawn, "denoise"), **sampler_widgets(drawn), **model_widgets(load, fast))
+    add_save(g, decode, COMPARED, "vega")
+    add_compare(g, picture, decode)
 
 
 def inpaint(g: Graph) -> None:
@@ -70,7 +72,7 @@ def inpaint(g: Graph) -> None:
     At the end the picture itself lies over what was drawn, except for the mask.
     """
     picture, mask = own_picture(g, is_masked=True)
-    with g.subgraph("Inpaint (Vega RT)", inputs_lower=20) as face:
+    with g.subgraph("Inpaint (Vega RT)", input_node_offset=20) as face:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun, clouds")
         joined = g.node("JoinImageWithAlpha", 2, 510, "Picture and mask", image=picture, alpha=mask)
@@ -82,10 +84,10 @@ def inpaint(g: Graph) -> None:
         touched = g.node(
             "GrowMask", 5, 570, "All that the mask touches", mask=start["MASK"], expand=4, tapered_corners=False
         )
-        conditions = {"positive": text, "negative": text, "vae": load["VAE"].via(*down(load, 420), (6, 420))}
+        conditions = {"positive": text, "negative": text, "vae": load["VAE"].via(*vae_link_route(load, 420), (6, 420))}
         encode = g.node("InpaintModelConditioning", 6, 360, **conditions, pixels=start["IMAGE"], mask=touched)
         drawn = sampler(g, 7, 300, fast["MODEL"].via((7, 180)), encode["positive"], encode["latent"])
-        decode = decoded(g, 8, 400, load, drawn, 760)
+        decode = add_decode(g, 8, 400, load, drawn, 760)
 
         sides = g.node("GetImageSize", 3, 880, image=joined)  # grows when it has run
         whole = g.node("SplitImageWithAlpha", 3, 1060, "The whole picture", image=joined)
@@ -111,17 +113,17 @@ def inpaint(g: Graph) -> None:
             prompt=(text, "text"),
             feather=(feather, "value"),
             denoise=(drawn, "denoise"),
-            **of_sampler(drawn),
-            **of_model(load, fast),
+            **sampler_widgets(drawn),
+            **model_widgets(load, fast),
         )
-    saved(g, pasted, COMPARED, "vega")
-    compared(g, picture, pasted)
+    add_save(g, pasted, COMPARED, "vega")
+    add_compare(g, picture, pasted)
 
 
 def live_drawing(g: Graph) -> None:
     with g.subgraph("Live prompt (Vega RT)") as face:
         picture = text_to_image(g, face, "night, desert, full moon", NANO_SIDE)
-    shown(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95, metadata=False)
+    add_image_output(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95, metadata=False)
 
 
 def steps_compared(g: Graph) -> None:
@@ -129,17 +131,17 @@ def steps_compared(g: Graph) -> None:
     with g.subgraph("Steps compared (Vega RT)") as face:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
-        size = empty(g, 3, 290, NANO_SIDE)
+        size = add_empty_latent(g, 3, 290, NANO_SIDE)
         numbers = [g.node("PrimitiveInt", 2, 530 + 130 * k, "Steps", value=count) for k, count in enumerate(counts)]
         steps = g.node("CreateList", 3, 690, "All steps", inputs=numbers)
         drawn = sampler(g, 4, 60, fast, text, size, steps=steps)
-        decode = decoded(g, 5, 60, load, drawn, 1070)
+        decode = add_decode(g, 5, 60, load, drawn, 1070)
         scaled, whole = grid(g, 5, 400, decode, ["1 step", *(f"{count} steps" for count in counts[1:])], 5)
         g.group("2. Prompt and size", text, size)
         g.group("3. Steps to compare", *numbers, steps)
         g.group("4. Draw", drawn, decode, scaled)
-        face.show(prompt=(text, "text"), **of_size(size), seed=(drawn, "seed"), **of_model(load, fast))
-    saved(g, whole, LARGE, "vega_compared")
+        face.show(prompt=(text, "text"), **size_widgets(size), seed=(drawn, "seed"), **model_widgets(load, fast))
+    add_save(g, whole, LARGE, "vega_compared")
 
 
 def plain_beside_rt(g: Graph) -> None:
@@ -147,7 +149,7 @@ def plain_beside_rt(g: Graph) -> None:
         load, fast = few_step_model(g, group="1. Model and LCM-LoRA")
         text = prompt(g, 2, 240, load, "a red sunset over snowy mountains with a lake")
         negative = prompt(g, 2, 460, load, "clouds, night", "Negative prompt")
-        size = empty(g, 3, 290, NANO_SIDE)
+        size = add_empty_latent(g, 3, 290, NANO_SIDE)
         rt, plain, few, many, both = with_and_without(g, load, fast, text, negative, size, steps=25, cfg=9.0)
         g.group("2. Prompts and size", text, negative, size)
         g.group("3. With the LCM-LoRA: 4 steps", rt, few)
@@ -156,19 +158,19 @@ def plain_beside_rt(g: Graph) -> None:
         face.show(
             prompt=(text, "text"),
             negative=(negative, "text"),
-            **of_size(size),
+            **size_widgets(size),
             seed=[(rt, "seed"), (plain, "seed")],
-            **of_model(load, fast),
+            **model_widgets(load, fast),
         )
-    saved(g, both, COMPARED, "vega_compared")
-    compared(g, few["IMAGE"], many, "Left: 4 steps, right: 25 (needs Nodes 2.0)")
+    add_save(g, both, COMPARED, "vega_compared")
+    add_compare(g, few["IMAGE"], many, "Left: 4 steps, right: 25 (needs Nodes 2.0)")
 
 
 def realvisxl_lcm(g: Graph) -> None:
     text = "photo of an old fisherman mending a net at the harbour, morning light, detailed"
     with g.subgraph("Text to picture (RealVisXL, LCM-LoRA)") as face:
         picture = text_to_image(g, face, text, 1024, REALVIS, LCM_SDXL)
-    saved(g, picture, LARGE, "realvisxl")
+    add_save(g, picture, LARGE, "realvisxl")
 
 
 def small_sd_tiny_sd(g: Graph) -> None:
@@ -176,7 +178,7 @@ def small_sd_tiny_sd(g: Graph) -> None:
     for y, name in ((0, "small-sd"), (440, "tiny-sd")):
         with g.subgraph(f"Text to picture ({name})", y=y) as face:
             picture = text_to_image(g, face, text, 512, f"{name}/", LCM_SD15)
-        saved(g, picture, (360, 380), name, y)
+        add_save(g, picture, (360, 380), name, y)
 
 
 def style_lora(g: Graph) -> None:
@@ -187,9 +189,9 @@ def style_lora(g: Graph) -> None:
         lora = g.node("VegaLCMLora", 3, -40, model=style["MODEL"], lora_name=LCM_SDXL)
         fast = g.node("VegaAccelerate", 4, -40, model=lora)
         text = prompt(g, 3, 270, style, "pixel, a cute corgi in a flower garden")
-        size = empty(g, 4, 320, 1024)
+        size = add_empty_latent(g, 4, 320, 1024)
         drawn = sampler(g, 5, 60, fast, text, size, steps=8)
-        decode = decoded(g, 6, 60, load, drawn, 480)
+        decode = add_decode(g, 6, 60, load, drawn, 480)
         g.group("1. Model and LoRAs", load, style, lora, fast)
         g.group("2. Prompt and size", text, size)
         g.group("3. Draw", drawn, decode)
@@ -197,16 +199,16 @@ def style_lora(g: Graph) -> None:
             prompt=(text, "text"),
             style=(style, "lora_name"),
             strength=(style, "strength_model"),
-            **of_size(size),
-            **of_sampler(drawn),
-            **of_model(load, fast),
+            **size_widgets(size),
+            **sampler_widgets(drawn),
+            **model_widgets(load, fast),
         )
-    saved(g, decode, LARGE, "style")
+    add_save(g, decode, LARGE, "style")
 
 
 def controlnet(g: Graph) -> None:
     picture, _ = own_picture(g)
-    with g.subgraph("ControlNet (RealVisXL, LCM-LoRA)", inputs_lower=120) as face:
+    with g.subgraph("ControlNet (RealVisXL, LCM-LoRA)", input_node_offset=120) as face:
         load, fast = few_step_model(g, REALVIS, LCM_SDXL)
         text = prompt(g, 2, 240, load, "photo of a pine forest by a calm lake at dawn, mist, pink sky, detailed")
         scaled = start_size(g, 2, 510, picture, 1.0)
@@ -218,7 +220,7 @@ def controlnet(g: Graph) -> None:
         sides = g.node("GetImageSize", 3, 820, image=scaled)
         size = g.node("EmptyLatentImage", 4, 780, width=sides["width"], height=sides["height"])
         drawn = sampler(g, 5, 200, fast, control["positive"], size, steps=6)
-        decode = decoded(g, 6, 200, load, drawn, 1010)
+        decode = add_decode(g, 6, 200, load, drawn, 1010)
         g.group("2. Prompt", text)
         g.group("3. The shape to follow", scaled, net, edges, sides)
         g.group("4. ControlNet and size", control, size)
@@ -228,17 +230,17 @@ def controlnet(g: Graph) -> None:
             strength=(control, "strength"),
             low_threshold=(edges, "low_threshold"),
             high_threshold=(edges, "high_threshold"),
-            **of_sampler(drawn),
-            **of_model(load, fast),
+            **sampler_widgets(drawn),
+            **model_widgets(load, fast),
         )
-    saved(g, decode, COMPARED, "controlnet")
+    add_save(g, decode, COMPARED, "controlnet")
     g.node("PreviewImage", 4, 0, "Edges that it follows", images=edges)
 
 
 def send_image_api(g: Graph) -> None:
     with g.subgraph("Text to picture (for programs)") as face:
         picture = text_to_image(g, face, "a starry night over the ocean with a boat", NANO_SIDE)
-    shown(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95)
+    add_image_output(g, "VegaSendImage", picture, (260, 420), format="jpeg", quality=95)
 
 
 def recipes_compared(g: Graph) -> None:
@@ -253,9 +255,9 @@ def recipes_compared(g: Graph) -> None:
         listed = g.node("CreateList", 3, 0, "All models", inputs=made)
         fast = g.node("VegaAccelerate", 4, 0, model=listed)
         text = prompt(g, 3, 260, load, "photo of a lighthouse on a cliff at sunset, waves, dramatic clouds, detailed")
-        size = empty(g, 4, 310, 1024)
+        size = add_empty_latent(g, 4, 310, 1024)
         drawn = sampler(g, 5, 60, fast, text, size)
-        decode = decoded(g, 6, 60, load, drawn, 1070)
+        decode = add_decode(g, 6, 60, load, drawn, 1070)
         scaled, whole = grid(g, 6, 400, decode, list(loras), 5)
         g.group("1. Model and LoRAs", load, *made)
         g.group("2. One after the other", listed, fast)
@@ -263,8 +265,10 @@ def recipes_compared(g: Graph) -> None:
         g.group("4. Draw", drawn, decode, scaled)
         names = ("lcm_lora", "lightning_lora", "hyper_sd_lora", "dmd2_lora")
         chosen = {name: (node, "lora_name") for name, node in zip(names, made, strict=True)}
-        face.show(prompt=(text, "text"), **of_size(size), **of_sampler(drawn), model=(load, "model_name"), **chosen)
-    saved(g, whole, LARGE, "few_step_loras")
+        face.show(
+            prompt=(text, "text"), **size_widgets(size), **sampler_widgets(drawn), model=(load, "model_name"), **chosen
+        )
+    add_save(g, whole, LARGE, "few_step_loras")
 
 
 def live_paint(g: Graph) -> None:
@@ -277,7 +281,7 @@ def live_webcam(g: Graph) -> None:
 
 def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
     """Live Image stands outside, where one paints and sees; Live Latent is there where frames follow by themselves."""
-    frame = g.node("VegaLiveImage", 1, 0, picture=inside(PAINTING), threshold=0.0)
+    frame = g.node("VegaLiveImage", 1, 0, picture=to_base64(PAINTING), threshold=0.0)
     frame.properties["vega_live"] = {"source": source, "side": 256, "colour": "#2f7a3d", "brush": 16}
     with g.subgraph(title) as face:
         load, fast = few_step_model(g)
@@ -285,18 +289,24 @@ def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
         scaled = start_size(g, 2, 510, frame["IMAGE"], NANO_MEGAPIXELS)
         # The link of feedback would cross the frame's name on its way to a node further down.
         y = 640 if feedback else 510
-        start = encode = g.node("VAEEncode", 3, y, pixels=scaled, vae=load["VAE"].via(*down(load, 654)))
+        start = encode = g.node("VAEEncode", 3, y, pixels=scaled, vae=load["VAE"].via(*vae_link_route(load, 654)))
         if feedback:
             start = g.node("VegaLiveLatent", 3, 510, samples=encode, feedback=feedback)
         drawn = sampler(g, 4, 60, fast, text, start, denoise=0.6)
-        decode = decoded(g, 5, 60, load, drawn, 800)
+        decode = add_decode(g, 5, 60, load, drawn, 800)
         g.group("2. Prompt", text)
         g.group("3. The frame", scaled, encode, start)
         g.group("4. Draw", drawn)
         g.group("5. Picture", decode)
         steady = {"feedback": (start, "feedback")} if feedback else {}
-        face.show(prompt=(text, "text"), denoise=(drawn, "denoise"), **steady, **of_sampler(drawn), **of_model(load, fast))
-    shown(g, "VegaSendImage", decode, SMALL, format="jpeg", quality=90, metadata=False)
+        face.show(
+            prompt=(text, "text"),
+            denoise=(drawn, "denoise"),
+            **steady,
+            **sampler_widgets(drawn),
+            **model_widgets(load, fast),
+        )
+    add_image_output(g, "VegaSendImage", decode, SMALL, format="jpeg", quality=90, metadata=False)
 
 
 def text_to_image(
@@ -306,18 +316,18 @@ def text_to_image(
     side: int,
     name: str | Model = NANO,
     lora: str | Model = NANO_LORA,
-    after: str = "fixed",
+    control_after_generate: str = "fixed",
 ) -> Node:
-    """Its nodes, and the last of them, which gives the picture. after: what becomes of the seed after each run."""
+    """Its nodes, and the last of them, which gives the picture."""
     load, fast = few_step_model(g, name, lora)
     words = prompt(g, 2, 240, load, text)
-    size = empty(g, 3, 290, side)
-    drawn = sampler(g, 4, 60, fast, words, size, after=after)
-    decode = decoded(g, 5, 60, load, drawn, 460)
+    size = add_empty_latent(g, 3, 290, side)
+    drawn = sampler(g, 4, 60, fast, words, size, control_after_generate=control_after_generate)
+    decode = add_decode(g, 5, 60, load, drawn, 460)
     g.group("2. Prompt and size", words, size)
     g.group("3. Draw", drawn)
     g.group("4. Picture", decode)
-    face.show(prompt=(words, "text"), **of_size(size), **of_sampler(drawn), **of_model(load, fast))
+    face.show(prompt=(words, "text"), **size_widgets(size), **sampler_widgets(drawn), **model_widgets(load, fast))
     return decode
 
 
@@ -342,44 +352,53 @@ def with_and_without(g: Graph, load: Node, fast: Node, text: Node, negative: Nod
     few = sampler(g, 4, 60, fast, text, size, seed=2)
     settings = {"seed": 2, **plain, "sampler_name": "euler", "scheduler": "normal"}
     conditions = {"positive": text, "negative": negative, "latent_image": size}
-    many = g.node("KSampler", 4, 400, model=load["MODEL"].via(*down(load, 700), (4, 700)), **conditions, **settings)
-    left, right = decoded(g, 5, 60, load, few, 760), decoded(g, 5, 400, load, many, 760)
+    many = g.node(
+        "KSampler", 4, 400, model=load["MODEL"].via(*vae_link_route(load, 700), (4, 700)), **conditions, **settings
+    )
+    left, right = add_decode(g, 5, 60, load, few, 760), add_decode(g, 5, 400, load, many, 760)
     both = g.node("ImageStitch", 6, 230, "Side by side", image1=left, image2=right, direction="right")
     return few, many, left, right, both
 
 
-def empty(g: Graph, column: int, y: int, side: int) -> Node:
+def add_empty_latent(g: Graph, column: int, y: int, side: int) -> Node:
     return g.node("EmptyLatentImage", column, y, width=side, height=side)
 
 
 def sampler(
-    g: Graph, column: int, y: int, model: Node | Output, positive: Node | Output, latent, after="fixed", **widgets
+    g: Graph,
+    column: int,
+    y: int,
+    model: Node | Output,
+    positive: Node | Output,
+    latent,
+    control_after_generate="fixed",
+    **widgets,
 ) -> Node:
     given = {"model": model, "positive": positive, "latent_image": latent, "seed": 1, **widgets}
-    return g.node("VegaLCMSampler", column, y, after=after, **given)
+    return g.node("VegaLCMSampler", column, y, control_after_generate=control_after_generate, **given)
 
 
-def decoded(g: Graph, column: int, y: int, load: Node, drawn: Node, depth: int) -> Node:
+def add_decode(g: Graph, column: int, y: int, load: Node, drawn: Node, depth: int) -> Node:
     """By what fits the loader's autoencoder, whose link runs below everything at this depth."""
     kind = "VegaTinyVAEDecode" if load.inputs["vae"] == "tiny" else "VAEDecode"
-    vae = load["VAE"].via(*down(load, depth), (column, depth), (column, y + 110))
+    vae = load["VAE"].via(*vae_link_route(load, depth), (column, depth), (column, y + 110))
     return g.node(kind, column, y, samples=drawn, vae=vae)
 
 
-def down(load: Node, *depths: int) -> list[tuple[int, int]]:
+def vae_link_route(load: Node, *depths: int) -> list[tuple[int, int]]:
     """Points that lead the autoencoder's link down right beside the loader, clear of the other links."""
     return [(2, load.y + 140), *((2, depth) for depth in depths)]
 
 
-def of_size(size: Node) -> dict:
+def size_widgets(size: Node) -> dict:
     return {"width": (size, "width"), "height": (size, "height")}
 
 
-def of_sampler(drawn: Node) -> dict:
+def sampler_widgets(drawn: Node) -> dict:
     return {"steps": (drawn, "steps"), "seed": (drawn, "seed")}
 
 
-def of_model(load: Node, fast: Node) -> dict:
+def model_widgets(load: Node, fast: Node) -> dict:
     return {"model": (load, "model_name"), "lcm_lora": (fast.inputs["model"].node, "lora_name")}
 
 
@@ -388,13 +407,13 @@ def own_picture(g: Graph, is_masked: bool = False) -> tuple[Output, Output]:
     if not g.is_for_programs:
         picture = g.node("LoadImage", 1, 0, image=EXAMPLE_MASKED if is_masked else EXAMPLE)
         return picture["IMAGE"], picture["MASK"]
-    picture = mask = g.node("VegaReceiveImage", 1, 0, "Start picture (inside this file)", image=inside(INPUT / EXAMPLE))
+    picture = mask = g.node("VegaReceiveImage", 1, 0, "Start picture (inside this file)", image=to_base64(INPUT / EXAMPLE))
     if is_masked:  # Receive Image shows white where the mask is, Load Image what is there
-        mask = g.node("VegaReceiveImage", 1, 0, "Mask (inside this file)", image=inside(INPUT / EXAMPLE_MASKED))
+        mask = g.node("VegaReceiveImage", 1, 0, "Mask (inside this file)", image=to_base64(INPUT / EXAMPLE_MASKED))
     return picture["IMAGE"], mask["MASK"]
 
 
-def inside(file: Path) -> str:
+def to_base64(file: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode()
 
 
@@ -404,17 +423,19 @@ def start_size(g: Graph, column: int, y: int, picture: Output, megapixels: float
     return g.node("ImageScaleToTotalPixels", column, y, "Start size", image=picture, **size)
 
 
-def shown(g: Graph, kind: str, picture: Node, size: tuple[int, int], y: int = 0, column: int = 3, **widgets) -> Node:
+def add_image_output(
+    g: Graph, kind: str, picture: Node, size: tuple[int, int], y: int = 0, column: int = 3, **widgets
+) -> Node:
     node = g.node(kind, column, y, images=picture, **widgets)
     node.width, node.height = size
     return node
 
 
-def saved(g: Graph, picture: Node, size: tuple[int, int], prefix: str, y: int = 0, column: int = 3) -> None:
-    shown(g, "SaveImage", picture, size, y, column, filename_prefix=prefix)
+def add_save(g: Graph, picture: Node, size: tuple[int, int], prefix: str, y: int = 0, column: int = 3) -> None:
+    add_image_output(g, "SaveImage", picture, size, y, column, filename_prefix=prefix)
 
 
-def compared(g: Graph, one: Output, other: Node, title: str = "Before and after (needs Nodes 2.0)") -> None:
+def add_compare(g: Graph, one: Output, other: Node, title: str = "Before and after (needs Nodes 2.0)") -> None:
     """A slider for people; without Nodes 2.0 the host draws none, so the title says it."""
     if not g.is_for_programs:
         node = g.node("ImageCompare", 4, 0, title, image_a=one, image_b=other)

@@ -20,7 +20,7 @@ NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30
 # Names of nodes in a template's graph for the API, instead of their numbers in the browser: the host's own example
 # (script_examples/websockets_api_example_ws_images.py) takes the pictures of a node of this name.
-FOR_PROGRAMS = {"vega_send_image_api": {"7": "save_image_websocket_node"}}
+API_NODE_IDS = {"vega_send_image_api": {"7": "save_image_websocket_node"}}
 WORDS = (
     "vega-nano, the small model in this pack, draws landscapes. Words it knows: day, sunset, dawn, night; mountains, "
     "snowy mountains, hills, desert, forest, city, sea; summer, autumn, winter; sun, full moon, crescent moon, stars, "
@@ -127,7 +127,7 @@ def written(info: dict) -> dict[Path, str]:
         browsers = graph(name, info)
         add_note(browsers, told[name])
         found[WORKFLOWS / f"{template.title}.json"] = json.dumps(WorkflowExporter(browsers).export(), indent=1) + "\n"
-        ids = FOR_PROGRAMS.get(name, {})
+        ids = API_NODE_IDS.get(name, {})
         prompt = {ids.get(id, id): node for id, node in graph(name, info, is_for_programs=True).prompt().items()}
         nodes = ",\n".join(f"  {json.dumps(id)}: {json.dumps(node)}" for id, node in prompt.items())
         found[WORKFLOWS / "api" / f"{name}.json"] = f"{{\n{nodes}\n}}\n"

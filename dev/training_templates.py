@@ -12,14 +12,14 @@ from .template_graphs import (
     NANO_LORA,
     NANO_SIDE,
     SMALL,
-    decoded,
-    empty,
-    of_model,
-    of_sampler,
-    of_size,
+    add_decode,
+    add_empty_latent,
+    add_save,
+    model_widgets,
     prompt,
     sampler,
-    saved,
+    sampler_widgets,
+    size_widgets,
     with_and_without,
 )
 
@@ -51,20 +51,20 @@ def train_lora(g: Graph) -> None:
         lora = g.node("VegaLCMLora", 3, -40, model=style["MODEL"], lora_name=NANO_LORA)
         fast = g.node("VegaAccelerate", 4, -40, model=lora)
         text = prompt(g, 3, 270, style, "a red sunset over mountains with a tree, the sun")
-        size = empty(g, 4, 320, NANO_SIDE)
+        size = add_empty_latent(g, 4, 320, NANO_SIDE)
         drawn = sampler(g, 5, 60, fast, text, size)
-        decode = decoded(g, 6, 60, load, drawn, 480)
+        decode = add_decode(g, 6, 60, load, drawn, 480)
         g.group("1. Model and LoRAs", load, style, lora, fast)
         g.group("2. Prompt and size", text, size)
         g.group("3. Draw", drawn, decode)
         face.show(
             prompt=(text, "text"),
             strength=(style, "strength_model"),
-            **of_size(size),
-            **of_sampler(drawn),
-            **of_model(load, fast),
+            **size_widgets(size),
+            **sampler_widgets(drawn),
+            **model_widgets(load, fast),
         )
-    saved(g, decode, SMALL, "my_style", column=4)
+    add_save(g, decode, SMALL, "my_style", column=4)
 
 
 def train_lcm_lora(g: Graph) -> None:
@@ -80,7 +80,7 @@ def train_lcm_lora(g: Graph) -> None:
         lora = g.node("VegaLCMLora", 2, -40, "Your LCM-LoRA", model=load["MODEL"], lora_name=distilled["lora name"])
         fast = g.node("VegaAccelerate", 3, -40, model=lora)
         text = prompt(g, 2, 240, load, "a pink dawn over pine trees with a calm lake")
-        size = empty(g, 3, 290, NANO_SIDE)
+        size = add_empty_latent(g, 3, 290, NANO_SIDE)
         few, base, left, right, both = with_and_without(g, load, fast, text, text, size, steps=4, cfg=1.0)
         g.group("1. Model and LCM-LoRA", load, lora, fast)
         g.group("2. Prompt and size", text, size)
@@ -89,9 +89,9 @@ def train_lcm_lora(g: Graph) -> None:
         g.group("5. Left and right", both)
         face.show(
             prompt=(text, "text"),
-            **of_size(size),
+            **size_widgets(size),
             steps=[(few, "steps"), (base, "steps")],
             seed=[(few, "seed"), (base, "seed")],
             model=(load, "model_name"),
         )
-    saved(g, both, COMPARED, "my_lcm", column=4)
+    add_save(g, both, COMPARED, "my_lcm", column=4)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 
-def fill_then(method: Callable) -> Callable:
+def populate_before(method: Callable) -> Callable:
     """The method of list, on a LazyList that has its items."""
 
     def read(self, *arguments):
@@ -30,11 +30,11 @@ class LazyList(list):
         lazy.find = find
         return lazy
 
-    __iter__, __reversed__ = fill_then(list.__iter__), fill_then(list.__reversed__)
-    __len__, __getitem__ = fill_then(list.__len__), fill_then(list.__getitem__)
-    __contains__, index, count = fill_then(list.__contains__), fill_then(list.index), fill_then(list.count)
-    __eq__, __ne__, __repr__ = fill_then(list.__eq__), fill_then(list.__ne__), fill_then(list.__repr__)
-    __add__, copy = fill_then(list.__add__), fill_then(list.copy)
+    __iter__, __reversed__ = populate_before(list.__iter__), populate_before(list.__reversed__)
+    __len__, __getitem__ = populate_before(list.__len__), populate_before(list.__getitem__)
+    __contains__, index, count = populate_before(list.__contains__), populate_before(list.index), populate_before(list.count)
+    __eq__, __ne__, __repr__ = populate_before(list.__eq__), populate_before(list.__ne__), populate_before(list.__repr__)
+    __add__, copy = populate_before(list.__add__), populate_before(list.copy)
 
     def __radd__(self, other: list) -> list:
         return other + list(self)

@@ -9,7 +9,7 @@ from ..vega import few_step_adapters, lora, recipes, weights
 from . import face_notes, lcm_lora_files, model_lists
 from .lazy_list import LazyList
 
-MAKERS_ETA = -1.0
+ETA_FROM_RECIPE = -1.0
 # What told the recipe -> the note that says so.
 RECIPE_NOTES = {
     "digest": "recipeByDigest",
@@ -57,8 +57,8 @@ class VegaLCMLora(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "eta",
-                    default=MAKERS_ETA,
-                    min=MAKERS_ETA,
+                    default=ETA_FROM_RECIPE,
+                    min=ETA_FROM_RECIPE,
                     max=1.0,
                     step=0.05,
                     optional=True,
@@ -86,8 +86,8 @@ class VegaLCMLora(io.ComfyNode):
         return str(path), stat.st_size, stat.st_mtime_ns
 
     @classmethod
-    def execute(cls, model, lora_name, strength_model, recipe=recipes.AUTO, eta=MAKERS_ETA) -> io.NodeOutput:
-        path, eta = lcm_lora_files.path(lora_name), None if eta == MAKERS_ETA else eta
+    def execute(cls, model, lora_name, strength_model, recipe=recipes.AUTO, eta=ETA_FROM_RECIPE) -> io.NodeOutput:
+        path, eta = lcm_lora_files.path(lora_name), None if eta == ETA_FROM_RECIPE else eta
         if path is None:
             return io.NodeOutput(apply_recipe(model, strength_model, recipe, eta))
         choice = few_step_adapters.choose(path, weights.read_metadata(path), recipe)

@@ -70,7 +70,7 @@ class VegaLoraLoader(io.ComfyNode):
         path = model_lists.lora_path(lora_name)
         model, clip, applied = style_lora.apply(model, clip, path, strength_model, strength_clip, made_for)
         face_notes.send_notes(*lora_notes(applied, strength_model, strength_clip))
-        return io.NodeOutput(model, clip, ui={"lora": [applied.sentence]})  # in /history, for programs
+        return io.NodeOutput(model, clip, ui={"lora": [applied.summary]})  # in /history, for programs
 
 
 def lora_notes(applied: style_lora.AppliedLora, strength_model: float, strength_clip: float) -> list[face_notes.Note]:

@@ -30,8 +30,8 @@ class VegaTinyVAEDecode(io.ComfyNode):
 
     @classmethod
     def execute(cls, samples, vae) -> io.NodeOutput:
-        drawn_as, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
-        images = tiny_decoder.decode(vae, samples["samples"], drawn_as, cpu_dtype)
+        latent_family, cpu_dtype = samples.get(LATENT_FORMAT_KEY), samples.get(CPU_DTYPE_KEY)
+        images = tiny_decoder.decode(vae, samples["samples"], latent_family, cpu_dtype)
         if tiny_decoder.is_black(images):
             logging.warning("VAE Decode (Vega Tiny): a picture is black. On a Mac start ComfyUI with %s.", UPCAST_FLAG)
             face_notes.send_notes(face_notes.Note("black", {"flag": UPCAST_FLAG}, is_warning=True))

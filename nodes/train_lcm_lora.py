@@ -45,7 +45,7 @@ class VegaTrainLCMLora(io.ComfyNode):
                     tooltip="consistency is the published one, one small step of the model at a time. trajectories learns "
                     "where the model ends, which is better for short trainings. auto chooses by steps times pictures.",
                 ),
-                *training_inputs.numbers(steps=1000, rank=64),
+                *training_inputs.hyperparameter_inputs(steps=1000, rank=64),
                 training_inputs.instance_prompt(),
                 training_inputs.sample_prompts(),
                 training_inputs.overwrite(),

@@ -27,7 +27,7 @@ class VegaTrainLora(io.ComfyNode):
                     "kohya's folders, metadata.jsonl, metadata.csv and webdataset's .tar are read as well.",
                 ),
                 training_inputs.name("my-style"),
-                *training_inputs.numbers(steps=1500, rank=16),
+                *training_inputs.hyperparameter_inputs(steps=1500, rank=16),
                 training_inputs.instance_prompt(),
                 io.String.Input(
                     "class_prompt",

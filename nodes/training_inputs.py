@@ -11,7 +11,7 @@ from .lazy_list import LazyList
 
 PACKAGES = ("accelerate", "peft")
 NONE = "none"
-LEAST_PIXELS, MOST_PIXELS = 64, 4096
+MIN_RESOLUTION_PIXELS, MAX_RESOLUTION_PIXELS = 64, 4096
 
 
 def model_name() -> io.Combo.Input:
@@ -23,7 +23,7 @@ def name(default: str) -> io.String.Input:
     return io.String.Input("name", default=default, tooltip="Of the file in models/loras, without .safetensors.")
 
 
-def numbers(steps: int, rank: int) -> list:
+def hyperparameter_inputs(steps: int, rank: int) -> list:
     """How long, how fast and on what it is trained; with these defaults."""
     return [
         io.Int.Input("steps", default=steps, min=1, max=1_000_000, tooltip="Steps of the optimizer."),
@@ -40,7 +40,7 @@ def numbers(steps: int, rank: int) -> list:
             "resolution",
             default=0,
             min=0,
-            max=MOST_PIXELS,
+            max=MAX_RESOLUTION_PIXELS,
             step=8,
             tooltip="Side in pixels of the squares that are trained on; other shapes get the same area. 0 is the "
             "model's own. Less needs less memory and time.",
@@ -97,8 +97,9 @@ def validate(model_name, name, resolution) -> bool | str:
         model_lists.validate(file_names.check, name),
         resolution is None
         or resolution == 0
-        or LEAST_PIXELS <= resolution <= MOST_PIXELS
-        or f"resolution is {resolution}: give 0 for the model's own, or {LEAST_PIXELS} to {MOST_PIXELS} pixels.",
+        or MIN_RESOLUTION_PIXELS <= resolution <= MAX_RESOLUTION_PIXELS
+        or f"resolution is {resolution}: give 0 for the model's own, or {MIN_RESOLUTION_PIXELS} to {MAX_RESOLUTION_PIXELS} "
+        "pixels.",
     )
     return next((answer for answer in answers if answer is not True), True)
 

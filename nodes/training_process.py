@@ -15,14 +15,14 @@ from pathlib import Path
 
 import comfy.model_management
 
-PACK = Path(__file__).resolve().parents[1]
+PACK_DIR = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.1
 # Of Windows: Ctrl-C in ComfyUI's console must not end training unsaved, and ComfyUI's server must answer meanwhile.
 # Elsewhere a session of its own is for the one, and for the other the process lowers its priority itself (__main__.py).
 WINDOWS_FLAGS = ("CREATE_NEW_PROCESS_GROUP", "BELOW_NORMAL_PRIORITY_CLASS")
-STOP = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
-SENTENCE_STATUSES = (1, 2, 130)  # of sys.exit with one, of an option that can't be, of an interruption
-OUT_OF_MEMORY = "turn gradient_checkpointing on, or lower resolution or batch_size"
+STOP_SIGNAL = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)
+REPORTED_EXIT_CODES = (1, 2, 130)  # of sys.exit with one, of an option that can't be, of an interruption
+OUT_OF_MEMORY_HINT = "turn gradient_checkpointing on, or lower resolution or batch_size"
 
 
 def run(arguments: list[str], log: Path, on_event: Callable[[dict], None]) -> None:
@@ -47,7 +47,7 @@ def run(arguments: list[str], log: Path, on_event: Callable[[dict], None]) -> No
         reader.join()
         process.stdout.close()
     if status:
-        raise RuntimeError(failure(log, status))
+        raise RuntimeError(failure_message(log, status))
 
 
 def command_line(options: dict) -> list[str]:
@@ -67,7 +67,7 @@ def command_line(options: dict) -> list[str]:
 
 def start(arguments: list[str], errors) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(PACK), *arguments],
+        [sys.executable, str(PACK_DIR), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -112,7 +112,7 @@ def listen(lines: queue.SimpleQueue, on_event: Callable[[dict], None]) -> None:
 def stop(process: subprocess.Popen) -> None:
     """Ends it after its step, saved; interrupted a second time it ends at once, and goes on from its last save."""
     try:
-        process.send_signal(STOP)
+        process.send_signal(STOP_SIGNAL)
     except OSError:  # Windows: ComfyUI has no console, as in its desktop application
         process.kill()
     while process.poll() is None:
@@ -121,16 +121,16 @@ def stop(process: subprocess.Popen) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def failure(log: Path, status: int) -> str:
+def failure_message(log: Path, status: int) -> str:
     """The sentence that it ended with, in the words of the node: --learning-rate is its input learning_rate."""
     said = [line.strip() for line in re.split(r"[\r\n]+", log.read_text(encoding="utf-8", errors="replace"))]
     last = next((line for line in reversed(said) if line), "")
     has_traceback = "Traceback (most recent call last):" in said
-    if status in SENTENCE_STATUSES and not has_traceback:
+    if status in REPORTED_EXIT_CODES and not has_traceback:
         return re.sub(r"--([a-z]+(?:-[a-z0-9]+)*)", lambda option: option[1].replace("-", "_"), last)
     kept = f"What was saved is kept, and the same inputs go on from it. {log} has all that was said."
     if status < 0 or not has_traceback:
         ended = f"was ended by signal {-status}" if status < 0 else f"broke off with exit code {status}"
-        return f"The training {ended}, perhaps for lack of memory: {OUT_OF_MEMORY}. {kept}"
-    remedy = f": {OUT_OF_MEMORY}" if "out of memory" in last else ""
+        return f"The training {ended}, perhaps for lack of memory: {OUT_OF_MEMORY_HINT}. {kept}"
+    remedy = f": {OUT_OF_MEMORY_HINT}" if "out of memory" in last else ""
     return f"The training failed ({last}){remedy}. {kept}"

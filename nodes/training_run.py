@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io, ui
 
 from . import face_notes, model_lists, training_folders, training_process, training_progress
 
-MOST_SAVE_EVERY, SHEETS = 100, 5  # steps between two saves; sample sheets in a run
+MAX_SAVE_EVERY_STEPS, SAMPLE_SHEETS_PER_RUN = 100, 5  # steps between two saves; sample sheets in a run
 
 
 def run(cls, command: str, model_name: str, learned_from: list[str], options: dict, *pictures: str) -> io.NodeOutput:
@@ -15,10 +15,10 @@ def run(cls, command: str, model_name: str, learned_from: list[str], options: di
     command and learned_from: what `python -m train` does, and from what. Its options have `name` and `steps`.
     """
     name, steps = options["name"], options["steps"]
-    save_every = min(MOST_SAVE_EVERY, max(1, steps // SHEETS))
+    save_every = min(MAX_SAVE_EVERY_STEPS, max(1, steps // SAMPLE_SHEETS_PER_RUN))
     options |= dict(
         save_every=save_every,
-        sample_every=save_every * max(1, steps // (SHEETS * save_every)),
+        sample_every=save_every * max(1, steps // (SAMPLE_SHEETS_PER_RUN * save_every)),
         output_dir=training_folders.output(),
         work=training_folders.work(),
         progress="json",

@@ -20,8 +20,8 @@ from .ray_environment import private_variables
 
 MAX_REPLICAS = 1000
 TARGET_ONGOING_REQUESTS = 4  # of a replica; with more, autoscaling adds one
-POLL_INTERVAL_S = 0.1  # between two checks of whether everything runs
-DEPLOY_RETRY_DELAY_S = 5.0
+POLL_INTERVAL_SECONDS = 0.1  # between two checks of whether everything runs
+DEPLOY_RETRY_DELAY_SECONDS = 5.0
 OBJECT_STORE_BYTES = 2**29  # shared memory for requests and pictures between Ray's processes
 # Ray reads these when it starts: the proxy's middleware, and how soon a dead proxy is replaced. The operator's own win.
 RAY_DEFAULTS = {
@@ -135,7 +135,7 @@ def main() -> None:
         while not are_running():
             if not signals.empty():
                 return
-            time.sleep(POLL_INTERVAL_S)
+            time.sleep(POLL_INTERVAL_SECONDS)
         metrics = f"http://127.0.0.1:{args.metrics_port}/metrics"
         watchdog.restarts = True
         print(f"Vega API on http://{args.host}:{args.port}/v1, metrics on {metrics}", flush=True)
@@ -156,7 +156,7 @@ def main() -> None:
                 print(f"what served before goes on: {error}", file=sys.stderr, flush=True)
             else:  # Ray Serve stops a single replica before it starts the new one
                 print(f"nothing serves, and it is tried again until it does: {error}", file=sys.stderr, flush=True)
-                time.sleep(DEPLOY_RETRY_DELAY_S)
+                time.sleep(DEPLOY_RETRY_DELAY_SECONDS)
                 signals.put(sighup)  # behind the signals that have come meanwhile
     watchdog.restarts = False
     drain()

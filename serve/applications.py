@@ -14,7 +14,7 @@ from contract.settings import Settings
 from . import gateway, replica
 from .options import Options
 
-FLUSH_DELAY_S = 1.0  # for the last responses to leave the proxy
+FLUSH_DELAY_SECONDS = 1.0  # for the last responses to leave the proxy
 
 
 class DeployError(Exception):
@@ -33,7 +33,7 @@ def replica_app(options: Options) -> serve.Application:
 
 def queue_length(settings: Settings) -> int:
     """Each gateway has its own queue, and VEGA_API_WAITING counts the requests in all of them."""
-    return math.ceil(settings.waiting / gateway.GATEWAY_REPLICAS)
+    return math.ceil(settings.max_queued_requests / gateway.GATEWAY_REPLICAS)
 
 
 def deploy(options: Options, deployment: serve.Deployment, settings: Settings) -> None:
@@ -64,8 +64,8 @@ def last_line(messages: list[str]) -> str:
 
 def drain() -> None:
     """Takes no more requests and returns when the ongoing ones are answered, for which serve.shutdown doesn't wait."""
-    end = time.monotonic() + replica.DRAIN_TIMEOUT_S
+    end = time.monotonic() + replica.DRAIN_TIMEOUT_SECONDS
     while gateway.APPLICATION in serve.status().applications and time.monotonic() < end:
         with contextlib.suppress(TimeoutError):  # serve.delete waits for a minute
             serve.delete(gateway.APPLICATION)
-    time.sleep(FLUSH_DELAY_S)
+    time.sleep(FLUSH_DELAY_SECONDS)

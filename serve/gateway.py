@@ -26,8 +26,8 @@ APPLICATION = "vega"  # Ray Serve's name for the application of the gateways
 GATEWAY_REPLICAS = 2  # of the gateway, on one machine: when one dies, the other takes its requests
 MAX_ONGOING_REQUESTS = 512  # of a gateway; further requests wait at the proxy
 MAX_ATTEMPTS = 5  # at a request whose replica died
-RETRY_DELAY_S = 0.2
-READY_TIMEOUT_S = 2.0  # for an idle replica to say whether it is ready
+RETRY_DELAY_SECONDS = 0.2
+READY_TIMEOUT_SECONDS = 2.0  # for an idle replica to say whether it is ready
 MODEL_LIST_PATH, READY_PATH = "v1/models", "readyz"
 API_PATHS = {f"v1/{name}" for name in (OPENAPI_PATH, *MODELS)}
 # What ComfyUI's own checks and the API read. The client's key and what proxies add are not forwarded.
@@ -42,9 +42,9 @@ def decode_headers(headers: Headers) -> CIMultiDict:
 @serve.deployment(
     num_replicas=GATEWAY_REPLICAS,
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
-    graceful_shutdown_timeout_s=replica.DRAIN_TIMEOUT_S,
-    graceful_shutdown_wait_loop_s=replica.DRAIN_POLL_INTERVAL_S,
-    health_check_period_s=replica.HEALTH_PERIOD_S,
+    graceful_shutdown_timeout_s=replica.DRAIN_TIMEOUT_SECONDS,
+    graceful_shutdown_wait_loop_s=replica.DRAIN_POLL_INTERVAL_SECONDS,
+    health_check_period_s=replica.HEALTH_PERIOD_SECONDS,
     ray_actor_options={"num_cpus": 0},
 )
 class Gateway:
@@ -93,10 +93,10 @@ class Gateway:
         return retry_later(503, "No process has drawn its first picture yet", id)
 
     async def is_ready(self) -> bool:
-        """Whether a replica has drawn; where none is free to say so within READY_TIMEOUT_S, whether any is running."""
+        """Whether a replica has drawn; where none is free to say so within READY_TIMEOUT_SECONDS, whether any is running."""
         ready = self.replicas.is_ready.remote()
         try:
-            return await asyncio.wait_for(ready, READY_TIMEOUT_S)
+            return await asyncio.wait_for(ready, READY_TIMEOUT_SECONDS)
         except BackPressureError:
             return True
         except (RayActorError, DeploymentUnavailableError):
@@ -119,7 +119,7 @@ class Gateway:
             except BackPressureError:
                 return retry_later(429, "Too many requests are waiting", id)
             except (RayActorError, ObjectLostError, DeploymentUnavailableError):
-                await asyncio.sleep(RETRY_DELAY_S)
+                await asyncio.sleep(RETRY_DELAY_SECONDS)
         return retry_later(503, "No model is available: its processes keep dying, and their logs say why", id)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import httpx
 
-START_TIMEOUT_S = 300.0
-POLL_INTERVAL_S = 0.2
+START_TIMEOUT_SECONDS = 300.0
+POLL_INTERVAL_SECONDS = 0.2
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -26,7 +26,7 @@ class HostProcess:
         self.key = {"x-api-key": secrets.token_hex(16)}  # the process's own: the gateway has checked the client's
 
     async def start(self) -> None:
-        """Returns when the process answers HTTP. RuntimeError if it exits, or takes longer than START_TIMEOUT_S."""
+        """Returns when the process answers HTTP. RuntimeError if it exits, or takes longer than START_TIMEOUT_SECONDS."""
         port = free_port()
         # By its path: `-m` would need the pack's root on PYTHONPATH, which ComfyUI would inherit.
         command = [sys.executable, str(Path(__file__).with_name("supervisor.py")), sys.executable]
@@ -37,26 +37,26 @@ class HostProcess:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         self.url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(trust_env=False) as http:
-            for _ in range(round(START_TIMEOUT_S / POLL_INTERVAL_S)):
+            for _ in range(round(START_TIMEOUT_SECONDS / POLL_INTERVAL_SECONDS)):
                 if not self.is_alive():
                     raise RuntimeError(f"ComfyUI ended with {self.process.returncode} while it started; its log says why.")
                 try:
                     (await http.get(f"{self.url}/v1/openapi.json", headers=self.key)).raise_for_status()
                     return
                 except httpx.HTTPError:
-                    await asyncio.sleep(POLL_INTERVAL_S)
+                    await asyncio.sleep(POLL_INTERVAL_SECONDS)
         self.stop()
-        raise RuntimeError(f"ComfyUI did not answer within {START_TIMEOUT_S:.0f} s.")
+        raise RuntimeError(f"ComfyUI did not answer within {START_TIMEOUT_SECONDS:.0f} s.")
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     async def wait_exit(self, timeout: float) -> None:
         """Returns when the process has exited, or after `timeout` seconds."""
-        for _ in range(round(timeout / POLL_INTERVAL_S)):
+        for _ in range(round(timeout / POLL_INTERVAL_SECONDS)):
             if not self.is_alive():
                 return
-            await asyncio.sleep(POLL_INTERVAL_S)
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
     def stop(self) -> None:
         """Closes the supervisor's standard input, so that it stops ComfyUI, and waits for it to exit."""

@@ -18,10 +18,10 @@ from contract.settings import Settings
 from . import uvicorn_protocol
 from .request_metrics import RequestMetrics
 from .responses import NO_STORE, READ_METHODS, RawResponse, error_response, json_response, method_not_allowed, retry_later
-from .retries import Attempt, ReplayableBody
+from .retries import ReplayableBody, RetryableSend
 
 MAX_ATTEMPTS = 5
-RETRY_BACKOFF_S = 0.2  # before the second attempt; doubled before each further one
+RETRY_BACKOFF_SECONDS = 0.2  # before the second attempt; doubled before each further one
 HEALTH_PATH, METRICS_PATH, READY_PATH, MODELS_PATH = "/healthz", "/metrics", "/readyz", "/v1/models"
 RAY_HEALTH_PATH, RAY_ROUTES_PATH = "/-/healthz", "/-/routes"
 UNMETERED_PATHS = {HEALTH_PATH, METRICS_PATH, READY_PATH, MODELS_PATH, RAY_HEALTH_PATH}  # polled every few seconds
@@ -39,7 +39,7 @@ ERROR_MESSAGES = {403: "Requests that come from another site are not served.", 4
 class ProxyMiddleware:
     def __init__(self, app: ASGIApp):
         self.app = app
-        self.bodies = BodyLimits(Settings(keys=(), keys_file=()).body_mib)  # the gateway checks keys
+        self.bodies = BodyLimits(Settings(keys=(), keys_file=()).max_body_mib)  # the gateway checks keys
         self.metrics = RequestMetrics()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,8 +106,8 @@ class ProxyMiddleware:
         for number in range(1 if scope["path"] == RAY_HEALTH_PATH else MAX_ATTEMPTS):
             if number:
                 logging.warning("Vega API: request %s is sent again: no process had an answer to it.", id)
-                await asyncio.sleep(RETRY_BACKOFF_S * 2 ** (number - 1))
-            attempt = Attempt(id, send)
+                await asyncio.sleep(RETRY_BACKOFF_SECONDS * 2 ** (number - 1))
+            attempt = RetryableSend(id, send)
             try:
                 await self.app(dict(scope), body.replay(), attempt)
             except Exception:
@@ -127,7 +127,7 @@ class ProxyMiddleware:
                 return await send_response(send, id, self.error_in_json(attempt, id))
         return await send_response(send, id, retry_later(503, "No process can take the request now", id))
 
-    def error_in_json(self, attempt: Attempt, id: str) -> RawResponse:
+    def error_in_json(self, attempt: RetryableSend, id: str) -> RawResponse:
         """Replaces an error of Ray or of ComfyUI whose body isn't JSON."""
         if attempt.status == 500:
             logging.error("Vega API: request %s failed: the process that had it answered 500.", id)

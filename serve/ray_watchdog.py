@@ -13,8 +13,8 @@ import psutil
 import ray
 
 FATAL_PROCESS_TYPES = {"gcs_server", "raylet"}  # Ray's process types; these restart every other kind
-POLL_INTERVAL_S = 1.0
-KILL_TIMEOUT_S = 30.0  # for every other process to be gone
+POLL_INTERVAL_SECONDS = 1.0
+KILL_TIMEOUT_SECONDS = 30.0  # for every other process to be gone
 
 
 class RayWatchdog:
@@ -37,7 +37,7 @@ class RayWatchdog:
         self.stopped.set()
 
     def poll(self) -> None:
-        while not self.stopped.wait(POLL_INTERVAL_S):
+        while not self.stopped.wait(POLL_INTERVAL_SECONDS):
             if dead := FATAL_PROCESS_TYPES & {name for name, _ in self.node.dead_processes()}:
                 self.restart_or_exit(", ".join(sorted(dead)))
             self.processes = psutil.Process().children(recursive=True)
@@ -49,7 +49,7 @@ class RayWatchdog:
         for process in self.processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(self.processes, KILL_TIMEOUT_S)
+        psutil.wait_procs(self.processes, KILL_TIMEOUT_SECONDS)
         if self.restarts:
             os.execve(sys.executable, sys.orig_argv, self.environment)
         os._exit(1)

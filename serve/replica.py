@@ -10,20 +10,20 @@ from ray.serve.config import RequestRouterConfig
 
 from contract.paths import MODELS, OPENAPI_PATH
 
-from .host_process import START_TIMEOUT_S, HostProcess
+from .host_process import START_TIMEOUT_SECONDS, HostProcess
 from .options import Options
 from .replica_port import bind_to_node_address
 from .responses import RawResponse, retry_later
 
 APPLICATION = "comfyui"  # Ray Serve's name for the application of these replicas
 MAX_ONGOING_REQUESTS = 8  # of a replica; further requests wait at the gateways, for whichever replica is free first
-ROUTER_MAX_BACKOFF_S = 0.05  # where all replicas are full: a gateway isn't told when another gateway's requests end
+ROUTER_MAX_BACKOFF_SECONDS = 0.05  # where all replicas are full: a gateway isn't told when another gateway's requests end
 MAX_ATTEMPTS = 5  # at a request whose ComfyUI process exited
-EXIT_TIMEOUT_S = 5.0  # for a process to exit after its connections broke
-HEALTH_TIMEOUT_S = 60.0  # a process that takes longer to answer hangs
-HEALTH_PERIOD_S = 2
-DRAIN_TIMEOUT_S = 300  # for a replica that is to stop, to end its ongoing requests
-DRAIN_POLL_INTERVAL_S = 0.5
+EXIT_TIMEOUT_SECONDS = 5.0  # for a process to exit after its connections broke
+HEALTH_TIMEOUT_SECONDS = 60.0  # a process that takes longer to answer hangs
+HEALTH_PERIOD_SECONDS = 2
+DRAIN_TIMEOUT_SECONDS = 300  # for a replica that is to stop, to end its ongoing requests
+DRAIN_POLL_INTERVAL_SECONDS = 0.5
 WARM_UP_BODY = {"prompt": "a lake", "seed": 0}  # a picture of the model's own size
 # httpx has decoded the body; the others are for the server that the client is connected to.
 DROPPED_RESPONSE_HEADERS = {
@@ -39,11 +39,11 @@ DROPPED_RESPONSE_HEADERS = {
 
 @serve.deployment(
     max_ongoing_requests=MAX_ONGOING_REQUESTS,
-    request_router_config=RequestRouterConfig(max_backoff_s=ROUTER_MAX_BACKOFF_S),
-    graceful_shutdown_timeout_s=DRAIN_TIMEOUT_S,
-    graceful_shutdown_wait_loop_s=DRAIN_POLL_INTERVAL_S,
-    health_check_period_s=HEALTH_PERIOD_S,
-    health_check_timeout_s=2 * START_TIMEOUT_S + HEALTH_TIMEOUT_S,  # it may have to start the process and to draw
+    request_router_config=RequestRouterConfig(max_backoff_s=ROUTER_MAX_BACKOFF_SECONDS),
+    graceful_shutdown_timeout_s=DRAIN_TIMEOUT_SECONDS,
+    graceful_shutdown_wait_loop_s=DRAIN_POLL_INTERVAL_SECONDS,
+    health_check_period_s=HEALTH_PERIOD_SECONDS,
+    health_check_timeout_s=2 * START_TIMEOUT_SECONDS + HEALTH_TIMEOUT_SECONDS,  # it may have to start and to draw
 )
 class ComfyReplica:
     """One ComfyUI process. When it exits or hangs it is restarted, and the requests that it had are sent again.
@@ -62,7 +62,7 @@ class ComfyReplica:
         """Ray Serve calls it; what it raises fails the check."""
         await self.ensure_running()
         try:
-            await self.http.get(f"{self.host.url}/v1/{OPENAPI_PATH}", headers=self.host.key, timeout=HEALTH_TIMEOUT_S)
+            await self.http.get(f"{self.host.url}/v1/{OPENAPI_PATH}", headers=self.host.key, timeout=HEALTH_TIMEOUT_SECONDS)
         except httpx.TimeoutException:
             await asyncio.to_thread(self.host.stop)
             await self.ensure_running()
@@ -84,7 +84,7 @@ class ComfyReplica:
         await self.host.start()
         url, key = f"{self.host.url}/v1/{next(iter(MODELS))}", self.host.key
         try:
-            response = await self.http.post(url, json=WARM_UP_BODY, headers=key, timeout=START_TIMEOUT_S)
+            response = await self.http.post(url, json=WARM_UP_BODY, headers=key, timeout=START_TIMEOUT_SECONDS)
         except httpx.TransportError as failure:
             self.host.stop()
             raise RuntimeError(f"ComfyUI broke off its first picture ({failure!r}); its log says why.") from None
@@ -109,7 +109,7 @@ class ComfyReplica:
                     kept = {name: value for name, value in response.headers.items() if name not in DROPPED_RESPONSE_HEADERS}
                     return response.status_code, kept, response.content
                 except httpx.TransportError:
-                    await self.host.wait_exit(EXIT_TIMEOUT_S)
+                    await self.host.wait_exit(EXIT_TIMEOUT_SECONDS)
         message = "No model is available: its process keeps dying, and its log says why"
         return retry_later(503, message, headers["x-request-id"])
 

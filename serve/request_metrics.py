@@ -4,7 +4,7 @@ import time
 
 from ray.util import metrics
 
-from contract.metrics import LATENCY_BUCKETS_S, Metrics, path_label
+from contract.metrics import LATENCY_BUCKETS_SECONDS, Metrics, path_label
 
 
 class RequestMetrics:
@@ -14,7 +14,7 @@ class RequestMetrics:
         self.own = Metrics()
         self.requests = metrics.Counter("vega_requests", "Requests answered.", ("path", "code"))
         self.seconds = metrics.Histogram(
-            "vega_latency_seconds", "Seconds until the answer.", list(LATENCY_BUCKETS_S), ("path",)
+            "vega_latency_seconds", "Seconds until the answer.", list(LATENCY_BUCKETS_SECONDS), ("path",)
         )
         self.images = metrics.Counter("vega_images", "Pictures answered.", ("path",))
         self.depth = metrics.Gauge("vega_queue_depth", "Requests that wait or are drawn.")

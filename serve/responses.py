@@ -4,7 +4,7 @@ import json
 
 from contract.paths import method_not_allowed_message
 
-RETRY_AFTER_S = 2
+RETRY_AFTER_SECONDS = 2
 READ_METHODS = ("GET", "HEAD")
 NO_STORE = {"Cache-Control": "no-store"}  # for routes that operators poll
 
@@ -22,7 +22,9 @@ def error_response(status: int, message: str, id: str, **headers: str) -> RawRes
 
 def retry_later(status: int, message: str, id: str) -> RawResponse:
     """An error that a later attempt may not meet, with Retry-After. message: without its full stop."""
-    return error_response(status, f"{message}; ask again in {RETRY_AFTER_S} s.", id, **{"Retry-After": str(RETRY_AFTER_S)})
+    return error_response(
+        status, f"{message}; ask again in {RETRY_AFTER_SECONDS} s.", id, **{"Retry-After": str(RETRY_AFTER_SECONDS)}
+    )
 
 
 def method_not_allowed(method: str, id: str) -> RawResponse:

@@ -29,7 +29,7 @@ class ReplayableBody:
         self.part_end, self.seconds_left = SMALL_BODY_BYTES, bodies.timeout_s
         self.is_complete = self.is_disconnected = False
         self.refused: ApiError | None = None
-        self.turn = contextlib.AsyncExitStack()
+        self.body_slot = contextlib.AsyncExitStack()
 
     def replay(self) -> Receive:
         """An ASGI receive that starts with the first message."""
@@ -45,7 +45,7 @@ class ReplayableBody:
         return receive
 
     async def close(self) -> None:
-        await self.turn.aclose()
+        await self.body_slot.aclose()
 
     async def next_message(self) -> Message:
         """From the client. A body that is refused reads as http.disconnect, at which Ray cancels the attempt."""
@@ -69,7 +69,7 @@ class ReplayableBody:
 
     async def start_part(self) -> None:
         if self.part_end == SMALL_BODY_BYTES:
-            await self.turn.enter_async_context(self.bodies.large_body())
+            await self.body_slot.enter_async_context(self.bodies.large_body())
         self.part_end, self.seconds_left = self.received_bytes + CHUNK_BYTES, self.bodies.timeout_s
 
     async def receive_in_time(self) -> Message:
@@ -86,7 +86,7 @@ class ReplayableBody:
             self.seconds_left -= time.monotonic() - start
 
 
-class Attempt:
+class RetryableSend:
     """An ASGI send that passes a response on to the client under the request's id, unless it is an error without JSON."""
 
     def __init__(self, id: str, send: Send):
@@ -97,7 +97,7 @@ class Attempt:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.start = message  # held back until the body starts: a process that dies before that can be retried
-        elif self.is_documented:
+        elif self.is_api_response:
             if not self.is_sent:
                 self.is_sent = True
                 headers = MutableHeaders(scope=self.start)
@@ -111,6 +111,6 @@ class Attempt:
         return self.start and self.start["status"]
 
     @property
-    def is_documented(self) -> bool:
+    def is_api_response(self) -> bool:
         content_type = Headers(raw=self.start["headers"]).get("content-type", "")
         return self.status < 400 or content_type.startswith("application/json")

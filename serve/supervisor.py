@@ -1,8 +1,8 @@
 """Runs a command as a child that never outlives the parent of this process: `python supervisor.py COMMAND ...`.
 
 The parent holds the write end of this process's standard input. End of file means that the parent has exited or wants the
-child stopped: the child gets SIGTERM, then SIGKILL after TERMINATE_TIMEOUT_S. Ray may kill this process before it reads the
-end of file, so on Linux the kernel also kills the child when this process dies.
+child stopped: the child gets SIGTERM, then SIGKILL TERMINATE_TIMEOUT_SECONDS later. Ray may kill this process before it
+reads the end of file, so on Linux the kernel also kills the child when this process dies.
 
 The exit status is the child's. Standard library only, because it is run by its path, without the pack's root on sys.path.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 
-TERMINATE_TIMEOUT_S = 10.0  # from SIGTERM to SIGKILL
+TERMINATE_TIMEOUT_SECONDS = 10.0  # from SIGTERM to SIGKILL
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -33,7 +33,7 @@ def main() -> int:
         with contextlib.suppress(OSError):
             child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(TERMINATE_TIMEOUT_S)
+            child.wait(TERMINATE_TIMEOUT_SECONDS)
         child.kill()
 
     threading.Thread(target=stop_at_end_of_file, daemon=True).start()

@@ -6,7 +6,7 @@ import uuid
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from contract.disconnect import PROBE_INTERVAL_S, PROBE_RESPONSE
+from contract.disconnect import PROBE_INTERVAL_SECONDS, PROBE_RESPONSE
 from contract.request_id import REQUEST_ID_HEADER
 
 from .responses import error_response
@@ -46,14 +46,14 @@ class Protocol(HttpToolsProtocol):
             cycle.more_body = False
             cycle.message_event.set()
         cycle.keep_alive = False
-        self.loop.call_later(PROBE_INTERVAL_S, self.probe_client)
+        self.loop.call_later(PROBE_INTERVAL_SECONDS, self.probe_client)
         return True
 
     def probe_client(self) -> None:
         """Sends 100 Continue: a client that has closed both halves looks the same until it resets the connection."""
         if not self.transport.is_closing() and not self.cycle.response_started:
             self.transport.write(PROBE_RESPONSE)
-            self.loop.call_later(PROBE_INTERVAL_S, self.probe_client)
+            self.loop.call_later(PROBE_INTERVAL_SECONDS, self.probe_client)
 
 
 def install() -> None:

@@ -64,7 +64,7 @@ def timesteps(name: str, steps: int, denoise: float) -> list[int]:
     return check(found.timesteps.tolist())
 
 
-def check(found: list[int]) -> list[int]:
-    if not found:
+def check(timesteps: list[int]) -> list[int]:
+    if not timesteps:
         raise ValueError("no timesteps: the pipelines raise this")
-    return found
+    return timesteps

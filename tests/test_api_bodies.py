@@ -92,7 +92,7 @@ def test_a_body_that_stands_still_is_told_so_and_leaves_its_turn():
 
 
 def test_large_bodies_have_turns_and_small_ones_need_none(monkeypatch):
-    monkeypatch.setattr(body_limits, "LARGE_BODY_WAIT_TIMEOUT_S", 0.2)  # seconds
+    monkeypatch.setattr(body_limits, "LARGE_BODY_WAIT_TIMEOUT_SECONDS", 0.2)  # seconds
 
     async def go():
         limits = BodyLimits(8, timeout_s=60)

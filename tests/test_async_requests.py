@@ -192,7 +192,7 @@ def test_the_oldest_results_go_when_too_large(monkeypatch):
 
 
 def test_a_result_ends_by_age(monkeypatch):
-    monkeypatch.setattr(async_requests, "RESULT_TTL_S", 0)
+    monkeypatch.setattr(async_requests, "RESULT_TTL_SECONDS", 0)
     store, _ = finish_requests(b"abc")
     assert (store.requests, store.images, store.expirations, store.bytes) == ({}, {}, {}, 0)
 

@@ -94,7 +94,7 @@ def test_every_key_of_the_real_layout_maps(family):
     xl = config["adm_in_channels"] is not None
     in_single_file = {single_files.unet_key(name, xl): tensor for name, tensor in theirs.items()}
     assert len(in_single_file) == len(theirs)
-    names = unet_keys.stability_to_diffusers(list(in_single_file))
+    names = unet_keys.ldm_to_diffusers(list(in_single_file))
     assert set(names.values()) == set(theirs)
     assert all(theirs[names[key]].shape == tensor.shape for key, tensor in in_single_file.items())
     seen = diffusers_config.host_config(unet_keys.infer_config(theirs), Path("model.safetensors"))

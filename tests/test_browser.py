@@ -205,11 +205,11 @@ def test_the_help_page_is_shown_with_its_picture(page):
     page.locator("img[src*='VegaLoader.webp']").first.evaluate("image => image.decode()")
 
 
-@pytest.mark.parametrize(("typed", "found"), [("segmind vega", "Load Vega"), ("few step", "Apply LCM-LoRA (Vega)")])
-def test_a_node_is_found_by_other_words(page, typed, found):
+@pytest.mark.parametrize(("typed", "node_name"), [("segmind vega", "Load Vega"), ("few step", "Apply LCM-LoRA (Vega)")])
+def test_a_node_is_found_by_other_words(page, typed, node_name):
     page.evaluate("window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.keyboard.type(typed)
-    page.get_by_text(found, exact=True).first.wait_for()
+    page.get_by_text(node_name, exact=True).first.wait_for()
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
 

@@ -28,7 +28,7 @@ from saved_workflows import (
 )
 
 from dev import comfyui
-from vega_client.workflow import is_api, prompt, texts, to_api
+from vega_client.workflow import is_api, prompt, text_replacements, to_api
 from vega_client.workflow.definitions import AUTOGROW, DYNAMIC_COMBO
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,9 +59,9 @@ BY_NAME = """window.app.registerExtension({
 })"""
 
 
-def keep(name: str, found: dict, wanted: set[str]) -> None:
+def keep(name: str, answers: dict, wanted: set[str]) -> None:
     """Writes one line for each that is wanted: what was found, or what is there already."""
-    kept = {key: value for key, value in sorted({**golden(name), **found}.items()) if key in wanted}
+    kept = {key: value for key, value in sorted({**golden(name), **answers}.items()) if key in wanted}
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in kept.items()]
     (GOLDEN / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
@@ -113,8 +113,8 @@ class Clock:
 @pytest.fixture
 def settled(monkeypatch):
     """Of alternatives the converter takes the first, and it is always the same second."""
-    monkeypatch.setattr(texts.random, "choice", lambda options: options[0])
-    monkeypatch.setattr(texts, "datetime", Clock)
+    monkeypatch.setattr(text_replacements.random, "choice", lambda options: options[0])
+    monkeypatch.setattr(text_replacements, "datetime", Clock)
 
 
 @pytest.fixture(scope="module")

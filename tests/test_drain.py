@@ -73,7 +73,7 @@ def test_a_second_signal_does_not_wait(others):
 
 
 def test_what_is_never_finished_is_given_up(others, monkeypatch, caplog):
-    monkeypatch.setattr("vega_pack.api.drain.DRAIN_TIMEOUT_S", 0)
+    monkeypatch.setattr("vega_pack.api.drain.DRAIN_TIMEOUT_SECONDS", 0)
 
     async def scene():
         async with terminated_during_a_request():

@@ -123,7 +123,7 @@ def test_a_model_carries_its_size_through_clones(few_step, small):
     """And the sampler's note has it; a model of another loader has none."""
     assert trained_size.of_model(few_step) == (128, 192, 192)
     modules, model, _ = small["small-sd"]
-    assert trained_size.of_model(model.clone()).side == 8 * modules["unet"].config.sample_size
+    assert trained_size.of_model(model.clone()).side_px == 8 * modules["unet"].config.sample_size
     (note,) = size_notes(few_step, {"samples": torch.zeros(1, 4, 64, 64)})
     assert (note.values, note.is_warning) == ({"size": "512 x 512", "better": "192 x 192"}, True)
     assert size_notes(few_step, {"samples": torch.zeros(1, 4, 24, 24)}) == []

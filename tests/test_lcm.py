@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from diffusers import LCMScheduler
-from vega_pack.vega import lcm, model_sampling, recipes, step_rules, timestep_grids
+from vega_pack.vega import lcm, model_sampling, recipes, step_functions, timestep_grids
 
 SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000)
 
@@ -60,7 +60,7 @@ def test_sigmas_are_the_schedulers_noise_levels(steps):
     a = scheduler.alphas_cumprod[scheduler.timesteps].double()
     expected = ((1 - a) / a).sqrt()
     table, recipe = sampling().sigmas.tolist(), recipes.LCM
-    plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, recipe.grid(steps, 1.0), steps)
+    plan = step_functions.plan_steps(recipe.step_function, recipe.eta, table, recipe.timesteps(steps, 1.0), steps)
     assert torch.allclose(torch.tensor([levels.current for levels in plan]).double(), expected, rtol=1e-5)
     assert [levels.next for levels in plan] == [*(levels.current for levels in plan[1:]), 0]
 

@@ -142,7 +142,7 @@ def test_what_openvino_refuses_is_said_once(few_step, positive, monkeypatch, cap
     def refuse(*_):
         raise RuntimeError("Exception from src/core:\nno such operation")
 
-    monkeypatch.setattr(openvino_graph, "Compiled", refuse)
+    monkeypatch.setattr(openvino_graph, "CompiledGraph", refuse)
     with caplog.at_level(logging.WARNING):
         for seed in range(2):
             fast = graphed(few_step, positive)
@@ -187,7 +187,7 @@ def test_a_failure_that_passes_changes_no_later_picture(nano, few_step, positive
     expected = image()
     for _ in range(openvino_graph.MAX_FAILURES + 1):
         with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
-            patched.setattr(openvino_graph.Compiled, "__call__", no_memory)
+            patched.setattr(openvino_graph.CompiledGraph, "__call__", no_memory)
             tiny_decoder.decode(vae, expected[0], None, torch.float32)
             draw(fast, positive)  # in several steps, each of which may fail
         assert all(map(torch.equal, image(), expected))

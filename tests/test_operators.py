@@ -15,7 +15,7 @@ from api_calls import BASE, PROMPT, RT, opened, post, queue, send_and_leave, wai
 from machine_lacks import own_address
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from vega_pack.api.host_client import PromptError
-from vega_pack.api.readiness import RETRY_AFTER_S, Readiness
+from vega_pack.api.readiness import RETRY_AFTER_SECONDS, Readiness
 
 from dev import comfyui
 from vega_client import Client
@@ -62,7 +62,7 @@ def test_sigterm_is_left_alone_where_nobody_uses_the_api(keyed):
 
 def test_it_is_ready_when_it_has_drawn_its_first_picture(keyed):
     first = requests.get(f"{keyed.url}/readyz")
-    assert (first.status_code, first.headers["Retry-After"]) == (503, str(RETRY_AFTER_S))
+    assert (first.status_code, first.headers["Retry-After"]) == (503, str(RETRY_AFTER_SECONDS))
     assert "first picture is being drawn" in first.json()["error"]
     wait_for(lambda: requests.get(f"{keyed.url}/readyz").status_code == 200, seconds=120)
     assert requests.get(f"{keyed.url}/readyz").json() == {"status": "ready"}
@@ -94,7 +94,7 @@ def test_a_failed_first_picture_is_tried_again(caplog):
         readiness = Readiness(warm_up)
         for id in ("one", "two"):
             at_once, (why, seconds) = await check(readiness, id)
-            assert at_once == ("The first picture is being drawn", RETRY_AFTER_S)
+            assert at_once == ("The first picture is being drawn", RETRY_AFTER_SECONDS)
             assert why == f"The first picture could not be drawn; the server's log says why under {id}"
             assert 1 <= seconds <= 10
             assert len(outcomes) == (2 if id == "one" else 1)  # a look too early draws nothing

@@ -70,12 +70,12 @@ def test_the_bases_times_are_those_that_were_measured():
             family.name,
             f"{family.parameters / 1e6:.0f}",
             f"{family.flop / 1e12:.2f}",
-            f"{family.base_seconds(family.full_decode):.0f}",
-            f"{family.few_step_seconds(family.tiny_decode):.0f}",
+            f"{family.base_seconds(family.full_decode_s):.0f}",
+            f"{family.few_step_seconds(family.tiny_decode_s):.0f}",
         )
         for family in families
     ]
-    calls = {family.name: family.core for family in families}
+    calls = {family.name: family.core_unet_s for family in families}
     times = [calls["SDXL"] / calls[name] for name in ("Segmind-Vega", "SSD-1B")]
     times += [calls["SD 1.5"] / calls[name] for name in ("small-sd", "tiny-sd")]
     said = re.findall(r"(?:call is|they are) (\d\.\d\d) and (\d\.\d\d) times as fast", README)

@@ -11,7 +11,7 @@ from recipe_drawing import NEGATIVE, PROMPT, SCALE, draw, encode, with_recipe
 from vega_pack.vega import accelerate, lcm, recipes
 
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("inference")]
-QUICK = {"TCD", "SDXL-Lightning", "Hyper-SD CFG"}  # one of each step rule that LCM has not, one of them with guidance
+QUICK = {"TCD", "SDXL-Lightning", "Hyper-SD CFG"}  # one of each step function that LCM has not, one of them with guidance
 every_row = pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.soak) for name in recipes.BY_NAME]
 )
@@ -64,8 +64,8 @@ def test_every_step_that_is_drawn_is_reported(few_step, nano, name):
     latent = {"samples": torch.randn(2, 4, 8, 8)}
     report = lambda step, clean, noisy, total: seen.append((step, total, tuple(clean.shape)))  # noqa: E731
     lcm.sample(model, 1, 4, encode(nano[1], PROMPT), latent, 0.5, report, True, **prompts)
-    drawn = len(recipe.grid(4, 0.5))
-    assert drawn == (4 if recipe.grid is recipes.LCM.grid else 2)
+    drawn = len(recipe.timesteps(4, 0.5))
+    assert drawn == (4 if recipe.timesteps is recipes.LCM.timesteps else 2)
     assert seen == [(k, drawn, (2, 4, 8, 8)) for k in range(drawn)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import makers_schedulers
 import pytest
 import torch
-from vega_pack.vega import model_sampling, recipes, step_rules
+from vega_pack.vega import model_sampling, recipes, step_functions
 
 NAMES = list(recipes.BY_NAME)
 
@@ -29,12 +29,12 @@ def test_timesteps_are_the_makers_or_refused(name, percents):
                 expected = makers_schedulers.timesteps(name, steps, denoise)
             except ValueError:
                 with pytest.raises(ValueError, match=r"at most|leaves no step") as refused:
-                    recipes.BY_NAME[name].grid(steps, denoise)
+                    recipes.BY_NAME[name].timesteps(steps, denoise)
                 if "raise denoise to " in str(refused.value):
                     enough = float(str(refused.value).split("raise denoise to ")[1].split(",")[0].rstrip("."))
-                    assert recipes.BY_NAME[name].grid(steps, enough)
+                    assert recipes.BY_NAME[name].timesteps(steps, enough)
             else:
-                assert recipes.BY_NAME[name].grid(steps, denoise) == expected, (steps, denoise)
+                assert recipes.BY_NAME[name].timesteps(steps, denoise) == expected, (steps, denoise)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "LCM"])
@@ -42,30 +42,30 @@ def test_timesteps_are_the_makers_or_refused(name, percents):
 def test_a_loop_on_random_predictions_is_the_schedulers(name, steps, denoise):
     """In float64, so that a level of one timestep more or less shows; 3 and 12 steps part 1000 with a remainder."""
     recipe, scheduler = recipes.BY_NAME[name], makers_schedulers.scheduler(name)
-    times = recipe.grid(steps, denoise)
+    times = recipe.timesteps(steps, denoise)
     if custom := makers_schedulers.custom_timesteps(name, steps):
         scheduler.set_timesteps(timesteps=custom)
         scheduler.set_begin_index(steps - len(times))
-    elif recipe.grid is recipes.LCM.grid:
+    elif recipe.timesteps is recipes.LCM.timesteps:
         scheduler.set_timesteps(steps, strength=denoise)
     else:
         scheduler.set_timesteps(steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(steps - len(times))
     sampling = model_sampling.from_recipe(recipe, None).double()
-    plan = step_rules.plan_steps(recipe.rule, recipe.eta, sampling.sigmas.tolist(), times, steps)
+    plan = step_functions.plan_steps(recipe.step_function, recipe.eta, sampling.sigmas.tolist(), times, steps)
     picture, first = torch.randn(2, 1, 4, 8, 8, dtype=torch.float64)
     x = sampling.noise_scaling(torch.tensor([plan[0].current]).double(), first.clone(), picture)
     theirs = scheduler.add_noise(picture, first, torch.tensor([times[0]]))
     ours, expected = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     options = {"eta": recipe.eta} if recipe.eta is not None else {}
-    options |= {} if recipe.rule is step_rules.ddim else {"generator": expected}
+    options |= {} if recipe.step_function is step_functions.ddim else {"generator": expected}
     for t, levels in zip(times, plan, strict=True):
         epsilon = torch.randn(x.shape, dtype=torch.float64)
         sigma = torch.tensor([levels.current], dtype=torch.float64)
         clean = sampling.calculate_denoised(sigma, epsilon, x)
-        x = recipe.rule(x, clean, levels, lambda: torch.randn(x.shape, generator=ours, dtype=torch.float64))  # noqa: B023
-        step = torch.tensor(t, dtype=torch.float32 if recipe.rule is step_rules.euler else torch.int64)
+        x = recipe.step_function(x, clean, levels, lambda: torch.randn(x.shape, generator=ours, dtype=torch.float64))  # noqa: B023
+        step = torch.tensor(t, dtype=torch.float32 if recipe.step_function is step_functions.euler else torch.int64)
         scheduler.scale_model_input(theirs, step)
         theirs = scheduler.step(epsilon, step, theirs, **options).prev_sample
     assert (x - theirs).abs().max() <= 2e-5 * theirs.abs().max()
@@ -76,17 +76,17 @@ def test_eta_is_the_schedulers(eta):
     recipe = recipes.with_eta(recipes.TCD, eta)
     table = model_sampling.from_recipe(recipe, None).sigmas.tolist()
     for steps in range(2, 51):
-        times = recipe.grid(steps, 1.0)
+        times = recipe.timesteps(steps, 1.0)
         reached = [int(torch.floor((1 - eta) * torch.tensor(t))) for t in (*times[1:], 0)]
-        plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, times, steps)
+        plan = step_functions.plan_steps(recipe.step_function, recipe.eta, table, times, steps)
         assert [levels.target for levels in plan] == [table[t] for t in reached]
 
 
 def test_without_new_noise_none_is_drawn():
     """At eta 0 TCD draws no noise, as its scheduler, which would change what the next picture's generator gives."""
-    levels = step_rules.StepSigmas(14.6, 1.6, 1.6)
+    levels = step_functions.StepSigmas(14.6, 1.6, 1.6)
     x, clean = torch.randn(2, 1, 4, 8, 8)
-    step_rules.tcd(x, clean, levels, lambda: pytest.fail("noise was drawn"))
+    step_functions.tcd(x, clean, levels, lambda: pytest.fail("noise was drawn"))
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
@@ -138,7 +138,7 @@ def test_the_page_says_what_the_table_has(name):
     assert licence.startswith(recipe.licence)
     assert ("no commercial use" in licence) == bool(recipe.licence)
     times, step, page = row(name, "timesteps of 4 steps | step | its makers' page")
-    assert times == ", ".join(map(str, recipe.grid(4, 1.0)))
-    assert step.split(",")[0].lower() == recipe.rule.__name__
+    assert times == ", ".join(map(str, recipe.timesteps(4, 1.0)))
+    assert step.split(",")[0].lower() == recipe.step_function.__name__
     assert step.partition(" eta ")[2] == (f"{recipe.eta:g}" if recipe.eta is not None else "")
     assert recipe.source.split(";")[0].split(",")[0] in page

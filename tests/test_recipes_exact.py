@@ -11,7 +11,7 @@ NAMES = list(recipes.BY_NAME)
 CASES = [(1, 1, 16, 16, 0), (2, 3, 12, 20, 5), (4, 1, 20, 12, 2**64 - 1), (4, 3, 16, 16, 42), (8, 1, 17, 15, 7)]
 CASES += [(3, 1, 16, 16, 1), (12, 1, 16, 16, 3)]  # which part 1000 timesteps with a remainder
 EVERY = [pytest.param(*case, marks=pytest.mark.soak) for case in CASES]
-PICTURES = [name for name in NAMES if recipes.BY_NAME[name].grid is recipes.DMD2.grid]
+PICTURES = [name for name in NAMES if recipes.BY_NAME[name].timesteps is recipes.DMD2.timesteps]
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def test_what_trains_is_all_that_is_started():
         if isinstance(node, ast.Call) and dotted(node.func).startswith("subprocess.")
     ]
     assert dotted(call.func) == "subprocess.Popen"
-    assert ast.unparse(call.args[0]) == "[sys.executable, str(PACK), *arguments]"
+    assert ast.unparse(call.args[0]) == "[sys.executable, str(PACK_DIR), *arguments]"
     assert "shell" not in {keyword.arg for keyword in call.keywords}
 
 

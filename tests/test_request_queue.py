@@ -7,9 +7,9 @@ import pytest
 from comfy.model_management import processing_interrupted
 from server import PromptServer
 from vega_pack.api import unbatchable
-from vega_pack.api.graphs import Picture
+from vega_pack.api.graphs import ImageSpec
 from vega_pack.api.host_client import HostClient, Interrupted, PromptError
-from vega_pack.api.request_queue import CANCEL_RETRY_S, MAX_ATTEMPTS, RequestQueue, Result
+from vega_pack.api.request_queue import CANCEL_RETRY_SECONDS, MAX_ATTEMPTS, RequestQueue, Result
 from vega_pack.contract.schema import RealTimeRequest
 from vega_pack.images.encode import EncodedImage
 
@@ -27,8 +27,8 @@ def test_an_interrupt_that_the_host_forgets_is_repeated():
     async def scene():
         server = PromptServer(asyncio.get_running_loop())
         client = HostClient(server)
-        queue = RequestQueue(client, lambda pictures: GRAPH, max_waiting=1)
-        drawing = asyncio.create_task(queue.execute([Picture(RealTimeRequest(prompt="a"), seed=0, width=8, height=8)]))
+        queue = RequestQueue(client, lambda pictures: GRAPH, max_queued_requests=1)
+        drawing = asyncio.create_task(queue.execute([ImageSpec(RealTimeRequest(prompt="a"), seed=0, width=8, height=8)]))
         while not server.prompt_queue.queue:
             await asyncio.sleep(0.01)
         item, number = server.prompt_queue.get()
@@ -38,13 +38,13 @@ def test_an_interrupt_that_the_host_forgets_is_repeated():
         await asyncio.sleep(0.1)
         assert processing_interrupted()
         nodes.interrupt_processing(False)
-        await asyncio.sleep(2 * CANCEL_RETRY_S)
+        await asyncio.sleep(2 * CANCEL_RETRY_SECONDS)
         assert processing_interrupted()
         server.prompt_queue.task_done(number, {}, status=None)
         await client.send_json({"type": "executing", "data": {"node": None, "prompt_id": item[1]}})
         await asyncio.sleep(0.1)
         nodes.interrupt_processing(False)
-        await asyncio.sleep(2 * CANCEL_RETRY_S)
+        await asyncio.sleep(2 * CANCEL_RETRY_SECONDS)
         assert not processing_interrupted()
         assert not queue.in_flight
 
@@ -60,18 +60,18 @@ class ScriptedWorker:
     def __init__(self):
         self.server = PromptServer(asyncio.get_running_loop())
         self.client = HostClient(self.server)
-        self.queue = RequestQueue(self.client, self.build_graph, max_waiting=64)
+        self.queue = RequestQueue(self.client, self.build_graph, max_queued_requests=64)
         self.put: list[list[str]] = []
 
-    def build_graph(self, pictures: list[Picture]) -> dict:
+    def build_graph(self, pictures: list[ImageSpec]) -> dict:
         self.put.append([picture.request.prompt for picture in pictures])
         return GRAPH
 
     async def draw(self, prompts: list[str], outcome: Outcome) -> tuple[list[list[str]], list]:
         """Queues them at once: the batches, and what each got."""
 
-        def picture(prompt: str) -> Picture:
-            return Picture(RealTimeRequest(prompt=prompt), seed=0, width=8, height=8)
+        def picture(prompt: str) -> ImageSpec:
+            return ImageSpec(RealTimeRequest(prompt=prompt), seed=0, width=8, height=8)
 
         self.put.clear()
         tasks = [asyncio.create_task(self.queue.execute([picture(prompt)])) for prompt in prompts]
@@ -146,9 +146,9 @@ def test_batches_that_keep_failing_are_unbatched_for_a_while(monkeypatch):
         put, _ = await worker.draw(EIGHT, lambda _: "drawn")
         return sizes(put)
 
-    assert 60 <= unbatchable.UNBATCHABLE_S <= 3600
+    assert 60 <= unbatchable.UNBATCHABLE_TTL_SECONDS <= 3600
     assert asyncio.run(scene()) == [1] * 8
-    monkeypatch.setattr(unbatchable, "UNBATCHABLE_S", 0)
+    monkeypatch.setattr(unbatchable, "UNBATCHABLE_TTL_SECONDS", 0)
     assert asyncio.run(scene()) == BATCH_SIZES
 
 
@@ -165,7 +165,7 @@ def test_a_cancelled_job_leaves_its_key_batchable():
                     tasks[-1].cancel()
                 return "failed" if len(prompts) > 1 else "drawn"
 
-            bad = Picture(RealTimeRequest(prompt="bad"), seed=0, width=8, height=8)
+            bad = ImageSpec(RealTimeRequest(prompt="bad"), seed=0, width=8, height=8)
             drawing = asyncio.create_task(worker.draw(["a", "b", "c", "d"], outcome))
             await asyncio.sleep(0)
             tasks.append(asyncio.create_task(worker.queue.execute([bad])))

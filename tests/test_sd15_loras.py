@@ -54,9 +54,9 @@ def test_a_lora_of_sd_15_is_mapped(small, tmp_path, family, style, convolutions)
     targets = [n for n in matrices(modules["unet"]) if made_from(n, family) in pairs]
     expected = {name: pairs[made_from(name, family)] for name in targets}
     check_merge(model, patched, modules["unet"], expected, lambda name: 0.5 * scale)
-    assert f"{len(targets)} of {len(pairs)} UNet modules" in applied.sentence
+    assert f"{len(targets)} of {len(pairs)} UNet modules" in applied.summary
     left_out = len(pairs) - len(targets)
-    assert f"the other {left_out} are for blocks that {family} with 64 channels leaves out" in applied.sentence
+    assert f"the other {left_out} are for blocks that {family} with 64 channels leaves out" in applied.summary
     assert (applied.modules, applied.modules_in_file) == (len(targets), len(pairs))
     lora.sd15_blocks.check_patches(patched)
 
@@ -70,7 +70,7 @@ def test_a_lora_of_the_models_own_stays_where_it_was_trained(small, tmp_path, fa
     path = written(tmp_path / "own.safetensors", kohya(pairs)[0])
     patched, _, applied = style_lora.apply(model, None, path, 1.0, 1.0)
     check_merge(model, patched, modules["unet"], pairs, lambda name: ALPHA / RANK)
-    assert f"{len(pairs)} of {len(pairs)} UNet modules" in applied.sentence
+    assert f"{len(pairs)} of {len(pairs)} UNet modules" in applied.summary
 
 
 def test_one_that_fits_both_is_asked_about(small, tmp_path):
@@ -91,7 +91,7 @@ def test_its_text_keys_reach_the_text_encoder(small, tmp_path):
     pairs = attention(matrices_of("SD 1.5"))
     path = written(tmp_path / "style.safetensors", kohya(pairs)[0] | text_keys())
     _, styled, applied = style_lora.apply(model, clip, path, 1.0, 0.5)
-    assert "1 modules of text encoders" in applied.sentence
+    assert "1 modules of text encoders" in applied.summary
     encoder: CLIPTextModel = modules["text_encoder"]
     linear = next(m for n, m in encoder.named_modules() if n.endswith("layers.0.mlp.fc1"))
     _, down, up = None, *list(text_keys().values())[:2]
@@ -102,7 +102,7 @@ def test_its_text_keys_reach_the_text_encoder(small, tmp_path):
         assert (got - encoder(ids).last_hidden_state).abs().max() < 1e-4
     finally:
         linear.weight.data -= 0.5 * ALPHA / RANK * up @ down
-    assert "no clip is connected" in style_lora.apply(model, None, path, 1.0, 1.0)[2].sentence
+    assert "no clip is connected" in style_lora.apply(model, None, path, 1.0, 1.0)[2].summary
 
 
 def test_a_text_encoders_lora_that_diffusers_saved_has_its_alpha(small, tmp_path):

@@ -1,4 +1,4 @@
-"""Buckets, crops and their size ids, and the order of batches."""
+"""Buckets, crops and their time ids, and the order of batches."""
 
 from collections import Counter
 
@@ -48,7 +48,7 @@ def coordinates(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("size", [(601, 399), (400, 1000), (192, 192), (90, 60), (1000, 310)])
 @pytest.mark.parametrize("bucket", [(192, 128), (128, 192), (160, 160)])
-def test_size_ids_tell_where_pixels_are_from(size, bucket, mirrored):
+def test_time_ids_tell_where_pixels_are_from(size, bucket, mirrored):
     crop = resize_and_crop(coordinates(*size), bucket, mirrored)
     assert crop.image.size == bucket
     assert crop.original_size == size[::-1]

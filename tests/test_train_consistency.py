@@ -59,10 +59,10 @@ def batches(config, count: int) -> list[tuple[Batch, torch.Tensor]]:
     found = []
     for k in range(count):
         pooled = normal(2, 64) if config.addition_embed_type else None
-        size_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
+        time_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
         timesteps = torch.tensor([[7, 999], [19, 500], [340, 21]][k])
         text = normal(2, 7, config.cross_attention_dim), pooled
-        batch = Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, size_ids)
+        batch = Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, time_ids)
         found.append((batch, torch.tensor([7.5, 3.0 + k], dtype=torch.float64)))
     return found
 
@@ -105,13 +105,13 @@ def oracle(unet, data, zeros: bool, loss_type: str):
         outs, ends = [], []
         for k in range(2):
             row = slice(k, k + 1)
-            of_row = context[row], None if pooled is None else pooled[row], batch.size_ids[row]
+            of_row = context[row], None if pooled is None else pooled[row], batch.time_ids[row]
             start = max(t for t in scheduler.timesteps.tolist() if t - 20 < batch.timesteps[k] <= t)
             noisy = scheduler.add_noise(batch.latents[row], batch.noise[row], torch.tensor([start]))
             with torch.no_grad():
                 both = torch.cat([empty[row], context[row]])
                 pools = None if pooled is None else torch.cat([empty_pooled[row], pooled[row]])
-                sizes = torch.cat([batch.size_ids[row]] * 2)
+                sizes = torch.cat([batch.time_ids[row]] * 2)
                 without, with_text = predict(teacher, torch.cat([noisy] * 2), start, both, pools, sizes).chunk(2)
                 guided = without + (1 + w[k]) * (with_text - without)
                 x = scheduler.step(guided, start, noisy).prev_sample
@@ -186,15 +186,15 @@ def test_the_teachers_step_is_the_pipelines(family):
     if is_xl:
         pipe = StableDiffusionXLPipeline(**parts, text_encoder_2=None, tokenizer_2=None, add_watermarker=False)
         given |= {"pooled_prompt_embeds": batch.text[1], "negative_pooled_prompt_embeds": pooled}
-        batch = batch._replace(size_ids=torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
+        batch = batch._replace(time_ids=torch.tensor([[64, 64, 0, 0, 64, 64]] * 2))
     else:
         pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     after = []
 
-    def stop(pipe, step, timestep, found):
-        after.append(found["latents"])
+    def stop(pipe, step, timestep, callback_kwargs):
+        after.append(callback_kwargs["latents"])
         pipe._interrupt = True  # the way that diffusers' guide to callbacks gives
-        return found
+        return callback_kwargs
 
     pipe.set_progress_bar_config(disable=True)
     options = dict(num_inference_steps=50, guidance_scale=5.0, height=64, width=64, output_type="latent")
@@ -205,7 +205,7 @@ def test_the_teachers_step_is_the_pipelines(family):
     a, s = diffusion.coefficients(batch.timesteps, torch.float64)
     batch = batch._replace(latents=(batch.noise - s * batch.noise) / a)
     consistency_loss(unet, diffusion, batch, (context, pooled), w, lambda out, target: seen.append(target) or target.sum())
-    expected = consistency.predict_clean(unet, diffusion, after[0], torch.tensor([979, 979]), batch.text, batch.size_ids)
+    expected = consistency.predict_clean(unet, diffusion, after[0], torch.tensor([979, 979]), batch.text, batch.time_ids)
     torch.testing.assert_close(seen[0], expected.detach(), atol=1e-6, rtol=1e-6)
 
 
@@ -222,7 +222,7 @@ def test_an_untrained_lora_is_the_base():
             parameter.normal_(0, 0.1)
         changed = unet(x, 500, context).sample
         assert not torch.equal(changed, before)
-        with adapters.disabled(unet):
+        with adapters.disable_adapters(unet):
             assert torch.equal(unet(x, 500, context).sample, before)
         assert torch.equal(unet(x, 500, context).sample, changed)
     assert all(parameter.requires_grad for parameter in learned)

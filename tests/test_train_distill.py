@@ -14,7 +14,7 @@ from unet_steps import SCHEDULE, batches, trained
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders
-from train import block_plan, smaller_unet
+from train import block_plan, student_unet
 from train.__main__ import main
 from train.base import open_base
 from train.distillation import distillation_loss
@@ -58,7 +58,7 @@ def oracle(student, teacher, pairs: dict[str, str], batch) -> float:
     optimizer = torch.optim.AdamW(student.requires_grad_(True).parameters(), lr=RATE)
     noisy = DDPMScheduler(**SCHEDULE).add_noise(batch.latents, batch.noise, batch.timesteps)
     context, pooled = batch.text
-    added = None if pooled is None else {"text_embeds": pooled, "time_ids": batch.size_ids}
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": batch.time_ids}
     out, target = (unet(noisy, batch.timesteps, context, added_cond_kwargs=added).sample for unet in (student, teacher))
     features = sum(F.mse_loss(of_student[ours], of_teacher[theirs].detach()) for ours, theirs in pairs.items())
     loss = F.mse_loss(out, batch.noise) + OUTPUT * F.mse_loss(out, target.detach()) + FEATURE * features
@@ -75,8 +75,8 @@ def test_a_step_is_the_published_one(tmp_path, plan):
     """In fp64, with features hooked here and by their literal names."""
     diffusers_folders.write(tmp_path / "base", FAMILY[plan])
     base = open_base(str(tmp_path / "base"))
-    made, teacher = smaller_unet.student(block_plan.read(plan), base), base.unet(torch.float64)
-    student = smaller_unet.load(made, base, torch.float64)
+    made, teacher = student_unet.make_student(block_plan.read(plan), base), base.unet(torch.float64)
+    student = student_unet.load(made, base, torch.float64)
     expected, batch = copy.deepcopy(student), batches(student.config, 1, 1)[0]
     loss = oracle(expected, copy.deepcopy(teacher), PAIRS[plan], batch)
     scheduler = DDPMScheduler(**SCHEDULE)
@@ -95,8 +95,8 @@ def test_a_step_is_the_published_one(tmp_path, plan):
 def test_features_of_two_shapes_are_named(tmp_path):
     base = open_base("vega-nano")
     plan = block_plan.read(str(runs.half_plan(tmp_path)))._replace(features={"down_blocks.0": "down_blocks.1"})
-    made = smaller_unet.student(plan, base)
-    student, batch = smaller_unet.load(made, base, torch.float32), batches(base.unet().config, 1, 1, torch.float32)[0]
+    made = student_unet.make_student(plan, base)
+    student, batch = student_unet.load(made, base, torch.float32), batches(base.unet().config, 1, 1, torch.float32)[0]
     with pytest.raises(ValueError, match=r"down_blocks\.0, which gives \[2, 64, 4, 4\], with the base's down_blocks\.1"):
         distillation_loss(student, base.unet(), made.features, DDPMScheduler(**SCHEDULE), batch, 1.0, 1.0)
 

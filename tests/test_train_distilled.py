@@ -18,7 +18,7 @@ from train.nano.captions import caption
 from train.nano.scenes import labels, split
 from train.sampling import Sampler
 
-PICTURES, PROMPTS, DRAWN, AT_ONCE = 400, 2000, 256, 32
+PICTURES, PROMPTS, DRAWN, SAMPLE_BATCH_SIZE = 400, 2000, 256, 32
 SETTINGS = {
     "steps": 200,
     "batch-size": 12,
@@ -66,10 +66,10 @@ def accuracy(file: Path | None, steps: int) -> tuple[float, float]:
         sampler.unet.fuse_lora()
         sampler.unet.unload_lora()
     reader, seen = classifier.load(NANO), []
-    with torch.no_grad(), sampler.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
-        for k in range(0, DRAWN, AT_ONCE):
-            seeds = list(range(evaluation.FIRST_SEED + k, evaluation.FIRST_SEED + k + AT_ONCE))
-            images = sampler.sample(prompts[k : k + AT_ONCE], seeds, steps, 1.0)
+    with torch.no_grad(), sampler.use_scheduler(LCMScheduler(**NOISE_SCHEDULE)):
+        for k in range(0, DRAWN, SAMPLE_BATCH_SIZE):
+            seeds = list(range(evaluation.FIRST_SEED + k, evaluation.FIRST_SEED + k + SAMPLE_BATCH_SIZE))
+            images = sampler.sample(prompts[k : k + SAMPLE_BATCH_SIZE], seeds, steps, 1.0)
             seen.append(classifier.classify(reader, to_tensor(images))[0])
     return metrics.accuracy(torch.cat(seen) == labels(scenes))
 

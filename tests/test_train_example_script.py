@@ -100,14 +100,14 @@ def ours(base: Path, folder: Path, began: dict[str, torch.Tensor], noised: list[
     unet.train()
     with Image.open(folder / "pictures" / "0.png") as picture:
         crop = resize_and_crop(picture, (SIDE, SIDE), False)
-    size_ids = torch.tensor([[*crop.original_size, *crop.crop_top_left, *crop.target_size]])
+    time_ids = torch.tensor([[*crop.original_size, *crop.crop_top_left, *crop.target_size]])
     with torch.no_grad():
         texts = [encode(opened.text_encoders(), tokenize(opened.tokenizers(), [text])) for text in (PROMPT, CLASS_PROMPT)]
 
     def compute_loss(number: int) -> torch.Tensor:
         latents, noise, timesteps = noised[number]
         parts = zip(latents.split(1), noise.split(1), timesteps.split(1), texts, strict=False)
-        batches = [Batch(*part, size_ids) for part in parts]
+        batches = [Batch(*part, time_ids) for part in parts]
         if len(batches) == 1:
             return denoising_loss(unet, scheduler, batches[0], GAMMA)
         return prior_preserving_loss(unet, scheduler, *batches, WEIGHT, GAMMA)

@@ -20,10 +20,10 @@ from vega_pack.vega import checkpoint
 from vega_pack.vega.encoder_files import Encoder
 
 from dev import diffusers_folders, single_files
-from train import stability_file
+from train import ldm_checkpoint
 from train.__main__ import main
 from train.denoising import denoising_loss
-from train.optimization import has_room_for_moments
+from train.optimization import optimizer_state_fits
 
 pytestmark = pytest.mark.model
 RATE, GAMMA, STEPS, DECAY = 1e-4, 5.0, 2, 0.6
@@ -41,7 +41,7 @@ def oracle(unet, given: list, optimizer: str) -> list[float]:
     average, losses = EMAModel(parameters, decay=DECAY), []
     for batch in given:
         context, pooled = batch.text
-        added = None if pooled is None else {"text_embeds": pooled, "time_ids": batch.size_ids}
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": batch.time_ids}
         noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
         out = unet(noisy, batch.timesteps, context, added_cond_kwargs=added).sample
         snr = compute_snr(scheduler, batch.timesteps)
@@ -86,13 +86,13 @@ def test_one_file_as_diffusers_scripts_write_it(family):
     """Names and values of every weight."""
     modules = diffusers_folders.modules(family, "full")
     unet, vae = modules["unet"], modules["vae"]
-    assert stability_file.has_layout(unet, vae)
+    assert ldm_checkpoint.has_layout(unet, vae)
     encoders = {
         name: Encoder(Path(), Path(), {}, modules[part].state_dict())
         for name, part in (("clip_l", "text_encoder"), ("clip_g", "text_encoder_2"))
         if part in modules
     }
-    found = stability_file.tensors(unet, vae, encoders)
+    found = ldm_checkpoint.tensors(unet, vae, encoders)
     expected = single_files.to_single_file(modules)
     extra = {name for name in expected if name.endswith((".position_ids", ".logit_scale")) or name == "alphas_cumprod"}
     assert found.keys() == expected.keys() - extra
@@ -106,7 +106,7 @@ def test_one_file_as_diffusers_scripts_write_it(family):
 def test_core_knows_the_file(family, name):
     """By its names and shapes at real dimensions, each of which is one of the UNet's that it then makes."""
     unet, prefix = diffusers_folders.real_unet(family), "model.diffusion_model."
-    found = {prefix + stability_file.unet_key(key, unet): weight for key, weight in unet.state_dict().items()}
+    found = {prefix + ldm_checkpoint.unet_key(key, unet): weight for key, weight in unet.state_dict().items()}
     config = comfy.model_detection.model_config_from_unet(found, prefix)
     assert type(config).__name__ == name
     made = UNetModel(**config.unet_config, device="meta", operations=comfy.ops.disable_weight_init).state_dict()
@@ -116,8 +116,8 @@ def test_core_knows_the_file(family, name):
 def test_which_have_no_such_file():
     modules = diffusers_folders.modules("SD 1.5", "full")
     for family in ("small-sd", "tiny-sd"):
-        assert not stability_file.has_layout(diffusers_folders.unet(family), modules["vae"])
-    assert not stability_file.has_layout(modules["unet"], AutoencoderTiny())
+        assert not ldm_checkpoint.has_layout(diffusers_folders.unet(family), modules["vae"])
+    assert not ldm_checkpoint.has_layout(modules["unet"], AutoencoderTiny())
 
 
 @torch.inference_mode()
@@ -167,10 +167,10 @@ def test_a_finetune_goes_on(tmp_path):
 
 def test_where_moments_have_room():
     """SDXL whole on 80 and on 24 GB, and a student of Vega's size beside SDXL in half precision on 24 GB."""
-    assert has_room_for_moments(2_567_000_000, True, 0, 80 * 2**30)
-    assert not has_room_for_moments(2_567_000_000, True, 0, 24 * 2**30)
-    assert has_room_for_moments(745_000_000, True, 2 * 2_567_000_000, 24 * 2**30)
-    assert not has_room_for_moments(745_000_000, True, 4 * 2_567_000_000, 24 * 2**30)
+    assert optimizer_state_fits(2_567_000_000, True, 0, 80 * 2**30)
+    assert not optimizer_state_fits(2_567_000_000, True, 0, 24 * 2**30)
+    assert optimizer_state_fits(745_000_000, True, 2 * 2_567_000_000, 24 * 2**30)
+    assert not optimizer_state_fits(745_000_000, True, 4 * 2_567_000_000, 24 * 2**30)
 
 
 def test_what_would_be_overwritten(tmp_path):

@@ -38,8 +38,8 @@ unet = real_unet("Segmind-Vega").to_empty(device="cpu").requires_grad_(False)
 for parameter in unet.parameters():
     parameter.normal_(0, 0.02)
 text = torch.randn(1, 77, 2048), torch.randn(1, 1280)
-size_ids = torch.tensor([[512, 512, 0, 0, 512, 512]])
-batch = Batch(torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64), torch.tensor([500]), text, size_ids)
+time_ids = torch.tensor([[512, 512, 0, 0, 512, 512]])
+batch = Batch(torch.randn(1, 4, 64, 64), torch.randn(1, 4, 64, 64), torch.tensor([500]), text, time_ids)
 """
 LORA = """
 learned = adapters.add(unet, 16, 16, TARGET_MODULES)

@@ -51,7 +51,7 @@ def small():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(teacher_files, "TRAJECTORIES_PER_FILE", 3)
         patch.setattr(teacher_files, "SAMPLES_PER_FILE", 6)
-        patch.setattr(teacher_files, "AT_ONCE", 2)
+        patch.setattr(teacher_files, "SAMPLE_BATCH_SIZE", 2)
         patch.setattr(score_card, "TEACHER_STEPS", 3)
         yield
 
@@ -113,7 +113,7 @@ def test_the_method_is_chosen_by_the_samples(run, tmp_path):
     def method(folder, *flags, **changed):
         given = runs.arguments(folder, "vega-nano", *flags, verb="lcm-lora", method=None, alpha=2.0, **changed)
         training = TrainingRun(parser().parse_args(given))
-        return lcm_lora_run.method(training, training.folder.began().get("pictures", ""))
+        return lcm_lora_run.method(training, training.folder.stored_settings().get("pictures", ""))
 
     assert method(tmp_path, steps=999, batch_size=12) == "trajectories"
     assert method(tmp_path, steps=500, batch_size=12, gradient_accumulation_steps=2) == "consistency"

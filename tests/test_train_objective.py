@@ -37,13 +37,13 @@ def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float,
         total = 0.0
         for k in range(step * accumulation, (step + 1) * accumulation):
             parts = [instance[k], prior[k]] if prior else [instance[k]]
-            latents, noise, t, context, size_ids = (
+            latents, noise, t, context, time_ids = (
                 torch.cat(column)
-                for column in zip(*((b.latents, b.noise, b.timesteps, b.text[0], b.size_ids) for b in parts), strict=True)
+                for column in zip(*((b.latents, b.noise, b.timesteps, b.text[0], b.time_ids) for b in parts), strict=True)
             )
             added = None
             if parts[0].text[1] is not None:
-                added = {"text_embeds": torch.cat([b.text[1] for b in parts]), "time_ids": size_ids}
+                added = {"text_embeds": torch.cat([b.text[1] for b in parts]), "time_ids": time_ids}
             noisy = scheduler.add_noise(latents, noise, t)
             predicted = unet(noisy, t, context, added_cond_kwargs=added).sample
             size = len(instance[k].latents)

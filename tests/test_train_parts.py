@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from train import consistency, muon, text_encoding, trajectories
 from train.diffusion import NOISE_SCHEDULE, Diffusion, load_unet, sample_timesteps
-from train.distillation import recorded
+from train.distillation import capture_features
 from train.nano import autoencoder, block_removal, classifier, lcm_lora, metrics, scenes
 from train.nano.base_unet import build
 
@@ -265,7 +265,7 @@ def test_teacher_and_pruned_unet_compute_the_same():
     assert sum(p.numel() for p in large.parameters()) > 1.5 * sum(p.numel() for p in small.parameters())
     added = {"text_embeds": torch.randn(2, 64), "time_ids": torch.ones(2, 6)}
     x, context = torch.randn(2, 4, 12, 16), torch.randn(2, 77, 128)
-    with torch.no_grad(), recorded(large, block_removal.block_names(large)) as found:
+    with torch.no_grad(), capture_features(large, block_removal.block_names(large)) as found:
         ours, theirs, back = (
             unet(x, 500, context, added_cond_kwargs=added).sample
             for unet in (small, large, block_removal.prune_blocks(large))

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from vega_pack.vega.diffusers_config import host_config
 
 from dev import diffusers_folders, single_files
-from train import block_plan, smaller_unet
+from train import block_plan, student_unet
 from train.base import Base, open_base
 
 pytestmark = pytest.mark.model
@@ -42,7 +42,7 @@ def test_a_student_is_the_published_model(tmp_path, name):
     """At real dimensions: each of its weights is one of the base's, and its config.json that of the published model."""
     family, made, millions = PUBLISHED[name]
     whole, published = (diffusers_folders.real_unet(each) for each in (family, made))
-    found = smaller_unet.student(block_plan.read(name), base_of(tmp_path, whole))
+    found = student_unet.make_student(block_plan.read(name), base_of(tmp_path, whole))
     theirs, given = published.state_dict(), whole.state_dict()
     assert round(sum(weight.numel() for weight in theirs.values()) / 1e6, 1) == millions
     with torch.device("meta"):
@@ -80,7 +80,7 @@ def test_it_keeps_what_distill_sd_keeps(tmp_path, name):
     modules = diffusers_folders.write(tmp_path, "SD 1.5")
     base, expected = open_base(str(tmp_path)), modules["unet"]
     prune(expected, name == "tiny-sd")
-    found = smaller_unet.load(smaller_unet.student(block_plan.read(name), base), base, torch.float32)
+    found = student_unet.load(student_unet.make_student(block_plan.read(name), base), base, torch.float32)
     ours, theirs = found.state_dict(), expected.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -91,7 +91,7 @@ def test_it_keeps_what_distill_sd_keeps(tmp_path, name):
 
 
 def test_transformer_layers_are_the_plans(tmp_path):
-    found = smaller_unet.student(block_plan.read("ssd-1b"), base_of(tmp_path, diffusers_folders.unet("SDXL")))
+    found = student_unet.make_student(block_plan.read("ssd-1b"), base_of(tmp_path, diffusers_folders.unet("SDXL")))
     start, weight = "up_blocks.0.attentions", "attn1.to_q.weight"
     for block, layers in enumerate(((0, 3, 6, 9), (0, 3, 6, 9), range(10))):
         for number, layer in enumerate(layers):
@@ -105,16 +105,16 @@ def test_transformer_layers_are_the_plans(tmp_path):
 def test_a_student_of_a_single_file(tmp_path):
     modules = single_files.write(tmp_path / "base.safetensors", "SDXL")
     base = open_base(str(tmp_path / "base.safetensors"))
-    found = smaller_unet.student(block_plan.read("vega"), base)
-    given, unet = modules["unet"].state_dict(), smaller_unet.load(found, base, torch.float32)
+    found = student_unet.make_student(block_plan.read("vega"), base)
+    given, unet = modules["unet"].state_dict(), student_unet.load(found, base, torch.float32)
     assert unet.state_dict().keys() == diffusers_folders.unet("Segmind-Vega").state_dict().keys()
     assert all(torch.equal(weight, given[found.names[name]]) for name, weight in unet.state_dict().items())
 
 
 def test_half_of_vega_nano(tmp_path):
     base = open_base("vega-nano")
-    found = smaller_unet.student(block_plan.read(str(runs.half_plan(tmp_path))), base)
-    unet = smaller_unet.load(found, base, torch.float32)
+    found = student_unet.make_student(block_plan.read(str(runs.half_plan(tmp_path))), base)
+    unet = student_unet.load(found, base, torch.float32)
     given = base.unet().state_dict()
     assert 0.3 < unet.num_parameters() / sum(weight.numel() for weight in given.values()) < 0.7
     assert all(torch.equal(weight, given[found.names[name]]) for name, weight in unet.state_dict().items())
@@ -166,4 +166,4 @@ def test_what_is_no_plan_for_it(tmp_path, to, words):
 def test_what_is_small_already(tmp_path):
     base = base_of(tmp_path, diffusers_folders.unet("tiny-sd"))
     with pytest.raises(ValueError, match="no more blocks than tiny-sd keeps: it is that small already"):
-        smaller_unet.student(block_plan.read("tiny-sd"), base)
+        student_unet.make_student(block_plan.read("tiny-sd"), base)

@@ -88,7 +88,7 @@ def test_class_pictures_samples_and_plot(tmp_path):
     with Image.open(run / "samples" / "000004.png") as sheet:
         assert sheet.size == (128, 128)
     with Image.open(run / "loss.png") as plot:
-        assert plot.size == (loss_plot.WIDTH, loss_plot.HEIGHT)
+        assert plot.size == (loss_plot.WIDTH_PIXELS, loss_plot.HEIGHT_PIXELS)
     expected = runs.weights(tmp_path)
     first, second = (file.read_bytes() for file in sorted((run / "class").iterdir())[:2])
     shutil.rmtree(run)

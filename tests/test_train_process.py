@@ -28,7 +28,7 @@ def test_no_prompt_becomes_an_option():
     assert (chosen.sample_prompts, chosen.overwrite, chosen.random_flip, chosen.resolution) == ([], False, True, None)
 
 
-@pytest.mark.parametrize("name", ["my-style", "a.b", "é 人", "console", "x" * file_names.MAX_LETTERS])
+@pytest.mark.parametrize("name", ["my-style", "a.b", "é 人", "console", "x" * file_names.MAX_NAME_CHARACTERS])
 def test_names_that_every_system_has(name, tmp_path):
     file_names.check(name)
     (tmp_path / f"{name}.safetensors").touch()
@@ -44,10 +44,10 @@ def test_failures_are_one_sentence(tmp_path):
     """Of a traceback its last line; of a process that was killed what may have been; options by the names of inputs."""
     log = tmp_path / "log.txt"
     log.write_text("a warning\rtraining: 10%\nRead it again, or give --lcm-lora or another --name.\n\n")
-    assert training_process.failure(log, 1) == "Read it again, or give lcm_lora or another name."
-    assert "ended by signal 9, perhaps for lack of memory" in training_process.failure(log, -9)
+    assert training_process.failure_message(log, 1) == "Read it again, or give lcm_lora or another name."
+    assert "ended by signal 9, perhaps for lack of memory" in training_process.failure_message(log, -9)
     log.write_text("Traceback (most recent call last):\n  File\ntorch.OutOfMemoryError: CUDA out of memory.\n")
-    said = training_process.failure(log, 1)
+    said = training_process.failure_message(log, 1)
     assert "CUDA out of memory.): turn gradient_checkpointing on" in said
     assert str(log) in said
 
@@ -70,7 +70,7 @@ def test_nobody_listens_so_it_ends(tmp_path):
     """Who started it has died: its pipe is closed, and the process ends, saved, after its step."""
     runs.pictures(tmp_path / "pictures")
     given = runs.arguments(tmp_path, "vega-nano", "--progress=json", steps=100_000, save_every=100_000)
-    command = [sys.executable, str(training_process.PACK), *given]
+    command = [sys.executable, str(training_process.PACK_DIR), *given]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=tmp_path)
     next(line for line in process.stdout if line.startswith('{"event": "step"'))
     process.stdout.close()

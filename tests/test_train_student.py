@@ -10,19 +10,19 @@ import torch
 import training_runs as runs
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from train import block_plan, smaller_unet
+from train import block_plan, student_unet
 from train.__main__ import parser
 from train.base import NANO, open_base
 from train.denoising import denoising_loss
 from train.diffusion import NOISE_SCHEDULE
 from train.distillation import distillation_loss
 from train.examples import EncodedTexts
+from train.full_unet import FullUnetRun, start
 from train.images import to_tensor
 from train.nano import classifier, evaluation, metrics, render
 from train.nano.captions import caption
 from train.nano.scenes import Scene, labels, split
 from train.sampling import Sampler
-from train.whole_unet import WholeUnetRun, start
 
 PICTURES, HELD_OUT, SIDE, DRAWN, SEEDS = 400, 64, 96, 64, (0, 1, 2)
 T_OF_THREE = 4.303  # Student's t of 95 % with two degrees of freedom
@@ -51,10 +51,10 @@ def learn(folder: Path, kind: str, seed: int) -> Path:
     given = [f"--{name}={value}" for name, value in settings.items()]
     options = parser().parse_args(["distill", "vega-nano", str(folder / "pictures"), *given])
     training = start(options)
-    made = smaller_unet.student(block_plan.read(options.to), training.base)
+    made = student_unet.make_student(block_plan.read(options.to), training.base)
 
     def prepare():
-        unet = smaller_unet.load(made, training.base, torch.float32)
+        unet = student_unet.load(made, training.base, torch.float32)
         if not from_teacher:
             torch.manual_seed(seed)
             unet = UNet2DConditionModel.from_config(made.config)
@@ -62,7 +62,7 @@ def learn(folder: Path, kind: str, seed: int) -> Path:
         given = unet, teacher, made.features, scheduler
         return unet, partial(distillation_loss, *given, output_weight=output, feature_weight=feature)
 
-    WholeUnetRun(training, 1).run(prepare)
+    FullUnetRun(training, 1).run(prepare)
     return training.folder.output
 
 
@@ -70,7 +70,7 @@ def held_out_loss(folder: Path, model: Path) -> float:
     """The mean squared error of the noise in pictures that it did not learn from."""
     given = [f"--resolution={SIDE}", f"--batch-size={HELD_OUT}", "--caption-dropout=0", f"--work={folder / 'work'}"]
     options = parser().parse_args(["finetune", "vega-nano", str(folder / "held-out"), "--name=x", *given])
-    run = WholeUnetRun(start(options), 1)
+    run = FullUnetRun(start(options), 1)
     run.fill_caches()
     unet = open_base(str(model)).unet()
     with torch.no_grad():

@@ -22,10 +22,10 @@ def batches(config, count: int, seed: int, dtype: torch.dtype = torch.float64) -
     found = []
     for k in range(count):
         pooled = normal(2, 64) if config.addition_embed_type else None
-        size_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
+        time_ids = torch.tensor([[64, 96, 0, 8 * k, 64, 64], [99, 77, 4, 0, 64, 64]])
         timesteps = torch.randint(0, 1000, (2,), generator=generator)
         text = normal(2, 7, config.cross_attention_dim), pooled
-        found.append(Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, size_ids))
+        found.append(Batch(normal(2, 4, 8, 8), normal(2, 4, 8, 8), timesteps, text, time_ids))
     return found
 
 

@@ -3,16 +3,16 @@
 import argparse
 import sys
 
-from . import inspect, options
+from . import dataset_check, options
 from .interruption import interrupt_by_any_signal
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(prog="python -m train", description=__doc__, fromfile_prefix_chars="@")
-    commands = found.add_subparsers(dest="command", required=True)
+    root = argparse.ArgumentParser(prog="python -m train", description=__doc__, fromfile_prefix_chars="@")
+    commands = root.add_subparsers(dest="command", required=True)
     command = commands.add_parser("inspect", help="what is in a folder of pictures, and what is left out of it")
     options.add_data(command)
-    command.set_defaults(run=inspect.run)
+    command.set_defaults(run=dataset_check.run)
     command = commands.add_parser("lora", help="a LoRA of a style or a subject, and DreamBooth")
     options.add_lora(command)
     command.set_defaults(run=run_lora)
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("finetune", help="the whole UNet of a base")
     options.add_finetune(command)
     command.set_defaults(run=run_finetune)
-    return found
+    return root
 
 
 def run_lora(chosen: argparse.Namespace) -> None:

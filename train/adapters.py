@@ -54,7 +54,7 @@ def add_lcm_lora(unet: nn.Module, rank: int, alpha: float) -> list[nn.Parameter]
 
 
 @contextmanager
-def disabled(module: nn.Module):
+def disable_adapters(module: nn.Module):
     """Within it the module is what it was without its adapter."""
     module.disable_adapters()
     try:

@@ -28,7 +28,7 @@ SECOND_ENCODER = "conditioner.embedders.1.model."
 SCALING_FACTOR = {True: 0.13025, False: 0.18215}  # of the latents of SDXL's family, and of SD 1.5's
 # Attention as the autoencoders of older folders name it.
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-STABILITY_VAE = dict(
+LDM_VAE_CONFIG = dict(
     block_out_channels=(128, 256, 512, 512),
     down_block_types=("DownEncoderBlock2D",) * 4,
     up_block_types=("UpDecoderBlock2D",) * 4,
@@ -157,7 +157,7 @@ class Folder(Base):
 
 
 class SingleFile(Base):
-    """A checkpoint in one file, in Stability's layout."""
+    """A checkpoint in one file, in the LDM layout."""
 
     def __init__(self, path: Path):
         super().__init__(path, path, single_file.read(path).config)
@@ -191,18 +191,18 @@ class SingleFile(Base):
         tensors = single_file.read(self.path).vae
         if not any(key.startswith("encoder.") for key in tensors):
             raise ValueError(f"{self.path} holds no autoencoder: give one with --vae, a diffusers folder of it or a file.")
-        return vae_of_stability(self.path, tensors, self.is_xl)
+        return vae_of_ldm(self.path, tensors, self.is_xl)
 
     def weight_files(self):
         return [self.path]
 
 
 def open_vae(path: Path, is_xl: bool) -> AutoencoderKL | AutoencoderTiny:
-    """The autoencoder of a folder with its config.json, or of a file in Stability's layout."""
+    """The autoencoder of a folder with its config.json, or of a file in the LDM layout."""
     if path.is_dir():
         return vae_of_folder(path)
     tensors = weights.read(path)[0]
-    return vae_of_stability(path, single_file.strip_prefix(tensors, single_file.VAE_PREFIX) or tensors, is_xl)
+    return vae_of_ldm(path, single_file.strip_prefix(tensors, single_file.VAE_PREFIX) or tensors, is_xl)
 
 
 def vae_of_folder(folder: Path) -> AutoencoderKL | AutoencoderTiny:
@@ -216,9 +216,9 @@ def vae_of_folder(folder: Path) -> AutoencoderKL | AutoencoderTiny:
     return loaded(path, module, tensors)
 
 
-def vae_of_stability(path: Path, tensors: dict[str, torch.Tensor], is_xl: bool) -> AutoencoderKL:
+def vae_of_ldm(path: Path, tensors: dict[str, torch.Tensor], is_xl: bool) -> AutoencoderKL:
     with torch.device("meta"):
-        module = AutoencoderKL(**STABILITY_VAE, scaling_factor=SCALING_FACTOR[is_xl])
+        module = AutoencoderKL(**LDM_VAE_CONFIG, scaling_factor=SCALING_FACTOR[is_xl])
     try:
         converted = convert_ldm_vae_checkpoint(tensors, module.config)
     except (KeyError, RuntimeError) as error:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PLANS = Path(__file__).parent / "plans"
-PLACE = re.compile(r"(down|up)_blocks\.(\d+)(?:\.(resnets|attentions)\.(\d+)(?:\.transformer_blocks\.(\d+))?)?")
-MIDDLE_LAYER = re.compile(r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)")
+BLOCK_NAME_PATTERN = re.compile(r"(down|up)_blocks\.(\d+)(?:\.(resnets|attentions)\.(\d+)(?:\.transformer_blocks\.(\d+))?)?")
+MIDDLE_LAYER_PATTERN = re.compile(r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)")
 
 Level = dict[int, list[int]]  # block -> its transformer layers
 
@@ -44,11 +44,11 @@ class Plan(NamedTuple):
     blocks: Blocks
     features: dict[str, str] | None
 
-    def in_base(self, name: str) -> str:
+    def teacher_name(self, name: str) -> str:
         """What a module or weight of the student is called in the base."""
-        if match := MIDDLE_LAYER.match(name):
+        if match := MIDDLE_LAYER_PATTERN.match(name):
             return f"mid_block.attentions.0.transformer_blocks.{self.blocks.mid[int(match[1])]}{name[match.end() :]}"
-        match = PLACE.match(name)
+        match = BLOCK_NAME_PATTERN.match(name)
         if not match:
             return name
         side, number, kind, block, layer = match.groups()
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
                 found += f".transformer_blocks.{layers[int(layer)]}"
         return found + name[match.end() :]
 
-    def compared(self, levels: int) -> dict[str, str]:
+    def feature_pairs(self, levels: int) -> dict[str, str]:
         """The features; without any in the plan those of distill-sd: each level and the middle block.
 
         Where the student's last level is not the base's last of `levels`, the base goes on to halve its output there.
@@ -73,18 +73,20 @@ class Plan(NamedTuple):
             del down[-1]
         middle = [] if self.blocks.mid is None else ["mid_block"]
         up = [f"up_blocks.{k}" for k in range(len(self.blocks.up))]
-        return {name: self.in_base(name) for name in (*down, *middle, *up)}
+        return {name: self.teacher_name(name) for name in (*down, *middle, *up)}
 
 
 def names() -> list[str]:
     return sorted(file.stem for file in PLANS.glob("*.json"))
 
 
-def read(to: str) -> Plan:
+def read(name_or_path: str) -> Plan:
     """The plan of this name, or in this file; ValueError where it is none."""
-    path = PLANS / f"{to}.json" if to in names() else Path(to)
+    path = PLANS / f"{name_or_path}.json" if name_or_path in names() else Path(name_or_path)
     if not path.is_file():
-        raise ValueError(f"--to {to}: there is no such plan. Give {', '.join(names())}, or a JSON file with a plan.")
+        raise ValueError(
+            f"--to {name_or_path}: there is no such plan. Give {', '.join(names())}, or a JSON file with a plan."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         mid, features = content["mid_block"], content.get("features")
@@ -93,9 +95,11 @@ def read(to: str) -> Plan:
         )
         plan = Plan(path.stem, content["family"], blocks, None if features is None else dict(features))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"--to {to}: this is no plan ({error!r}). Write it as {PLANS / 'vega.json'} is written.") from error
-    if problem := contradiction(plan.blocks):
-        raise ValueError(f"--to {to}: {problem}.")
+        raise ValueError(
+            f"--to {name_or_path}: this is no plan ({error!r}). Write it as {PLANS / 'vega.json'} is written."
+        ) from error
+    if problem := validation_error(plan.blocks):
+        raise ValueError(f"--to {name_or_path}: {problem}.")
     return plan
 
 
@@ -109,7 +113,7 @@ def numbers(values: list) -> list[int]:
     return values
 
 
-def contradiction(blocks: Blocks) -> str | None:
+def validation_error(blocks: Blocks) -> str | None:
     """What no UNet can be, if the blocks are none of one."""
     down, mid, up = [*blocks.down.values()], blocks.mid, [*blocks.up.values()]
     if not down or len(down) != len(up):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from .data.buckets import resize_and_crop
-from .data.dataset import Picture
+from .data.dataset import TrainingImage
 from .events import SILENT, Events
 from .files import atomic_write
 from .images import to_tensor
@@ -47,13 +47,13 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def latent_key(picture: Picture, bucket: tuple[int, int], mirrored: bool, vae: str) -> str:
+def latent_key(picture: TrainingImage, bucket: tuple[int, int], mirrored: bool, vae: str) -> str:
     return key_of(picture.digest, *bucket, mirrored, vae)
 
 
 def cache_latents(
     cache: Cache,
-    wanted: Iterable[tuple[Picture, tuple[int, int], bool]],
+    wanted: Iterable[tuple[TrainingImage, tuple[int, int], bool]],
     fingerprint: str,
     open_vae: Callable,
     device: torch.device,
@@ -72,14 +72,15 @@ def cache_latents(
         crop = resize_and_crop(picture.decode(), bucket, mirrored)
         with torch.no_grad():
             encoded = vae.encode(to_tensor([crop.image]).to(device))
-        latents = encoded.latents if hasattr(encoded, "latents") else sampled(encoded.latent_dist, key)
+        latents = encoded.latents if hasattr(encoded, "latents") else sample_latent_dist(encoded.latent_dist, key)
         if not latents.isfinite().all():
             raise ValueError(f"{picture.name}: its latents are not finite numbers. Give another autoencoder with --vae.")
-        size_ids = torch.tensor([*crop.original_size, *crop.crop_top_left, *crop.target_size])
-        cache.save(key, {"latents": vae.config.scaling_factor * latents[0], "size_ids": size_ids})
+        time_ids = torch.tensor([*crop.original_size, *crop.crop_top_left, *crop.target_size])
+        # Under the name that the caches on people's disks have.
+        cache.save(key, {"latents": vae.config.scaling_factor * latents[0], "size_ids": time_ids})
 
 
-def sampled(distribution, key: str) -> torch.Tensor:
+def sample_latent_dist(distribution, key: str) -> torch.Tensor:
     generator = torch.Generator().manual_seed(int(key[:15], 16))
     noise = torch.randn(distribution.mean.shape, generator=generator)
     return distribution.mean + distribution.std * noise.to(distribution.mean)

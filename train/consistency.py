@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from .adapters import disabled
+from .adapters import disable_adapters
 from .denoising import Batch
 from .diffusion import NUM_TRAIN_TIMESTEPS, Diffusion, predict_noise
 from .guidance import Text, guided_noise
@@ -44,10 +44,10 @@ def solver_steps(timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def predict_clean(
-    unet, diffusion: Diffusion, x: torch.Tensor, t: torch.Tensor, text: Text, size_ids: torch.Tensor
+    unet, diffusion: Diffusion, x: torch.Tensor, t: torch.Tensor, text: Text, time_ids: torch.Tensor
 ) -> torch.Tensor:
     """The consistency function: the clean latents [B, 4, h, w] that the student sees in x at timesteps t [B]."""
-    epsilon = predict_noise(unet, x, t, text, size_ids).to(x.dtype)
+    epsilon = predict_noise(unet, x, t, text, time_ids).to(x.dtype)
     c_skip, c_out = (c[:, None, None, None] for c in boundary_scalings(t, x.dtype))
     return c_skip * x + c_out * diffusion.pred_original_sample(x, epsilon, t)
 
@@ -63,11 +63,11 @@ def consistency_loss(
     t, next_t = solver_steps(batch.timesteps)
     x = diffusion.add_noise(batch.latents, batch.noise, t)
     with torch.no_grad():
-        with disabled(unet):
-            epsilon = guided_noise(unet, x, t, batch.text, unconditional, batch.size_ids, w)
+        with disable_adapters(unet):
+            epsilon = guided_noise(unet, x, t, batch.text, unconditional, batch.time_ids, w)
         next_x = diffusion.add_noise(diffusion.pred_original_sample(x, epsilon, t), epsilon, next_t)
-        target = predict_clean(unet, diffusion, next_x, next_t, batch.text, batch.size_ids)
-    return loss(predict_clean(unet, diffusion, x, t, batch.text, batch.size_ids), target)
+        target = predict_clean(unet, diffusion, next_x, next_t, batch.text, batch.time_ids)
+    return loss(predict_clean(unet, diffusion, x, t, batch.text, batch.time_ids), target)
 
 
 def regression_loss(
@@ -77,7 +77,7 @@ def regression_loss(
     t: torch.Tensor,
     end: torch.Tensor,
     text: Text,
-    size_ids: torch.Tensor,
+    time_ids: torch.Tensor,
     loss: Callable = pseudo_huber,
 ) -> torch.Tensor:
     """The student must see in each point x of a trajectory, at timesteps t [B], the latents in which it ends.
@@ -86,4 +86,4 @@ def regression_loss(
     its own errors do not accumulate. (On vega-nano 2400 training steps came to a Frechet distance of 24.3 this way, 4800
     with trajectories of three DDIM steps to 32.2.)
     """
-    return loss(predict_clean(unet, diffusion, x, t, text, size_ids), end)
+    return loss(predict_clean(unet, diffusion, x, t, text, time_ids), end)

@@ -10,13 +10,13 @@ from .diffusion import predict_noise
 
 
 class Batch(NamedTuple):
-    """Clean latents [B, 4, h, w], the noise for each, timesteps [B], (context, pooled) text, and size ids [B, 6]."""
+    """Clean latents [B, 4, h, w], the noise for each, timesteps [B], (context, pooled) text, and time ids [B, 6]."""
 
     latents: torch.Tensor
     noise: torch.Tensor
     timesteps: torch.Tensor
     text: tuple[torch.Tensor, torch.Tensor | None]
-    size_ids: torch.Tensor
+    time_ids: torch.Tensor
 
 
 def denoising_loss(unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: float = 0.0) -> torch.Tensor:
@@ -25,7 +25,7 @@ def denoising_loss(unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: floa
     With snr_gamma each picture has its min-SNR weight (Hang et al. 2023, arXiv 2303.09556).
     """
     noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-    predicted = predict_noise(unet, noisy, batch.timesteps, batch.text, batch.size_ids)
+    predicted = predict_noise(unet, noisy, batch.timesteps, batch.text, batch.time_ids)
     errors = (predicted.to(batch.noise.dtype) - batch.noise).square().mean((1, 2, 3))
     if snr_gamma:
         snr = compute_snr(scheduler, batch.timesteps)

@@ -54,11 +54,11 @@ def prepare_for_device(unet: UNet2DConditionModel, device: torch.device | None =
 
 
 def predict_noise(
-    unet, noisy: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor | None], size_ids: torch.Tensor
+    unet, noisy: torch.Tensor, t: torch.Tensor, text: tuple[torch.Tensor, torch.Tensor | None], time_ids: torch.Tensor
 ) -> torch.Tensor:
-    """The noise [B, 4, h, w] that a UNet predicts, given (context, pooled text) and [B, 6] size ids, which SD 1.5 lacks."""
+    """The noise [B, 4, h, w] that a UNet predicts, given (context, pooled text) and [B, 6] time ids, which SD 1.5 lacks."""
     context, pooled = text
-    added = None if pooled is None else {"text_embeds": pooled, "time_ids": size_ids}
+    added = None if pooled is None else {"text_embeds": pooled, "time_ids": time_ids}
     return unet(noisy, t, context, added_cond_kwargs=added).sample
 
 

@@ -5,18 +5,18 @@ from functools import partial
 
 from diffusers import DDPMScheduler
 
-from . import block_plan, smaller_unet
+from . import block_plan, student_unet
 from .cache import key_of
 from .diffusion import NOISE_SCHEDULE, prepare_for_device
 from .distillation import distillation_loss
-from .smaller_unet import on_meta
-from .whole_unet import WholeUnetRun, start
+from .full_unet import FullUnetRun, start
+from .student_unet import on_meta
 
 
 def run(options: Namespace) -> None:
     plan = block_plan.read(options.to)
     training = start(options)
-    student = smaller_unet.student(plan, training.base)
+    student = student_unet.make_student(plan, training.base)
     options.to = f"{plan.name} {key_of(plan)[:12]}"  # in the settings, so that a plan can't change within a run
     kept, whole = (on_meta(config).num_parameters() for config in (student.config, training.base.config))
     if training.is_main:
@@ -24,7 +24,7 @@ def run(options: Namespace) -> None:
     scheduler = DDPMScheduler(**NOISE_SCHEDULE)
 
     def prepare():
-        unet = prepare_for_device(smaller_unet.load(student, training.base, training.learned_dtype), training.device)
+        unet = prepare_for_device(student_unet.load(student, training.base, training.trainable_dtype), training.device)
         return unet, partial(
             distillation_loss,
             unet,
@@ -35,4 +35,4 @@ def run(options: Namespace) -> None:
             feature_weight=options.feature_weight,
         )
 
-    WholeUnetRun(training, kept, whole * training.dtype.itemsize).run(prepare)
+    FullUnetRun(training, kept, whole * training.dtype.itemsize).run(prepare)

@@ -17,7 +17,7 @@ from .diffusion import predict_noise
 
 
 @contextmanager
-def recorded(unet: nn.Module, names: Iterable[str]):
+def capture_features(unet: nn.Module, names: Iterable[str]):
     """Gives name -> output of that module in the last pass within it; of several outputs the first."""
     outputs = {}
 
@@ -39,9 +39,9 @@ def compare(
     student: nn.Module, teacher: nn.Module, features: dict[str, str], predict: Callable[[nn.Module], torch.Tensor]
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]]:
     """(the student's prediction, the teacher's, the pairs of their features); no gradient goes to the teacher."""
-    with torch.no_grad(), recorded(teacher, features.values()) as expected:
+    with torch.no_grad(), capture_features(teacher, features.values()) as expected:
         target = predict(teacher)
-    with recorded(student, features) as found:
+    with capture_features(student, features) as found:
         out = predict(student)
     return out, target, [(found[name], expected[there]) for name, there in features.items()]
 
@@ -62,7 +62,7 @@ def distillation_loss(
     noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
 
     def predict(unet: nn.Module) -> torch.Tensor:
-        return predict_noise(unet, noisy, batch.timesteps, batch.text, batch.size_ids).to(batch.noise.dtype)
+        return predict_noise(unet, noisy, batch.timesteps, batch.text, batch.time_ids).to(batch.noise.dtype)
 
     compared = features if feature_weight else {}
     out, target, pairs = compare(student, teacher, compared, predict)

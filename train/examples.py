@@ -8,7 +8,7 @@ import torch
 from .cache import Cache, latent_key, text_key
 from .data.batches import Batches
 from .data.buckets import bucket_of, resolutions
-from .data.dataset import Picture
+from .data.dataset import TrainingImage
 from .denoising import Batch
 from .diffusion import NUM_TRAIN_TIMESTEPS
 from .text_encoding import encode, tokenize
@@ -21,9 +21,9 @@ class CachedTexts:
         self.cache, self.fingerprint, self.dtype = cache, fingerprint, dtype
 
     def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        found = [self.cache.load(text_key(caption, self.fingerprint, self.dtype)) for caption in captions]
-        pooled = torch.stack([text["pooled"] for text in found]) if "pooled" in found[0] else None
-        return torch.stack([text["context"] for text in found]), pooled
+        texts = [self.cache.load(text_key(caption, self.fingerprint, self.dtype)) for caption in captions]
+        pooled = torch.stack([text["pooled"] for text in texts]) if "pooled" in texts[0] else None
+        return torch.stack([text["context"] for text in texts]), pooled
 
 
 class EncodedTexts:
@@ -45,7 +45,7 @@ class Examples:
 
     def __init__(
         self,
-        pictures: list[Picture],
+        pictures: list[TrainingImage],
         resolution: int,
         cache: Cache,
         vae: str,
@@ -65,7 +65,7 @@ class Examples:
         self.rows = range(process * batch_size, (process + 1) * batch_size)
         self.seed, self.caption_dropout, self.random_flip = seed, caption_dropout, random_flip
 
-    def wanted(self) -> Iterable[tuple[Picture, tuple[int, int], bool]]:
+    def wanted(self) -> Iterable[tuple[TrainingImage, tuple[int, int], bool]]:
         """What the cache must hold: each picture in its bucket, mirrored as well where that is asked for."""
         for picture, bucket in zip(self.pictures, self.buckets, strict=True):
             yield picture, bucket, False
@@ -84,13 +84,13 @@ class Examples:
             noise = torch.randn(stored["latents"].shape, generator=generator)
             caption = "" if drop < self.caption_dropout else picture.caption
             columns.append((stored["latents"], noise, timestep, stored["size_ids"], caption))
-        latents, noise, timesteps, size_ids, captions = zip(*columns, strict=True)
-        latents, noise, timesteps, size_ids = (
-            torch.stack(column).to(self.device) for column in (latents, noise, timesteps, size_ids)
+        latents, noise, timesteps, time_ids, captions = zip(*columns, strict=True)
+        latents, noise, timesteps, time_ids = (
+            torch.stack(column).to(self.device) for column in (latents, noise, timesteps, time_ids)
         )
         context, pooled = self.texts(list(captions))
         text = context.to(self.device), None if pooled is None else pooled.to(self.device)
-        return Batch(latents, noise, timesteps, text, size_ids)
+        return Batch(latents, noise, timesteps, text, time_ids)
 
 
 def row_seed(seed: int, number: int, row: int) -> int:

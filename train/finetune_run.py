@@ -6,8 +6,8 @@ from diffusers import DDPMScheduler
 
 from .denoising import denoising_loss
 from .diffusion import NOISE_SCHEDULE
-from .smaller_unet import on_meta
-from .whole_unet import WholeUnetRun, start
+from .full_unet import FullUnetRun, start
+from .student_unet import on_meta
 
 
 def run(options: Namespace) -> None:
@@ -15,7 +15,7 @@ def run(options: Namespace) -> None:
     scheduler = DDPMScheduler(**NOISE_SCHEDULE)
 
     def prepare():
-        unet = training.unet(training.learned_dtype)
+        unet = training.unet(training.trainable_dtype)
         return unet, lambda batch: denoising_loss(unet, scheduler, batch, options.snr_gamma)
 
-    WholeUnetRun(training, on_meta(training.base.config).num_parameters()).run(prepare, in_one_file=True)
+    FullUnetRun(training, on_meta(training.base.config).num_parameters()).run(prepare, in_one_file=True)

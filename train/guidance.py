@@ -23,8 +23,8 @@ def rows_of(text: Text, rows: torch.Tensor) -> Text:
 
 
 def guided_noise(
-    unet, x: torch.Tensor, t: torch.Tensor, text: Text, unconditional: Text, size_ids: torch.Tensor, w: torch.Tensor
+    unet, x: torch.Tensor, t: torch.Tensor, text: Text, unconditional: Text, time_ids: torch.Tensor, w: torch.Tensor
 ) -> torch.Tensor:
     """The noise [B, 4, h, w] that a guided UNet predicts; w [B] is that of the LCM paper, the guidance scale less 1."""
-    with_text, without = (predict_noise(unet, x, t, each, size_ids).to(x.dtype) for each in (text, unconditional))
+    with_text, without = (predict_noise(unet, x, t, each, time_ids).to(x.dtype) for each in (text, unconditional))
     return with_text + w[:, None, None, None] * (with_text - without)

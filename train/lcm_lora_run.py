@@ -11,7 +11,7 @@ from torch import nn
 
 from vega import few_step_adapters, recipes
 
-from . import adapters, inspect, metadata, prompts, score_card, teacher_files, trajectories
+from . import adapters, dataset_check, metadata, prompts, score_card, teacher_files, trajectories
 from .cache import key_of
 from .consistency import LOSSES, consistency_loss, regression_loss
 from .data.dataset import Dataset
@@ -21,7 +21,7 @@ from .examples import row_seed
 from .guidance import unconditional_text
 from .optimization import make_optimizer
 from .score_card import FewStep, ScoreCard
-from .training_run import TrainingRun, content_of
+from .training_run import TrainingRun, dataset_fingerprint
 
 CONSISTENCY, TRAJECTORIES = "consistency", "trajectories"
 PUBLISHED_SAMPLES = 12_000  # that the published recipe learns from: 1000 steps of twelve
@@ -35,7 +35,7 @@ def run(options: Namespace) -> None:
         captions, dataset = prompts.read(options.prompts), None
         training.events.send("prompts", count=len(captions))
     else:
-        dataset = inspect.load(options, quiet=not training.is_main)
+        dataset = dataset_check.load(options, quiet=not training.is_main)
         training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
         captions = [picture.caption for picture in dataset.pictures]
     kept_apart = score_card.held_out(captions, options.score_prompts)
@@ -44,7 +44,7 @@ def run(options: Namespace) -> None:
     captions = [caption for caption in captions if caption not in kept_apart]
     if dataset:
         dataset = dataset._replace(pictures=[p for p in dataset.pictures if p.caption not in kept_apart])
-    data = content_of(dataset) if dataset else key_of(*captions)[:12]
+    data = dataset_fingerprint(dataset) if dataset else key_of(*captions)[:12]
     options.method = options.method or method(training, data)
     checked = LcmLoraRun(training, dataset, captions, kept_apart)
     training.begin(data)
@@ -70,7 +70,7 @@ def method(training: TrainingRun, data: str) -> str:
     """The method that the run began with; of a new one that which should be better for so many samples (docs/train.md)."""
     options, folder = training.options, training.folder
     try:
-        if began := folder.began().get("method"):
+        if began := folder.stored_settings().get("method"):
             folder.check(training.settings(data) | {"method": began})
             return began
     except ValueError:
@@ -94,20 +94,20 @@ class LcmLoraRun:
         if self.options.unconditional:
             self.zeros = self.options.unconditional == "zeros"
         if dataset or self.options.score_prompts or self.options.sample_prompts:
-            training.in_main(training.open_vae)
+            training.on_main_process(training.open_vae)
 
     def run(self) -> None:
         training, options = self.training, self.options
-        training.in_main(self.fill_caches)
+        training.on_main_process(self.fill_caches)
         unet = training.unet()
         set_seed(options.seed)
         learned = adapters.add_lcm_lora(unet, options.rank, options.alpha)
         optimizer = make_optimizer([{"params": learned, "lr": options.learning_rate}], options.use_8bit_adam)
         losses = training.optimize(unet, optimizer, self.objective(unet), partial(self.draw_samples, unet))
         about = metadata.of_lcm_lora(options, training.base)
-        training.in_main(lambda: training.save_lora(unet, [], about, losses))
-        training.in_main(partial(self.score, unet, len(losses)))
-        training.in_main(lambda: training.check_lora(unet, []))
+        training.on_main_process(lambda: training.save_lora(unet, [], about, losses))
+        training.on_main_process(partial(self.score, unet, len(losses)))
+        training.on_main_process(lambda: training.check_lora(unet, []))
 
     def fill_caches(self) -> None:
         if self.dataset:
@@ -118,14 +118,14 @@ class LcmLoraRun:
     def objective(self, unet: nn.Module) -> Callable[[int], torch.Tensor]:
         loss = LOSSES[self.options.loss_type]
         if self.options.method == TRAJECTORIES:
-            points = self.teacher_files(unet)
+            points = self.trajectory_buffer(unet)
 
             def regression(number: int) -> torch.Tensor:
                 stored, rows = points(number, "t")
                 image = stored["picture"][rows]
-                text, size_ids = teacher_files.text_of(stored, image), stored["size_ids"][image]
+                text, time_ids = teacher_files.text_of(stored, image), stored["size_ids"][image]
                 x, t, end = stored["x"][rows], stored["t"][rows], stored["end"][image]
-                return regression_loss(unet, self.diffusion, x, t, end, text, size_ids, loss)
+                return regression_loss(unet, self.diffusion, x, t, end, text, time_ids, loss)
 
             return regression
 
@@ -153,7 +153,7 @@ class LcmLoraRun:
         """What is so far on the way from the least to the largest."""
         return (self.options.w_min + (self.options.w_max - self.options.w_min) * shares).to(self.training.device)
 
-    def teacher_files(self, unet: nn.Module) -> teacher_files.TeacherFiles:
+    def trajectory_buffer(self, unet: nn.Module) -> teacher_files.TrajectoryBuffer:
         """The teacher's trajectories from noised pictures, or for prompts alone from pure noise."""
         training, options = self.training, self.options
         size = teacher_files.TRAJECTORIES_PER_FILE
@@ -169,20 +169,20 @@ class LcmLoraRun:
             else:
                 t, strides = torch.full((size,), trajectories.LAST_TIMESTEP), trajectories.first_strides(size)
             t, strides, w = t.to(training.device), strides.to(training.device), self.w(torch.rand(size))
-            with adapters.disabled(unet):
+            with adapters.disable_adapters(unet):
                 return teacher_files.draw(unet, self.diffusion, batch, self.unconditional(size), t, w, strides)
 
         folder, accelerator = training.folder.trajectories, training.accelerator
-        return teacher_files.TeacherFiles(folder, compute, options.seed, options.batch_size, accelerator)
+        return teacher_files.TrajectoryBuffer(folder, compute, options.seed, options.batch_size, accelerator)
 
     def drawn_batches(self, unet: nn.Module) -> Callable[[int], Batch]:
         """Batches of what the teacher draws, with noise and timesteps as those of pictures have them."""
-        files, seed = self.teacher_files(unet), self.options.seed
+        files, seed = self.trajectory_buffer(unet), self.options.seed
 
         def batch(number: int) -> Batch:
             stored, image = files(number, "end")
             end, noise, timesteps = stored["end"][image], [], []
-            first = files.mine.start
+            first = files.rank_slice.start
             for row in range(first, first + len(image)):
                 generator = torch.Generator().manual_seed(row_seed(seed, number, row))
                 timesteps.append(torch.randint(0, NUM_TRAIN_TIMESTEPS, (), generator=generator))

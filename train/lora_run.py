@@ -9,14 +9,14 @@ from accelerate.utils import set_seed
 from diffusers import DDPMScheduler
 from torch import nn
 
-from . import adapters, inspect, metadata, prior
+from . import adapters, dataset_check, metadata, prior
 from .base import NANO, NANO_LCM_LORA
 from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
 from .diffusion import NOISE_SCHEDULE
 from .examples import EncodedTexts, Examples
 from .optimization import make_optimizer
-from .training_run import TrainingRun, content_of
+from .training_run import TrainingRun, dataset_fingerprint
 
 SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the others
 
@@ -24,10 +24,10 @@ SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the
 def run(options: Namespace) -> None:
     options.alpha = options.alpha or float(options.rank)
     training = TrainingRun(options)
-    dataset = inspect.load(options, quiet=not training.is_main)
+    dataset = dataset_check.load(options, quiet=not training.is_main)
     training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
     checked = LoraRun(training, dataset)
-    training.begin(content_of(dataset))
+    training.begin(dataset_fingerprint(dataset))
     checked.run()
 
 
@@ -45,12 +45,12 @@ class LoraRun:
         self.lcm_lora = self.options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
         if self.lcm_lora and not self.lcm_lora.is_file():
             raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
-        training.in_main(training.open_vae)
+        training.on_main_process(training.open_vae)
 
     def run(self) -> None:
         training = self.training
         examples = training.examples(self.dataset, self.texts)
-        training.in_main(partial(self.fill_caches, examples))
+        training.on_main_process(partial(self.fill_caches, examples))
         unet = training.unet()
         class_examples = self.prior(unet) if self.options.class_prompt else None
         optimizer = make_optimizer(self.add_adapters(unet), self.options.use_8bit_adam)
@@ -58,8 +58,8 @@ class LoraRun:
         draw_samples = partial(training.draw_samples, unet, self.texts, self.lcm_lora)
         losses = training.optimize(unet, optimizer, compute_loss, draw_samples)
         about = metadata.of_lora(self.options, training.base, self.dataset, len(losses))
-        training.in_main(lambda: training.save_lora(unet, self.encoders, about, losses))
-        training.in_main(lambda: training.check_lora(unet, self.encoders))
+        training.on_main_process(lambda: training.save_lora(unet, self.encoders, about, losses))
+        training.on_main_process(lambda: training.check_lora(unet, self.encoders))
 
     def fill_caches(self, examples: Examples) -> None:
         self.training.fill_latents(examples)
@@ -74,9 +74,9 @@ class LoraRun:
         prompts, count = self.options.class_prompt, self.options.num_class_images
         with training.accelerator.autocast():
             make_sampler = partial(training.sampler, unet, self.texts)
-            training.in_main(lambda: prior.draw(directory, prompts, count, make_sampler, training.events))
+            training.on_main_process(lambda: prior.draw(directory, prompts, count, make_sampler, training.events))
         examples = training.examples(prior.dataset(directory, prompts, count), self.texts, SEED_OF_PRIOR)
-        training.in_main(partial(self.fill_caches, examples))
+        training.on_main_process(partial(self.fill_caches, examples))
         return examples
 
     def add_adapters(self, unet: nn.Module) -> list[dict]:

@@ -7,15 +7,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .files import atomic_write
 
-WIDTH, HEIGHT, MARGIN = 800, 400, 60
+WIDTH_PIXELS, HEIGHT_PIXELS, MARGIN_PIXELS = 800, 400, 60
 SMOOTHED_SHARE = 0.05  # of the steps, whose mean is a point of the dark line
 PALE, DARK, AXIS = (190, 205, 235), (30, 70, 160), (90, 90, 90)
 
 
 def points(losses: np.ndarray, least: float, most: float) -> list[tuple[float, float]]:
     """Where each loss is in the picture."""
-    x = MARGIN + (WIDTH - 1.5 * MARGIN) * np.arange(len(losses)) / max(1, len(losses) - 1)
-    y = HEIGHT - MARGIN - (HEIGHT - 1.5 * MARGIN) * (losses - least) / max(1e-12, most - least)
+    x = MARGIN_PIXELS + (WIDTH_PIXELS - 1.5 * MARGIN_PIXELS) * np.arange(len(losses)) / max(1, len(losses) - 1)
+    y = HEIGHT_PIXELS - MARGIN_PIXELS - (HEIGHT_PIXELS - 1.5 * MARGIN_PIXELS) * (losses - least) / max(1e-12, most - least)
     return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
@@ -31,14 +31,15 @@ def smoothed(losses: np.ndarray) -> np.ndarray:
 def write(file: Path, losses: list[float]) -> None:
     values = np.asarray(losses, float)
     least, most = float(values.min()), float(np.quantile(values, 0.99))
-    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    image = Image.new("RGB", (WIDTH_PIXELS, HEIGHT_PIXELS), "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(13)
     draw.line(points(values.clip(least, most), least, most), PALE)
     draw.line(points(smoothed(values).clip(least, most), least, most), DARK, 2)
-    draw.text((MARGIN - 6, MARGIN / 2), f"{most:.3g}", AXIS, font, anchor="rm")
-    draw.text((MARGIN - 6, HEIGHT - MARGIN), f"{least:.3g}", AXIS, font, anchor="rm")
-    draw.text((MARGIN, HEIGHT - MARGIN / 2), "0", AXIS, font, anchor="mm")
-    draw.text((WIDTH - MARGIN / 2, HEIGHT - MARGIN / 2), f"{len(losses)} steps", AXIS, font, anchor="rm")
-    draw.text((WIDTH / 2, MARGIN / 4), "loss of each step, and its mean", AXIS, font, anchor="mm")
+    draw.text((MARGIN_PIXELS - 6, MARGIN_PIXELS / 2), f"{most:.3g}", AXIS, font, anchor="rm")
+    draw.text((MARGIN_PIXELS - 6, HEIGHT_PIXELS - MARGIN_PIXELS), f"{least:.3g}", AXIS, font, anchor="rm")
+    below = HEIGHT_PIXELS - MARGIN_PIXELS / 2
+    draw.text((MARGIN_PIXELS, below), "0", AXIS, font, anchor="mm")
+    draw.text((WIDTH_PIXELS - MARGIN_PIXELS / 2, below), f"{len(losses)} steps", AXIS, font, anchor="rm")
+    draw.text((WIDTH_PIXELS / 2, MARGIN_PIXELS / 4), "loss of each step, and its mean", AXIS, font, anchor="mm")
     with atomic_write(file) as partial:
         image.save(partial, "PNG")

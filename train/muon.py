@@ -30,13 +30,13 @@ class Muon(torch.optim.AdamW):
     What requires no gradient is left alone.
     """
 
-    def __init__(self, module: nn.Module, matrix_rate: float, rate: float, weight_decay: float = 0.0):
+    def __init__(self, module: nn.Module, matrix_lr: float, lr: float, weight_decay: float = 0.0):
         learned = [p for p in module.parameters() if p.requires_grad]
         hidden = [p for p in learned if p.ndim > 1 and min(p.shape[:2]) > 4]
         others = [p for p in learned if p.ndim < 2 or min(p.shape[:2]) <= 4]
         groups = [
-            {"params": hidden, "matrices": True, "lr": matrix_rate, "weight_decay": weight_decay},
-            {"params": others, "matrices": False, "lr": rate, "weight_decay": 0.0},
+            {"params": hidden, "matrices": True, "lr": matrix_lr, "weight_decay": weight_decay},
+            {"params": others, "matrices": False, "lr": lr, "weight_decay": 0.0},
         ]
         super().__init__(groups, betas=(0.9, 0.99))
 

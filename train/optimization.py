@@ -8,7 +8,7 @@ from transformers.optimization import Adafactor
 
 # Bytes of a parameter that learns in fp32: itself, its gradient, its moving average, and AdamW's two moments.
 WEIGHT_BYTES, GRADIENT_BYTES, AVERAGE_BYTES, MOMENTS_BYTES = 4, 4, 4, 8
-SHARE_FOR_WEIGHTS = 0.8  # of a GPU's memory; the rest is for activations
+WEIGHTS_MEMORY_FRACTION = 0.8  # of a GPU's memory; the rest is for activations
 
 
 def make_optimizer(groups: list[dict], use_8bit_adam: bool = False, use_adafactor: bool = False) -> torch.optim.Optimizer:
@@ -21,10 +21,10 @@ def make_optimizer(groups: list[dict], use_8bit_adam: bool = False, use_adafacto
     return (adamw_8bit() if use_8bit_adam else torch.optim.AdamW)(groups)
 
 
-def has_room_for_moments(parameters: int, averaged: bool, other_bytes: int, memory_bytes: int) -> bool:
+def optimizer_state_fits(parameters: int, averaged: bool, other_bytes: int, memory_bytes: int) -> bool:
     """Whether AdamW's moments of so many parameters fit into a GPU, with all that is there besides activations."""
     each = WEIGHT_BYTES + GRADIENT_BYTES + MOMENTS_BYTES + averaged * AVERAGE_BYTES
-    return parameters * each + other_bytes <= SHARE_FOR_WEIGHTS * memory_bytes
+    return parameters * each + other_bytes <= WEIGHTS_MEMORY_FRACTION * memory_bytes
 
 
 def adamw_8bit() -> type[torch.optim.Optimizer]:

@@ -10,7 +10,7 @@ TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2
 SCHEDULERS = ("constant", "cosine", "linear")
 METHODS = ("consistency", "trajectories")
 OPTIMIZERS = ("adamw", "adafactor")
-GUIDANCE = 7.5  # w of the published LCM-LoRAs, the same for all bases
+DEFAULT_W = 7.5  # w of the published LCM-LoRAs, the same for all bases
 BASE = "a diffusers folder, a checkpoint file, or vega-nano"
 
 
@@ -110,8 +110,8 @@ def add_lcm_lora(command: argparse.ArgumentParser) -> None:
     option = command.add_argument
     option("--prompts", type=Path, help="a text file with one prompt a line, to learn from instead of pictures")
     option("--method", choices=METHODS, help="(trajectories for fewer samples than the published recipe's 12,000)")
-    option("--w-min", type=at_least(0, float), default=GUIDANCE, help="least guidance of the teacher; its scale is 1 + w")
-    option("--w-max", type=at_least(0, float), default=GUIDANCE, help="largest guidance of the teacher")
+    option("--w-min", type=at_least(0, float), default=DEFAULT_W, help="least guidance of the teacher; its scale is 1 + w")
+    option("--w-max", type=at_least(0, float), default=DEFAULT_W, help="largest guidance of the teacher")
     option("--unconditional", choices=("zeros", "empty"), help="what guidance compares with (as the base was trained)")
     option("--loss-type", choices=("huber", "l2"), default="huber")
     option("--score-prompts", type=at_least(0), default=16, help="that the score card is of, kept from training; 0: no card")

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from .data.dataset import Dataset, Picture, checked
+from .data.dataset import Dataset, TrainingImage, checked
 from .events import SILENT, Events
 from .files import atomic_write
 from .sampling import Sampler
 
-AT_ONCE = 4
+SAMPLE_BATCH_SIZE = 4
 
 
 def files(directory: Path, prompts: list[str], count: int) -> list[tuple[Path, str]]:
@@ -26,7 +26,7 @@ def draw(
     The same ones are always drawn together: a picture's last bits depend on how many are beside it.
     """
     wanted = [(k, *one) for k, one in enumerate(files(directory, prompts, count))]
-    groups = [wanted[start : start + AT_ONCE] for start in range(0, count, AT_ONCE)]
+    groups = [wanted[start : start + SAMPLE_BATCH_SIZE] for start in range(0, count, SAMPLE_BATCH_SIZE)]
     missing = [group for group in groups if not all(path.exists() for _, path, _ in group)]
     if not missing:
         return
@@ -44,9 +44,9 @@ def draw(
 
 def dataset(directory: Path, prompts: list[str], count: int) -> Dataset:
     """The class pictures with their prompts; ValueError for one that can't be read."""
-    pictures = [Picture(path, path.name, text, "--class-prompt") for path, text in files(directory, prompts, count)]
-    found = checked(Dataset(pictures, [], []))
-    if found.left_out:
-        name, reason = found.left_out[0]
+    pictures = [TrainingImage(path, path.name, text, "--class-prompt") for path, text in files(directory, prompts, count)]
+    class_pictures = checked(Dataset(pictures, [], []))
+    if class_pictures.left_out:
+        name, reason = class_pictures.left_out[0]
         raise ValueError(f"{directory / name}: {reason}. Delete it, and give the same command again: it is drawn anew.")
-    return found
+    return class_pictures

@@ -33,6 +33,6 @@ class PromptBatches:
         context, pooled = self.texts([self.prompts[index] for index in self.batches(number)])
         cells, side = self.side // PIXELS_PER_LATENT, self.side
         latents = torch.zeros(len(context), 4, cells, cells, device=self.device)
-        size_ids = torch.tensor([[side, side, 0, 0, side, side]] * len(context), device=self.device)
+        time_ids = torch.tensor([[side, side, 0, 0, side, side]] * len(context), device=self.device)
         text = context.to(self.device), None if pooled is None else pooled.to(self.device)
-        return Batch(latents, latents, torch.zeros(len(context), dtype=torch.long, device=self.device), text, size_ids)
+        return Batch(latents, latents, torch.zeros(len(context), dtype=torch.long, device=self.device), text, time_ids)

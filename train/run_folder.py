@@ -9,8 +9,8 @@ from filelock import FileLock, Timeout  # which torch needs as well
 from .files import atomic_write, remove_leftovers
 
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
-FREE = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
-FREE |= {"sample_prompts", "sample_every", "lcm_lora"}
+RESUME_MUTABLE_OPTIONS = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
+RESUME_MUTABLE_OPTIONS |= {"sample_prompts", "sample_every", "lcm_lora"}
 
 
 class RunFolder:
@@ -39,7 +39,7 @@ class RunFolder:
     def begin(self, settings: dict, overwrite: bool) -> None:
         """Notes the settings; ValueError naming those that differ from the ones that the run began with.
 
-        overwrite forgets a run of that name with other settings; its file stays until the new one replaces it. One with the
+        overwrite deletes a run of that name with other settings; its file stays until the new one replaces it. One with the
         same settings goes on, which ends as if it had begun anew.
         """
         try:
@@ -47,25 +47,25 @@ class RunFolder:
         except ValueError:
             if not overwrite:
                 raise
-            self.forget()
+            self.delete()
         remove_leftovers(self.output)
         with atomic_write(self.settings) as file:
             file.write_text(json.dumps(settings, indent=1, default=str), encoding="utf-8")
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Removes the folder whole; ValueError where that can't be, with nothing lost."""
-        forgotten = self.folder.with_name(f".{self.name}.old")  # which is no run's name
-        shutil.rmtree(forgotten, ignore_errors=True)
+        deleted = self.folder.with_name(f".{self.name}.old")  # which is no run's name
+        shutil.rmtree(deleted, ignore_errors=True)
         try:
             if self.folder.exists():
-                self.folder.replace(forgotten)
+                self.folder.replace(deleted)
         except OSError as error:
             raise ValueError(
                 f"{self.folder} can't be removed ({error}): close the program that has it open, or choose another --name."
             ) from error
-        shutil.rmtree(forgotten, ignore_errors=True)
+        shutil.rmtree(deleted, ignore_errors=True)
 
-    def began(self) -> dict:
+    def stored_settings(self) -> dict:
         """The settings that the run began with; of a new one there are none."""
         try:
             return json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.exists() else {}
@@ -87,10 +87,10 @@ class RunFolder:
                     "--overwrite to replace it."
                 )
             return
-        began = self.began()
+        began = self.stored_settings()
         goes_on = not latest.exists() or int(latest.read_text()) <= settings["steps"]
-        free = FREE | ({"steps"} if settings["lr_scheduler"] == "constant" and goes_on else set())
-        names = sorted((began.keys() | settings.keys()) - free)
+        mutable = RESUME_MUTABLE_OPTIONS | ({"steps"} if settings["lr_scheduler"] == "constant" and goes_on else set())
+        names = sorted((began.keys() | settings.keys()) - mutable)
         changed = [name for name in names if began.get(name) != settings.get(name)]
         if changed:
             listed = ", ".join(f"{name} was {began.get(name)} and is {settings.get(name)}" for name in changed)

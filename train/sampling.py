@@ -19,7 +19,7 @@ from .diffusion import NOISE_SCHEDULE
 from .guidance import unconditional_text
 from .images import to_pil
 
-STEPS, GUIDANCE = 25, 5.0
+STEPS, GUIDANCE_SCALE = 25, 5.0
 SPACING = dict(timestep_spacing="leading", steps_offset=1)  # as the bases' own scheduler_config.json
 LCM_STEPS = 4
 LCM = "lcm"  # the adapter's name
@@ -50,7 +50,7 @@ class Sampler:
         self.pipe.set_progress_bar_config(disable=True)
 
     def sample(
-        self, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE
+        self, prompts: list[str], seeds: list[int], steps: int = STEPS, guidance: float = GUIDANCE_SCALE
     ) -> list[Image.Image]:
         """One picture of each prompt, on its seed."""
         return self.decode(self.sample_latents(prompts, seeds, steps, guidance))
@@ -105,7 +105,7 @@ class Sampler:
         type(self.pipe).load_lora_into_unet(tensors, alphas, self.unet, adapter_name=LCM)
         self.unet.set_adapters([*there, LCM])
         try:
-            with self.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
+            with self.use_scheduler(LCMScheduler(**NOISE_SCHEDULE)):
                 yield
         finally:
             self.unet.delete_adapters(LCM)
@@ -117,7 +117,7 @@ class Sampler:
                 parameter.requires_grad_(True)
 
     @contextmanager
-    def scheduled(self, scheduler):
+    def use_scheduler(self, scheduler):
         """Within it the pipeline has this scheduler."""
         before = self.pipe.scheduler
         self.pipe.scheduler = scheduler

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, LCMScheduler
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from .adapters import disabled
+from .adapters import disable_adapters
 from .diffusion import NOISE_SCHEDULE
 from .events import SILENT, Events
 from .files import atomic_write
@@ -20,17 +20,17 @@ from .sampling import STEPS as TEACHER_STEPS
 from .sampling import Sampler
 
 STEPS = (1, 2, 4, 8)
-HELD_OUT_SHARE = 8  # one of so many prompts, at most
-AT_ONCE = 4  # pictures that are drawn
+PROMPTS_PER_HELD_OUT = 8  # one of so many prompts, at most
+SAMPLE_BATCH_SIZE = 4  # pictures that are drawn
 PICTURES = 8  # across the contact sheet
 MARGIN_PIXELS, FONT_PIXELS = 130, 14
-OTHER_SEEDS = 1000  # added to the seeds, for other pictures of the same prompts
+SEED_OFFSET = 1000  # added to the seeds, for other pictures of the same prompts
 
 
 def held_out(prompts: list[str], count: int) -> list[str]:
     """The prompts that are kept from training: `count`, but at most one of eight. The same ones where others are added."""
     distinct = sorted(set(prompts), key=lambda prompt: hashlib.sha256(prompt.encode()).digest())
-    return distinct[: min(count, len(distinct) // HELD_OUT_SHARE)]
+    return distinct[: min(count, len(distinct) // PROMPTS_PER_HELD_OUT)]
 
 
 class FewStep:
@@ -41,20 +41,16 @@ class FewStep:
 
     def latents(self, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> torch.Tensor:
         """[B, 4, h, w], drawn a few at a time."""
-        return torch.cat(
-            [
-                self.sampler.sample_latents(prompts[k : k + AT_ONCE], seeds[k : k + AT_ONCE], steps, guidance)
-                for k in range(0, len(prompts), AT_ONCE)
-            ]
-        )
+        batches = [slice(k, k + SAMPLE_BATCH_SIZE) for k in range(0, len(prompts), SAMPLE_BATCH_SIZE)]
+        return torch.cat([self.sampler.sample_latents(prompts[b], seeds[b], steps, guidance) for b in batches])
 
     def teacher(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         """Latents after TEACHER_STEPS steps."""
-        with disabled(self.unet), self.sampler.scheduled(ddim()):
+        with disable_adapters(self.unet), self.sampler.use_scheduler(ddim()):
             return self.latents(prompts, seeds, TEACHER_STEPS, self.guidance)
 
     def student(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
-        with self.sampler.scheduled(LCMScheduler(**NOISE_SCHEDULE)):
+        with self.sampler.use_scheduler(LCMScheduler(**NOISE_SCHEDULE)):
             return self.latents(prompts, seeds, steps, 1.0)
 
     def compared(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
@@ -62,12 +58,12 @@ class FewStep:
 
         DDIM's step has as much noise as LCM's, the one that was predicted: a perfect student ends where the teacher does.
         """
-        with self.sampler.scheduled(ddim()):
+        with self.sampler.use_scheduler(ddim()):
             return self.latents(prompts, seeds, steps, 1.0)
 
     def base(self, prompts: list[str], seeds: list[int], steps: int) -> torch.Tensor:
         """As compared(), without what it learned."""
-        with disabled(self.unet):
+        with disable_adapters(self.unet):
             return self.compared(prompts, seeds, steps)
 
     def sheet(self, prompts: list[str], seeds: list[int], rows: dict[str, torch.Tensor] | None = None) -> Image.Image:
@@ -126,7 +122,7 @@ class ScoreCard:
         shown = prompts[:PICTURES], seeds[:PICTURES]
         draw = {
             "teacher": partial(drawing.teacher, prompts, seeds),
-            "other": partial(drawing.teacher, prompts, [seed + OTHER_SEEDS for seed in seeds]),
+            "other": partial(drawing.teacher, prompts, [seed + SEED_OFFSET for seed in seeds]),
             **{label(steps): partial(drawing.student, *shown, steps) for steps in STEPS},
             **{("student", steps): partial(drawing.compared, prompts, seeds, steps) for steps in STEPS},
             **{("base", steps): partial(drawing.base, prompts, seeds, steps) for steps in STEPS},

@@ -13,12 +13,12 @@ from .diffusion import Diffusion
 from .guidance import Text, rows_of
 
 TRAJECTORIES_PER_FILE = 12
-AT_ONCE = 4  # that the teacher draws
+SAMPLE_BATCH_SIZE = 4  # that the teacher draws
 SAMPLES_PER_FILE = 200  # that are learned from until the next one: about two of each point
-WINDOW = 32  # files that a batch may be from
+REPLAY_WINDOW_FILES = 32  # files that a batch may be from
 
 
-class TeacherFiles:
+class TrajectoryBuffer:
     """number -> rows of a file: one of the newest, by chance, all by the seed and the number alone.
 
     With every SAMPLES_PER_FILE samples a file is added, so a run can go on to more steps than it began with. compute(index)
@@ -29,7 +29,7 @@ class TeacherFiles:
         self.folder, self.compute, self.seed, self.accelerator = folder, compute, seed, accelerator
         self.total = batch_size * accelerator.num_processes
         first = accelerator.process_index * batch_size
-        self.mine = slice(first, first + batch_size)
+        self.rank_slice = slice(first, first + batch_size)
         self.written = 0
 
     def file(self, index: int) -> Path:
@@ -40,9 +40,9 @@ class TeacherFiles:
         newest = number * self.total // SAMPLES_PER_FILE
         self.write_until(newest)
         rng = np.random.default_rng([self.seed, number])
-        index = int(rng.integers(max(0, newest - WINDOW + 1), newest + 1))
+        index = int(rng.integers(max(0, newest - REPLAY_WINDOW_FILES + 1), newest + 1))
         stored = trajectories.read(self.file(index), self.accelerator.device)
-        rows = np.resize(rng.permutation(len(stored[name])), self.total)[self.mine]
+        rows = np.resize(rng.permutation(len(stored[name])), self.total)[self.rank_slice]
         return stored, torch.from_numpy(rows).to(self.accelerator.device)
 
     def write_until(self, index: int) -> None:
@@ -67,15 +67,15 @@ def draw(
     All of it is of the batch's images, a few at a time, so that the teacher takes no more memory than the student.
     """
     parts = []
-    for rows in torch.arange(len(t), device=t.device).split(AT_ONCE):
+    for rows in torch.arange(len(t), device=t.device).split(SAMPLE_BATCH_SIZE):
         texts = rows_of(batch.text, rows), rows_of(unconditional, rows)
         found = trajectories.guided_trajectories(
-            unet, diffusion, batch.latents[rows], t[rows], *texts, batch.size_ids[rows], w[rows], strides[rows]
+            unet, diffusion, batch.latents[rows], t[rows], *texts, batch.time_ids[rows], w[rows], strides[rows]
         )
         parts.append({**found, "picture": rows[found["picture"]]})
     context, pooled = batch.text
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    whole |= {"size_ids": batch.size_ids, "context": context} | ({} if pooled is None else {"pooled": pooled})
+    whole |= {"size_ids": batch.time_ids, "context": context} | ({} if pooled is None else {"pooled": pooled})
     return {name: tensor.contiguous() for name, tensor in whole.items()}
 
 

@@ -22,7 +22,7 @@ SAVE_EVERY_STEPS = 100  # a run shorter than four times that saves four times
 LOG_EVERY_STEPS = 50
 MAX_GRAD_NORM = 1.0
 MAX_WARMUP_STEPS = 50
-MESSAGE_NUMBERS = 2**24  # between processes
+REDUCE_BUCKET_ELEMENTS = 2**24  # gradients that processes average in one message, about
 INTERRUPTED = 130  # exit status
 
 
@@ -88,9 +88,9 @@ def train(
             average_gradients(accelerator, parameters)
             norm = accelerator.clip_grad_norm_(parameters, max_grad_norm)
             scaled = accelerator.scaler is not None  # fp16: the scaler passes over steps whose gradients overflow
-            loss, stop, finite = agreed(accelerator, loss, signals, scaled or norm)
+            loss, stop, finite = reduce_step_status(accelerator, loss, signals, scaled or norm)
             if not finite:
-                sys.exit(not_finite(folder, step + 1, saved_at))
+                sys.exit(not_finite_message(folder, step + 1, saved_at))
             optimizer.step()
             optimizer.zero_grad()
             if ema:
@@ -118,14 +118,14 @@ def train(
 
 
 def average_gradients(accelerator: Accelerator, parameters: list[nn.Parameter]) -> None:
-    """The mean over all processes, in messages of about MESSAGE_NUMBERS: those of a whole UNet would not fit in one."""
+    """The mean over all processes, about REDUCE_BUCKET_ELEMENTS in a message: those of a whole UNet would not fit in one."""
     if accelerator.num_processes == 1:
         return
     waiting, size = [], 0
     for gradient in (p.grad for p in parameters if p.grad is not None):
         waiting.append(gradient)
         size += gradient.numel()
-        if size >= MESSAGE_NUMBERS:
+        if size >= REDUCE_BUCKET_ELEMENTS:
             average(accelerator, waiting)
             waiting, size = [], 0
     average(accelerator, waiting)
@@ -139,7 +139,7 @@ def average(accelerator: Accelerator, gradients: list[torch.Tensor]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def agreed(accelerator: Accelerator, loss: torch.Tensor, signals: list[int], norm) -> tuple[float, bool, bool]:
+def reduce_step_status(accelerator: Accelerator, loss: torch.Tensor, signals: list[int], norm) -> tuple[float, bool, bool]:
     """(mean loss, whether any process was told to stop, whether all numbers are finite), the same in all processes."""
     told, norm = (torch.as_tensor(value).to(loss) for value in (float(bool(signals)), norm))
     numbers = torch.stack([loss, told, norm * 0])
@@ -147,7 +147,7 @@ def agreed(accelerator: Accelerator, loss: torch.Tensor, signals: list[int], nor
     return mean, stop > 0, bool(np.isfinite(mean + zero))
 
 
-def not_finite(folder: Path, step: int, saved: int) -> str:
+def not_finite_message(folder: Path, step: int, saved: int) -> str:
     kept = f"Step {saved} is saved in {folder / str(saved)}" if saved else "Nothing was saved yet"
     return (
         f"The loss or its gradient in step {step} is no finite number. {kept}. Train with a lower learning rate, or not in "

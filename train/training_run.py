@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from . import adapters, loading_back, loss_plot, training_loop
+from . import adapters, lora_round_trip, loss_plot, training_loop
 from .base import Base, open_base, open_vae
 from .cache import Cache, cache_latents, cache_texts, key_of
 from .data.buckets import bucket_of, resolutions
@@ -55,9 +55,10 @@ class TrainingRun:
         self.tokenizers = self.base.tokenizers()
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
-        self.in_main(partial(check_writable, options.output_dir, "--output-dir"))  # now, and not when all is learned
-        self.in_main(partial(check_writable, options.work, "--work"))
-        self.in_main(self.folder.lock)
+        # Now, and not when all is learned.
+        self.on_main_process(partial(check_writable, options.output_dir, "--output-dir"))
+        self.on_main_process(partial(check_writable, options.work, "--work"))
+        self.on_main_process(self.folder.lock)
 
     def settings(self, data: str) -> dict:
         """What a run that goes on must share; data tells what it learns from."""
@@ -68,18 +69,18 @@ class TrainingRun:
     def begin(self, data: str) -> None:
         """Notes the settings, or finds that they are those of a run that is gone on with.
 
-        Whatever else can be refused was looked at before: with --overwrite this forgets another run.
+        Whatever else can be refused was looked at before: with --overwrite this deletes another run.
         """
-        self.in_main(partial(self.folder.begin, self.settings(data), self.options.overwrite))
+        self.on_main_process(partial(self.folder.begin, self.settings(data), self.options.overwrite))
 
-    def in_main(self, work: Callable[[], None]) -> None:
+    def on_main_process(self, work: Callable[[], None]) -> None:
         """Done by one process while the others wait."""
         if self.is_main:
             work()
         self.accelerator.wait_for_everyone()
 
     @property
-    def learned_dtype(self) -> torch.dtype:
+    def trainable_dtype(self) -> torch.dtype:
         """Of weights that learn: in half precision most of an update would be rounded off."""
         return torch.promote_types(self.dtype, torch.float32)
 
@@ -154,7 +155,7 @@ class TrainingRun:
         )
         self.done = len(losses)
         if options.sample_prompts:
-            self.in_main(partial(self.complete_samples, draw_samples))
+            self.on_main_process(partial(self.complete_samples, draw_samples))
         if options.report_to:
             self.accelerator.end_training()
         return losses
@@ -200,7 +201,7 @@ class TrainingRun:
         loss_plot.write(self.folder.loss_plot, losses)
         write(self.folder.output)
 
-    def end(self, loaded_back: str) -> None:
+    def report_done(self, loaded_back: str) -> None:
         """Tells what was made, and that it loads back."""
         output = self.folder.output
         print(f"{output}: {loaded_back}", flush=True)
@@ -212,7 +213,7 @@ class TrainingRun:
 
     def check_lora(self, unet: nn.Module, encoders: list[nn.Module]) -> None:
         """Loads the file back, after which the models are of no more use."""
-        self.end(loading_back.check(self.folder.output, unet, encoders, self.base.is_xl))
+        self.report_done(lora_round_trip.check(self.folder.output, unet, encoders, self.base.is_xl))
 
 
 def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
@@ -237,7 +238,7 @@ def make_accelerator(options: Namespace, folder: RunFolder) -> Accelerator:
     )
 
 
-def content_of(dataset: Dataset) -> str:
+def dataset_fingerprint(dataset: Dataset) -> str:
     """What a data set is, in twelve hexadecimal digits: its pictures, captions and repeats."""
     return key_of(*((p.name, p.digest, p.caption, p.repeats) for p in dataset.pictures))[:12]
 

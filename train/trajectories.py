@@ -70,14 +70,14 @@ def guided_trajectories(
     t: torch.Tensor,
     text: Text,
     unconditional: Text,
-    size_ids: torch.Tensor,
+    time_ids: torch.Tensor,
     w: torch.Tensor,
     strides: torch.Tensor | int = DDIM_STEP_TIMESTEPS,
 ) -> dict[str, torch.Tensor]:
     """Those of a UNet with classifier-free guidance; all others are of each image [B]."""
 
     def teacher(x, t, image):
-        return guided_noise(unet, x, t, rows_of(text, image), rows_of(unconditional, image), size_ids[image], w[image])
+        return guided_noise(unet, x, t, rows_of(text, image), rows_of(unconditional, image), time_ids[image], w[image])
 
     return ddim_trajectories(teacher, diffusion, clean, t, strides)
 

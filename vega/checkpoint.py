@@ -26,7 +26,7 @@ from . import (
 NANO_DIR = Path(__file__).parent / "nano"
 NANO_LORA = NANO_DIR / "lcm-lora" / "pytorch_lora_weights.safetensors"
 PART_COUNT = 3  # MODEL, CLIP and VAE
-SIZE_ID_CHANNELS = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
+TIME_IDS_EMBED_DIM = 6 * 256  # channels of SDXL's added condition; the others are the pooled prompt's
 
 
 def load(
@@ -134,8 +134,8 @@ def check_widths(path: Path, unet_config: dict, encoders: dict[str, encoder_file
     if pooled and "clip_g" not in encoders:
         raise ValueError(f"{path} needs two text encoders, and text_encoder_2/ is missing. Download the model again.")
     widths = {name: encoder.width for name, encoder in encoders.items()}
-    if sum(widths.values()) != needed or (pooled and pooled != SIZE_ID_CHANNELS + widths["clip_g"]):
+    if sum(widths.values()) != needed or (pooled and pooled != TIME_IDS_EMBED_DIM + widths["clip_g"]):
         raise ValueError(
-            f"{path} needs {needed} features a token{f' and {pooled - SIZE_ID_CHANNELS} a prompt' if pooled else ''}, its "
+            f"{path} needs {needed} features a token{f' and {pooled - TIME_IDS_EMBED_DIM} a prompt' if pooled else ''}, its "
             f"text encoders give {' + '.join(map(str, widths.values()))}: they belong to another model. Download it again."
         )

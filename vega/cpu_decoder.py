@@ -40,7 +40,7 @@ class CpuDecoder:
     def __init__(self, decoder: torch.nn.Module, dtype: torch.dtype):
         self.dtype, self.weights = dtype, weights_fingerprint(decoder)
         self.graph = self.in_bf16 = self.thread = None
-        self.failures = openvino_graph.Failures("VAE Decode (Vega Tiny) decodes")
+        self.failures = openvino_graph.FailureCounter("VAE Decode (Vega Tiny) decodes")
         self.can_be_graph = openvino_graph.INSTALLED and openvino_graph.are_finite(decoder.parameters())
         self.is_paused = not self.can_be_graph  # OpenVINO, until the next picture
 
@@ -63,7 +63,7 @@ class CpuDecoder:
             decoder = self.in_bf16
         return channels_last(decoder, z.to(self.dtype, memory_format=torch.channels_last)).float()
 
-    def make_graph(self, decoder: torch.nn.Module, z: torch.Tensor) -> openvino_graph.Compiled | None:
+    def make_graph(self, decoder: torch.nn.Module, z: torch.Tensor) -> openvino_graph.CompiledGraph | None:
         """None while it is converted: pictures are decoded without it meanwhile."""
         if self.is_paused:
             return None
@@ -73,7 +73,7 @@ class CpuDecoder:
             self.thread.start()
             self.is_paused = True
             return None
-        graph = openvino_graph.Compiled(file, openvino_graph.clone_weights(decoder.parameters()), self.dtype)
+        graph = openvino_graph.CompiledGraph(file, openvino_graph.clone_weights(decoder.parameters()), self.dtype)
         corner = z[:1, :, :CHECKED_LATENTS, :CHECKED_LATENTS].contiguous()
         graph.check(graph(picture_shape(corner), corner), channels_last(decoder, corner))
         return graph

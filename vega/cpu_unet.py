@@ -37,12 +37,12 @@ class CpuUNet:
     def __init__(self, dtype: torch.dtype):
         self.dtype = dtype
         self.packed = PackedLayers(dtype)
-        self.graphs: OrderedDict[tuple, openvino_graph.Compiled] = OrderedDict()  # (digest of the weights, shapes) -> graph
+        self.graphs: OrderedDict[tuple, openvino_graph.CompiledGraph] = OrderedDict()  # (weights' digest, shapes) -> graph
         self.digest = None  # of the weights that are loaded; empty where no graph can be made of them
         self.modules = []  # of the UNet, when it ran last
         self.thread = None  # that converts the structure
         self.is_paused = False  # OpenVINO, until the next run: a picture is drawn in one way
-        self.failures = openvino_graph.Failures("Accelerate (Vega) draws")
+        self.failures = openvino_graph.FailureCounter("Accelerate (Vega) draws")
 
     def clear(self) -> None:
         """Gives all memory back."""
@@ -127,7 +127,7 @@ class CpuUNet:
 
     def graph(
         self, patcher: comfy.model_patcher.ModelPatcher, unet: torch.nn.Module, inputs: tuple[torch.Tensor | None, ...]
-    ) -> openvino_graph.Compiled | None:
+    ) -> openvino_graph.CompiledGraph | None:
         """The graph with the weights that are loaded, for an item of such a batch; None where there can't be one.
 
         Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it with
@@ -137,7 +137,7 @@ class CpuUNet:
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
-        if self.is_paused or not has_hosts_attention():
+        if self.is_paused or not uses_core_attention():
             return None
         if self.digest is None:
             fits = can_be_graph(module_tree.modules(unet)) and openvino_graph.are_finite(unet.parameters())
@@ -145,7 +145,7 @@ class CpuUNet:
         if not self.digest:
             return None
         shapes = [(1, *tensor.shape[1:]) for tensor in inputs if tensor is not None]
-        if not is_own_size(patcher, inputs[0]):
+        if not is_trained_size(patcher, inputs[0]):
             shapes = []
         key = self.digest, *shapes
         if key in self.graphs:
@@ -165,12 +165,12 @@ class CpuUNet:
             self.graphs.popitem(last=False)
         weights = next((graph.weights for (digest, *_), graph in self.graphs.items() if digest == self.digest), None)
         weights = weights or openvino_graph.clone_weights(unet.parameters())
-        self.graphs[key] = openvino_graph.Compiled(file, weights, torch.float32, shapes)
+        self.graphs[key] = openvino_graph.CompiledGraph(file, weights, torch.float32, shapes)
 
-    def attempt(self, make: Callable, *made_of) -> None:
+    def attempt(self, make: Callable, *arguments) -> None:
         """Remembers why it fails: another version of OpenVINO, a full disk."""
         try:
-            make(*made_of)
+            make(*arguments)
         except Exception as error:
             self.record_failure(error)
 
@@ -188,11 +188,11 @@ def can_be_graph(modules: list[torch.nn.Module]) -> bool:
     )
 
 
-def is_own_size(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
+def is_trained_size(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
     """Whether latents [B, 4, h, w] are of the square that the model was trained on, or that it draws best."""
     height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
     trained = trained_size.of_model(patcher)
-    return trained is not None and height == width and width in (trained.side, trained.best)
+    return trained is not None and height == width and width in (trained.side_px, trained.best_side_px)
 
 
 def graph_file(unet_config: dict) -> Path:
@@ -222,7 +222,7 @@ def call_unet(unet: UNetModel, x, timesteps, context, y=None) -> torch.Tensor:
     return unet.forward(x, timesteps, context, y, transformer_options=torch_attention())
 
 
-def has_hosts_attention() -> bool:
+def uses_core_attention() -> bool:
     """Whether attention is the host's, and no other pack's and nobody's choice on the command line."""
     hosts = (attention.attention_sub_quad, attention.attention_split, attention.attention_pytorch)
     chosen_by_user = args.use_split_cross_attention or args.use_quad_cross_attention
@@ -231,7 +231,7 @@ def has_hosts_attention() -> bool:
 
 def attention_options() -> dict:
     """torch's attention in place of the host's for processors, but of nobody else's."""
-    return torch_attention() if has_hosts_attention() else {}
+    return torch_attention() if uses_core_attention() else {}
 
 
 def torch_attention() -> dict:

@@ -2,7 +2,7 @@
 
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{k}" for port in ("COM", "LPT") for k in range(1, 10))}  # by Windows
 FORBIDDEN = set('/\\:*?"<>|')
-MAX_LETTERS = 100  # four bytes each, and an ending, are still below the 255 bytes of Linux
+MAX_NAME_CHARACTERS = 100  # four bytes each, and an ending, are still below the 255 bytes of Linux
 
 
 def check(name: str) -> None:
@@ -14,5 +14,5 @@ def check(name: str) -> None:
         raise ValueError("An empty name can't be a file's: use letters, digits, - and _.")
     if name.partition(".")[0].rstrip().upper() in RESERVED:
         raise ValueError(f"{name!r} is a device on Windows, and can't be a file's name there: choose another.")
-    if len(name) > MAX_LETTERS:
-        raise ValueError(f"A name of {len(name)} letters is too long for a file: use at most {MAX_LETTERS}.")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise ValueError(f"A name of {len(name)} letters is too long for a file: use at most {MAX_NAME_CHARACTERS}.")

@@ -33,7 +33,7 @@ def from_folder(folder: Path, config: dict, scale_factor: float) -> comfy.sd.VAE
 
 
 def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
-    """VAE from weights under diffusers' names, or in Stability's layout as single files hold them."""
+    """VAE from weights under diffusers' names, or in the LDM layout as single files hold them."""
     try:
         if any(name.startswith("decoder.up_blocks.") for name in state_dict):
             state_dict = comfy.diffusers_convert.convert_vae_state_dict(state_dict)
@@ -57,7 +57,7 @@ def load(path: Path, state_dict: dict[str, torch.Tensor]) -> comfy.sd.VAE:
 
 
 def normalize_ldm_weight(name: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
-    """A weight of Stability's layout, in which some converters left diffusers' newer attention: its names, and no 1 x 1
+    """A weight of the LDM layout, in which some converters left diffusers' newer attention: its names, and no 1 x 1
     convolutions (github.com/huggingface/diffusers/issues/8320).
     """
     if ".attn_1." in name:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import comfy.sd
 import torch
 
-SAMPLED_ROWS = 97  # every so many rows of the table tell whether any is zero: none is, in a CLIP trained on all tokens
+ROW_STRIDE = 97  # every so many rows of the table tell whether any is zero: none is, in a CLIP trained on all tokens
 END_OF_WORD = "</w>"
 # Known as tokens, and in each caption's frame, but they name nothing that a picture could show.
 STOP_WORDS = {"a", "an", "and", "at", "b", "by", "in", "near", "no", "of", "on", "over", "the", "to", "under", "with"}
@@ -16,7 +16,7 @@ EXAMPLES = ("night", "sunset", "mountains", "forest", "lake")
 def known_tokens(clip: comfy.sd.CLIP) -> set[int] | None:
     """The ids of the tokens with an embedding in CLIP-L; None where all have one."""
     table = clip.cond_stage_model.clip_l.transformer.get_input_embeddings().weight
-    if table[::SAMPLED_ROWS].any(dim=1).all():
+    if table[::ROW_STRIDE].any(dim=1).all():
         return None
     return set(table.any(dim=1).nonzero().flatten().tolist())
 

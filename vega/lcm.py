@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper
 
-from . import accelerate, progress, recipes, sd15_blocks, single_cond, step_rules
+from . import accelerate, progress, recipes, sd15_blocks, single_cond, step_functions
 from .latent_formats import CPU_DTYPE_KEY, LATENT_FORMAT_KEY, PIXELS_PER_LATENT
 from .model_sampling import carried_recipe
 
@@ -32,8 +32,8 @@ def batch_noise(shape: tuple[int, ...], generators: list[torch.Generator]) -> to
 def make_sampler(
     guider: comfy.samplers.CFGGuider,
     generators: list[torch.Generator],
-    rule: step_rules.StepRule,
-    plan: list[step_rules.StepSigmas],
+    step_function: step_functions.StepFunction,
+    plan: list[step_functions.StepSigmas],
 ) -> Callable:
     """The sampler function for comfy.samplers.KSAMPLER: predict the clean latent, step to the next level, repeat.
 
@@ -47,10 +47,10 @@ def make_sampler(
         )
         ones = x.new_ones(len(x))
         for i in progress.step_range(len(plan), disable):
-            clean = model(x, sigmas[i] * ones, **extra_args)
+            denoised = model(x, sigmas[i] * ones, **extra_args)
             if callback is not None:
-                callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": clean})
-            x = rule(x, clean, plan[i], lambda: to_device_async(batch_noise(x.shape, generators), x.device))  # noqa: B023
+                callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+            x = step_function(x, denoised, plan[i], lambda: to_device_async(batch_noise(x.shape, generators), x.device))  # noqa: B023
         return reapply_mask(x, model, sigmas[-2] * ones, **extra_args) if plan[-1].target > 0 else x
 
     return sample_vega_lcm
@@ -116,7 +116,7 @@ def sample(
             "LCM-LoRA `ModelSamplingDiscrete` set to lcm does it, too. If it stands there, raise strength_model from 0."
         )
     table = model.get_model_object("model_sampling").sigmas.tolist()
-    plan = step_rules.plan_steps(recipe.rule, recipe.eta, table, recipe.grid(steps, denoise), steps)
+    plan = step_functions.plan_steps(recipe.step_function, recipe.eta, table, recipe.timesteps(steps, denoise), steps)
     cfg = recipes.guidance_scale(recipe, cfg)
     check_guidance(model, recipe, cfg, negative)
     conds = {"positive": positive} if negative is None else {"positive": positive, "negative": negative}
@@ -138,7 +138,7 @@ def sample(
     samples = guider.sample(
         batch_noise(tuple(start.shape), streams),
         start,
-        comfy.samplers.KSAMPLER(make_sampler(guider, streams, recipe.rule, plan)),
+        comfy.samplers.KSAMPLER(make_sampler(guider, streams, recipe.step_function, plan)),
         torch.tensor([*(levels.current for levels in plan), 0.0]),
         denoise_mask=latent.get("noise_mask"),
         callback=callback,

@@ -27,11 +27,11 @@ KEY_SUFFIXES = {
 KOHYA_PREFIX = "lora_unet_"
 PEFT_PREFIX = re.compile(r"^(base_model\.model\.)?(unet\.)?(base_model\.model\.)?")
 NATIVE_BLOCK = re.compile(r"^(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)[._]\d")
-TEXT_ENCODER_KEY = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
+TEXT_ENCODER_KEY_PATTERN = re.compile(r"^(lora_te\d?_|text_encoder|te\d?[._]|base_model\.model\.text)")
 
 
 def is_text_encoder_key(key: str) -> bool:
-    return bool(TEXT_ENCODER_KEY.match(key))
+    return bool(TEXT_ENCODER_KEY_PATTERN.match(key))
 
 
 def to_kohya(name: str) -> str:
@@ -48,7 +48,7 @@ def group_whole_file(
     """
     modules = split_sides(path, tensors)
     native = [module for module in modules if NATIVE_BLOCK.match(module)]
-    names = unet_keys.stability_to_diffusers([f"{module}.weight" for module in native])
+    names = unet_keys.ldm_to_diffusers([f"{module}.weight" for module in native])
     renamed = {module: names[f"{module}.weight"].removesuffix(".weight") for module in native}
     return add_alphas({renamed.get(module, module): sides for module, sides in modules.items()}, alphas_of)
 

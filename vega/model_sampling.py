@@ -5,13 +5,13 @@ import comfy.model_sampling
 import comfy_extras.nodes_model_advanced as host_lcm
 import torch
 
-from . import recipes, step_rules, timestep_grids
+from . import recipes, step_functions, timestep_grids
 
 SIGMA_DATA = 0.5
 TIMESTEP_SCALING = 10.0
 
 
-class TableOnDevice:
+class SigmasOnDeviceMixin:
     """Mixed into a discrete model sampling: its table of noise levels follows sigma onto its device."""
 
     def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
@@ -36,17 +36,17 @@ class ConsistencyFunction(host_lcm.LCM):
         return c_out * (model_input - sigma * model_output) + c_skip * model_input / (1 + sigma**2) ** 0.5
 
 
-class LCMSampling(TableOnDevice, ConsistencyFunction, host_lcm.ModelSamplingDiscreteDistilled):
+class LCMSampling(SigmasOnDeviceMixin, ConsistencyFunction, host_lcm.ModelSamplingDiscreteDistilled):
     """On the 50 timesteps of an LCM."""
 
     recipe = recipes.LCM
 
 
-class ConsistencySampling(TableOnDevice, ConsistencyFunction, comfy.model_sampling.ModelSamplingDiscrete):
+class ConsistencySampling(SigmasOnDeviceMixin, ConsistencyFunction, comfy.model_sampling.ModelSamplingDiscrete):
     """On all 1000 timesteps."""
 
 
-class EpsilonSampling(TableOnDevice, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
+class EpsilonSampling(SigmasOnDeviceMixin, comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.EPS):
     """x0 straight from the predicted noise."""
 
 
@@ -59,10 +59,10 @@ class EulerSampling(EpsilonSampling):
 
 def from_recipe(recipe: recipes.Recipe, model_config) -> comfy.model_sampling.ModelSamplingDiscrete:
     """The model sampling that draws by this recipe, which it carries. model_config: the host's, with its noise schedule."""
-    if recipe.rule is step_rules.lcm:
-        sampling = LCMSampling if recipe.grid is timestep_grids.lcm else ConsistencySampling
+    if recipe.step_function is step_functions.lcm:
+        sampling = LCMSampling if recipe.timesteps is timestep_grids.lcm else ConsistencySampling
     else:
-        sampling = EulerSampling if recipe.rule is step_rules.euler else EpsilonSampling
+        sampling = EulerSampling if recipe.step_function is step_functions.euler else EpsilonSampling
     made = sampling(model_config)
     made.recipe = recipe
     return made

@@ -68,11 +68,11 @@ class ParametersAsInputs(torch.nn.Module):
         return self.call(self.module, *inputs[:first_weight])
 
 
-class Failures:
+class FailureCounter:
     """What kept a module from being called by OpenVINO since it last was. One may pass, as a lack of memory does."""
 
-    def __init__(self, who: str):
-        self.who, self.count, self.last_message = who, 0, None
+    def __init__(self, log_prefix: str):
+        self.log_prefix, self.count, self.last_message = log_prefix, 0, None
 
     @property
     def are_too_many(self) -> bool:
@@ -83,7 +83,7 @@ class Failures:
         self.count += not isinstance(error, MemoryError)
         sentence = " ".join(str(error).split())
         if sentence != self.last_message:
-            logging.warning("%s without OpenVINO: %s", self.who, sentence)
+            logging.warning("%s without OpenVINO: %s", self.log_prefix, sentence)
         self.last_message = sentence
 
     def clear(self) -> None:
@@ -139,11 +139,11 @@ def check_free_memory(output_bytes: int = 0) -> None:
 
 
 def clone_weights(weights: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Weights for Compiled, which graphs may share."""
+    """Weights for CompiledGraph, which graphs may share."""
     return [weight.detach().contiguous().clone() for weight in weights]
 
 
-class Compiled:
+class CompiledGraph:
     """A graph with weights bound to it, whose products are in dtype: fp32 gives the module's output within rounding.
 
     It reads the weights where they lie: they are to be its own. With the shapes of its inputs it is for those alone, which

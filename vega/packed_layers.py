@@ -69,7 +69,7 @@ def packed_forward(layer: torch.nn.Module, dtype: torch.dtype) -> Callable[[torc
     if isinstance(layer, torch.nn.Linear):
         pack, compute = pack_linear, packed_linear
     else:
-        pack, compute = (pack_pixelwise, packed_pixelwise) if is_pixelwise(layer) else (pack_conv, packed_conv)
+        pack, compute = (pack_pointwise, packed_pointwise) if is_pointwise(layer) else (pack_conv, packed_conv)
     weight = bias = None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
@@ -95,16 +95,16 @@ def packed_conv(layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, b
     )
 
 
-def is_pixelwise(layer: torch.nn.Conv2d) -> bool:
+def is_pointwise(layer: torch.nn.Conv2d) -> bool:
     """Whether the convolution is a linear layer of each pixel's channels."""
     return layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
 
 
-def pack_pixelwise(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor:
+def pack_pointwise(layer: torch.nn.Conv2d, weight: torch.Tensor) -> torch.Tensor:
     return pack_linear(layer, weight.flatten(1))
 
 
-def packed_pixelwise(
+def packed_pointwise(
     layer: torch.nn.Conv2d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     """oneDNN's convolutions of 1 x 1 reach a tenth of the speed of its products (2560 channels, 16 x 16, AVX512)."""

@@ -6,7 +6,7 @@ A row travels with the MODEL, in its model sampling (model_sampling.py), and the
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from . import step_rules, timestep_grids
+from . import step_functions, timestep_grids
 
 AUTO = "auto"
 FUSED_LORA = "none (fused in the checkpoint)"  # in place of a LoRA's name
@@ -28,8 +28,8 @@ NO_GUIDANCE = Guidance(1, 1, 1)
 
 class Recipe(NamedTuple):
     name: str  # in the node's list, and in sentences
-    grid: Callable[[int, float], list[int]]  # of timestep_grids
-    rule: step_rules.StepRule
+    timesteps: Callable[[int, float], list[int]]  # of timestep_grids
+    step_function: step_functions.StepFunction
     steps: Collection[int]  # that it was made for; a file may be for one of them alone
     source: str
     guidance: Guidance = NO_GUIDANCE
@@ -42,7 +42,7 @@ class Recipe(NamedTuple):
 LCM = Recipe(
     "LCM",
     timestep_grids.lcm,
-    step_rules.lcm,
+    step_functions.lcm,
     ANY_STEPS,
     "latent-consistency/lcm-lora-sdxl; guidance: huggingface.co/blog/lcm_lora",
     Guidance(1, 2, 1),
@@ -50,28 +50,33 @@ LCM = Recipe(
 DMD2 = Recipe(
     "DMD2",
     timestep_grids.trailing,  # its makers' timesteps [999, 749, 499, 249], and those of other numbers of steps likewise
-    step_rules.lcm,
+    step_functions.lcm,
     (4,),
     "tianweiy/DMD2",
     is_for_sdxl=True,
     licence=NON_COMMERCIAL,
 )
-TCD = Recipe("TCD", timestep_grids.lcm, step_rules.tcd, ANY_STEPS, "h1t/TCD-SDXL-LoRA", eta=0.3)
-HYPER = Recipe("Hyper-SD", timestep_grids.trailing, step_rules.ddim, (2, 4, 8), "ByteDance/Hyper-SD")
+TCD = Recipe("TCD", timestep_grids.lcm, step_functions.tcd, ANY_STEPS, "h1t/TCD-SDXL-LoRA", eta=0.3)
+HYPER = Recipe("Hyper-SD", timestep_grids.trailing, step_functions.ddim, (2, 4, 8), "ByteDance/Hyper-SD")
 HYPER_ONE_STEP = Recipe(
-    "Hyper-SD 1-step", timestep_grids.lcm, step_rules.tcd, range(1, 9), "ByteDance/Hyper-SD, 1-step unified LoRA", eta=1.0
+    "Hyper-SD 1-step",
+    timestep_grids.lcm,
+    step_functions.tcd,
+    range(1, 9),
+    "ByteDance/Hyper-SD, 1-step unified LoRA",
+    eta=1.0,
 )
 HYPER_CFG = HYPER._replace(name="Hyper-SD CFG", steps=(8, 12), guidance=Guidance(5, 8, 5))
 LIGHTNING = Recipe(
     "SDXL-Lightning",
     timestep_grids.trailing,
-    step_rules.euler,
+    step_functions.euler,
     (2, 4, 8),
     "ByteDance/SDXL-Lightning",
     is_for_sdxl=True,
 )
 PCM = Recipe(
-    "PCM", timestep_grids.trailing, step_rules.ddim, (2, 4, 8, 16), "wangfuyun/PCM_Weights, SmallCFG", Guidance(1, 2, 1)
+    "PCM", timestep_grids.trailing, step_functions.ddim, (2, 4, 8, 16), "wangfuyun/PCM_Weights, SmallCFG", Guidance(1, 2, 1)
 )
 PCM_NORMAL_CFG = PCM._replace(
     name="PCM normal CFG", steps=(4, 8, 16), source="wangfuyun/PCM_Weights, NormalCFG", guidance=Guidance(2, 9, 3)
@@ -79,7 +84,7 @@ PCM_NORMAL_CFG = PCM._replace(
 FLASH = Recipe(
     "Flash Diffusion",
     timestep_grids.lcm,  # its makers say "trailing", which LCMScheduler does not read
-    step_rules.lcm,
+    step_functions.lcm,
     (4,),
     "jasperai/flash-sdxl",
     is_attention_only=True,

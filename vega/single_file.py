@@ -1,4 +1,4 @@
-"""The parts of a checkpoint in one file (Stability's layout), told from its keys and shapes, never from its name."""
+"""The parts of a checkpoint in one file (the LDM layout), told from its keys and shapes, never from its name."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +29,7 @@ def read(path: Path) -> Parts:
     if not unet:
         raise ValueError(f"{path} is not a checkpoint: it is {unsupported.describe_file(state_dict)}.")
     # unet.load takes diffusers' names back to the host's: numbers may have gaps here, and the config is read from names.
-    names = unet_keys.stability_to_diffusers(list(unet))
+    names = unet_keys.ldm_to_diffusers(list(unet))
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} holds some weights of the UNet twice. Download it again.")
     unet = {names[key]: tensor for key, tensor in unet.items()}

@@ -25,7 +25,7 @@ ATTENTION_KINDS = ("attn", "ff_", "proj_")  # begin the kinds of modules that ar
 class AppliedLora(NamedTuple):
     """What was done: in a sentence, and in numbers of modules."""
 
-    sentence: str
+    summary: str
     modules: int  # of the UNet's, patched
     modules_in_file: int
     text_modules: int  # of the text encoders', patched
@@ -43,7 +43,7 @@ def apply(
     """Clones of the model and its text encoders with the LoRA as weight patches, and what was done.
 
     A LoRA of any key style, whole: ValueError names what does not fit. One for Stable Diffusion 1.5 is mapped onto
-    small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the sentence counts them.
+    small-sd and tiny-sd; modules of the blocks that were left out there are left out, and the summary counts them.
     made_for: one of MADE_FOR_OPTIONS, for a file that both read differently; other models take their own only.
     """
     tensors, metadata = weights.read(path)
@@ -75,9 +75,9 @@ def apply(
     if lacks_clip:
         report.append("its modules of text encoders not: no clip is connected")
     weights.check_end(path)
-    sentence = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
-    logging.info("Load LoRA (Vega): %s", sentence)
-    return model, clip, AppliedLora(sentence, modules, len(adapter), text_modules, lacks_clip)
+    summary = f"{path.name}: {'; '.join(report) or 'nothing at strength 0'}"
+    logging.info("Load LoRA (Vega): %s", summary)
+    return model, clip, AppliedLora(summary, modules, len(adapter), text_modules, lacks_clip)
 
 
 def is_few_step(path: Path, metadata: dict[str, str], adapter: dict[str, dict[str, torch.Tensor]]) -> bool:

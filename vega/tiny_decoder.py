@@ -17,13 +17,13 @@ CONTEXT_LATENTS = 19  # around a pixel that it depends on, by the sizes of the d
 
 
 def decode(
-    vae: comfy.sd.VAE, samples: torch.Tensor, drawn_as: str | None = None, cpu_dtype: torch.dtype | None = None
+    vae: comfy.sd.VAE, samples: torch.Tensor, latent_family: str | None = None, cpu_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
     """[B, 4, h, w] latents -> [B, 8h, 8w, 3] pictures in 0..1, fp32 on the host's intermediate device.
 
-    drawn_as is the host's class of latents, where the latents say so (LATENT_FORMAT_KEY). On a processor cpu_dtype is that
-    of cpu_decoder's products, and None leaves the decoder to the host's layers. ValueError for a VAE that is not tiny or
-    another family's, and for latents or pictures that are not numbers.
+    latent_family is the host's class of latents, where the latents say so (LATENT_FORMAT_KEY). On a processor cpu_dtype is
+    that of cpu_decoder's products, and None leaves the decoder to the host's layers. ValueError for a VAE that is not tiny
+    or another family's, and for latents or pictures that are not numbers.
     """
     if not isinstance(vae.first_stage_model, comfy.taesd.taesd.TAESD):
         raise ValueError(
@@ -32,10 +32,10 @@ def decode(
         )
     scale = vae.first_stage_model.vae_scale.item()
     made_for = next((name for name, family in FAMILIES.items() if abs(scale - family.scale_factor) < 1e-3), None)
-    if made_for and drawn_as in FAMILIES and made_for != drawn_as:
+    if made_for and latent_family in FAMILIES and made_for != latent_family:
         raise ValueError(
             f"This VAE decodes {FAMILIES[made_for].title} latents, and these were drawn by a model of the "
-            f"{FAMILIES[drawn_as].title} family: take the VAE from the Load Vega that the model came from."
+            f"{FAMILIES[latent_family].title} family: take the VAE from the Load Vega that the model came from."
         )
     if samples.is_nested or samples.ndim != 4 or samples.shape[1] != vae.latent_channels:
         raise ValueError(

@@ -8,16 +8,16 @@ ATTACHMENT_KEY = "vega_trained_size"  # of the attachment that carries it with a
 # Of a picture's pixels by those of the square that the model was trained on. Below half of them objects lose their parts
 # (SDXL at 512 x 512 has a quarter); above a square half as long again on each side it repeats what it draws: horizons,
 # heads. Between them lie all sizes that are usual for a model: 768 x 768 for SD 1.5, and SDXL's buckets of any shape.
-MIN_AREA, MAX_AREA = 0.5, 1.5**2
-MAX_SIDE = 2  # of the trained square's; the widest bucket of SDXL, 2048 x 512, has just that
+MIN_AREA_RATIO, MAX_AREA_RATIO = 0.5, 1.5**2
+MAX_SIDE_RATIO = 2  # of the trained square's; the widest bucket of SDXL, 2048 x 512, has just that
 
 
 class TrainedSize(NamedTuple):
-    """In pixels: the side of the square that a model was trained on, the best side, the longest of one picture."""
+    """The side of the square that a model was trained on, the best side, the longest of one picture."""
 
-    side: int
-    best: int
-    longest: int
+    side_px: int
+    best_side_px: int
+    max_side_px: int
 
 
 # vega/nano/README.md, its scores by size: all attributes are right in 85 % of pictures at 128 x 128, in 92 % at 192 x 192,
@@ -26,7 +26,7 @@ NANO_TRAINED_SIZE = TrainedSize(128, 192, 192)
 
 
 def of_side(side: int) -> TrainedSize:
-    return TrainedSize(side, side, MAX_SIDE * side)
+    return TrainedSize(side, side, MAX_SIDE_RATIO * side)
 
 
 def of_model(model: comfy.model_patcher.ModelPatcher) -> TrainedSize | None:
@@ -36,15 +36,15 @@ def of_model(model: comfy.model_patcher.ModelPatcher) -> TrainedSize | None:
 
 def suggest_size(width: int, height: int, trained: TrainedSize) -> tuple[int, int] | None:
     """A size of about that shape that the model draws well; None where this one is fine."""
-    area = width * height / trained.side**2
-    if MIN_AREA <= area <= MAX_AREA and max(width, height) <= trained.longest:
+    area = width * height / trained.side_px**2
+    if MIN_AREA_RATIO <= area <= MAX_AREA_RATIO and max(width, height) <= trained.max_side_px:
         return None
-    step = 32 if trained.best < 512 else 64
-    widest = trained.longest**2 / (MIN_AREA * trained.side**2)  # a wider picture has too few pixels at its longest
+    step = 32 if trained.best_side_px < 512 else 64
+    widest = trained.max_side_px**2 / (MIN_AREA_RATIO * trained.side_px**2)  # a wider one has too few pixels at its longest
     ratio = min(max(width / height, 1 / widest), widest)
-    sides = [trained.best * ratio**0.5, trained.best / ratio**0.5]
-    scale = min(1, trained.longest / max(sides))
+    sides = [trained.best_side_px * ratio**0.5, trained.best_side_px / ratio**0.5]
+    scale = min(1, trained.max_side_px / max(sides))
     sides = [max(step, round(side * scale / step) * step) for side in sides]
-    while sides[0] * sides[1] < MIN_AREA * trained.side**2:
+    while sides[0] * sides[1] < MIN_AREA_RATIO * trained.side_px**2:
         sides[sides.index(min(sides))] += step
     return tuple(sides)

@@ -25,12 +25,12 @@ OUTSIDE_BLOCKS = {
 MODULE_PATTERN = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:(\d+)\.)?(.+)")
 BLOCK_LISTS = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
 CHANNELS_PER_HEAD = 64  # of every SDXL-shaped UNet; it cannot be seen in the weights
-SIZE_ID_CHANNELS = 256  # of every SDXL-shaped UNet, for each of six
+ADDITION_TIME_EMBED_DIM = 256  # of every SDXL-shaped UNet, for each of six
 SD15_HEADS = 8  # of every UNet of Stable Diffusion 1's shape
 
 
-def stability_to_diffusers(keys: list[str]) -> dict[str, str]:
-    """Name of each UNet weight in a single file (Stability's layout) -> diffusers' name.
+def ldm_to_diffusers(keys: list[str]) -> dict[str, str]:
+    """Name of each UNet weight in a single file (the LDM layout) -> diffusers' name.
 
     Blocks are told apart by what they hold, not by their numbers: a UNet with one residual block a level, converted by
     diffusers' own script (scripts/convert_diffusers_to_original_stable_diffusion.py), has gaps in its numbers, an
@@ -121,6 +121,6 @@ def infer_config(state_dict: dict[str, torch.Tensor]) -> dict:
         "use_linear_projection": len(shapes[f"{attention}proj_in.weight"]) == 2,
         "attention_head_dim": [max(1, c // CHANNELS_PER_HEAD) for c in channels] if xl else SD15_HEADS,
         "addition_embed_type": "text_time" if xl else None,
-        "addition_time_embed_dim": SIZE_ID_CHANNELS if xl else None,
+        "addition_time_embed_dim": ADDITION_TIME_EMBED_DIM if xl else None,
         "projection_class_embeddings_input_dim": shapes["add_embedding.linear_1.weight"][1] if xl else None,
     }

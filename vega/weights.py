@@ -18,7 +18,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FILE_NAME_FORMS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
 PICKLE_NAME_FORMS = tuple(form.replace("safetensors", "bin") for form in FILE_NAME_FORMS)
 # transformers calls a pickle of its own otherwise.
-PICKLE_STEM = {"model": "pytorch_model"}
+PICKLE_STEMS = {"model": "pytorch_model"}
 # What torch.compile, DDP and FSDP put before the names within what they wrap; kohya writes _ for each dot.
 WRAPPER_PREFIX = r"(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)"
 WRAPPER_PATTERN = re.compile(rf"(?:^|(?<=\.)){WRAPPER_PREFIX}\.|_{WRAPPER_PREFIX}(?=_)")
@@ -125,12 +125,12 @@ def read_part(folder: Path, stem: str) -> tuple[Path, dict[str, torch.Tensor]]:
     """
     refusals = []
     for form in FILE_NAME_FORMS + PICKLE_NAME_FORMS:
-        path = folder / form.format(stem if form in FILE_NAME_FORMS else PICKLE_STEM.get(stem, stem))
+        path = folder / form.format(stem if form in FILE_NAME_FORMS else PICKLE_STEMS.get(stem, stem))
         if path.is_file():
             try:
                 state_dict = read_files(path)
             except ValueError as error:
-                if (share := share_present(path)) == 1:
+                if (share := present_fraction(path)) == 1:
                     raise  # it is damaged: another form may hold other weights
                 refusals.append((share, error))
                 continue
@@ -174,7 +174,7 @@ def shards(index: Path) -> list[Path]:
     return [index.with_name(Path(name).name) for name in sorted(set(names.values()))]
 
 
-def share_present(path: Path) -> float:
+def present_fraction(path: Path) -> float:
     """The share of a form's own files that are really there, for one that could not be read whole."""
     try:
         files = shards(path) if path.suffix == ".json" else [path]
@@ -212,10 +212,10 @@ def unsupported_config(path: Path, what: str) -> ValueError:
     return ValueError(f"{path}: {what}. Use another model: Load Vega takes {unsupported.FAMILIES}.")
 
 
-def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict | None = None) -> None:
+def require(path: Path, config: dict, required: dict[str, tuple], variant_names: dict | None = None) -> None:
     """ValueError naming the first option of a config.json that is not one of its required values; left out, it is the first.
 
-    known_as: (option, value), or an option with any other value -> what a model with it is called.
+    variant_names: (option, value), or an option with any other value -> what a model with it is called.
     """
     if config.get("quantization_config"):
         raise ValueError(
@@ -225,7 +225,7 @@ def require(path: Path, config: dict, required: dict[str, tuple], known_as: dict
     for option, allowed in required.items():
         value = config.get(option, allowed[0])
         if value not in allowed:
-            name = next((n for refused, n in (known_as or {}).items() if refused in ((option, value), option)), None)
+            name = next((n for refused, n in (variant_names or {}).items() if refused in ((option, value), option)), None)
             known = f" ({name})" if name else ""
             only = " or ".join(map(repr, allowed))
             raise unsupported_config(path, f"{option} = {value!r}{known} is not supported (only {only})")

@@ -43,7 +43,7 @@ class LatestFrame:
         try:
             async for frame in frames:
                 file = frame if isinstance(frame, bytes) else await asyncio.to_thread(encode_jpeg, frame)
-                check_size(f"Frame {self.number + 1}", len(file))
+                check_message_size(f"Frame {self.number + 1}", len(file))
                 self.number, self.file = self.number + 1, file
                 self.changed.set()
         finally:
@@ -63,7 +63,7 @@ async def stream(
     nothing answers for the policy's time.
     """
     message = json.dumps({"type": "prompt", "prompt": prompt})
-    check_size("The graph", len(message))
+    check_message_size("The graph", len(message))
     newest = LatestFrame()
     reading = asyncio.create_task(newest.read(frames))
     last_seen = time.monotonic()
@@ -177,9 +177,11 @@ async def send_frames(socket: websockets.ClientConnection, prompt: str, newest: 
         await socket.close()
 
 
-def check_size(what: str, count: int) -> None:
-    if count > MAX_MESSAGE_BYTES:
-        raise RequestError(f"{what} has {count} bytes; the server takes at most {MAX_MESSAGE_BYTES}: make it smaller.", 413)
+def check_message_size(name: str, byte_count: int) -> None:
+    if byte_count > MAX_MESSAGE_BYTES:
+        raise RequestError(
+            f"{name} has {byte_count} bytes; the server takes at most {MAX_MESSAGE_BYTES}: make it smaller.", 413
+        )
 
 
 def refusal_error(error: websockets.InvalidStatus) -> RequestError:

@@ -45,7 +45,7 @@ class RetryPolicy:
         error = state.outcome.exception()
         if isinstance(error, httpx.ConnectTimeout) and not self.has_answered:  # which is waiting, too
             return state.seconds_since_start >= FIRST_RESPONSE_SECONDS
-        return state.idle_for >= (FIRST_RESPONSE_SECONDS if is_no_model(error) else self.seconds)
+        return state.idle_for >= (FIRST_RESPONSE_SECONDS if lacks_retry_after(error) else self.seconds)
 
     def warn(self) -> None:
         """A server that restarts looks as a wrong address does: who waits is told at once that it may be one."""
@@ -69,7 +69,7 @@ def is_tls_error(error: BaseException | None) -> bool:
     return error is not None and (type(error) in kinds or is_tls_error(error.__cause__ or error.__context__))
 
 
-def is_no_model(error: BaseException | None) -> bool:
+def lacks_retry_after(error: BaseException | None) -> bool:
     """A refusal without a Retry-After: the API sends one where asking again helps soon."""
     return isinstance(error, RequestError) and not isinstance(error, GatewayError) and error.retry_after is None
 

@@ -10,11 +10,11 @@ from PIL import Image
 STEP_PIXELS = 64
 SMALL_STEP_PIXELS = 32  # below SMALL_RESOLUTION, where steps of 64 would leave few sizes
 SMALL_RESOLUTION = 512
-LEAST, MOST = 0.25, 2.0  # of the resolution: the shortest and the longest side
+MIN_SIDE_RATIO, MAX_SIDE_RATIO = 0.25, 2.0  # of the resolution: the shortest and the longest side
 
 
 class Crop(NamedTuple):
-    """A picture as it is trained on, and SDXL's size ids of it, all in pixels."""
+    """A picture as it is trained on, and SDXL's time ids of it, all in pixels."""
 
     image: Image.Image
     original_size: tuple[int, int]  # (height, width) of the upright picture
@@ -25,7 +25,7 @@ class Crop(NamedTuple):
 def resolutions(resolution: int) -> list[tuple[int, int]]:
     """The (width, height) of all buckets, sorted."""
     step = STEP_PIXELS if resolution >= SMALL_RESOLUTION else SMALL_STEP_PIXELS
-    least, most = (max(step, int(resolution * share) // step * step) for share in (LEAST, MOST))
+    least, most = (max(step, int(resolution * share) // step * step) for share in (MIN_SIDE_RATIO, MAX_SIDE_RATIO))
     side = max(step, resolution // step * step)
     found = {(side, side)}
     for width in range(least, most + 1, step):

@@ -10,7 +10,7 @@ from PIL import Image
 from . import image_file, tar_file
 
 
-class Picture(NamedTuple):
+class TrainingImage(NamedTuple):
     """One picture: a file, or a member of a tar."""
 
     file: Path
@@ -31,18 +31,18 @@ class Picture(NamedTuple):
         return image_file.decode(self.read())
 
 
-class LeftOut(NamedTuple):
+class SkippedFile(NamedTuple):
     name: str
     reason: str
 
 
 class Dataset(NamedTuple):
-    pictures: list[Picture]
-    left_out: list[LeftOut]
+    pictures: list[TrainingImage]
+    left_out: list[SkippedFile]
     notes: list[str]
 
 
-def checked(dataset: Dataset, pictures: Iterable[Picture] | None = None) -> Dataset:
+def checked(dataset: Dataset, pictures: Iterable[TrainingImage] | None = None) -> Dataset:
     """The data set with every picture read once: its size and digest filled in, or left out with the reason.
 
     pictures: the same ones by way of a progress bar.
@@ -54,9 +54,9 @@ def checked(dataset: Dataset, pictures: Iterable[Picture] | None = None) -> Data
             content = picture.read()
             image = image_file.decode(content)
         except OSError as error:
-            left_out.append(LeftOut(picture.name, f"it can't be read ({error.strerror})"))
+            left_out.append(SkippedFile(picture.name, f"it can't be read ({error.strerror})"))
         except ValueError as error:
-            left_out.append(LeftOut(picture.name, str(error)))
+            left_out.append(SkippedFile(picture.name, str(error)))
         else:
             digest = hashlib.sha256(content).hexdigest()
             good.append(picture._replace(width=image.width, height=image.height, digest=digest))

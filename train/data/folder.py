@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 
 from . import caption_file, image_file, tar_file
-from .dataset import Dataset, LeftOut, Picture
+from .dataset import Dataset, SkippedFile, TrainingImage
 
 NUMBERED = re.compile(r"(\d+)_(.*)")  # kohya's: how often an epoch shows each picture, and the caption of those without one
 MAX_REPEATS = 10_000
@@ -38,23 +38,23 @@ class Folder:
 
     def __init__(self, root: Path, instance_prompt: str):
         self.root, self.instance_prompt = root, " ".join(instance_prompt.split())
-        self.pictures: list[Picture] = []
-        self.left_out: list[LeftOut] = []
-        self.longer: list[str] = []  # caption files of several lines
-        self.used: set[Path] = set()  # caption files
-        self.beside: dict[tuple[Path, str, str], Path] = {}  # (folder, stem, ending) -> caption file
+        self.pictures: list[TrainingImage] = []
+        self.left_out: list[SkippedFile] = []
+        self.multiline_captions: list[str] = []  # caption files of several lines
+        self.used_captions: set[Path] = set()  # caption files
+        self.sidecars: dict[tuple[Path, str, str], Path] = {}  # (folder, stem, ending) -> caption file
         self.rows: dict[Path, caption_file.Row] = {}  # picture -> its row of a metadata file
 
     def dataset(self) -> Dataset:
         notes = []
-        if self.longer:
-            count = len(self.longer)
-            notes.append(f"{count} caption files have several lines, of which the first is taken ({self.longer[0]} is one)")
+        if self.multiline_captions:
+            count, one = len(self.multiline_captions), self.multiline_captions[0]
+            notes.append(f"{count} caption files have several lines, of which the first is taken ({one} is one)")
         return Dataset(self.pictures, self.left_out, notes)
 
     def leave_out(self, file: Path | str, reason: str) -> None:
         name = file if isinstance(file, str) else self.name(file)
-        self.left_out.append(LeftOut(name, reason))
+        self.left_out.append(SkippedFile(name, reason))
 
     def name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix()
@@ -64,13 +64,13 @@ class Folder:
         images = [file for file in files if file.suffix.lower() in image_file.ENDINGS]
         for file in files:
             if file.suffix.lower() in caption_file.ENDINGS:
-                self.beside[file.parent, normalized(file.stem), file.suffix.lower()] = file
+                self.sidecars[file.parent, normalized(file.stem), file.suffix.lower()] = file
         for file in files:
             if file.name.lower() in caption_file.METADATA:
                 self.read_metadata(file, images)
-        numbered = any(NUMBERED.fullmatch(self.top(file)) for file in images)
+        numbered = any(NUMBERED.fullmatch(self.top_folder(file)) for file in images)
         for file in images:
-            if numbered and not NUMBERED.fullmatch(self.top(file)):
+            if numbered and not NUMBERED.fullmatch(self.top_folder(file)):
                 self.leave_out(file, "other pictures are in folders named N_words, and it is in none")
             else:
                 self.read_picture(file)
@@ -100,7 +100,7 @@ class Folder:
     def leave_out_folder(self, error: OSError) -> None:
         self.leave_out(Path(error.filename), f"the folder can't be read ({error.strerror})")
 
-    def top(self, file: Path) -> str:
+    def top_folder(self, file: Path) -> str:
         """The folder right below the root that the file is in."""
         return file.relative_to(self.root).parts[0] if file.parent != self.root else ""
 
@@ -122,7 +122,7 @@ class Folder:
                 self.leave_out(f"{self.name(file)}, line {row.line}", reason)
 
     def read_picture(self, file: Path) -> None:
-        numbered = NUMBERED.fullmatch(self.top(file))
+        numbered = NUMBERED.fullmatch(self.top_folder(file))
         number, words = numbered.groups() if numbered else ("1", "")
         repeats = int(number) if len(number) < 9 else 0  # Python makes no number of thousands of digits
         if not 1 <= repeats <= MAX_REPEATS:
@@ -134,7 +134,7 @@ class Folder:
             self.leave_out(file, str(error))
             return
         if caption:
-            self.pictures.append(Picture(file, self.name(file), caption, source, repeats))
+            self.pictures.append(TrainingImage(file, self.name(file), caption, source, repeats))
         else:
             self.leave_out(file, NO_CAPTION.format(f"{file.stem}.txt"))
 
@@ -145,23 +145,23 @@ class Folder:
                 raise ValueError(f"{row.reason} (line {row.line} of the metadata)")
             return row.caption, "metadata"
         for ending in caption_file.ENDINGS:
-            beside = self.beside.get((file.parent, normalized(file.stem), ending))
-            if beside:
-                return self.caption_beside(beside), ending
+            sidecar = self.sidecars.get((file.parent, normalized(file.stem), ending))
+            if sidecar:
+                return self.caption_beside(sidecar), ending
         if words:
             return words, "folder name"
         return self.instance_prompt, "--instance-prompt"
 
     def caption_beside(self, file: Path) -> str:
-        self.used.add(file)
+        self.used_captions.add(file)
         try:
             lines = caption_file.captions(file.read_bytes())
         except (ValueError, OSError) as error:
             raise ValueError(f"its caption {file.name} can't be used: {error}") from error
         if not lines:
             raise ValueError(f"its caption {file.name} is empty")
-        if len(lines) > 1 and self.name(file) not in self.longer:
-            self.longer.append(self.name(file))
+        if len(lines) > 1 and self.name(file) not in self.multiline_captions:
+            self.multiline_captions.append(self.name(file))
         return lines[0]
 
     def read_other(self, file: Path) -> None:
@@ -169,7 +169,7 @@ class Folder:
         name = file.name.lower()
         if name.endswith(".tar"):
             self.read_tar(file)
-        elif name in caption_file.METADATA or file in self.used:
+        elif name in caption_file.METADATA or file in self.used_captions:
             return
         elif file.suffix.lower() in caption_file.ENDINGS:
             self.leave_out(file, "no picture of its name takes its caption from it")
@@ -206,7 +206,7 @@ class Folder:
         for ending, member in members.items():
             name = f"{prefix}: {member.name}"
             if ending in images and caption:
-                self.pictures.append(Picture(file, name, caption, source, member=member))
+                self.pictures.append(TrainingImage(file, name, caption, source, member=member))
             elif ending in images:
                 self.leave_out(name, reason)
             elif not images or ending not in (*tar_file.CAPTIONS, ".json"):

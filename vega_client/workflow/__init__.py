@@ -5,6 +5,6 @@ of its own (graphToPrompt). This does the same without a browser, and says what 
 """
 
 from .prompt import is_api, to_api
-from .saved import kinds
+from .reader import kinds
 
 __all__ = ["is_api", "kinds", "to_api"]

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 
-from .parts import ABSENT, Input, Node, Widget
+from .graph import ABSENT, Input, Node, Widget
 
 AUTOGROW, DYNAMIC_COMBO, MATCH_TYPE = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_MATCHTYPE_V3"
 CONTROL_WIDGET, CONTROL_VALUES = "control_after_generate", ("fixed", "increment", "decrement", "randomize")
@@ -51,13 +51,13 @@ def apply_definition(node: Node, info: dict, converted: dict[str, str]) -> None:
     """
     saved = {entry.name: entry for entry in node.inputs}
     numbers = itertools.count()
-    node.inputs, node.left = [], dict(node.values)
+    node.inputs, node.unused_values = [], dict(node.values)
 
     def value(name: str, default: object) -> object:
         # Some packs' nodes save theirs by name.
         number = next(numbers)
         key = next((key for key in (name, number, str(number)) if key in node.values), None)
-        node.left.pop(key, None)
+        node.unused_values.pop(key, None)
         return node.values.get(key, default)
 
     def socket(name: str, kind: str, widget: Widget | None = None) -> None:
@@ -85,18 +85,18 @@ def apply_definition(node: Node, info: dict, converted: dict[str, str]) -> None:
                 saved_beside = value(companion, None)
                 # The pack's own code may have no such widget.
                 if companion == CONTROL_WIDGET and not is_control_value(saved_beside):
-                    node.left[companion] = saved_beside
+                    node.unused_values[companion] = saved_beside
             for key, *inner in dynamic_combo_inputs(widget):
                 lay_out(f"{name}.{key}", *inner)
 
     for given in sorted(input_specs(info), key=lambda given: is_widget(*given[1:])):
         lay_out(*given)
-    if node.kind == "CustomCombo":
+    if node.type == "CustomCombo":
         node.widgets += custom_combo_widgets(node.widgets[0], value)
-    if node.kind in ("SaveGLB", "Preview3D"):
+    if node.type in ("SaveGLB", "Preview3D"):
         node.widgets.append(Widget("image", ""))
     names = {entry.name for entry in node.inputs}
-    groups = tuple(f"{widget.name}." for widget in node.widgets if widget.kind == DYNAMIC_COMBO)
+    groups = tuple(f"{widget.name}." for widget in node.widgets if widget.type == DYNAMIC_COMBO)
     widgets = {widget.name: widget for widget in node.widgets}
     for name, entry in saved.items():
         entry.widget = widgets.get(converted.get(name))
@@ -141,7 +141,7 @@ def is_control_value(value: object) -> bool:
 
 def dynamic_combo_inputs(widget: Widget) -> list[tuple[str, str, dict]]:
     """The inputs of the option that a dynamic combo has selected."""
-    options = widget.options["options"] if widget.kind == DYNAMIC_COMBO else ()
+    options = widget.options["options"] if widget.type == DYNAMIC_COMBO else ()
     return next((input_specs({"input": option["inputs"]}) for option in options if option["key"] == widget.value), [])
 
 

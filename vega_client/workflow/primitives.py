@@ -2,9 +2,9 @@
 
 import math
 
-from .parts import Graph, Node, Widget
+from .graph import Graph, Node, Widget
 from .subgraphs import primitive_targets
-from .texts import expand_placeholders
+from .text_replacements import expand_placeholders
 
 
 def apply_primitive(graph: Graph, node: Node, root: Graph) -> None:
@@ -13,7 +13,7 @@ def apply_primitive(graph: Graph, node: Node, root: Graph) -> None:
         if entry.widget and 0 in node.values:
             replaces = node.properties.get("Run widget replace on values")
             value = expand_placeholders(node.values[0], root) if replaces else node.values[0]
-            number = isinstance(value, int | float) and entry.widget.kind in ("INT", "FLOAT")
+            number = isinstance(value, int | float) and entry.widget.type in ("INT", "FLOAT")
             entry.widget.value = snap_to_step(value, entry.widget) if number else value
 
 
@@ -21,7 +21,7 @@ def snap_to_step(value: float, widget: Widget) -> float:
     """Within the limits; in whole steps from the lowest, or with the digits that a step has."""
     low, step = widget.options.get("min", 0), widget.options.get("step")
     value = min(max(value, low), widget.options.get("max", 2048))
-    if widget.kind == "INT":
+    if widget.type == "INT":
         offset = low % (step or 1)
         return math.floor((value - offset) / (step or 1) + 0.5) * (step or 1) + offset
     digits = max(0, -math.floor(math.log10(step or 0.5)))

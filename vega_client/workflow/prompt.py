@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from .leftovers import unplaced_values
-from .parts import ABSENT, PRIMITIVE, Graph, Input, Link, Node, Widget
+from .graph import ABSENT, PRIMITIVE, Graph, Input, Link, Node, Widget
 from .primitives import apply_primitive
-from .saved import WorkflowReader
+from .reader import WorkflowReader
 from .shapes import WORKFLOW_SHAPE, check_shape
 from .subgraphs import SUBGRAPH_INPUT
-from .texts import expand_placeholders, pick_alternatives
+from .text_replacements import expand_dynamic_prompt, expand_placeholders
+from .unmapped_values import unmapped_values
 
 UNCONNECTED = object()  # what an input gets that isn't connected
 MUTED_MODE, BYPASS_MODE = 2, 4  # a node's modes: muted, and bypassed
@@ -50,29 +50,29 @@ def convert(workflow: dict, object_info: dict) -> dict:
     root = reader.graph(workflow, {})
     for graph in [root, *reader.graphs.values()]:
         for node in graph.nodes.values():
-            if node.kind == PRIMITIVE:
+            if node.type == PRIMITIVE:
                 apply_primitive(graph, node, root)
     prompt = {}
     for node, path in walk_nodes(((root, None),)):
         if node.mode in (MUTED_MODE, BYPASS_MODE):
             continue
         where = node_path(node, path)
-        if node.kind in USE_EVERYWHERE_NODES or node.properties.get("ue_convert"):
+        if node.type in USE_EVERYWHERE_NODES or node.properties.get("ue_convert"):
             raise ValueError(f"Node {where} ({node.title}) is connected to others in the browser alone: {EXPORT_HINT}.")
-        if node.inner or node.kind in VIRTUAL_NODES:
+        if node.subgraph or node.type in VIRTUAL_NODES:
             continue
-        if node.kind not in object_info:
-            if not is_connected(node) and not node.declared:
+        if node.type not in object_info:
+            if not is_connected(node) and not node.has_widget_inputs:
                 continue  # a label or a bookmark that some pack draws in the browser
             raise ValueError(missing_node_message(node, where))
-        if node.kind in BROWSER_ONLY_NODES:
+        if node.type in BROWSER_ONLY_NODES:
             raise ValueError(f"Node {where} ({node.title}) sends what only a browser can draw or record.")
-        for value in unplaced_values(node, object_info[node.kind]):
+        for value in unmapped_values(node, object_info[node.type]):
             what = f"a value ({value}) that only its pack's code in the browser understands"
             raise ValueError(f"Node {where} ({node.title}) has saved {what}: {EXPORT_HINT}.")
         inputs = {widget.name: wrap_list(widget_value(node, widget, root)) for widget in node.widgets}
         inputs |= {entry.name: found for entry in node.inputs if (found := resolve_input(entry, path)) is not UNCONNECTED}
-        prompt[where] = {"inputs": inputs, "class_type": node.kind, "_meta": {"title": node.title}}
+        prompt[where] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": node.title}}
     for node in prompt.values():
         left_out = {k for k, v in node["inputs"].items() if v is ABSENT or isinstance(v, list) and v[0] not in prompt}
         node["inputs"] = {name: value for name, value in node["inputs"].items() if name not in left_out}
@@ -85,8 +85,8 @@ def is_connected(node: Node) -> bool:
 
 def missing_node_message(node: Node, where: str) -> str:
     pack = node.properties.get("cnr_id") or node.properties.get("aux_id")
-    named = f"Node {where} ({node.title}) is a {node.kind!r}"
-    if node.kind.startswith(("workflow>", "workflow/")):
+    named = f"Node {where} ({node.title}) is a {node.type!r}"
+    if node.type.startswith(("workflow>", "workflow/")):
         known = "an older frontend's group node: once opened in the browser and saved again it is a subgraph"
         return f"{named}, which the server doesn't have, {known}."
     known = f": it is of the pack {pack}" if pack else ""
@@ -97,8 +97,8 @@ def walk_nodes(path: SubgraphPath) -> Iterator[tuple[Node, SubgraphPath]]:
     """Every node that the frontend looks at; a muted subgraph hides its nodes only if it is not in another one."""
     for node in path[-1][0].nodes.values():
         yield node, path
-        if node.inner and (len(path) > 1 or node.mode not in (MUTED_MODE, BYPASS_MODE)):
-            yield from walk_nodes((*path, (node.inner, node)))
+        if node.subgraph and (len(path) > 1 or node.mode not in (MUTED_MODE, BYPASS_MODE)):
+            yield from walk_nodes((*path, (node.subgraph, node)))
 
 
 def node_path(node: Node, path: SubgraphPath) -> str:
@@ -131,11 +131,11 @@ def resolve_output(graph: Graph, link: Link, kind: str, path: SubgraphPath) -> o
     if node.mode == BYPASS_MODE:
         entry = bypass_source(node, link.slot, kind)
         return resolve_input(entry, path) if entry else UNCONNECTED
-    if node.inner:
-        ends = get_slot(node.inner.outputs, link.slot, f"output of node {node.id}")
-        inside = next((node.inner.links[end] for end in ends if end in node.inner.links), None)
-        return resolve_output(node.inner, inside, kind, (*path, (node.inner, node))) if inside else UNCONNECTED
-    if node.kind in VIRTUAL_NODES:
+    if node.subgraph:
+        ends = get_slot(node.subgraph.outputs, link.slot, f"output of node {node.id}")
+        inside = next((node.subgraph.links[end] for end in ends if end in node.subgraph.links), None)
+        return resolve_output(node.subgraph, inside, kind, (*path, (node.subgraph, node))) if inside else UNCONNECTED
+    if node.type in VIRTUAL_NODES:
         return resolve_input(node.inputs[link.slot], path, kind) if 0 <= link.slot < len(node.inputs) else UNCONNECTED
     return [node_path(node, path), link.slot]
 
@@ -171,9 +171,9 @@ def wrap_list(value: object) -> object:
 def displayed_value(widget: Widget) -> object:
     """A widget's value; where that is nothing, what its kind shows instead."""
     if widget.value is None or widget.value is ABSENT:
-        if widget.kind == "COMBO" and widget.options.get("options"):
+        if widget.type == "COMBO" and widget.options.get("options"):
             return widget.options["options"][0]
-        if widget.kind == "STRING" and widget.options.get("multiline"):
+        if widget.type == "STRING" and widget.options.get("multiline"):
             return ""
     return widget.value
 
@@ -181,5 +181,5 @@ def displayed_value(widget: Widget) -> object:
 def widget_value(node: Node, widget: Widget, root: Graph) -> object:
     value = displayed_value(widget)
     if isinstance(value, str) and widget.options.get("dynamicPrompts"):
-        return pick_alternatives(value)
-    return expand_placeholders(value, root) if node.kind in SAVE_NODES and widget.name == "filename_prefix" else value
+        return expand_dynamic_prompt(value)
+    return expand_placeholders(value, root) if node.type in SAVE_NODES and widget.name == "filename_prefix" else value

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .parts import PRIMITIVE, Graph, Input, Link, Node, Widget
+from .graph import PRIMITIVE, Graph, Input, Link, Node, Widget
 from .shapes import check_shape
 
 SUBGRAPH_INPUT = "-10"  # the origin of links that enter a subgraph
@@ -17,9 +17,10 @@ def make_instance(node: Node) -> None:
     """An instance has the inputs of its subgraph, with a widget of its own for each that leads to one inside."""
     links = {entry.name: entry.link for entry in node.inputs}
     node.inputs = [
-        replace(slot, link=links.get(slot.name), widget=promoted_widget(node.inner, slot)) for slot in node.inner.inputs
+        replace(slot, link=links.get(slot.name), widget=promoted_widget(node.subgraph, slot))
+        for slot in node.subgraph.inputs
     ]
-    node.inner.instances.append(node)
+    node.subgraph.instances.append(node)
     node.widgets = [entry.widget for entry in node.inputs if entry.widget]
     for k, widget in enumerate(node.widgets):
         widget.value = node.values.get(k, widget.value)
@@ -40,8 +41,8 @@ def promoted_widget(graph: Graph, slot: Input) -> Widget | None:
 
 def promoted_source(graph: Graph, slot: Input) -> tuple[str, str]:
     """(node, widget) that an input of a subgraph shows; of an instance inside, its input."""
-    shown = [(node, entry) for node, entry in link_targets(graph, slot.links) if node.inner or entry.widget]
-    return next(((node.id, entry.name if node.inner else entry.widget.name) for node, entry in shown), ("", ""))
+    shown = [(node, entry) for node, entry in link_targets(graph, slot.links) if node.subgraph or entry.widget]
+    return next(((node.id, entry.name if node.subgraph else entry.widget.name) for node, entry in shown), ("", ""))
 
 
 def apply_proxy_widgets(instance: Node, names: dict[str, str]) -> None:
@@ -55,15 +56,15 @@ def apply_proxy_widgets(instance: Node, names: dict[str, str]) -> None:
             continue
         if targets:
             entry = targets[0][1]
-            promoted[entry] = promoted.get(entry) or add_input(instance.inner, name, targets)
+            promoted[entry] = promoted.get(entry) or add_input(instance.subgraph, name, targets)
             name = promoted[entry]
         if primitive:
             primitive.properties[REPLACED_BY_PROPERTY] = name
         widget = next((entry.widget for entry in instance.inputs if entry.name == name), None)
         if widget and instance.values.get(k) is not None:
             widget.value = instance.values[k]
-        elif entries[k][0] in instance.inner.nodes and not primitive and not widget:
-            instance.inner.nodes[entries[k][0]].left[entries[k][1]] = instance.values.get(k)
+        elif entries[k][0] in instance.subgraph.nodes and not primitive and not widget:
+            instance.subgraph.nodes[entries[k][0]].unused_values[entries[k][1]] = instance.values.get(k)
 
 
 def parse_proxy_widgets(saved: object) -> list[list[str]]:
@@ -78,7 +79,7 @@ def parse_proxy_widgets(saved: object) -> list[list[str]]:
 
 def plan_promotion(instance: Node, node_id: str, name: str, within: str | None = None) -> tuple:
     """(name, targets, primitive): the instance's input for a widget, where a new one leads, which primitive it replaces."""
-    graph, node = instance.inner, instance.inner.nodes.get(node_id)
+    graph, node = instance.subgraph, instance.subgraph.nodes.get(node_id)
     if node is None:
         return name if node_id == "-1" else None, [], None
     if name not in {widget.name for widget in node.widgets} | {entry.name for entry in node.inputs}:
@@ -88,9 +89,9 @@ def plan_promotion(instance: Node, node_id: str, name: str, within: str | None =
     linked += [slot.name for slot in graph.inputs if slot.name == node.properties.get(REPLACED_BY_PROPERTY)]
     if linked:
         return linked[0], [], None
-    if node.kind == PRIMITIVE:
+    if node.type == PRIMITIVE:
         return node.title, primitive_targets(graph, node), node
-    inside = {slot.name: promoted_source(node.inner, slot) for slot in node.inner.inputs} if node.inner else {}
+    inside = {slot.name: promoted_source(node.subgraph, slot) for slot in node.subgraph.inputs} if node.subgraph else {}
     shown = [entry for entry in node.inputs if entry.widget]
     found = [entry for entry in shown if name in (entry.name, inside.get(entry.name, ("", ""))[1])]
     if within:

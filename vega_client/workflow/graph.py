@@ -17,7 +17,7 @@ class Link(NamedTuple):
 class Widget:
     name: str
     value: object
-    kind: str = ""
+    type: str = ""
     options: dict = field(default_factory=dict)
 
 
@@ -35,17 +35,17 @@ class Input:
 @dataclass(eq=False)
 class Node:
     id: str
-    kind: str
+    type: str
     title: str
     mode: int
     properties: dict
     values: dict  # the saved ones, by name or number
     inputs: list[Input]
     outputs: list[dict]
-    left: dict = field(default_factory=dict)  # of those, the ones that no widget takes
-    declared: bool = False  # some of its inputs are widgets, which only nodes of a server have
+    unused_values: dict = field(default_factory=dict)  # of those, the ones that no widget takes
+    has_widget_inputs: bool = False  # some of its inputs are widgets, which only nodes of a server have
     widgets: list[Widget] = field(default_factory=list)
-    inner: "Graph | None" = None  # the subgraph of which this node is an instance
+    subgraph: "Graph | None" = None  # the subgraph of which this node is an instance
 
 
 @dataclass(eq=False)

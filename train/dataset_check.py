@@ -5,7 +5,7 @@ from argparse import Namespace
 from tqdm import tqdm
 
 from .data import folder, report
-from .data.dataset import Dataset, Picture, checked
+from .data.dataset import Dataset, TrainingImage, checked
 
 RESOLUTION = 1024
 CAPTION_TOKENS = 75  # that CLIP's text encoders read
@@ -22,21 +22,21 @@ def load(options: Namespace, quiet: bool = False) -> Dataset:
     progress = tqdm(found.pictures, desc="reading pictures", mininterval=1, disable=quiet or None)
     dataset = checked(found, progress)
     if not quiet:
-        dataset.notes.extend(longer_than_read(dataset.pictures))
+        dataset.notes.extend(truncated_captions_note(dataset.pictures))
         for line in report.lines(dataset, options.resolution):
             print(line, flush=True)
     if not dataset.pictures:
-        raise ValueError(f"{options.pictures} has no picture to train on: {why_none(dataset)}.")
+        raise ValueError(f"{options.pictures} has no picture to train on: {no_images_reason(dataset)}.")
     return dataset
 
 
-def why_none(dataset: Dataset) -> str:
+def no_images_reason(dataset: Dataset) -> str:
     """The most frequent reason for which pictures were left out."""
     reasons = [reason for _, reason in dataset.left_out if "caption" in reason] or [reason for _, reason in dataset.left_out]
     return max(sorted(set(reasons)), key=reasons.count) if reasons else "it holds no files at all"
 
 
-def longer_than_read(pictures: list[Picture]) -> list[str]:
+def truncated_captions_note(pictures: list[TrainingImage]) -> list[str]:
     """The note on captions that the text encoders read only the beginning of."""
     long = [picture for picture in pictures if len(picture.caption.encode()) > CAPTION_TOKENS]  # a token has a byte or more
     if not long:

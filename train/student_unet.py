@@ -40,7 +40,7 @@ def of_unet(unet: UNet2DConditionModel) -> Blocks:
     return Blocks(down, None if middle is None else layers(attentions[0]) if attentions else [], up)
 
 
-def student(plan: Plan, base: Base) -> Student:
+def make_student(plan: Plan, base: Base) -> Student:
     """What the plan makes of a base; ValueError where it is none for it, or none that is smaller."""
     check_family(plan, base)
     teacher = on_meta(base.config)
@@ -49,28 +49,28 @@ def student(plan: Plan, base: Base) -> Student:
         raise ValueError(f"{base.path} has no more blocks than {plan.name} keeps: it is that small already.")
     check_kept(plan, base, whole)
     whole_config = {option: value for option, value in teacher.config.items() if not option.startswith("_")}
-    made = on_meta(config := whole_config | changes(plan.blocks, whole_config))
+    made = on_meta(config := whole_config | config_overrides(plan.blocks, whole_config))
     inside, outside = made.state_dict(), teacher.state_dict()
-    names = {name: plan.in_base(name) for name in inside}
+    names = {name: plan.teacher_name(name) for name in inside}
     for name, there in names.items():
         if there not in outside or outside[there].shape != inside[name].shape:
             raise ValueError(
                 f"The plan {plan.name} makes {name} of {there}, which {base.path} has not, or of another shape: the blocks "
                 "that it keeps don't fit each other."
             )
-    features = plan.compared(len(whole.down))
+    features = plan.feature_pairs(len(whole.down))
     for side, unet, modules in (("student", made, features), ("base", teacher, features.values())):
         if unknown := sorted(set(modules) - dict(unet.named_modules()).keys()):
             raise ValueError(f"The plan {plan.name} compares {unknown[0]}, which the {side} has not.")
     return Student(config, names, features)
 
 
-def load(found: Student, base: Base, dtype: torch.dtype) -> UNet2DConditionModel:
+def load(student: Student, base: Base, dtype: torch.dtype) -> UNet2DConditionModel:
     """The student with the base's weights, frozen."""
     path, tensors = base.unet_weights()
     check(path, tensors, on_meta(base.config).state_dict())
-    kept = {name: tensors[there] for name, there in found.names.items()}
-    return loaded(path, on_meta(found.config), kept, dtype)
+    kept = {name: tensors[there] for name, there in student.names.items()}
+    return loaded(path, on_meta(student.config), kept, dtype)
 
 
 def check_family(plan: Plan, base: Base) -> None:
@@ -99,10 +99,10 @@ def check_kept(plan: Plan, base: Base, whole: Blocks) -> None:
         )
 
 
-def check_layers(plan: Plan, base: Base, place: str, block: int, kept: list[int], there: list[int] | None) -> None:
+def check_layers(plan: Plan, base: Base, place: str, block: int, kept: list[int], base_layers: list[int] | None) -> None:
     """ValueError where the base lacks the block, or some of its layers that the plan keeps."""
-    lacking = [f".attentions.{block}.transformer_blocks.{layer}" for layer in kept if layer not in (there or ())]
-    if there is None:
+    lacking = [f".attentions.{block}.transformer_blocks.{layer}" for layer in kept if layer not in (base_layers or ())]
+    if base_layers is None:
         lacking = [f".resnets.{block}"]
     if lacking:
         raise ValueError(
@@ -111,19 +111,19 @@ def check_layers(plan: Plan, base: Base, place: str, block: int, kept: list[int]
         )
 
 
-def changes(blocks: Blocks, config: dict) -> dict:
+def config_overrides(blocks: Blocks, config: dict) -> dict:
     """What differs in the student's config.json from the base's."""
     kept, down, up = [*blocks.down], [*blocks.down.values()], [*blocks.up.values()]
-    layers = [alike([len(layers) for layers in level.values()]) or 1 for level in down]
-    if blocks.mid and not attends(down[-1]):
+    layers = [collapse_uniform([len(layers) for layers in level.values()]) or 1 for level in down]
+    if blocks.mid and not has_attention(down[-1]):
         layers[-1] = len(blocks.mid)  # where a UNet has that of its middle block
-    reverse = [alike([len(layers) for layers in level.values()]) or layers[-1 - k] for k, level in enumerate(up)]
+    reverse = [collapse_uniform([len(layers) for layers in level.values()]) or layers[-1 - k] for k, level in enumerate(up)]
     is_mirrored = reverse == layers[::-1] and not any(isinstance(layer, list) for layer in layers)
     found = {
-        "layers_per_block": alike([len(level) for level in down]),
-        "down_block_types": [DOWN[attends(level)] for level in down],
+        "layers_per_block": collapse_uniform([len(level) for level in down]),
+        "down_block_types": [DOWN[has_attention(level)] for level in down],
         "mid_block_type": None if blocks.mid is None else MIDDLE[bool(blocks.mid)],
-        "up_block_types": [UP[attends(level)] for level in up],
+        "up_block_types": [UP[has_attention(level)] for level in up],
         "transformer_layers_per_block": layers,
         "reverse_transformer_layers_per_block": None if is_mirrored else reverse,
     }
@@ -133,11 +133,11 @@ def changes(blocks: Blocks, config: dict) -> dict:
     return found
 
 
-def attends(level: Level) -> bool:
+def has_attention(level: Level) -> bool:
     return any(level.values())
 
 
-def alike(values: list[int]) -> int | list[int]:
+def collapse_uniform(values: list[int]) -> int | list[int]:
     """One number for all where it is the same."""
     return values[0] if len(set(values)) == 1 else values
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from . import inspect, metadata, model_folder, optimization, stability_file
+from . import dataset_check, ldm_checkpoint, metadata, model_folder, optimization
 from .denoising import Batch
 from .files import atomic_write
-from .training_run import TrainingRun, content_of
+from .training_run import TrainingRun, dataset_fingerprint
 
 
 def start(options: Namespace) -> TrainingRun:
@@ -28,7 +28,7 @@ def start(options: Namespace) -> TrainingRun:
     return training
 
 
-class WholeUnetRun:
+class FullUnetRun:
     """A run from pictures to a diffusers folder; what is done, in the order of `run`.
 
     parameters: those that learn; frozen_bytes: what lies beside them in memory.
@@ -36,10 +36,10 @@ class WholeUnetRun:
 
     def __init__(self, training: TrainingRun, parameters: int, frozen_bytes: int = 0):
         self.training, self.options = training, training.options
-        dataset = inspect.load(self.options, quiet=not training.is_main)
+        dataset = dataset_check.load(self.options, quiet=not training.is_main)
         training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
         self.options.optimizer = self.options.optimizer or optimizer_for(training, parameters, frozen_bytes)
-        training.begin(content_of(dataset))
+        training.begin(dataset_fingerprint(dataset))
         self.texts = training.cached_texts()
         self.examples = training.examples(dataset, self.texts)
 
@@ -51,14 +51,14 @@ class WholeUnetRun:
         in_one_file: a checkpoint file is written beside, for the models that there are such files of.
         """
         training, options = self.training, self.options
-        training.in_main(self.fill_caches)
+        training.on_main_process(self.fill_caches)
         unet, loss = prepare()
         groups = [{"params": list(unet.requires_grad_(True).parameters()), "lr": options.learning_rate}]
         optimizer = optimization.make_optimizer(groups, options.use_8bit_adam, options.optimizer == "adafactor")
         draw_samples = partial(training.draw_samples, unet, self.texts)
         losses = training.optimize(unet, optimizer, lambda number: loss(self.examples(number)), draw_samples)
-        training.in_main(lambda: training.save(partial(self.write, unet, in_one_file), losses))
-        training.in_main(lambda: training.end(model_folder.check(training.folder.output, unet)))
+        training.on_main_process(lambda: training.save(partial(self.write, unet, in_one_file), losses))
+        training.on_main_process(lambda: training.report_done(model_folder.check(training.folder.output, unet)))
 
     def fill_caches(self) -> None:
         self.training.fill_latents(self.examples)
@@ -69,8 +69,8 @@ class WholeUnetRun:
         base, vae = self.training.base, self.training.open_vae()
         with atomic_write(output) as folder:
             model_folder.write(folder, unet, base, vae, self.options.resolution)
-            if in_one_file and stability_file.has_layout(unet, vae):
-                tensors = stability_file.tensors(unet, vae, base.stored_encoders())
+            if in_one_file and ldm_checkpoint.has_layout(unet, vae):
+                tensors = ldm_checkpoint.tensors(unet, vae, base.stored_encoders())
                 about = metadata.of_model(self.options, base)
                 model_folder.save_half(tensors, folder / f"{self.options.name}.safetensors", about)
 
@@ -78,10 +78,10 @@ class WholeUnetRun:
 def optimizer_for(training: TrainingRun, parameters: int, frozen_bytes: int) -> str:
     """That which the run began with; of a new one AdamW, or Adafactor where its GPU has no room for AdamW's moments."""
     options = training.options
-    if not options.overwrite and (began := training.folder.began().get("optimizer")):
+    if not options.overwrite and (began := training.folder.stored_settings().get("optimizer")):
         return began
     if training.device.type != "cuda" or options.use_8bit_adam:
         return "adamw"
     memory = torch.cuda.get_device_properties(training.device).total_memory
-    has_room = optimization.has_room_for_moments(parameters, options.ema_decay > 0, frozen_bytes, memory)
+    has_room = optimization.optimizer_state_fits(parameters, options.ema_decay > 0, frozen_bytes, memory)
     return "adamw" if has_room else "adafactor"

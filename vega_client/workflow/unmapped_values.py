@@ -6,7 +6,7 @@ That code alone knows which of them it sends, and under which names. Without the
 import json
 
 from .definitions import CONTROL_VALUES, input_specs
-from .parts import Node
+from .graph import Node
 
 # Core's nodes take nothing that /object_info doesn't describe, and the frontend drops what older versions saved for them.
 CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
@@ -14,13 +14,13 @@ CORE_MODULES = ("nodes", "comfy_extras", "comfy_api_nodes")
 TEXT_DISPLAY_NODES = {"Display Any (rgthree)", "Display Int (rgthree)", "ShowText|pysssss", "easy showAnything"}
 
 
-def unplaced_values(node: Node, info: dict) -> list[str]:
+def unmapped_values(node: Node, info: dict) -> list[str]:
     """The values, in a few letters each, that would be lost."""
-    if str(info.get("python_module")).partition(".")[0] in CORE_MODULES or node.kind in TEXT_DISPLAY_NODES:
+    if str(info.get("python_module")).partition(".")[0] in CORE_MODULES or node.type in TEXT_DISPLAY_NODES:
         return []
     unused = {entry.name for entry in node.inputs if entry.link is not None}
     unused |= {name for name, _, options in input_specs(info) if options.get("forceInput")}  # which were widgets once
-    return [shorten(value) for name, value in node.left.items() if name not in unused and not has_no_effect(value)]
+    return [shorten(value) for name, value in node.unused_values.items() if name not in unused and not has_no_effect(value)]
 
 
 def has_no_effect(value: object) -> bool:

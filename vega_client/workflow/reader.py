@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 
 from .definitions import apply_definition, drop_forced_values
-from .parts import Graph, Input, Link, Node
+from .graph import Graph, Input, Link, Node
 from .shapes import LINK_SHAPE, WORKFLOW_SHAPE, check_shape
 from .subgraphs import apply_proxy_widgets, make_instance
 
@@ -18,7 +18,7 @@ class WorkflowReader:
         self.renamed = renumber_duplicate_ids(workflow, self.definitions)
         self.graphs: dict[str, Graph] = {}
 
-    def inner(self, kind: str) -> Graph:
+    def subgraph(self, kind: str) -> Graph:
         """The graph that all instances of a kind share."""
         if kind not in self.graphs:
             self.graphs[kind] = self.graph(self.definitions[kind], self.renamed[kind])
@@ -38,8 +38,8 @@ class WorkflowReader:
             outputs=[slot.get("linkIds") or [] for slot in saved.get("outputs") or ()],
         )
         for node in graph.nodes.values():
-            if node.inner:
-                apply_proxy_widgets(node, self.renamed[node.kind])
+            if node.subgraph:
+                apply_proxy_widgets(node, self.renamed[node.type])
         return graph
 
     def node(self, saved: dict, node_id: str) -> Node:
@@ -47,17 +47,17 @@ class WorkflowReader:
         info = self.object_info.get(kind, {})
         node = Node(
             id=node_id,
-            kind=kind,
+            type=kind,
             title=saved.get("title") or info.get("display_name") or kind,
             mode=saved.get("mode") or 0,
             properties=dict(saved.get("properties") or {}),
             values=values if isinstance(values, dict) else dict(enumerate(drop_forced_values(values, info))),
             inputs=[Input(entry["name"], entry.get("type", "*"), entry.get("link")) for entry in entries],
             outputs=list(saved.get("outputs") or ()),
-            declared=any(entry.get("widget") for entry in entries),
+            has_widget_inputs=any(entry.get("widget") for entry in entries),
         )
         if kind in self.definitions:
-            node.inner = self.inner(kind)
+            node.subgraph = self.subgraph(kind)
             make_instance(node)
         elif info:
             converted = {entry["name"]: entry["widget"]["name"] for entry in entries if entry.get("widget")}

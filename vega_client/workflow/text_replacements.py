@@ -6,33 +6,33 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from .parts import ABSENT, Graph, Node
+from .graph import ABSENT, Graph, Node
 
 COMMENT_PATTERN = re.compile(r"/\*[\s\S]*?\*/|//.*")
 ALTERNATIVES_PATTERN = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)(?:\}|$)", re.DOTALL)
 
 
-def pick_alternatives(text: str) -> str:
+def expand_dynamic_prompt(text: str) -> str:
     """One of each {these|those}, and no comments."""
     text = COMMENT_PATTERN.sub("", text)
-    while found := ALTERNATIVES_PATTERN.search(text):
-        text = text[: found.start()] + random.choice(re.split(r"(?<!\\)\|", found[1])) + text[found.end() :]
+    while match := ALTERNATIVES_PATTERN.search(text):
+        text = text[: match.start()] + random.choice(re.split(r"(?<!\\)\|", match[1])) + text[match.end() :]
     return re.sub(r"\\([{}|])", r"\1", text)
 
 
 def expand_placeholders(text: object, root: Graph) -> object:
     """%date:...% and %node.widget% replaced by their values."""
 
-    def replacement(found: re.Match) -> str:
-        if found[1].startswith("date:"):
-            return format_date(found[1].removeprefix("date:"))
-        name, _, widget_name = found[1].partition(".")
+    def replacement(match: re.Match) -> str:
+        if match[1].startswith("date:"):
+            return format_date(match[1].removeprefix("date:"))
+        name, _, widget_name = match[1].partition(".")
         nodes = list(all_nodes(root))
-        named = [node for node in nodes if node.properties.get("Node name for S&R", node.kind) == name]
+        named = [node for node in nodes if node.properties.get("Node name for S&R", node.type) == name]
         named += [node for node in nodes if node.title == name]
         values = [widget.value for node in named[:1] for widget in node.widgets if widget.name == widget_name]
         if not values:
-            return found[0]
+            return match[0]
         value = "" if values[0] in (None, ABSENT) else values[0]
         value = value if isinstance(value, str) else json.dumps(value).removesuffix(".0")
         return re.sub(r'[/?<>\\:*|"\x00-\x1f\x7f]', "_", value)
@@ -42,7 +42,7 @@ def expand_placeholders(text: object, root: Graph) -> object:
 
 def all_nodes(graph: Graph) -> Iterator[Node]:
     for node in graph.nodes.values():
-        yield from all_nodes(node.inner) if node.inner else ()
+        yield from all_nodes(node.subgraph) if node.subgraph else ()
         yield node
 
 
