@@ -59,8 +59,9 @@ def check_access(request: web.Request) -> None:
     origin = request.headers.get("Origin")
     if origin is not None and origin.partition("://")[2].lower() != request.host.lower():
         raise ApiError(403, "Pages of other sites are kept out: Origin must be the server's own.")
-    if rejection := get_service().auth.rejection(headers_with_api_key(request.headers), request.remote):
-        raise ApiError(401, rejection)
+    auth = get_service().auth
+    if rejection := auth.rejection(headers_with_api_key(request.headers), request.remote):
+        raise ApiError(401 if auth.digests else 403, rejection)  # where there are no keys, none can help
     if (name := request.query.get("name")) and not NAME_PATTERN.fullmatch(name):
         raise ApiError(400, "name must have 16 to 64 letters, digits, - or _: whoever knows it sees the pictures.")
     if len(connections) >= MAX_CONNECTIONS:

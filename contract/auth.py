@@ -19,7 +19,8 @@ PROXY_HEADERS = (
 PROXY_VENDORS = "amz|amzn|azure|appengine|cf|cloudfront|envoy|fastly|fly|nginx|ngrok|tailscale|varnish|vercel"
 PROXY_HEADER_PATTERN = re.compile(rf".*forward.*|.*(-|client)ip|(x-)?({PROXY_VENDORS})(-.*)?|.*remote-addr")
 HOST_PATTERN = re.compile(r"(?P<name>[a-z0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.ASCII | re.IGNORECASE)
-NO_KEYS_MESSAGE = "No keys are configured (VEGA_API_KEYS), so"
+NO_KEYS_MESSAGE = "No keys are configured, so"
+SET_KEYS_MESSAGE = "To serve others, set VEGA_API_KEYS to a key of yours, start ComfyUI again, and give that key."
 
 
 class KeyAuth:
@@ -51,14 +52,14 @@ class KeyAuth:
 def keyless_rejection(headers: Mapping[str, str], remote: str | None) -> str | None:
     """Why a request without a key does not come from this machine's own user; None if it does."""
     if any(is_proxy_header(name.lower().replace("_", "-")) for name in headers):
-        return f"{NO_KEYS_MESSAGE} a request that came through a proxy is not served: set VEGA_API_KEYS."
+        return f"{NO_KEYS_MESSAGE} a request that came through a proxy is not served. {SET_KEYS_MESSAGE}"
     if not is_loopback(remote):
-        return f"{NO_KEYS_MESSAGE} only the machine that the server runs on is served: set VEGA_API_KEYS."
+        return f"{NO_KEYS_MESSAGE} only the computer that ComfyUI runs on is served. {SET_KEYS_MESSAGE}"
     hosts = [value for name, value in headers.items() if name.lower() == "host"]  # several are as good as none
     if len(hosts) != 1 or not is_loopback_host(hosts[0]):
         # The name of a web page whose owner points it to this machine (DNS rebinding), or of a proxy.
         served = "the hosts localhost, 127.0.0.1 and [::1]"
-        return f"{NO_KEYS_MESSAGE} only {served} are served, and Host is another: set VEGA_API_KEYS."
+        return f"{NO_KEYS_MESSAGE} only {served} are served, and Host is another. {SET_KEYS_MESSAGE}"
     return None
 
 

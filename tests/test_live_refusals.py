@@ -80,8 +80,8 @@ def test_a_plain_run_needs_a_picture(client):
 
 REFUSED = {
     "another site": ({"origin": "https://example.com"}, 403),
-    "another host": ({"host": "example.com", "suppress_origin": True}, 401),
-    "through a proxy": ({"header": ["X-Forwarded-For: 1.2.3.4"]}, 401),
+    "another host": ({"host": "example.com", "suppress_origin": True}, 403),
+    "through a proxy": ({"header": ["X-Forwarded-For: 1.2.3.4"]}, 403),
 }
 
 
@@ -91,6 +91,13 @@ def test_strangers_are_refused(server, case):
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         LiveSocket(server, **options)
     assert refused.value.status_code == status
+
+
+def test_another_computer_is_told_of_keys(server):
+    """Not asked for one: where none is configured none could be right."""
+    told = server.http.get(f"{server.url}/vega/live", headers={"Host": "192.0.2.2:8188"}, timeout=60)
+    assert told.status_code == 403
+    assert "set VEGA_API_KEYS to a key of yours" in told.json()["error"]
 
 
 def test_a_short_name_is_refused(server):
