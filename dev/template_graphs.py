@@ -29,6 +29,7 @@ PIXEL_ART = on_hub("nerijs/pixel-art-xl", "loras", "171 MB", "pixel-art-xl.safet
 CANNY = on_hub("lllyasviel/sd_control_collection", "controlnet", "0.5 GB", "diffusers_xl_canny_mid.safetensors")
 NANO_SIDE = 192  # pixels: what vega-nano draws best
 NANO_MEGAPIXELS = round(NANO_SIDE**2 / 1024**2, 3)
+OWN_MEGAPIXELS = round(NANO_SIDE * 128 / 1024**2, 3)  # of pictures of any shape, of which the longer side counts
 SMALL, LARGE, COMPARED = (250, 340), (560, 640), (340, 400)  # width and height of the nodes that show the result
 EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which extension.py puts into the input folder
 
@@ -53,7 +54,7 @@ def img2img(g: Graph) -> None:
     with g.subgraph("Picture to picture (Vega RT)") as face:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
-        scaled = start_size(g, 2, 510, picture, NANO_MEGAPIXELS)
+        scaled = start_size(g, 2, 510, picture, OWN_MEGAPIXELS)
         encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*vae_link_route(load, 654)))
         drawn = sampler(g, 4, 60, fast, text, encode, denoise=0.7)
         decode = add_decode(g, 5, 60, load, drawn, 740)
@@ -77,7 +78,7 @@ def inpaint(g: Graph) -> None:
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun, clouds")
         joined = g.node("JoinImageWithAlpha", 2, 510, "Picture and mask", image=picture, alpha=mask)
         # Only "area" keeps the colours under the mask, and zeros zero.
-        size = {"upscale_method": "area", "megapixels": NANO_MEGAPIXELS, "resolution_steps": 8}
+        size = {"upscale_method": "area", "megapixels": OWN_MEGAPIXELS, "resolution_steps": 8}
         scaled = g.node("ImageScaleToTotalPixels", 3, 510, "Start size", image=joined, **size)
         start = g.node("SplitImageWithAlpha", 4, 510, image=scaled)
         # Half the side of what one latent covers: all that the mask touches is drawn anew.
@@ -436,10 +437,11 @@ def add_save(g: Graph, picture: Node, size: tuple[int, int], prefix: str, y: int
 
 
 def add_compare(g: Graph, one: Output, other: Node, title: str = "Before and after (needs Nodes 2.0)") -> None:
-    """A slider for people; without Nodes 2.0 the host draws none, so the title says it."""
+    """A slider for people, below the picture: without Nodes 2.0 the host draws none, and the title says so."""
     if not g.is_for_programs:
-        node = g.node("ImageCompare", 4, 0, title, image_a=one, image_b=other)
-        node.width, node.height = COMPARED
+        width, height = COMPARED
+        node = g.node("ImageCompare", 3, height + 60, title, image_a=one, image_b=other)
+        node.width, node.height = width, height
 
 
 def grid(g: Graph, column: int, y: int, pictures: Node, labels: list[str], number: int) -> tuple[Node, Node]:

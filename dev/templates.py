@@ -18,15 +18,16 @@ from .saved_workflow import WorkflowExporter
 
 NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30
+FACE_NOTES_HEIGHT = 100  # what the nodes say below the green node
 # Names of nodes in a template's graph for the API, instead of their numbers in the browser: the host's own example
 # (script_examples/websockets_api_example_ws_images.py) takes the pictures of a node of this name.
 API_NODE_IDS = {"vega_send_image_api": {"7": "save_image_websocket_node"}}
 WORDS = (
-    "vega-nano, the small model in this pack, draws landscapes. Words it knows: day, sunset, dawn, night; mountains, "
-    "snowy mountains, hills, desert, forest, city, sea; summer, autumn, winter; sun, full moon, crescent moon, stars, "
-    "clouds; a lake, a house, a boat, a tree, a cactus."
+    "vega-nano, the small model in this pack, draws landscapes. Some of the words it knows: day, sunset, dawn, night; "
+    "mountains, snowy mountains, hills, desert, forest, city, sea; summer, autumn, winter; sun, full moon, crescent moon, "
+    "stars, clouds; a lake, a house, a boat, a tree, a cactus. The help page of Load Vega has all."
 )
-OWN_PICTURE = "Choose your own picture in **Load Image**, or drop one on it. Every shape is right."
+OWN_PICTURE = "Choose your own picture in **Load Image**, or drop one on it. Any shape works."
 
 
 class Template(NamedTuple):
@@ -67,8 +68,11 @@ def files(g: Graph) -> str:
     """Which files the user needs for a graph, and where; a folder, which ComfyUI can't offer, is the note's own matter."""
     needed = models(g)
     folders = any(str(node.inputs.get("model_name", "")).endswith("/") for node in g.nodes.values())
-    offered = "Of single files ComfyUI lists" if folders else "ComfyUI lists"
-    lines = [f"{offered} what is missing and offers the downloads. Press **R** when the files are in their folders."]
+    offered = "Where single files" if folders else "Where files"
+    lines = [
+        f"{offered} are missing, ComfyUI frames nodes in red: press **View details**, then **Download all**. Press **R** "
+        "when the files are in their folders."
+    ]
     for directory in dict.fromkeys(model.directory for model in needed):
         listed = [f"**models/{directory}**"]
         for model in needed:
@@ -83,7 +87,8 @@ def files(g: Graph) -> str:
 def tiny(name: str) -> str:
     link = f"[{name}]({template_graphs.HUB}/madebyollin/{name})"
     return (
-        f"Decoding is faster with {link}: put its encoder and its decoder into models/vae_approx, and set *vae* to **tiny**."
+        f"Decoding is faster with {link}: put its encoder and its decoder into models/vae_approx, and inside the "
+        "green node, which the icon at its top right opens, set *vae* of **Load Vega** to **tiny**."
     )
 
 
@@ -108,7 +113,8 @@ def add_note(g: Graph, text: str) -> None:
     column, above = 1, [node for node in g.nodes.values() if node.kind == "LoadImage"]
     if "VegaLiveImage" in kinds:
         column, above = 2, g.subgraphs
-    bottoms = [one.y + one.height + TITLE_HEIGHT + NOTE_GAP for one in above]
+    below = NOTE_GAP + (FACE_NOTES_HEIGHT if above == g.subgraphs else 0)
+    bottoms = [one.y + one.height + TITLE_HEIGHT + below for one in above]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
     g.note(column, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 
