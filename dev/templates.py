@@ -1,7 +1,8 @@
 """Writes the templates, workflows/*.json, and the same graphs for programs, workflows/api/*.json, through the real server.
 
-A change made in the browser is lost here: change the graph in template_graphs.py or training_templates.py, or its note in
-templates.md, run this, look at it in the browser, then draw its thumbnail (`make pictures PARTS=thumbnails`).
+A change made in the browser is lost here: change the graph in template_graphs.py, live_templates.py or
+training_templates.py, or its note in templates.md, run this, look at it in the browser, then draw its thumbnail
+(`make pictures PARTS=thumbnails`).
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from . import comfyui, template_graphs, training_templates
+from . import comfyui, live_templates, template_graphs, training_templates
 from .graph import TITLE_HEIGHT, Graph, Model
 from .host import ROOT
 from .saved_workflow import WorkflowExporter
@@ -52,8 +53,8 @@ TEMPLATES = {
     "vega_send_image_api": Template("12 For programs - Send Image", template_graphs.send_image_api),
     "vega_recipes_compared": Template("13 Four few-step LoRAs compared", template_graphs.recipes_compared),
     "vega_train_lora": Template("14 Train your own LoRA", training_templates.train_lora),
-    "vega_live_paint": Template("15 Live paint - the picture follows the brush", template_graphs.live_paint),
-    "vega_live_webcam": Template("16 Live webcam", template_graphs.live_webcam),
+    "vega_live_paint": Template("15 Live paint - the picture follows the brush", live_templates.live_paint),
+    "vega_live_webcam": Template("16 Live webcam", live_templates.live_webcam),
     "vega_train_lcm_lora": Template("17 Distil your own LCM-LoRA", training_templates.train_lcm_lora),
 }
 

@@ -6,7 +6,7 @@ The node that trains stands outside, where its progress is seen; what it makes g
 import itertools
 
 from .graph import Graph
-from .template_graphs import (
+from .template_parts import (
     COMPARED,
     NANO,
     NANO_LORA,
