@@ -146,7 +146,7 @@ def add_compare(g: Graph, one: Output, other: Node, title: str = "Before and aft
     if not g.is_for_programs:
         width, height = COMPARED
         node = g.node("ImageCompare", 3, height + 60, title, image_a=one, image_b=other)
-        node.width, node.height = width, height
+        node.width, node.height = width, height - 80  # so that all fits into a small window
 
 
 def grid(g: Graph, column: int, y: int, pictures: Node, labels: list[str], number: int) -> tuple[Node, Node]:

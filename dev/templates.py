@@ -19,7 +19,6 @@ from .saved_workflow import WorkflowExporter
 
 NOTES, WORKFLOWS = Path(__file__).parent / "templates.md", ROOT / "workflows"
 NOTE_WIDTH, NOTE_GAP = 340, 30
-FACE_NOTES_HEIGHT = 100  # what the nodes say below the green node
 # Names of nodes in a template's graph for the API, instead of their numbers in the browser: the host's own example
 # (script_examples/websockets_api_example_ws_images.py) takes the pictures of a node of this name.
 API_NODE_IDS = {"vega_send_image_api": {"7": "save_image_websocket_node"}}
@@ -69,10 +68,10 @@ def files(g: Graph) -> str:
     """Which files the user needs for a graph, and where; a folder, which ComfyUI can't offer, is the note's own matter."""
     needed = models(g)
     folders = any(str(node.inputs.get("model_name", "")).endswith("/") for node in g.nodes.values())
-    offered = "Where single files" if folders else "Where files"
+    missing = "Where single files" if folders else "Where files"
     lines = [
-        f"{offered} are missing, ComfyUI frames nodes in red: press **View details**, then **Download all**. Press **R** "
-        "when the files are in their folders."
+        f"{missing} are missing, nodes have a red frame: press **View details**, then **Download all**. Press **R** when "
+        "they are in their folders."
     ]
     for directory in dict.fromkeys(model.directory for model in needed):
         listed = [f"**models/{directory}**"]
@@ -88,8 +87,8 @@ def files(g: Graph) -> str:
 def tiny(name: str) -> str:
     link = f"[{name}]({template_graphs.HUB}/madebyollin/{name})"
     return (
-        f"Decoding is faster with {link}: put its encoder and its decoder into models/vae_approx, and inside the "
-        "green node, which the icon at its top right opens, set *vae* of **Load Vega** to **tiny**."
+        f"Decoding is faster with {link}: put its encoder and decoder into models/vae_approx, and set *vae* of **Load Vega**, "
+        "inside the green node, to **tiny**."
     )
 
 
@@ -109,13 +108,12 @@ def note_height(text: str) -> int:
 
 
 def add_note(g: Graph, text: str) -> None:
-    """In the first column, where the eye begins, below one's own picture; below the green node where one paints there."""
+    """In the first column, where the eye begins, below one's own picture; below the result where one paints there."""
     kinds = {node.kind for node in g.nodes.values()}
     column, above = 1, [node for node in g.nodes.values() if node.kind == "LoadImage"]
     if "VegaLiveImage" in kinds:
-        column, above = 2, g.subgraphs
-    below = NOTE_GAP + (FACE_NOTES_HEIGHT if above == g.subgraphs else 0)
-    bottoms = [one.y + one.height + TITLE_HEIGHT + below for one in above]
+        column, above = 3, [node for node in g.nodes.values() if node.kind == "VegaSendImage"]
+    bottoms = [one.y + one.height + TITLE_HEIGHT + NOTE_GAP for one in above]
     filled = text.format(words=WORDS, own_picture=OWN_PICTURE, files=files(g), taesdxl=tiny("taesdxl"), taesd=tiny("taesd"))
     g.note(column, max(bottoms, default=0), NOTE_WIDTH, note_height(filled), filled)
 
