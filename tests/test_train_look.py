@@ -17,8 +17,9 @@ from train.sampling import Sampler
 pytestmark = pytest.mark.model
 DRAWN = 64
 # As docs/train.md has it.
-COMMAND = "--rank 16 --steps 600 --batch-size 4 --gradient-accumulation-steps 1 --learning-rate 2e-3"
+COMMAND = "--rank 16 --steps 300 --batch-size 4 --gradient-accumulation-steps 1 --learning-rate 2e-3 --ema-decay 0.98"
 COMMAND += " --train-text-encoder --text-encoder-lr 2e-3 --caption-dropout 0"
+COMMAND += " --target-modules attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0"
 
 
 def images(base: Base, file: Path | None, prompts: list[str]):
