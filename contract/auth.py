@@ -20,7 +20,7 @@ PROXY_VENDORS = "amz|amzn|azure|appengine|cf|cloudfront|envoy|fastly|fly|nginx|n
 PROXY_HEADER_PATTERN = re.compile(rf".*forward.*|.*(-|client)ip|(x-)?({PROXY_VENDORS})(-.*)?|.*remote-addr")
 HOST_PATTERN = re.compile(r"(?P<name>[a-z0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.ASCII | re.IGNORECASE)
 NO_KEYS_MESSAGE = "No keys are configured, so"
-SET_KEYS_MESSAGE = "To serve others, set VEGA_API_KEYS to a key of yours, start ComfyUI again, and give that key."
+SET_KEYS_MESSAGE = "To serve others, set VEGA_API_KEYS to a key of yours, start the server again, and give that key."
 
 
 class KeyAuth:
@@ -54,12 +54,12 @@ def keyless_rejection(headers: Mapping[str, str], remote: str | None) -> str | N
     if any(is_proxy_header(name.lower().replace("_", "-")) for name in headers):
         return f"{NO_KEYS_MESSAGE} a request that came through a proxy is not served. {SET_KEYS_MESSAGE}"
     if not is_loopback(remote):
-        return f"{NO_KEYS_MESSAGE} only the computer that ComfyUI runs on is served. {SET_KEYS_MESSAGE}"
+        return f"{NO_KEYS_MESSAGE} only the computer that the server runs on is served. {SET_KEYS_MESSAGE}"
     hosts = [value for name, value in headers.items() if name.lower() == "host"]  # several are as good as none
     if len(hosts) != 1 or not is_loopback_host(hosts[0]):
         # The name of a web page whose owner points it to this machine (DNS rebinding), or of a proxy.
         served = "the hosts localhost, 127.0.0.1 and [::1]"
-        return f"{NO_KEYS_MESSAGE} only {served} are served, and Host is another. {SET_KEYS_MESSAGE}"
+        return f"{NO_KEYS_MESSAGE} only {served} are served, and Host is another: open one of these. {SET_KEYS_MESSAGE}"
     return None
 
 

@@ -66,7 +66,7 @@ PACKAGES = {
     "vega_client": {"PIL", "httpx", "tenacity", "typing_extensions", "websockets"},
     "docs": set(),
     "train": {"PIL", "accelerate", "diffusers", "numpy", "peft", "safetensors", "torch", "tqdm", "transformers"}
-    | {"filelock", "psutil"}  # torch and accelerate bring them
+    | {"filelock"}  # torch brings it
     | {"bitsandbytes"},  # optional
 }
 PACKAGES["train.nano"] = PACKAGES["train"]

@@ -28,20 +28,16 @@ with atomic_write(Path(sys.argv[1])) as file:
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path):
-    """And not what another one is writing, nor what belongs to another file."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        pass
-    alive, dead = os.getppid(), ended.pid
-    names = [
-        f"a[1].safetensors.{alive}.partial",
-        f"b.safetensors.{dead}.partial",
-        "a[1].safetensors.x.partial",
-        "a[1].safetensors",
-    ]
-    for name in (*names, f"a[1].safetensors.{dead}.partial"):
-        (tmp_path / name).write_bytes(b"half")
+    """And not what another one may be writing, nor what belongs to another file."""
+    old, new = tmp_path / "a[1].safetensors.7.partial", tmp_path / "a[1].safetensors.8.partial"
+    others = [tmp_path / "b.safetensors.7.partial", tmp_path / "a[1].safetensors"]
+    for file in (old / "unet.safetensors", new / "unet.safetensors", *others):
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"half")
+    for path in (old, old / "unet.safetensors", new, *others):
+        os.utime(path, (0, 0))
     files.remove_leftovers(tmp_path / "a[1].safetensors")
-    assert {file.name for file in tmp_path.iterdir()} == set(names)
+    assert set(tmp_path.iterdir()) == {new, *others}
 
 
 def test_two_processes_write_one_file(tmp_path):

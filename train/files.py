@@ -4,14 +4,14 @@ import glob
 import hashlib
 import os
 import shutil
-import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil  # which accelerate needs as well
 from safetensors import SafetensorError
 
 PARTIAL = ".partial"  # the ending of what is being written
+LEFTOVER_SECONDS = 3600  # since somebody wrote to it last
 END_BYTES = 2**20
 BLOCKS, BLOCK_BYTES = 256, 2**16
 
@@ -38,19 +38,24 @@ def atomic_write(path: Path):
 
 
 def remove_leftovers(path: Path) -> None:
-    """What processes that were killed had written of a file or folder by then, which may be gigabytes."""
+    """What processes that were killed had written of a file or folder by then, which may be gigabytes.
+
+    By its age: whether a process lives can't be told where another machine or container shares the folder.
+    """
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
-        process = partial.name.removeprefix(f"{path.name}.").removesuffix(PARTIAL)
-        if process.isdigit() and not psutil.pid_exists(int(process)):
+        written = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
+        if time.time() - max(file.stat().st_mtime for file in written) > LEFTOVER_SECONDS:
             remove(partial)
 
 
 def check_writable(folder: Path, option: str) -> None:
     """ValueError naming the option where no file can be written to the folder, which is made if it is missing."""
+    probe = folder / f".{os.getpid()}{PARTIAL}"  # tempfile's would be tried for ever where Windows denies access
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with probe.open("xb"):
             pass
+        probe.unlink()
     except OSError as error:
         raise ValueError(f"Nothing can be written to {option} {folder} ({error}): choose another folder.") from error
 

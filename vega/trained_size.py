@@ -53,6 +53,6 @@ def suggest_size(width: int, height: int, trained: TrainedSize) -> tuple[int, in
     sides = [max(step, round(side * scale / step) * step) for side in sides]
     while sides[0] * sides[1] < MIN_AREA_RATIO * trained.side_px**2:
         sides[sides.index(min(sides))] += step
-    while sides[0] * sides[1] > MAX_AREA_RATIO * trained.side_px**2:
+    while sides[0] * sides[1] > MAX_AREA_RATIO * trained.side_px**2 and max(sides) > step:
         sides[sides.index(max(sides))] -= step
     return tuple(sides)

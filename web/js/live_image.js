@@ -222,7 +222,7 @@ function makeWidget(node) {
   };
   // Where a workflow or a program's graph is opened; also called for what was painted here.
   function restore(picture) {
-    if (picture && picture !== written) painting.restore(picture);
+    if (picture && picture !== written) painting.restore(picture).then(() => isPainted() && changed());
     written = picture;
   }
 

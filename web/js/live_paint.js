@@ -90,6 +90,13 @@ export function makePainting(canvas, canPaint, brush, changed, strokeDone) {
     strokeDone();
   }
 
+  // A stroke that is left in the middle is done as well.
+  function onBlur() {
+    if (pen || isDown) strokeDone();
+    isDown = false;
+    showMark();
+  }
+
   function undo() {
     const last = before.pop();
     if (!last) return;
@@ -135,7 +142,7 @@ export function makePainting(canvas, canPaint, brush, changed, strokeDone) {
 
   canvas.type = "textarea"; // by which ComfyUI's own undo (changeTracker.ts) leaves Ctrl+Z alone
   const ofPointer = { pointerdown: onDown, pointermove: onMove, pointerup: onUp, pointercancel: onUp };
-  for (const [name, listener] of Object.entries({ ...ofPointer, keydown: onKey, focus: showMark, blur: showMark }))
+  for (const [name, listener] of Object.entries({ ...ofPointer, keydown: onKey, focus: showMark, blur: onBlur }))
     canvas.addEventListener(name, (event) => canPaint() && listener(event));
   blank();
 
