@@ -50,7 +50,7 @@ def suggest_size(width: int, height: int, trained: TrainedSize) -> tuple[int, in
     ratio = min(max(width / height, 1 / widest), widest)
     sides = [trained.best_side_px * ratio**0.5, trained.best_side_px / ratio**0.5]
     scale = min(1, longest / max(sides))
-    sides = [max(step, round(side * scale / step) * step) for side in sides]
+    sides = [min(max(step, round(side * scale / step) * step), longest // step * step) for side in sides]
     while sides[0] * sides[1] < MIN_AREA_RATIO * trained.side_px**2:
         sides[sides.index(min(sides))] += step
     while sides[0] * sides[1] > MAX_AREA_RATIO * trained.side_px**2 and max(sides) > step:
