@@ -72,10 +72,19 @@ def screenshot_node(page: browser.Page, kind: str, template: str) -> Image.Image
     page.mouse.move(PAGE_SIZE["width"] - 1, PAGE_SIZE["height"] - 1)  # no tooltip either
     page.wait_for_timeout(1000)  # the view still moves
     width, height = page.evaluate(FRAME_NODE_JS, [kind, NODE_WIDTH, PICTURE_HEIGHT, NODE_MARGIN, TITLE_HEIGHT])
+    if kind == "VegaLiveImage":
+        draw_live_picture(page)
     page.wait_for_timeout(1000)
     picture = page.screenshot(clip={"x": 0, "y": 0, "width": width, "height": height})
     page.evaluate(TOGGLE_FOCUS_MODE_JS)
     return Image.open(io.BytesIO(picture))
+
+
+def draw_live_picture(page: browser.Page) -> None:
+    live = page.locator(".vega-live button.live")
+    live.click()
+    page.locator(".vega-live img[data-frame]").wait_for()
+    live.click()
 
 
 def draw_lora_comparison(client: Client) -> Image.Image:

@@ -11,7 +11,8 @@ from workflow_files import for_programs as prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 COMES_WITH_US = {"vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"}
-HOSTS_OWN = {"Run", "Run (On Change)", "File, Export (API)", "R"}  # buttons, menus and keys of ComfyUI's page
+# Buttons, menus and keys of ComfyUI's page.
+HOSTS_OWN = {"Run", "Run (On Change)", "File, Export (API)", "R", "View details", "Download all"}
 LIVE_TEXTS = (ROOT / "web" / "js" / "live_texts.js").read_text(encoding="utf-8").partition("},")[0]
 LIVE_WIDGET = set(re.findall(r'^ +\w+: "(.+)",$', LIVE_TEXTS, re.MULTILINE))  # what Live Image has on it, in English
 
@@ -88,7 +89,7 @@ def test_what_needs_a_download_says_so(path, info):
         assert not needed
     offered = {model["name"] for node in graph(path) for model in node["properties"].get("models", ())}
     assert offered == {name for name in needed if not name.endswith("/")}, "what ComfyUI marks and offers when it opens"
-    assert ("and offers the downloads" in said) == bool(offered)
+    assert ("press **View details**, then **Download all**" in said) == bool(offered)
     for folder in needed - offered:
         assert f"into models/diffusers/{folder.strip('/')}\n" in said
         assert "ComfyUI can't offer them" in said
