@@ -55,4 +55,4 @@ def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
             **sampler_widgets(drawn),
             **model_widgets(load, fast),
         )
-    add_image_output(g, "VegaSendImage", decode, SMALL, format="jpeg", quality=90, metadata=False)
+    add_image_output(g, "VegaSendImage", decode, (SMALL[0], 290), format="jpeg", quality=90, metadata=False)

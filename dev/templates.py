@@ -87,8 +87,8 @@ def files(g: Graph) -> str:
 def tiny(name: str) -> str:
     link = f"[{name}]({template_graphs.HUB}/madebyollin/{name})"
     return (
-        f"Decoding is faster with {link}: put its encoder and decoder into models/vae_approx, and set *vae* of **Load "
-        "Vega**, inside the green node, to **tiny**."
+        f"Faster decoding: {link}, its encoder and decoder, in models/vae_approx, and in the green node *vae* of **Load "
+        "Vega** set to **tiny**."
     )
 
 
