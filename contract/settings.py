@@ -35,7 +35,7 @@ def read_keys_file(path: Path) -> tuple[str, ...]:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True, populate_by_name=True)
+    model_config = SettingsConfigDict(env_prefix="VEGA_API_", hide_input_in_errors=True)
 
     keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # separated by commas; none: only this machine is served
     keys_file: Annotated[tuple[SecretStr, ...], NoDecode] = ()  # the path of a file of more, which are read at once
