@@ -43,9 +43,10 @@ def remove_leftovers(path: Path) -> None:
     By its age: whether a process lives can't be told where another machine or container shares the folder.
     """
     for partial in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
-        written = [partial, *partial.rglob("*")] if partial.is_dir() else [partial]
-        if time.time() - max(file.stat().st_mtime for file in written) > LEFTOVER_SECONDS:
-            remove(partial)
+        with suppress(FileNotFoundError):  # it may become what it was written for meanwhile
+            age = time.time() - max(file.stat().st_mtime for file in (partial, *partial.rglob("*")))
+            if age > LEFTOVER_SECONDS:
+                remove(partial)
 
 
 def check_writable(folder: Path, option: str) -> None:
