@@ -138,11 +138,12 @@ def served(tmp_path_factory, operators_path):
 
 @pytest.fixture(scope="module")
 def page(server, tmp_path_factory):
-    """ComfyUI's page in Chromium."""
+    """ComfyUI's page in Chromium, as a newcomer finds it: the server keeps which panels the last page had open."""
     from machine_lacks import program
 
     from dev import browser
 
+    (server.base / "user" / "default" / "comfy.settings.json").unlink(missing_ok=True)
     with browser.open_page(server, tmp_path_factory.mktemp("profile"), program("chromium")) as page:
         yield page
 
