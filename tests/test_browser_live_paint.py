@@ -90,6 +90,21 @@ def test_a_palm_beside_the_pen_paints_nothing(page):
     assert pixel(page, 0.5, 0.5 + 70 / side) == [255, 255, 255]
 
 
+@pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+def test_the_side_panel_leaves_the_painting_its_width(page, renderer):
+    load(page, "vega_live_paint")
+    width = page.locator(CANVAS).bounding_box()["width"]
+    page.evaluate(f"window.app.canvas.selectNode({node_js('VegaLiveImage')})")
+    page.get_by_role("button", name="Toggle properties panel").click()
+    panel = page.get_by_test_id("properties-panel")
+    panel.get_by_text("threshold", exact=True).first.wait_for()
+    for _ in range(5):  # frames of the graph, as while one paints
+        page.evaluate("window.app.canvas.setDirty(true, true)")
+        page.wait_for_timeout(100)
+    assert page.locator(CANVAS).bounding_box()["width"] == pytest.approx(width, abs=1)
+    panel.get_by_role("button", name="Toggle properties panel").click()
+
+
 def test_it_is_painted_by_touch(page):
     load(page, "vega_live_paint")
     colour(page, "#ff00ff")

@@ -242,7 +242,10 @@ function makeWidget(node) {
     onRemoved?.apply(this, options);
   };
   live.dataset.isOn = false;
-  node.addDOMWidget("live", "VEGA_LIVE", root, { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT_PX });
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => MIN_HEIGHT_PX };
+  const widget = node.addDOMWidget("live", "VEGA_LIVE", root, options);
+  // ComfyUI's side panel writes its own width here, which would narrow the node's (ComfyUI_frontend issue 12443).
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
   node.setSize([Math.max(node.size[0], NODE_SIZE[0]), Math.max(node.size[1], NODE_SIZE[1])]);
   refresh();
 }
