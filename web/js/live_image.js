@@ -164,13 +164,18 @@ function makeWidget(node) {
     }
     isFresh = true;
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
-      opened: () => (isFresh = true),
+      opened() {
+        isFresh = true;
+        key.hidden = true;
+      },
       picture: show,
       said: (what, { message } = {}) => tell(message ?? translate(what), what !== "waiting"),
       ended(code, message) {
         stop();
         key.hidden = code !== 401;
-        tell(message, true);
+        if (key.hidden) return tell(message, true);
+        tell(translate(sessionStorage.getItem(KEY) ? "wrongKey" : "needsKey"), true);
+        key.focus();
       },
     });
   }
@@ -211,6 +216,12 @@ function makeWidget(node) {
   undo.addEventListener("click", painting.undo);
   clear.addEventListener("click", painting.clear);
   key.addEventListener("change", () => sessionStorage.setItem(KEY, key.value));
+  key.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    sessionStorage.setItem(KEY, key.value);
+    stop();
+    start();
+  });
 
   value.hidden = value.options.hidden = true;
   value.computeSize = () => [0, -4];
