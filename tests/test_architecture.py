@@ -67,7 +67,7 @@ PACKAGES = {
     "docs": set(),
     "train": {"PIL", "accelerate", "diffusers", "numpy", "peft", "safetensors", "torch", "tqdm", "transformers"}
     | {"filelock"}  # torch brings it
-    | {"bitsandbytes"},  # optional
+    | {"bitsandbytes", "lpips"},  # optional
 }
 PACKAGES["train.nano"] = PACKAGES["train"]
 ROOMS = {*ALLOWED, *ARROWS, "host_version", "vega_pack"}

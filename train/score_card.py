@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,13 @@ from .diffusion import NOISE_SCHEDULE
 from .events import SILENT, Events
 from .files import atomic_write
 from .images import make_grid
+from .perceptual_distance import load_lpips
 from .sampling import STEPS as TEACHER_STEPS
 from .sampling import Sampler
 
 STEPS = (1, 2, 4, 8)
+KINDS = ("student", "base")
+COMPARED = ("teacher", "other", *((kind, steps) for kind in KINDS for steps in STEPS))
 PROMPTS_PER_HELD_OUT = 8  # one of so many prompts, at most
 SAMPLE_BATCH_SIZE = 4  # pictures that are drawn
 PICTURES = 8  # across the contact sheet
@@ -89,16 +93,29 @@ def label(steps: int) -> str:
 
 
 class Distance(NamedTuple):
-    """The mean squared error of latents, and half of its 95 % interval over the prompts."""
+    """The mean over the prompts, and half of its 95 % interval."""
 
     mean: float
     margin: float
 
 
-def distance(latents: torch.Tensor, others: torch.Tensor) -> Distance:
-    errors = (latents - others).float().square().mean((1, 2, 3))
+def summarize(errors: torch.Tensor) -> Distance:
+    """Of each prompt's error, [B]."""
     margin = 1.96 * errors.std() / len(errors) ** 0.5 if len(errors) > 1 else torch.tensor(float("inf"))
     return Distance(errors.mean().item(), margin.item())
+
+
+def latent_errors(latents: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """[B], each one's mean squared error."""
+    return (latents - others).float().square().mean((1, 2, 3))
+
+
+def compare(drawn: dict, errors: Callable[..., torch.Tensor]) -> dict:
+    """How far the student, the base and other seeds are from the teacher, by the errors of what is COMPARED."""
+    found = {
+        kind: {str(steps): summarize(errors(drawn[kind, steps], drawn["teacher"])) for steps in STEPS} for kind in KINDS
+    }
+    return found | {"other seeds": summarize(errors(drawn["other"], drawn["teacher"]))}
 
 
 class ScoreCard:
@@ -129,10 +146,11 @@ class ScoreCard:
         }
         drawn = {name: draw[name]() for name in events.track(list(draw), "drawing the score card")}
         teacher = drawn["teacher"]
-        of_student, of_base = ({str(s): distance(drawn[kind, s], teacher) for s in STEPS} for kind in ("student", "base"))
-        scores = self.read() | {"prompts": prompts, "held out": is_held_out, "base": of_base}
-        scores["other seeds"] = distance(drawn["other"], teacher)
-        scores["students"][str(done)] = of_student
+        scores = self.read() | {"prompts": prompts, "held out": is_held_out}
+        self.add(scores, done, compare(drawn, latent_errors))
+        if lpips := load_lpips(teacher.device):
+            pictures = {name: drawing.sampler.decode(drawn[name]) for name in COMPARED}
+            self.add(scores.setdefault("LPIPS", {"students": {}}), done, compare(pictures, lpips))
         rows = {label(steps): drawn[label(steps)] for steps in STEPS} | {"teacher": teacher[:PICTURES]}
         with atomic_write(self.sheet) as file:
             drawing.sheet(*shown, rows).save(file, "PNG")
@@ -141,9 +159,15 @@ class ScoreCard:
         with atomic_write(self.json) as file:
             file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
 
+    @staticmethod
+    def add(scores: dict, done: int, found: dict) -> None:
+        """Puts what compare() found after `done` steps beside what was found after others."""
+        scores.update({"base": found["base"], "other seeds": found["other seeds"]})
+        scores["students"][str(done)] = found["student"]
 
-def as_markdown(scores: dict) -> str:
-    """The table with the intervals, and what its numbers are."""
+
+def as_table(scores: dict) -> list[str]:
+    """Its lines: the base, and the student after each number of steps."""
 
     def row(name: str, distances: dict) -> str:
         cells = (f"{mean:.3f} ± {margin:.3f}" for mean, margin in distances.values())
@@ -153,12 +177,20 @@ def as_markdown(scores: dict) -> str:
     lines.append(row("base alone", scores["base"]))
     students = sorted(scores["students"].items(), key=lambda student: int(student[0]))
     lines += [row(f"after {label(int(done))}", distances) for done, distances in students]
+    return lines
+
+
+def as_markdown(scores: dict) -> str:
+    """The tables with the intervals, and what their numbers are."""
     learned = "it did not learn from" if scores["held out"] else "it learned from, as there are too few to keep some apart"
     mean, margin = scores["other seeds"]
-    lines += [
+    lines = as_table(scores) + [
         "",
         f"Mean squared distance of latents to the teacher's in {TEACHER_STEPS} steps from the same noise, all drawn by "
         f"DDIM, ± half of the 95 % interval, on {len(scores['prompts'])} prompts that {learned}. The teacher's own pictures "
         f"of other seeds are {mean:.3f} ± {margin:.3f} away.",
     ]
+    if lpips := scores.get("LPIPS"):
+        mean, margin = lpips["other seeds"]
+        lines += ["", *as_table(lpips), "", f"LPIPS of the same pictures. Those of other seeds: {mean:.3f} ± {margin:.3f}."]
     return "\n".join(lines) + "\n"
