@@ -97,12 +97,14 @@ def test_the_side_panel_leaves_the_painting_its_width(page, renderer):
     page.evaluate(f"window.app.canvas.selectNode({node_js('VegaLiveImage')})")
     page.get_by_role("button", name="Toggle properties panel").click()
     panel = page.get_by_test_id("properties-panel")
-    panel.get_by_text("threshold", exact=True).first.wait_for()
-    for _ in range(5):  # frames of the graph, as while one paints
-        page.evaluate("window.app.canvas.setDirty(true, true)")
-        page.wait_for_timeout(100)
-    assert page.locator(CANVAS).bounding_box()["width"] == pytest.approx(width, abs=1)
-    panel.get_by_role("button", name="Toggle properties panel").click()
+    try:
+        panel.get_by_text("threshold", exact=True).first.wait_for()
+        for _ in range(5):  # frames of the graph, as while one paints
+            page.evaluate("window.app.canvas.setDirty(true, true)")
+            page.wait_for_timeout(100)
+        assert page.locator(CANVAS).bounding_box()["width"] == pytest.approx(width, abs=1)
+    finally:
+        panel.get_by_role("button", name="Toggle properties panel").click()
 
 
 def test_it_is_painted_by_touch(page):

@@ -4,10 +4,10 @@ import { api } from "../../../scripts/api.js";
 const AGAIN_MS = 1000;
 const UNSENT_BYTES = 2 ** 16; // of the last frame, while which the next one waits
 
-function base64url(text) {
-  const bytes = String.fromCharCode(...new TextEncoder().encode(text));
-  return btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-}
+// Its UTF-8, a character each: what headers and base64 take.
+const utf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
+const base64url = (text) => btoa(utf8(text)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 
 export function liveAddress(name) {
   const address = new URL(api.apiURL(`/vega/live?name=${name}`), location.href);
@@ -40,7 +40,7 @@ export function connect(name, key, on) {
   // A page isn't told why a websocket was refused: the same address says it to a plain request.
   async function lost() {
     if (isClosed) return;
-    const answer = await api.fetchApi("/vega/live", { headers: key ? { "x-api-key": key } : {} }).catch(() => null);
+    const answer = await api.fetchApi("/vega/live", { headers: key ? { "x-api-key": utf8(key) } : {} }).catch(() => null);
     if (isClosed) return;
     const { error } = (await answer?.json().catch(() => null)) ?? {};
     if ([401, 403].includes(answer?.status)) {

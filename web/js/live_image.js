@@ -166,6 +166,7 @@ function makeWidget(node) {
     loop = startLoop(liveName(node), sessionStorage.getItem(KEY), takeFrame, {
       opened() {
         isFresh = true;
+        if (document.activeElement === key) live.focus();
         key.hidden = true;
       },
       picture: show,
@@ -175,7 +176,8 @@ function makeWidget(node) {
         key.hidden = code !== 401;
         if (key.hidden) return tell(message, true);
         tell(translate(sessionStorage.getItem(KEY) ? "wrongKey" : "needsKey"), true);
-        key.focus();
+        // Not where somebody types elsewhere: a server that starts again with other keys refuses in the middle of a word.
+        if (root.contains(document.activeElement) || document.activeElement === document.body) key.focus({ preventScroll: true });
       },
     });
   }
@@ -215,10 +217,11 @@ function makeWidget(node) {
   brush.addEventListener("input", () => choose({ brush: Number(brush.value) }));
   undo.addEventListener("click", painting.undo);
   clear.addEventListener("click", painting.clear);
-  key.addEventListener("change", () => sessionStorage.setItem(KEY, key.value));
+  const keepKey = () => key.value.trim() && sessionStorage.setItem(KEY, key.value.trim());
+  key.addEventListener("change", keepKey);
   key.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter") return;
-    sessionStorage.setItem(KEY, key.value);
+    if (event.key !== "Enter" || event.repeat || event.ctrlKey || event.metaKey || !key.value.trim()) return;
+    keepKey();
     stop();
     start();
   });
