@@ -32,14 +32,15 @@ def pictures(seed: int) -> list[Image.Image]:
 
 
 def test_it_is_the_package_s_own(alexnet):
-    """Of RGB in -1..1 from the package's own reader of files, a pair at a time."""
+    """Of RGB in -1..1 from the package's own reader of files, a pair at a time, also amid a run in half precision."""
     images, others = pictures(1), pictures(2)
     network = lpips.LPIPS(net="alex", verbose=False)
     arrays = [[lpips.im2tensor(torch.asarray(list(image.getdata())).view(72, 96, 3).numpy()) for image in two]
               for two in zip(images, others, strict=True)]  # fmt: skip
     with torch.no_grad():
         expected = [network(*pair).item() for pair in arrays]
-    found = perceptual_distance.load_lpips(torch.device("cpu"))(images, others)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = perceptual_distance.load_lpips(torch.device("cpu"))(images, others)
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
     assert found.min() > 0.01
 
@@ -51,17 +52,43 @@ def test_without_the_weights_it_says_so(tmp_path, monkeypatch, capsys):
     assert f"not {tmp_path / 'hub' / 'checkpoints' / perceptual_distance.ALEXNET}" in capsys.readouterr().out
 
 
+def test_a_damaged_file_is_named(alexnet):
+    for data in (b"", b"<html>not found</html>", alexnet.read_bytes()[:1000]):
+        alexnet.write_bytes(data)
+        with pytest.raises(ValueError, match=f"Download {alexnet} again"):
+            perceptual_distance.load_lpips(torch.device("cpu"))
+
+
+def test_each_is_compared_with_the_teacher():
+    """The mean of each one's errors, with half of its 95 % interval, in its own cell."""
+    errors = {name: torch.tensor([float(k), k + 2.0]) for k, name in enumerate(score_card.COMPARED)}
+    found = score_card.compare(errors.__getitem__)
+    means = [found["other seeds"], *found["student"].values(), *found["base"].values()]
+    assert [mean for mean, _ in means] == [k + 1.0 for k in range(9)]
+    assert [margin for _, margin in means] == pytest.approx([1.96] * 9)
+    assert [*found["student"]] == [*found["base"]] == ["1", "2", "4", "8"]
+
+
 def test_the_score_card_has_its_table(tmp_path, alexnet, monkeypatch):
-    """A student that learned nothing is as far from its teacher as the base; another seed's picture is far as well."""
+    """Also one that was written before AlexNet was there. A student that learned nothing is as far away as the base."""
     monkeypatch.setattr(score_card, "TEACHER_STEPS", 3)
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     given = {"prompts": str(tmp_path / "prompts.txt"), "learning_rate": 0, "steps": 1, "score_prompts": 1}
-    with torch.enable_grad():
-        main(runs.arguments(tmp_path, "vega-nano", verb="lcm-lora", **given))
-    folder = tmp_path / "work" / "test"
-    scores = json.loads((folder / "score-card.json").read_text())["LPIPS"]
-    assert scores["students"]["1"] == scores["base"]
-    assert min(mean for mean, _ in [*scores["base"].values(), scores["other seeds"]]) > 0
-    table = (folder / "score-card.md").read_text()
+    card = tmp_path / "work" / "test" / "score-card.json"
+    weights = alexnet.read_bytes()
+    for is_there in (False, True):
+        alexnet.write_bytes(weights) if is_there else alexnet.unlink()
+        with torch.enable_grad():
+            main(runs.arguments(tmp_path, "vega-nano", verb="lcm-lora", **given))
+        scores = json.loads(card.read_text())
+        assert ("LPIPS" in scores) == is_there
+    found = scores["LPIPS"]
+    assert found["students"]["1"] == found["base"]
+    assert all(0 < mean != latents for (mean, _), (latents, _) in zip(cells(found), cells(scores), strict=True))
+    table = card.with_suffix(".md").read_text()
     assert table.count("| base alone |") == 2
     assert "LPIPS of the same pictures" in table
+
+
+def cells(scores: dict) -> list:
+    return [*scores["base"].values(), scores["other seeds"]]

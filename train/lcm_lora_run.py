@@ -20,6 +20,7 @@ from .diffusion import NUM_TRAIN_TIMESTEPS, Diffusion
 from .examples import row_seed
 from .guidance import unconditional_text
 from .optimization import make_optimizer
+from .perceptual_distance import load_lpips
 from .score_card import FewStep, ScoreCard
 from .training_run import TrainingRun, dataset_fingerprint
 
@@ -95,6 +96,7 @@ class LcmLoraRun:
             self.zeros = self.options.unconditional == "zeros"
         if dataset or self.options.score_prompts or self.options.sample_prompts:
             training.on_main_process(training.open_vae)
+        self.lpips = load_lpips(training.device) if self.options.score_prompts and training.is_main else None
 
     def run(self) -> None:
         training, options = self.training, self.options
@@ -208,7 +210,7 @@ class LcmLoraRun:
         if not count:
             return
         names = self.held_out or self.captions[:count]
-        card = ScoreCard(self.training.folder.folder)
+        card = ScoreCard(self.training.folder.folder, self.lpips)
         if not card.has(done):
             with self.training.accelerator.autocast(), torch.no_grad():
                 card.write(self.drawing(unet), names, self.options.seed, done, bool(self.held_out), events)

@@ -1,6 +1,7 @@
 """LPIPS, the distance of pictures in a network's features (Zhang et al. 2018, arXiv 1801.03924), where it is installed."""
 
 import importlib.util
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +18,24 @@ def load_lpips(device: torch.device) -> Callable[[list[Image.Image], list[Image.
     """A function of two lists of RGB pictures that gives the distance of each pair, [B].
 
     None where the package lpips is missing. None and a line that says so where it is there and AlexNet's weights are not.
+    ValueError where either of them can't be read.
     """
     if importlib.util.find_spec("lpips") is None:
         return None
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET
     if not weights.is_file():
-        print(f"lpips is installed, but not {weights}: the score card is without LPIPS", flush=True)
+        print(f"lpips is installed, but not {weights}: the score card will be without LPIPS", flush=True)
         return None
-    import lpips
+    try:
+        import lpips
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calls torchvision by names that are deprecated
-        network = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it calls torchvision by names that are deprecated
+            network = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
+    except (ImportError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"LPIPS can't be measured ({error}). Download {weights} again, or leave LPIPS out: pip uninstall lpips."
+        ) from error
 
     def distances(images: list[Image.Image], others: list[Image.Image]) -> torch.Tensor:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,12 @@ from .diffusion import NOISE_SCHEDULE
 from .events import SILENT, Events
 from .files import atomic_write
 from .images import make_grid
-from .perceptual_distance import load_lpips
 from .sampling import STEPS as TEACHER_STEPS
 from .sampling import Sampler
 
 STEPS = (1, 2, 4, 8)
 KINDS = ("student", "base")
-COMPARED = ("teacher", "other", *((kind, steps) for kind in KINDS for steps in STEPS))
+COMPARED = ("other", *((kind, steps) for kind in KINDS for steps in STEPS))
 PROMPTS_PER_HELD_OUT = 8  # one of so many prompts, at most
 SAMPLE_BATCH_SIZE = 4  # pictures that are drawn
 PICTURES = 8  # across the contact sheet
@@ -110,18 +109,20 @@ def latent_errors(latents: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return (latents - others).float().square().mean((1, 2, 3))
 
 
-def compare(drawn: dict, errors: Callable[..., torch.Tensor]) -> dict:
-    """How far the student, the base and other seeds are from the teacher, by the errors of what is COMPARED."""
-    found = {
-        kind: {str(steps): summarize(errors(drawn[kind, steps], drawn["teacher"])) for steps in STEPS} for kind in KINDS
-    }
-    return found | {"other seeds": summarize(errors(drawn["other"], drawn["teacher"]))}
+def compare(errors: Callable[..., torch.Tensor], names: Iterable = COMPARED) -> dict:
+    """How far the student, the base and other seeds are from the teacher. errors(name) gives each prompt's, [B]."""
+    found = {name: summarize(errors(name)) for name in names}
+    return {kind: {str(steps): found[kind, steps] for steps in STEPS} for kind in KINDS} | {"other seeds": found["other"]}
 
 
 class ScoreCard:
-    """The distances of one run, after each number of steps that it was scored at; kept in a file."""
+    """The distances of one run, after each number of steps that it was scored at; kept in a file.
 
-    def __init__(self, folder: Path):
+    lpips: what load_lpips() gives.
+    """
+
+    def __init__(self, folder: Path, lpips: Callable | None = None):
+        self.lpips = lpips
         self.json, self.table, self.sheet = (folder / f"score-card.{ending}" for ending in ("json", "md", "png"))
 
     def read(self) -> dict:
@@ -129,7 +130,9 @@ class ScoreCard:
 
     def has(self, done: int) -> bool:
         """Whether what was learned in `done` steps is scored; the file with the numbers is written last."""
-        return str(done) in self.read()["students"]
+        scores = self.read()
+        tables = [scores, scores.get("LPIPS", {"students": {}})] if self.lpips else [scores]
+        return all(str(done) in table["students"] for table in tables)
 
     def write(
         self, drawing: FewStep, prompts: list[str], seed: int, done: int, is_held_out: bool, events: Events = SILENT
@@ -147,10 +150,11 @@ class ScoreCard:
         drawn = {name: draw[name]() for name in events.track(list(draw), "drawing the score card")}
         teacher = drawn["teacher"]
         scores = self.read() | {"prompts": prompts, "held out": is_held_out}
-        self.add(scores, done, compare(drawn, latent_errors))
-        if lpips := load_lpips(teacher.device):
-            pictures = {name: drawing.sampler.decode(drawn[name]) for name in COMPARED}
-            self.add(scores.setdefault("LPIPS", {"students": {}}), done, compare(pictures, lpips))
+        self.add(scores, done, compare(lambda name: latent_errors(drawn[name], teacher)))
+        if self.lpips:
+            errors = partial(self.lpips_errors, drawing, drawn, drawing.sampler.decode(teacher))
+            found = compare(errors, events.track(COMPARED, "measuring LPIPS"))
+            self.add(scores.setdefault("LPIPS", {"students": {}}), done, found)
         rows = {label(steps): drawn[label(steps)] for steps in STEPS} | {"teacher": teacher[:PICTURES]}
         with atomic_write(self.sheet) as file:
             drawing.sheet(*shown, rows).save(file, "PNG")
@@ -158,6 +162,11 @@ class ScoreCard:
             file.write_text(as_markdown(scores), encoding="utf-8")
         with atomic_write(self.json) as file:
             file.write_text(json.dumps(scores, indent=1), encoding="utf-8")
+
+    def lpips_errors(self, drawing: FewStep, drawn: dict, teacher: list[Image.Image], name) -> torch.Tensor:
+        """[B], a few pictures at a time."""
+        batches = [slice(k, k + SAMPLE_BATCH_SIZE) for k in range(0, len(teacher), SAMPLE_BATCH_SIZE)]
+        return torch.cat([self.lpips(drawing.sampler.decode(drawn[name][b]), teacher[b]) for b in batches])
 
     @staticmethod
     def add(scores: dict, done: int, found: dict) -> None:
