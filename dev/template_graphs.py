@@ -222,7 +222,7 @@ def style_lora(g: Graph) -> None:
 
 def controlnet(g: Graph) -> None:
     picture, _ = own_picture(g)
-    picture.node.height = 320  # its note is long, and all is to fit into a small window
+    picture.node.height = 325  # its note is long, and all is to fit into a small window
     with g.subgraph("ControlNet (RealVisXL, LCM-LoRA)", input_node_offset=120) as face:
         load, fast = few_step_model(g, REALVIS, LCM_SDXL)
         text = prompt(g, 2, 240, load, "photo of a pine forest by a calm lake at dawn, mist, pink sky, detailed")
