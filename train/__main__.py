@@ -3,8 +3,7 @@
 import argparse
 import sys
 
-from . import dataset_check, options
-from .interruption import interrupt_by_any_signal
+from . import dataset_check, interruption, options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,13 +58,16 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = parser().parse_args(arguments)
     try:
         chosen.run(chosen)
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        print("Interrupted. What is done is kept: the same command goes on.", file=sys.stderr)
-        sys.exit(130)
+    except (Exception, KeyboardInterrupt) as error:
+        # Where the signal came amid torch's C++ code, torch has made another error of the KeyboardInterrupt.
+        if interruption.raised or isinstance(error, KeyboardInterrupt):
+            print("Interrupted. What is done is kept: the same command goes on.", file=sys.stderr)
+            sys.exit(130)
+        if isinstance(error, (ValueError, OSError)):
+            sys.exit(str(error))
+        raise
 
 
 if __name__ == "__main__":
-    interrupt_by_any_signal()
+    interruption.interrupt_by_any_signal()
     main()

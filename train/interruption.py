@@ -8,7 +8,11 @@ from contextlib import contextmanager
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 
 
+raised: list[int] = []  # the signals that raised KeyboardInterrupt
+
+
 def raise_interrupt(number, frame) -> None:
+    raised.append(number)
     raise KeyboardInterrupt
 
 
