@@ -169,7 +169,10 @@ def suspect(tree: ast.Module) -> list[str]:
 
 
 # What is asked about, and why it is there.
-NEEDED = {"nodes/training_process.py": ["subprocess"]}  # starts the pack's own train/ with the Python that runs ComfyUI
+NEEDED = {
+    "nodes/training_process.py": ["subprocess"],  # starts the pack's own train/ with the Python that runs ComfyUI
+    "train/perceptual_distance.py": ["torch.hub.get_dir"],  # where torch's cache is; what isn't there is not fetched
+}
 
 
 def test_installed_code_has_nothing_suspect():
