@@ -27,7 +27,7 @@ serve: $(ENVIRONMENT)
 # than two cores can hold fills the time in which tests wait for their servers.
 WORKERS := -n 3 --dist loadfile --no-loadscope-reorder
 # OpenVINO's threads and memory stay out of the processes of all other tests.
-OPENVINO := tests/test_openvino_graph.py tests/test_cpu_unet.py
+OPENVINO := $(addprefix tests/test_,openvino_graph.py openvino_failures.py cpu_unet.py cpu_unet_changed.py)
 test: $(ENVIRONMENT)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) $(OPENVINO:%=--ignore=%)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(OPENVINO)

@@ -1,12 +1,9 @@
 """Fixtures that several files share, and the order and report of the tests."""
 
-import datetime
 import gc
 import json
 import os
-import platform
 import shutil
-from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import pytest
 import tiers
 import torch
 from PIL import Image
+from soak_report import pytest_terminal_summary  # noqa: F401
 
 from dev import host
 
@@ -229,6 +227,11 @@ def reset_cpu_unet(nano):
     forget(nano[0])
 
 
+@pytest.fixture
+def without_openvino(monkeypatch):
+    monkeypatch.setattr(openvino_graph, "INSTALLED", False)
+
+
 @pytest.fixture(scope="module")
 def graph_cache(tmp_path_factory):
     """A folder of graphs for this file alone, empty at first."""
@@ -290,26 +293,3 @@ def pytest_collection_modifyitems(config, items):
     longest += ("train_parts", "accelerate", "browser_templates", "browser", "operators", "protected", "server", "openapi")
     place = {f"test_{name}": k for k, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """What `make soak` or a part of it measured goes into bench/results/soak.md; other tests keep their rows."""
-    if config.getoption("markexpr") != "soak":
-        return
-    target = ROOT / "bench" / "results" / "soak.md"
-    kept = target.read_text(encoding="utf-8").splitlines() if target.is_file() else []
-    rows = {line.split(" | ")[0]: line for line in kept if line.startswith("| test_")}
-    runs = defaultdict(list)  # one of each case that measured something, else one of all cases
-    for report in [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]:
-        name = report.nodeid.split("::")[-1]
-        runs[name if report.user_properties else name.partition("[")[0]].append(report)
-    for name, reports in runs.items():
-        outcomes = Counter(report.outcome for report in reports).items()
-        outcome = ", ".join(f"{count} {said}" if count > 1 else said for said, count in outcomes)
-        measured = ", ".join(f"{key} = {value}" for key, value in reports[0].user_properties)
-        seconds = sum(report.duration for report in reports)
-        rows[f"| {name}"] = f"| {name} | {outcome} | {datetime.date.today()} | {seconds:.0f} | {measured} |"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    lines = ["# Soak report", "", f"{platform.machine()}, {os.cpu_count()} CPUs, {gpu}, torch {torch.__version__}", ""]
-    lines += ["| test | outcome | on | seconds | measured |", "|---|---|---|---|---|", *rows.values()]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,18 +1,15 @@
 """The whole training chain at a size that takes a few minutes: every stage learns, and what it exports loads and draws."""
 
-import io
-import os
 import random
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 import torch
+from nano_stages import command, environment, here
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -22,19 +19,6 @@ from train.nano.__main__ import main
 from train.nano.export import LORA
 
 ROOT = Path(__file__).resolve().parents[1]
-REDUCED = {
-    "pictures": 40,
-    "autoencoder-steps": 24,
-    "text-encoders-steps": 13,
-    "base-steps": 10,
-    "direct-steps": 4,
-    "teacher-steps": 6,
-    "student-steps": 6,
-    "lcm-lora-steps": 12,
-    "decoder-steps": 9,
-    "classifier-steps": 14,
-    "prompts": 2,
-}
 # The most that a stage's mean loss over its last tenth (at least three steps) may be, as a share of the first tenth's.
 LEARNS = {
     "autoencoder": 0.5,
@@ -45,23 +29,6 @@ LEARNS = {
     "decoder": 0.95,
     "classifier": 0.85,
 }
-
-
-def command(folder: Path, *stage: str, **other: int) -> list[str]:
-    settings = [f"--{name}={value}" for name, value in {**REDUCED, **other}.items()]
-    return [sys.executable, "-m", "train.nano", *stage, f"--work={folder / 'work'}", f"--out={folder / 'nano'}", *settings]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1"}
-
-
-def here(folder: Path, *stage: str, **other: int) -> str:
-    """What `python -m train.nano` prints when this process runs it: importing everything again takes longer than a stage."""
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        main(command(folder, *stage, **other)[3:])
-    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
