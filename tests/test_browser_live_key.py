@@ -5,7 +5,7 @@ from live_page import CANVAS, LIVE, STATUS, frame, load, wait_for_frame
 
 from dev import browser, comfyui
 
-KEY = "ein-schlüssel"
+KEY = "ein-schlüssel-100%"
 
 
 @pytest.fixture(scope="module")
