@@ -36,6 +36,11 @@ def held_out(prompts: list[str], count: int) -> list[str]:
     return distinct[: min(count, len(distinct) // PROMPTS_PER_HELD_OUT)]
 
 
+def batches(count: int) -> list[slice]:
+    """Of `count` pictures, a few at a time."""
+    return [slice(k, k + SAMPLE_BATCH_SIZE) for k in range(0, count, SAMPLE_BATCH_SIZE)]
+
+
 class FewStep:
     """Draws with a UNet as its teacher, guided and by DDIM, and as its student, by LCM; both begin at the same noise."""
 
@@ -44,8 +49,7 @@ class FewStep:
 
     def latents(self, prompts: list[str], seeds: list[int], steps: int, guidance: float) -> torch.Tensor:
         """[B, 4, h, w], drawn a few at a time."""
-        batches = [slice(k, k + SAMPLE_BATCH_SIZE) for k in range(0, len(prompts), SAMPLE_BATCH_SIZE)]
-        return torch.cat([self.sampler.sample_latents(prompts[b], seeds[b], steps, guidance) for b in batches])
+        return torch.cat([self.sampler.sample_latents(prompts[b], seeds[b], steps, guidance) for b in batches(len(prompts))])
 
     def teacher(self, prompts: list[str], seeds: list[int]) -> torch.Tensor:
         """Latents after TEACHER_STEPS steps."""
@@ -165,8 +169,8 @@ class ScoreCard:
 
     def lpips_errors(self, drawing: FewStep, drawn: dict, teacher: list[Image.Image], name) -> torch.Tensor:
         """[B], a few pictures at a time."""
-        batches = [slice(k, k + SAMPLE_BATCH_SIZE) for k in range(0, len(teacher), SAMPLE_BATCH_SIZE)]
-        return torch.cat([self.lpips(drawing.sampler.decode(drawn[name][b]), teacher[b]) for b in batches])
+        found = [self.lpips(drawing.sampler.decode(drawn[name][b]), teacher[b]) for b in batches(len(teacher))]
+        return torch.cat(found)
 
     @staticmethod
     def add(scores: dict, done: int, found: dict) -> None:
