@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from train.__main__ import main
 from train.base import NANO
+from train.run_folder import OLDER_DEFAULTS
 
 pytestmark = pytest.mark.model
 
@@ -65,6 +66,7 @@ def test_it_is_the_same_every_time(run, tmp_path):
         {"gradient_accumulation_steps": 2},
         {"max_grad_norm": 1e-4},
         {"caption_dropout": 1},
+        {"timestep_bias_strategy": "later", "timestep_bias_multiplier": 9},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -112,6 +114,18 @@ def test_the_same_command_goes_on(run, tmp_path, capsys):
 def test_other_settings_are_refused_by_name(run):
     assert "rank was 2 and is 4" in runs.refused(run, {"rank": 4})
     assert "learning_rate was 0.001 and is 0.01" in runs.refused(run, {"learning_rate": 0.01})
+
+
+def test_a_run_of_an_older_version_goes_on(run, tmp_path):
+    """It did without the options that it did not know; one that is asked for now is another setting."""
+    again(run, tmp_path, steps=2)
+    file = tmp_path / "work" / "test" / "settings.json"
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in settings.items() if name not in OLDER_DEFAULTS}))
+    given = ("--prior-prediction", "--class-prompt", "a lake")
+    assert "prior_prediction was False and is True" in runs.refused(tmp_path, "vega-nano", *given, {})
+    main(runs.arguments(tmp_path))
+    assert runs.largest_difference(runs.weights(tmp_path), runs.weights(run)) == 0
 
 
 def test_other_pictures_are_refused(run, tmp_path):

@@ -13,9 +13,12 @@ from unet_steps import SCHEDULE, batches
 
 from dev import diffusers_folders
 from train import adapters
-from train.denoising import Batch, denoising_loss, prior_preserving_loss
+from train.base import open_base
+from train.denoising import Batch, denoising_loss, prediction, prior_preserving_loss
+from train.examples import EncodedTexts
 from train.optimization import make_optimizer, schedule
 from train.options import TARGET_MODULES
+from train.prior import base_prediction
 from train.training_loop import train
 
 pytestmark = pytest.mark.model
@@ -24,8 +27,11 @@ RANK, ALPHA, RATE, GAMMA, WEIGHT = 4, 2.0, 1e-2, 5.0, 0.7
 SHORT = {"Segmind-Vega": "prior, min-SNR, accumulated", "SD 1.5": "prior, min-SNR, accumulated", "SSD-1B": "min-SNR"}
 
 
-def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float, accumulation: int, steps: int):
-    """diffusers' train_dreambooth_lora_sdxl.py, step by step: one stacked batch, chunked; SNR weights for the first half."""
+def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float, accumulation: int, steps: int, base=None):
+    """diffusers' train_dreambooth_lora_sdxl.py, step by step: one stacked batch, chunked; SNR weights for the first half.
+
+    With a base, another copy of the UNet, its prediction is the second half's target.
+    """
     torch.manual_seed(0)
     config = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=list(TARGET_MODULES), init_lora_weights="gaussian")
     unet = inject_adapter_in_model(config, unet)
@@ -53,7 +59,11 @@ def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float,
                 loss = loss * (torch.stack([snr, gamma * torch.ones_like(snr)], dim=1).min(dim=1)[0] / snr)
             loss = loss.mean()
             if prior:
-                loss = loss + WEIGHT * F.mse_loss(predicted[size:], noise[size:])
+                target = noise
+                if base is not None:
+                    with torch.no_grad():
+                        target = base(noisy, t, context, added_cond_kwargs=added).sample
+                loss = loss + WEIGHT * F.mse_loss(predicted[size:], target[size:])
             (loss / accumulation).backward()
             total += loss.item() / accumulation
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -63,7 +73,7 @@ def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float,
     return get_peft_model_state_dict(unet), losses
 
 
-def ours(unet, instance, prior, gamma, accumulation, steps, folder):
+def ours(unet, instance, prior, gamma, accumulation, steps, folder, prior_prediction):
     torch.manual_seed(0)
     groups = [{"params": adapters.add(unet, RANK, ALPHA, TARGET_MODULES), "lr": RATE}]
     scheduler = DDPMScheduler(**SCHEDULE)
@@ -71,7 +81,8 @@ def ours(unet, instance, prior, gamma, accumulation, steps, folder):
     def compute_loss(number: int) -> torch.Tensor:
         if prior is None:
             return denoising_loss(unet, scheduler, instance[number], gamma)
-        return prior_preserving_loss(unet, scheduler, instance[number], prior[number], WEIGHT, gamma)
+        target = base_prediction(unet, [], scheduler, lambda: prior[number]) if prior_prediction else None
+        return prior_preserving_loss(unet, scheduler, instance[number], prior[number], WEIGHT, gamma, target)
 
     learned, optimizer = nn.ParameterList(groups[0]["params"]), make_optimizer(groups)
     rates = schedule("constant", steps)
@@ -85,7 +96,8 @@ def ours(unet, instance, prior, gamma, accumulation, steps, folder):
         pytest.param(family, kind, marks=[] if SHORT.get(family, "lora") == kind else pytest.mark.soak)
         for family in diffusers_folders.FAMILIES
         for kind in ("lora", "min-SNR", "prior, min-SNR, accumulated")
-    ],
+    ]
+    + [("Segmind-Vega", "prior prediction"), pytest.param("SD 1.5", "prior prediction", marks=pytest.mark.soak)],
 )
 def test_steps_are_those_of_diffusers(tmp_path, family, kind):
     unet = diffusers_folders.modules(family)["unet"].double().requires_grad_(False)
@@ -93,14 +105,40 @@ def test_steps_are_those_of_diffusers(tmp_path, family, kind):
     instance = batches(unet.config, 2 * accumulation, 1)
     prior = batches(unet.config, 2 * accumulation, 2) if "prior" in kind else None
     gamma = GAMMA if "SNR" in kind else 0.0
-    expected, losses = oracle(copy.deepcopy(unet), instance, prior, gamma, accumulation, 2)
-    found, our_losses = ours(unet, instance, prior, gamma, accumulation, 2, tmp_path)
+    predicted = kind == "prior prediction"
+    base = copy.deepcopy(unet) if predicted else None
+    expected, losses = oracle(copy.deepcopy(unet), instance, prior, gamma, accumulation, 2, base)
+    found, our_losses = ours(unet, instance, prior, gamma, accumulation, 2, tmp_path, predicted)
     assert found.keys() == expected.keys()
     assert our_losses == pytest.approx(losses, rel=1e-9)
     moved = [found[key].abs().max() > 1e-4 for key in found if "lora_B" in key]
     assert sum(moved) > 0.9 * len(moved)  # attention over one cell, in the middle of SD 1.5, has nothing to learn
     for key in expected:
         assert (found[key] - expected[key]).abs().max() < 1e-9, key
+
+
+def test_the_base_predicts_from_its_own_text_encoders(tmp_path):
+    """And not from those that learn, whose captions mean something else by then; after it they learn on."""
+    base = open_base("vega-nano")
+    unet, encoders, plain = base.unet(), base.text_encoders(), base.text_encoders()
+    scheduler = DDPMScheduler(**SCHEDULE)
+    batch = batches(unet.config, 1, 1, torch.float32)[0]
+
+    def batch_from(encoders) -> Batch:
+        return batch._replace(text=EncodedTexts(encoders, base.tokenizers())(["hills at night", "a lake"]))
+
+    with torch.no_grad():
+        expected = prediction(unet, scheduler, batch_from(plain))
+        for model, targets in ((unet, TARGET_MODULES), *((encoder, adapters.TEXT_TARGET_MODULES) for encoder in encoders)):
+            for parameter in adapters.add(model, RANK, ALPHA, targets):
+                parameter.normal_()
+        learned = prediction(unet, scheduler, batch_from(encoders))
+    assert (learned - expected).abs().max() > 0.1
+    found = base_prediction(unet, encoders, scheduler, lambda: batch_from(encoders))
+    assert (found - expected).abs().max() < 1e-5
+    assert not found.requires_grad
+    with torch.no_grad():
+        assert torch.equal(prediction(unet, scheduler, batch_from(encoders)), learned)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear"])

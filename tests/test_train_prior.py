@@ -99,6 +99,21 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert (run / "class" / "0001.png").read_bytes() == second
 
 
+def test_prior_prediction(tmp_path):
+    """Class pictures pull at nothing then that the base does not see in them; without any there is nothing to predict."""
+    runs.pictures(tmp_path / "pictures")
+    moved = {}
+    for flag in ([], ["--prior-prediction"]):
+        given = runs.arguments(tmp_path, num_class_images=3, prior_loss_weight=1e4, learning_rate=1e-2, steps=1)
+        with torch.enable_grad():
+            main([*given, "--class-prompt", *PROMPTS, *flag, "--overwrite"])
+        weights = runs.weights(tmp_path)
+        moved[bool(flag)] = {name: tensor for name, tensor in weights.items() if "lora_up" in name}
+    # Adam's first step is the sign of the gradient: of the noise's here, where that outweighs the four pictures'.
+    assert runs.largest_difference(moved[False], moved[True]) > 1e-2
+    assert "--class-prompt" in runs.refused(tmp_path, "vega-nano", "--prior-prediction", "--overwrite", {})
+
+
 def sheet(folder: Path, name: str, prompt: str) -> Path:
     """The last one of a run of one step."""
     with torch.enable_grad():

@@ -19,14 +19,21 @@ class Batch(NamedTuple):
     time_ids: torch.Tensor
 
 
-def denoising_loss(unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: float = 0.0) -> torch.Tensor:
-    """The mean squared error of the predicted noise.
+def prediction(unet, scheduler: DDPMScheduler, batch: Batch) -> torch.Tensor:
+    """The noise [B, 4, h, w] that the UNet sees in the noised latents, in the dtype of the noise itself."""
+    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
+    return predict_noise(unet, noisy, batch.timesteps, batch.text, batch.time_ids).to(batch.noise.dtype)
+
+
+def denoising_loss(
+    unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: float = 0.0, target: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The mean squared error of the predicted noise, or its distance from another target [B, 4, h, w].
 
     With snr_gamma each picture has its min-SNR weight (Hang et al. 2023, arXiv 2303.09556).
     """
-    noisy = scheduler.add_noise(batch.latents, batch.noise, batch.timesteps)
-    predicted = predict_noise(unet, noisy, batch.timesteps, batch.text, batch.time_ids)
-    errors = (predicted.to(batch.noise.dtype) - batch.noise).square().mean((1, 2, 3))
+    target = batch.noise if target is None else target
+    errors = (prediction(unet, scheduler, batch) - target).square().mean((1, 2, 3))
     if snr_gamma:
         snr = compute_snr(scheduler, batch.timesteps)
         errors = snr.clamp(max=snr_gamma) / snr * errors
@@ -34,10 +41,18 @@ def denoising_loss(unet, scheduler: DDPMScheduler, batch: Batch, snr_gamma: floa
 
 
 def prior_preserving_loss(
-    unet, scheduler: DDPMScheduler, instance: Batch, prior: Batch, weight: float, snr_gamma: float = 0.0
+    unet,
+    scheduler: DDPMScheduler,
+    instance: Batch,
+    prior: Batch,
+    weight: float,
+    snr_gamma: float = 0.0,
+    prior_target: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """DreamBooth's (Ruiz et al. 2022, arXiv 2208.12242): the loss of the pictures and, weighted, that of the class's.
 
-    As in diffusers' scripts min-SNR weights are for the former alone.
+    As in diffusers' scripts min-SNR weights are for the former alone. prior_target is what is to be predicted for the
+    class's instead of the noise.
     """
-    return denoising_loss(unet, scheduler, instance, snr_gamma) + weight * denoising_loss(unet, scheduler, prior)
+    prior_loss = denoising_loss(unet, scheduler, prior, target=prior_target)
+    return denoising_loss(unet, scheduler, instance, snr_gamma) + weight * prior_loss

@@ -10,8 +10,8 @@ from .data.batches import Batches
 from .data.buckets import bucket_of, resolutions
 from .data.dataset import TrainingImage
 from .denoising import Batch
-from .diffusion import NUM_TRAIN_TIMESTEPS
 from .text_encoding import encode, tokenize
+from .timesteps import sample_timestep
 
 
 class CachedTexts:
@@ -57,6 +57,7 @@ class Examples:
         process: int = 0,
         processes: int = 1,
         device: torch.device | str = "cpu",
+        timestep_weights: torch.Tensor | None = None,
     ):
         sizes = resolutions(resolution)
         self.pictures, self.buckets = pictures, [bucket_of(p.width, p.height, sizes) for p in pictures]
@@ -64,6 +65,7 @@ class Examples:
         self.batches = Batches(self.buckets, [p.repeats for p in pictures], batch_size * processes, seed)
         self.rows = range(process * batch_size, (process + 1) * batch_size)
         self.seed, self.caption_dropout, self.random_flip = seed, caption_dropout, random_flip
+        self.timestep_weights = timestep_weights
 
     def wanted(self) -> Iterable[tuple[TrainingImage, tuple[int, int], bool]]:
         """What the cache must hold: each picture in its bucket, mirrored as well where that is asked for."""
@@ -77,7 +79,7 @@ class Examples:
         for row in self.rows:
             generator = torch.Generator().manual_seed(row_seed(self.seed, number, row))
             drop, flip = torch.rand(2, generator=generator).tolist()
-            timestep = torch.randint(0, NUM_TRAIN_TIMESTEPS, (), generator=generator)
+            timestep = sample_timestep(self.timestep_weights, generator)
             picture, bucket = self.pictures[chosen[row]], self.buckets[chosen[row]]
             mirrored = self.random_flip and flip < 0.5
             stored = self.cache.load(latent_key(picture, bucket, mirrored, self.vae))

@@ -45,6 +45,8 @@ class LoraRun:
         self.lcm_lora = self.options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
         if self.lcm_lora and not self.lcm_lora.is_file():
             raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
+        if self.options.prior_prediction and not self.options.class_prompt:
+            raise ValueError("--prior-prediction is of class pictures: give --class-prompt as well, or leave it out.")
         training.on_main_process(training.open_vae)
 
     def run(self) -> None:
@@ -97,6 +99,9 @@ class LoraRun:
             batch = examples(number)
             if classes is None:
                 return denoising_loss(unet, self.scheduler, batch, gamma)
-            return prior_preserving_loss(unet, self.scheduler, batch, classes(number), weight, gamma)
+            target = None
+            if self.options.prior_prediction:
+                target = prior.base_prediction(unet, self.encoders, self.scheduler, partial(classes, number))
+            return prior_preserving_loss(unet, self.scheduler, batch, classes(number), weight, gamma, target)
 
         return compute_loss

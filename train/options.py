@@ -8,6 +8,7 @@ from vega import file_names
 # What kohya's networks.lora adapts: all of each attention block.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 SCHEDULERS = ("constant", "cosine", "linear")
+BIAS_STRATEGIES = ("none", "earlier", "later")
 METHODS = ("consistency", "trajectories")
 OPTIMIZERS = ("adamw", "adafactor")
 DEFAULT_W = 7.5  # w of the published LCM-LoRAs, the same for all bases
@@ -82,15 +83,25 @@ def add_adapter(command: argparse.ArgumentParser) -> None:
     command.add_argument("--alpha", type=at_least(1e-3, float), help="scales the LoRA by alpha / rank (rank)")
 
 
+def add_denoising(command: argparse.ArgumentParser) -> None:
+    """What every run has that learns the noise in pictures."""
+    option = command.add_argument
+    option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
+    help_text = "draw timesteps of much noise (later) or of little (earlier) more often"
+    option("--timestep-bias-strategy", choices=BIAS_STRATEGIES, default="none", help=help_text)
+    option("--timestep-bias-multiplier", type=at_least(1e-3, float), default=1.0, help="how many times as often")
+    option("--timestep-bias-portion", type=share, default=0.25, help="share of the timesteps that are")
+
+
 def add_lora(command: argparse.ArgumentParser) -> None:
     command.add_argument("base", help=BASE)
     add_data(command)
     add_adapter(command)
+    add_denoising(command)
     option = command.add_argument
     option("--target-modules", nargs="+", default=list(TARGET_MODULES), help="ends of the names of what is adapted")
     option("--train-text-encoder", action="store_true", help="adapt the text encoders as well")
     option("--text-encoder-lr", type=at_least(0, float), default=5e-6)
-    option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
     option(
         "--class-prompt",
         nargs="+",
@@ -100,6 +111,8 @@ def add_lora(command: argparse.ArgumentParser) -> None:
     )
     option("--num-class-images", type=at_least(1), default=100, help="that the base draws of it")
     option("--prior-loss-weight", type=at_least(0, float), default=1.0)
+    help_text = "learn the base's own prediction of the class pictures instead of their noise"
+    option("--prior-prediction", action="store_true", help=help_text)
     option("--lcm-lora", type=Path, help="an LCM-LoRA for the base, with which samples are drawn in four steps as well")
 
 
@@ -130,7 +143,7 @@ def add_unet(command: argparse.ArgumentParser) -> None:
 
 def add_finetune(command: argparse.ArgumentParser) -> None:
     add_unet(command)
-    command.add_argument("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
+    add_denoising(command)
     command.set_defaults(steps=10_000, learning_rate=1e-6)
 
 

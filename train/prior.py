@@ -1,11 +1,16 @@
 """DreamBooth's class pictures: what the base itself draws of the class, so that it goes on drawing it as it did."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from diffusers import DDPMScheduler
+from torch import nn
 
+from .adapters import disable_adapters
 from .data.dataset import Dataset, TrainingImage, checked
+from .denoising import Batch, prediction
 from .events import SILENT, Events
 from .files import atomic_write
 from .sampling import Sampler
@@ -50,3 +55,17 @@ def dataset(directory: Path, prompts: list[str], count: int) -> Dataset:
         name, reason = class_pictures.left_out[0]
         raise ValueError(f"{directory / name}: {reason}. Delete it, and give the same command again: it is drawn anew.")
     return class_pictures
+
+
+def base_prediction(
+    unet: nn.Module, encoders: list[nn.Module], scheduler: DDPMScheduler, make_batch: Callable[[], Batch]
+) -> torch.Tensor:
+    """The noise [B, 4, h, w] that the base sees in a batch: the UNet, and the encoders that encode it, without adapters.
+
+    As a target it is learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282): what the class pictures are, and
+    the noise that no model can know, pull at nothing. OneTrainer's prior prediction.
+    """
+    with torch.no_grad(), ExitStack() as stack:
+        for model in (unet, *encoders):
+            stack.enter_context(disable_adapters(model))
+        return prediction(unet, scheduler, make_batch())

@@ -11,6 +11,13 @@ from .files import atomic_write, remove_leftovers
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
 RESUME_MUTABLE_OPTIONS = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
 RESUME_MUTABLE_OPTIONS |= {"sample_prompts", "sample_every", "lcm_lora"}
+# What runs of older versions did, whose settings lack these options.
+OLDER_DEFAULTS = {
+    "prior_prediction": False,
+    "timestep_bias_strategy": "none",
+    "timestep_bias_multiplier": 1.0,
+    "timestep_bias_portion": 0.25,
+}
 
 
 class RunFolder:
@@ -87,7 +94,7 @@ class RunFolder:
                     "--overwrite to replace it."
                 )
             return
-        began = self.stored_settings()
+        began = {name: value for name, value in OLDER_DEFAULTS.items() if name in settings} | self.stored_settings()
         goes_on = not latest.exists() or int(latest.read_text()) <= settings["steps"]
         mutable = RESUME_MUTABLE_OPTIONS | ({"steps"} if settings["lr_scheduler"] == "constant" and goes_on else set())
         names = sorted((began.keys() | settings.keys()) - mutable)
