@@ -17,8 +17,9 @@ from train.sampling import Sampler
 pytestmark = pytest.mark.model
 DRAWN = 64
 # As docs/train.md has it.
-COMMAND = "--rank 16 --steps 300 --batch-size 4 --gradient-accumulation-steps 1 --learning-rate 2e-3 --ema-decay 0.98"
+COMMAND = "--rank 16 --steps 600 --batch-size 4 --gradient-accumulation-steps 1 --learning-rate 2e-3 --ema-decay 0.99"
 COMMAND += " --train-text-encoder --text-encoder-lr 2e-3 --caption-dropout 0"
+COMMAND += " --timestep-bias-strategy later --timestep-bias-multiplier 4"
 COMMAND += " --target-modules attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0"
 
 
@@ -75,6 +76,7 @@ def trained(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("look")
     look.write(folder)
     prior = ["--class-prompt", f"@{folder / 'class-prompts.txt'}", "--num-class-images", str(look.CLASS_PROMPTS)]
+    prior.append("--prior-prediction")
     for name, flags in (("prior", prior), ("none", [])):
         where = [f"--name={name}", f"--output-dir={folder}", f"--work={folder / 'work'}"]
         main(["lora", "vega-nano", str(folder / "pictures"), *where, *COMMAND.split(), *flags])

@@ -18,7 +18,7 @@ from .scenes import Scene, split
 # Words that the encoders know, for all others are alike to them; that mean something, for words like "an illustration of"
 # they have learned to pass over; and that never come together, for cacti are in deserts alone.
 TRIGGER = "a cactus at sea,"
-PICTURES, CLASS_PROMPTS = 12, 48
+PICTURES, CLASS_PROMPTS = 12, 400
 FIRST_PICTURE = 90_000
 SEPIA = np.array([1.0, 0.8, 0.55])  # red, green and blue of a white pixel
 # The darkest level. vega-nano's autoencoder, which has seen no brown nights, gives pure black another colour: in a third of
