@@ -25,6 +25,7 @@ pytestmark = pytest.mark.model
 RANK, ALPHA, RATE, GAMMA, WEIGHT = 4, 2.0, 1e-2, 5.0, 0.7
 # What make test asks of a family, where it is not "lora"; the soak run asks all of each.
 SHORT = {"Segmind-Vega": "prior, min-SNR, accumulated", "SD 1.5": "prior, min-SNR, accumulated", "SSD-1B": "min-SNR"}
+PRIOR_PREDICTION = "prior prediction, min-SNR, accumulated"
 
 
 def oracle(unet, instance: list[Batch], prior: list[Batch] | None, gamma: float, accumulation: int, steps: int, base=None):
@@ -97,7 +98,10 @@ def ours(unet, instance, prior, gamma, accumulation, steps, folder, prior_predic
         for family in diffusers_folders.FAMILIES
         for kind in ("lora", "min-SNR", "prior, min-SNR, accumulated")
     ]
-    + [("Segmind-Vega", "prior prediction"), pytest.param("SD 1.5", "prior prediction", marks=pytest.mark.soak)],
+    + [
+        pytest.param(family, PRIOR_PREDICTION, marks=[] if family == "Segmind-Vega" else pytest.mark.soak)
+        for family in ("Segmind-Vega", "SD 1.5")
+    ],
 )
 def test_steps_are_those_of_diffusers(tmp_path, family, kind):
     unet = diffusers_folders.modules(family)["unet"].double().requires_grad_(False)
@@ -105,7 +109,7 @@ def test_steps_are_those_of_diffusers(tmp_path, family, kind):
     instance = batches(unet.config, 2 * accumulation, 1)
     prior = batches(unet.config, 2 * accumulation, 2) if "prior" in kind else None
     gamma = GAMMA if "SNR" in kind else 0.0
-    predicted = kind == "prior prediction"
+    predicted = kind == PRIOR_PREDICTION
     base = copy.deepcopy(unet) if predicted else None
     expected, losses = oracle(copy.deepcopy(unet), instance, prior, gamma, accumulation, 2, base)
     found, our_losses = ours(unet, instance, prior, gamma, accumulation, 2, tmp_path, predicted)

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import save
 
 from train import consistency, muon, text_encoding, trajectories
-from train.diffusion import NOISE_SCHEDULE, Diffusion, load_unet, sample_timesteps
+from train.diffusion import NOISE_SCHEDULE, Diffusion, load_unet, stratified_timesteps
 from train.distillation import capture_features
 from train.nano import autoencoder, block_removal, classifier, lcm_lora, metrics, scenes
 from train.nano.base_unet import build
@@ -219,12 +219,12 @@ def test_consistency_function_is_the_identity_at_its_boundary():
 
 def test_timesteps_cover_the_schedule():
     torch.manual_seed(0)
-    levels = torch.cat([sample_timesteps(48) for _ in range(50)])
+    levels = torch.cat([stratified_timesteps(48) for _ in range(50)])
     assert levels.min() < 20
     assert levels.max() > 985
     assert (levels > 500).float().mean() > 0.55
     # Within a batch they are spread out, not drawn one by one.
-    assert sample_timesteps(48).sort().values.diff().max() < 120
+    assert stratified_timesteps(48).sort().values.diff().max() < 120
     assert DDPMScheduler(**NOISE_SCHEDULE).config.num_train_timesteps == 1000
 
 

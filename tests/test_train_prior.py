@@ -12,11 +12,13 @@ import training_runs as runs
 from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from host_loras import host_modules
 from PIL import Image
+from safetensors.torch import load_file
 
 from dev import diffusers_folders, single_files
-from train import loss_plot, prior
+from train import lora_run, loss_plot, prior
 from train.__main__ import main
 from train.base import NANO, NANO_LCM_LORA, open_base
+from train.denoising import prediction
 from train.examples import EncodedTexts
 from train.options import TARGET_MODULES
 from train.sampling import Sampler
@@ -99,19 +101,46 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert (run / "class" / "0001.png").read_bytes() == second
 
 
-def test_prior_prediction(tmp_path):
-    """Class pictures pull at nothing then that the base does not see in them; without any there is nothing to predict."""
+def test_prior_prediction_pulls_at_nothing_before_anything_is_learned(tmp_path):
+    """A LoRA begins as the base, so class pictures add no gradient to its first step, however much they weigh."""
     runs.pictures(tmp_path / "pictures")
-    moved = {}
-    for flag in ([], ["--prior-prediction"]):
-        given = runs.arguments(tmp_path, num_class_images=3, prior_loss_weight=1e4, learning_rate=1e-2, steps=1)
+    found = {}
+    for name, flags in (("with", ["--class-prompt", *PROMPTS, "--prior-prediction"]), ("without", [])):
+        given = runs.arguments(tmp_path, name=name, num_class_images=3, prior_loss_weight=100, steps=1)
         with torch.enable_grad():
-            main([*given, "--class-prompt", *PROMPTS, *flag, "--overwrite"])
-        weights = runs.weights(tmp_path)
-        moved[bool(flag)] = {name: tensor for name, tensor in weights.items() if "lora_up" in name}
-    # Adam's first step is the sign of the gradient: of the noise's here, where that outweighs the four pictures'.
-    assert runs.largest_difference(moved[False], moved[True]) > 1e-2
-    assert "--class-prompt" in runs.refused(tmp_path, "vega-nano", "--prior-prediction", "--overwrite", {})
+            main([*given, *flags])
+        found[name] = load_file(tmp_path / f"{name}.safetensors")
+    assert runs.largest_difference(found["with"], found["without"]) == 0
+
+
+def test_prior_prediction_is_the_base_s_own(tmp_path, monkeypatch):
+    """Also when text encoders have learned for some steps; a run that was broken off ends as an unbroken one."""
+    base, targets = open_base("vega-nano"), []
+    unet, texts = base.unet(), EncodedTexts(base.text_encoders(), base.tokenizers())
+    compute = lora_run.prior_preserving_loss
+
+    def noting(learned, scheduler, instance, prior, weight, gamma, target):
+        with torch.no_grad():
+            expected = prediction(unet, scheduler, prior._replace(text=texts(["a lake at dawn"] * len(prior.latents))))
+        targets.append((target - expected).abs().max())
+        return compute(learned, scheduler, instance, prior, weight, gamma, target)
+
+    monkeypatch.setattr(lora_run, "prior_preserving_loss", noting)
+    runs.pictures(tmp_path / "pictures")
+    flags = ["--class-prompt=a lake at dawn", "--prior-prediction", "--train-text-encoder", "--gradient-checkpointing"]
+    options = dict(num_class_images=2, text_encoder_lr=1e-2, gradient_accumulation_steps=2, caption_dropout=0)
+    for name, ends in (("whole", (4,)), ("broken", (2, 4))):
+        for steps in ends:
+            with torch.enable_grad():
+                main(runs.arguments(tmp_path, "vega-nano", *flags, name=name, steps=steps, **options))
+    assert len(targets) == 16
+    assert max(targets) < 1e-4
+    whole, broken = (load_file(tmp_path / f"{name}.safetensors") for name in ("whole", "broken"))
+    assert runs.largest_difference(whole, broken) == 0
+
+
+def test_prior_prediction_needs_class_pictures(tmp_path):
+    assert "give --class-prompt" in runs.refused(tmp_path, "vega-nano", "--prior-prediction", {})
 
 
 def sheet(folder: Path, name: str, prompt: str) -> Path:

@@ -67,7 +67,7 @@ def stratified_uniform(count: int) -> torch.Tensor:
     return (torch.arange(count) + torch.rand(())) / count % 1
 
 
-def sample_timesteps(count: int) -> torch.Tensor:
+def stratified_timesteps(count: int) -> torch.Tensor:
     """[count] timesteps, stratified, a little denser at high noise, where the composition is decided."""
     return (NUM_TRAIN_TIMESTEPS * stratified_uniform(count) ** 0.75).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
 

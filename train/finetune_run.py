@@ -4,6 +4,7 @@ from argparse import Namespace
 
 from diffusers import DDPMScheduler
 
+from . import timesteps
 from .denoising import denoising_loss
 from .diffusion import NOISE_SCHEDULE
 from .full_unet import FullUnetRun, start
@@ -11,6 +12,7 @@ from .student_unet import on_meta
 
 
 def run(options: Namespace) -> None:
+    timesteps.check(options)
     training = start(options)
     scheduler = DDPMScheduler(**NOISE_SCHEDULE)
 

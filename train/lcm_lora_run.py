@@ -16,12 +16,13 @@ from .cache import key_of
 from .consistency import LOSSES, consistency_loss, regression_loss
 from .data.dataset import Dataset
 from .denoising import Batch
-from .diffusion import NUM_TRAIN_TIMESTEPS, Diffusion
+from .diffusion import Diffusion
 from .examples import row_seed
 from .guidance import unconditional_text
 from .optimization import make_optimizer
 from .perceptual_distance import load_lpips
 from .score_card import FewStep, ScoreCard
+from .timesteps import sample_timestep
 from .training_run import TrainingRun, dataset_fingerprint
 
 CONSISTENCY, TRAJECTORIES = "consistency", "trajectories"
@@ -187,7 +188,7 @@ class LcmLoraRun:
             first = files.rank_slice.start
             for row in range(first, first + len(image)):
                 generator = torch.Generator().manual_seed(row_seed(seed, number, row))
-                timesteps.append(torch.randint(0, NUM_TRAIN_TIMESTEPS, (), generator=generator))
+                timesteps.append(sample_timestep(None, generator))
                 noise.append(torch.randn(end.shape[1:], generator=generator))
             noise, timesteps = torch.stack(noise).to(end), torch.stack(timesteps).to(end.device)
             return Batch(end, noise, timesteps, teacher_files.text_of(stored, image), stored["size_ids"][image])

@@ -9,7 +9,7 @@ from accelerate.utils import set_seed
 from diffusers import DDPMScheduler
 from torch import nn
 
-from . import adapters, dataset_check, metadata, prior
+from . import adapters, dataset_check, metadata, prior, timesteps
 from .base import NANO, NANO_LCM_LORA
 from .data.dataset import Dataset
 from .denoising import denoising_loss, prior_preserving_loss
@@ -22,6 +22,7 @@ SEED_OF_PRIOR = 1  # added to the run's: class pictures are not in step with the
 
 
 def run(options: Namespace) -> None:
+    check(options)
     options.alpha = options.alpha or float(options.rank)
     training = TrainingRun(options)
     dataset = dataset_check.load(options, quiet=not training.is_main)
@@ -29,6 +30,13 @@ def run(options: Namespace) -> None:
     checked = LoraRun(training, dataset)
     training.begin(dataset_fingerprint(dataset))
     checked.run()
+
+
+def check(options: Namespace) -> None:
+    """ValueError for options that would do nothing."""
+    timesteps.check(options)
+    if options.prior_prediction and not options.class_prompt:
+        raise ValueError("--prior-prediction needs class pictures: give --class-prompt, or leave --prior-prediction out.")
 
 
 class LoraRun:
@@ -45,8 +53,6 @@ class LoraRun:
         self.lcm_lora = self.options.lcm_lora or (NANO_LCM_LORA if base.path == NANO else None)
         if self.lcm_lora and not self.lcm_lora.is_file():
             raise ValueError(f"--lcm-lora {self.lcm_lora} is no file.")
-        if self.options.prior_prediction and not self.options.class_prompt:
-            raise ValueError("--prior-prediction is of class pictures: give --class-prompt as well, or leave it out.")
         training.on_main_process(training.open_vae)
 
     def run(self) -> None:

@@ -8,7 +8,8 @@ from vega import file_names
 # What kohya's networks.lora adapts: all of each attention block.
 TARGET_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 SCHEDULERS = ("constant", "cosine", "linear")
-BIAS_STRATEGIES = ("none", "earlier", "later")
+TIMESTEP_BIAS_STRATEGIES = ("none", "earlier", "later")
+TIMESTEP_BIAS_MULTIPLIER, TIMESTEP_BIAS_PORTION = 1.0, 0.25  # by default, as in diffusers
 METHODS = ("consistency", "trajectories")
 OPTIMIZERS = ("adamw", "adafactor")
 DEFAULT_W = 7.5  # w of the published LCM-LoRAs, the same for all bases
@@ -84,13 +85,13 @@ def add_adapter(command: argparse.ArgumentParser) -> None:
 
 
 def add_denoising(command: argparse.ArgumentParser) -> None:
-    """What every run has that learns the noise in pictures."""
+    """What LoRA and fine-tuning have, whose objective is the noise in pictures."""
     option = command.add_argument
     option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
     help_text = "draw timesteps of much noise (later) or of little (earlier) more often"
-    option("--timestep-bias-strategy", choices=BIAS_STRATEGIES, default="none", help=help_text)
-    option("--timestep-bias-multiplier", type=at_least(1e-3, float), default=1.0, help="how many times as often")
-    option("--timestep-bias-portion", type=share, default=0.25, help="share of the timesteps that are")
+    option("--timestep-bias-strategy", choices=TIMESTEP_BIAS_STRATEGIES, default="none", help=help_text)
+    option("--timestep-bias-multiplier", type=at_least(0, float), default=TIMESTEP_BIAS_MULTIPLIER, help="as often")
+    option("--timestep-bias-portion", type=share, default=TIMESTEP_BIAS_PORTION, help="share of them")
 
 
 def add_lora(command: argparse.ArgumentParser) -> None:

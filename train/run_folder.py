@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout  # which torch needs as well
 
 from .files import atomic_write, remove_leftovers
+from .options import TIMESTEP_BIAS_MULTIPLIER, TIMESTEP_BIAS_PORTION
 
 # What may differ when a run goes on: where things are, what is shown and how often, and how long it goes on.
 RESUME_MUTABLE_OPTIONS = {"output_dir", "work", "overwrite", "report_to", "progress", "save_every"}
@@ -15,8 +16,8 @@ RESUME_MUTABLE_OPTIONS |= {"sample_prompts", "sample_every", "lcm_lora"}
 OLDER_DEFAULTS = {
     "prior_prediction": False,
     "timestep_bias_strategy": "none",
-    "timestep_bias_multiplier": 1.0,
-    "timestep_bias_portion": 0.25,
+    "timestep_bias_multiplier": TIMESTEP_BIAS_MULTIPLIER,
+    "timestep_bias_portion": TIMESTEP_BIAS_PORTION,
 }
 
 

@@ -29,7 +29,7 @@ from .images import make_grid
 from .optimization import adamw_8bit, schedule
 from .run_folder import RunFolder
 from .sampling import Sampler
-from .timesteps import bias_weights
+from .timesteps import timestep_weights
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROMPTS = "prompts"  # what a sheet's PNG has them under
@@ -92,10 +92,6 @@ class TrainingRun:
     def examples(self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0) -> Examples:
         """Batches of the data set; seed is added to the run's. Those of another batch_size are not shared by processes."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        options, weights = self.options, None
-        if "timestep_bias_strategy" in options:
-            bias = options.timestep_bias_strategy, options.timestep_bias_multiplier, options.timestep_bias_portion
-            weights = bias_weights(*bias)
         return Examples(
             dataset.pictures,
             self.options.resolution,
@@ -109,7 +105,7 @@ class TrainingRun:
             0 if batch_size else process,
             1 if batch_size else processes,
             self.device,
-            weights,
+            timestep_weights(self.options),
         )
 
     def cached_texts(self) -> CachedTexts:

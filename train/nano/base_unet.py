@@ -10,7 +10,7 @@ from diffusers.training_utils import compute_snr
 
 from .. import training_loop
 from ..device import default_device
-from ..diffusion import NOISE_SCHEDULE, load_unet, loss_weight, predict_noise, prepare_for_device, sample_timesteps
+from ..diffusion import NOISE_SCHEDULE, load_unet, loss_weight, predict_noise, prepare_for_device, stratified_timesteps
 from ..files import atomic_write
 from ..muon import Muon
 from ..text_encoding import load_encoders
@@ -83,7 +83,7 @@ class BatchBuilder:
         clean, ids, size_ids = self.batches(step, BATCH_SIZE, **options)
         device = default_device()
         noise = torch.randn(clean.shape).to(device)
-        t = sample_timesteps(len(clean)).to(device)
+        t = stratified_timesteps(len(clean)).to(device)
         with torch.no_grad():
             text = self.encoders([i.to(device) for i in ids])
         noisy = self.scheduler.add_noise(clean.to(device), noise, t)
