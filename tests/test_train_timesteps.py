@@ -76,5 +76,4 @@ def test_pictures_and_class_pictures_are_biased(tmp_path, monkeypatch, verb):
     classes = ["--class-prompt=a lake", "--num-class-images=2"] if verb == "lora" else []
     main(runs.arguments(tmp_path, "vega-nano", *bias("earlier", 1000, 0.1), *classes, verb=verb, steps=3))
     assert len(seen) == (6 if classes else 3)
-    assert sum(int((timesteps < 100).sum()) > 0 for timesteps in seen) == len(seen)
     assert (torch.cat(seen) < 100).float().mean() > 0.8
