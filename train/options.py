@@ -90,7 +90,7 @@ def add_denoising(command: argparse.ArgumentParser) -> None:
     option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
     help_text = "draw timesteps of much noise (later) or of little (earlier) more often"
     option("--timestep-bias-strategy", choices=TIMESTEP_BIAS_STRATEGIES, default="none", help=help_text)
-    option("--timestep-bias-multiplier", type=at_least(0, float), default=TIMESTEP_BIAS_MULTIPLIER, help="as often")
+    option("--timestep-bias-multiplier", type=at_least(0, float), default=TIMESTEP_BIAS_MULTIPLIER, help="how many times")
     option("--timestep-bias-portion", type=share, default=TIMESTEP_BIAS_PORTION, help="share of them")
 
 
