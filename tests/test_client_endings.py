@@ -1,5 +1,6 @@
 """However a program ends that uses the Python client, Python has nothing to warn of: no task, connection or loop is left."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -7,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import graphs
 import pytest
 import relay
 from api_calls import queue, wait_for
 
 from dev import comfyui
+from vega_client import AsyncClient
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
@@ -133,6 +136,28 @@ def test_a_program_that_ends_under_its_work(server, program, at_the_host, printe
     out, said = process.communicate("\n", timeout=60)
     assert (process.returncode, out, warned(said)) == (0, printed, "")
     wait_for(lambda: queue(server) == [[], []])
+
+
+async def is_cancelled(url: str, ticks: int) -> bool:
+    """Whether a prompt is given up that is cancelled so many ticks of the loop after the news that it has ended."""
+    loop, graph = asyncio.get_running_loop(), graphs.text_to_image(VegaLCMSampler__steps=1)
+
+    def cancel(ticks: int) -> None:
+        loop.call_soon(cancel, ticks - 1) if ticks else work.cancel()
+
+    def listen(event: str, data: dict, file: bytes | None) -> None:
+        if event == "executing" and data["node"] is None:
+            cancel(ticks)
+
+    async with AsyncClient(url) as client:
+        work = asyncio.create_task(client.prompts.outputs({"prompt": graph}, listen))
+        await asyncio.wait([work])
+        return work.cancelled()
+
+
+def test_a_cancellation_beside_news_is_kept(server):
+    """asyncio.wait_for loses it in one tick, on Python 3.11 and older: Ctrl+C did nothing then."""
+    assert [asyncio.run(is_cancelled(server.url, ticks)) for ticks in range(6)] == [True] * 6
 
 
 @pytest.mark.parametrize("program", [SYNCHRONOUS, ASYNCHRONOUS], ids=["with", "async with"])

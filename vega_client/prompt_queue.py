@@ -77,8 +77,7 @@ class PromptQueue:
             try:
                 await self.submit(body)
                 while True:
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(news.wait(), POLL_SECONDS)
+                    await wait_for_news(news)
                     news.clear()
                     job = await self.job(prompt_id)
                     if job is None:
@@ -135,3 +134,13 @@ def job_outputs(job: dict) -> dict:
         if event == "execution_interrupted":
             raise PromptLostError("Somebody interrupts this workflow again and again.")
     return job["outputs"]
+
+
+async def wait_for_news(news: asyncio.Event) -> None:
+    """At most POLL_SECONDS. On Python 3.11 and older asyncio.wait_for loses a cancellation that comes with the news."""
+    waiting = asyncio.create_task(news.wait())
+    try:
+        await asyncio.wait([waiting], timeout=POLL_SECONDS)
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
