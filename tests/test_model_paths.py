@@ -100,6 +100,7 @@ def test_a_name_outside_the_model_folders_cannot_be_reached(tmp_path, monkeypatc
     for kind in ("checkpoints", "diffusers"):
         (tmp_path / kind).mkdir()
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], {".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     shutil.copytree(checkpoint.NANO_DIR, tmp_path / "out")
     model(tmp_path / "diffusers" / "in")
     save_file({}, tmp_path / "out.safetensors")
@@ -199,7 +200,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
         (tmp_path / kind / "sub").mkdir(parents=True)
         entry = ([str(tmp_path / kind)], {".safetensors"})
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, entry)
-        monkeypatch.delitem(folder_paths.filename_list_cache, kind, raising=False)
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # the host's own must not hold what is gone then
     shutil.copytree(checkpoint.NANO_DIR, bases[1] / "nano")
     shutil.copy(checkpoint.NANO_LORA, tmp_path / "loras" / "sub" / "lcm.safetensors")
     for k in range(300):

@@ -101,7 +101,7 @@ def test_class_pictures_samples_and_plot(tmp_path):
     assert (run / "class" / "0001.png").read_bytes() == second
 
 
-def test_prior_prediction_pulls_at_nothing_before_anything_is_learned(tmp_path):
+def test_prior_prediction_pulls_at_nothing_at_first(tmp_path):
     """A LoRA begins as the base, so class pictures add no gradient to its first step, however much they weigh."""
     runs.pictures(tmp_path / "pictures")
     found = {}
