@@ -55,13 +55,7 @@ class Events:
     async def wait_connected(self) -> None:
         """Returns when there is a connection; ConnectError in a sentence where there is none in time."""
         address = self.url.partition("?")[0]
-        waiting = asyncio.create_task(self.connected.wait())
-        try:
-            await asyncio.wait([waiting, self.task], timeout=self.policy.seconds, return_when=asyncio.FIRST_COMPLETED)
-            has_connected = waiting.done()  # the connection may have broken again since
-        finally:
-            waiting.cancel()
-            await asyncio.wait([waiting])
+        has_connected = await has_come(self.connected, self.policy.seconds, self.task)  # and may have broken again since
         if self.task.cancelled():
             raise ConnectError("This client has been closed.")
         if self.task.done():
@@ -118,6 +112,20 @@ class Events:
             self.task.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self.task
+
+
+async def has_come(event: asyncio.Event, seconds: float | None, *ends: asyncio.Task) -> bool:
+    """Whether an event came in so many seconds, before one of the tasks ended.
+
+    On Python 3.11 and older asyncio.wait_for loses a cancellation that comes with the event.
+    """
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait([waiting, *ends], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return waiting.done()
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
 
 
 def process_exception(error: Exception) -> Exception | None:

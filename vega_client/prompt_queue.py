@@ -10,7 +10,7 @@ import httpx
 from PIL import Image
 
 from .errors import PromptLostError, RequestError, WorkflowError
-from .events import Events, Listener
+from .events import Events, Listener, has_come
 from .images import decode_image, image_paths
 from .overrides import apply_overrides
 from .transport import Transport
@@ -77,7 +77,7 @@ class PromptQueue:
             try:
                 await self.submit(body)
                 while True:
-                    await wait_for_news(news)
+                    await has_come(news, POLL_SECONDS)
                     news.clear()
                     job = await self.job(prompt_id)
                     if job is None:
@@ -134,13 +134,3 @@ def job_outputs(job: dict) -> dict:
         if event == "execution_interrupted":
             raise PromptLostError("Somebody interrupts this workflow again and again.")
     return job["outputs"]
-
-
-async def wait_for_news(news: asyncio.Event) -> None:
-    """At most POLL_SECONDS. On Python 3.11 and older asyncio.wait_for loses a cancellation that comes with the news."""
-    waiting = asyncio.create_task(news.wait())
-    try:
-        await asyncio.wait([waiting], timeout=POLL_SECONDS)
-    finally:
-        waiting.cancel()
-        await asyncio.wait([waiting])
