@@ -105,9 +105,11 @@ class LoraRun:
             batch = examples(number)
             if classes is None:
                 return denoising_loss(unet, self.scheduler, batch, gamma)
-            target = None
+            class_batch, target = classes(number), None
             if self.options.prior_prediction:
-                target = prior.base_prediction(unet, self.encoders, self.scheduler, partial(classes, number))
-            return prior_preserving_loss(unet, self.scheduler, batch, classes(number), weight, gamma, target)
+                # Encoders that learn are asked again, as what they were.
+                make_batch = partial(classes, number) if self.encoders else lambda: class_batch
+                target = prior.base_prediction(unet, self.encoders, self.scheduler, make_batch)
+            return prior_preserving_loss(unet, self.scheduler, batch, class_batch, weight, gamma, target)
 
         return compute_loss
