@@ -11,19 +11,19 @@ from train.nano.__main__ import main
 REDUCED = {
     "pictures": 40,
     "autoencoder-steps": 24,
+    "sharpening-steps": 9,
     "text-encoders-steps": 13,
     "base-steps": 10,
     "direct-steps": 4,
     "teacher-steps": 6,
     "student-steps": 6,
     "lcm-lora-steps": 12,
-    "decoder-steps": 9,
     "classifier-steps": 14,
     "prompts": 2,
 }
 
 
-def command(folder: Path, *stage: str, **other: int) -> list[str]:
+def command(folder: Path, *stage: str, **other) -> list[str]:
     settings = [f"--{name}={value}" for name, value in {**REDUCED, **other}.items()]
     return [sys.executable, "-m", "train.nano", *stage, f"--work={folder / 'work'}", f"--out={folder / 'nano'}", *settings]
 
@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
-def here(folder: Path, *stage: str, **other: int) -> str:
+def here(folder: Path, *stage: str, **other) -> str:
     """What `python -m train.nano` prints when this process runs it: importing everything again takes longer than a stage."""
     printed = io.StringIO()
     with redirect_stdout(printed):

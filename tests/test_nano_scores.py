@@ -1,6 +1,7 @@
-"""What vega-nano's card says, on 512 held-out prompts: the better part of an hour, so in `make soak`.
+"""What vega-nano's card says, on 512 held-out prompts: hours, so in `make soak`.
 
 Rows that these very weights and this code drew before, under train/work, are not drawn again.
+ACCELERATE_MIXED_PRECISION=bf16 draws them as the card's were drawn.
 """
 
 import json
@@ -43,7 +44,7 @@ def test_classifier_recognises_real_pictures(table):
 
 
 def test_base_draws_what_its_prompt_says(base):
-    assert base["mean"] >= 0.92
+    assert base["mean"] >= 0.95
 
 
 @pytest.mark.parametrize("attribute", scenes.Scene._fields)
@@ -51,9 +52,14 @@ def test_every_attribute_is_obeyed(base, attribute):
     assert base[attribute] >= 0.80
 
 
-@pytest.mark.parametrize(("steps", "share"), [(4, 0.98), (2, 0.95), (1, 0.88)])
-def test_lcm_lora_keeps_the_base_s_accuracy(table, base, steps, share):
-    assert lora(table, steps)["mean"] >= share * base["mean"]
+@pytest.mark.parametrize(("steps", "accuracy", "share"), [(4, 0.97, 0.98), (2, 0.95, 0.95), (1, 0.90, 0.88)])
+def test_lcm_lora_keeps_the_base_s_accuracy(table, base, steps, accuracy, share):
+    assert lora(table, steps)["mean"] >= max(accuracy, share * base["mean"])
+
+
+def test_pictures_are_as_close_to_real_ones_as_they_were(table):
+    """As vega-nano's at 128 pixels were: 21.1 in its card."""
+    assert lora(table, 4)["distance"] <= 21.1
 
 
 def test_lcm_lora_draws_like_the_base(table, base):
@@ -82,8 +88,9 @@ def test_shuffled_prompts_score_at_chance(scores, base):
 def test_seeds_give_different_pictures(scores):
     real = scores["diversity"]["real pictures"]
     assert all(spread >= 0.7 * real for spread in scores["diversity"].values())
+    assert scores["diversity"][str(SamplingConfig(True, LCMScheduler, 4))] >= 1.23 * real  # as at 128 pixels
 
 
-@pytest.mark.parametrize(("width", "height"), evaluation.OTHER_SIZES[:-1])
+@pytest.mark.parametrize(("width", "height"), evaluation.OTHER_SIZES)
 def test_other_sizes_hold_one_sensible_picture(table, width, height):
-    assert table[f"LCM-LoRA, 4 steps, {width} x {height}"]["mean"] >= 0.8
+    assert table[f"LCM-LoRA, 4 steps, {width} x {height}"]["mean"] >= 0.94

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from nano_stages import command, environment, here
 from PIL import Image
 from safetensors import safe_open
@@ -23,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LEARNS = {
     "autoencoder": 0.5,
     "text-encoders": 0.8,
+    "sharpening": 0.95,
     "base": 0.3,
     "direct": 0.9,
     "lcm-lora": 0.9,
-    "decoder": 0.95,
     "classifier": 0.85,
 }
 
@@ -36,7 +37,7 @@ def few_rows():
     """An evaluation with some of its rows: two guidance scales to choose from, and one size of each shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "GUIDANCE_SCALES", evaluation.GUIDANCE_SCALES[:2])
-        patch.setattr(evaluation, "OTHER_SIZES", ((96, 96), (192, 128), (96, 192)))
+        patch.setattr(evaluation, "OTHER_SIZES", ((128, 128), (192, 128), (128, 192)))
         yield
 
 
@@ -84,15 +85,28 @@ def test_the_other_route_lowers_its_loss(chain):
         assert last < 0.9 * first
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "base", "direct", "lcm-lora", "decoder"])
-def test_stage_shows_what_it_has_learned(chain, stage):
-    with Image.open(chain[0] / "work" / f"{stage}.png") as sheet:
+@pytest.mark.parametrize("result", ["autoencoder", "autoencoder-sharp", "base", "direct", "lcm-lora"])
+def test_stage_shows_what_it_has_learned(chain, result):
+    with Image.open(chain[0] / "work" / f"{result}.png") as sheet:
         assert sheet.width > 256
         assert all(high - low > 20 for low, high in sheet.getextrema())
 
 
 def test_finished_stages_are_not_run_again(chain):
     assert "loss" not in here(chain[0], prompts=0)
+
+
+def test_training_goes_on_from_a_model(chain, tmp_path):
+    """What there is of it stands for the first stages' results, and is drawn at this code's size."""
+    printed = here(tmp_path, "sharpening", start=chain[0] / "nano")
+    assert "sharpening: loss" in printed
+    assert UNet2DConditionModel.load_config(tmp_path / "work" / "base")["sample_size"] == 32
+    for stage in ("autoencoder", "text_encoder", "text_encoder_2"):
+        (made,) = (tmp_path / "work" / stage).glob("*.safetensors")
+        part = "vae" if stage == "autoencoder" else stage
+        (given,) = (chain[0] / "nano" / part).glob("*.safetensors")
+        assert all(torch.equal(tensor.float(), load_file(made)[name]) for name, tensor in load_file(given).items())
+    assert (tmp_path / "work" / "initial-lcm-lora.safetensors").read_bytes() == (chain[0] / "nano" / LORA).read_bytes()
 
 
 @pytest.mark.soak
@@ -115,8 +129,8 @@ def test_card_holds_the_grid_and_the_scores(evaluated):
     assert "old" not in text
     assert "| LCM-LoRA, 4 steps |" in text
     with Image.open(evaluated / "nano" / "samples.jpg") as samples:
-        assert samples.width > 8 * 128
-        assert samples.height == 6 * 128
+        assert samples.width > 8 * 256
+        assert samples.height == 6 * 256
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -129,7 +143,7 @@ def refused(capsys, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("stage", "lacks"),
     [
-        ("base", "autoencoder"),
+        ("base", "sharpening"),
         ("unet", "direct"),
         ("export", "text-encoders"),
         ("evaluation", "export"),
@@ -155,6 +169,7 @@ def test_card_needs_scores(chain, tmp_path, capsys):
         ("--prompts=many", "invalid"),
         ("--work=Makefile", "Makefile is a file"),
         ("--out=Makefile", "Makefile is a file"),
+        ("--start=Makefile", "Makefile is no diffusers folder"),
     ],
 )
 def test_argument_that_cannot_work_is_refused(monkeypatch, capsys, argument, reason):
@@ -270,6 +285,6 @@ def test_exported_pipeline_draws_with_every_lora_module(chain, pipe):
     pipe.load_lora_weights(lora.parent, weight_name=lora.name)
     assert sum(isinstance(m, BaseTunerLayer) for m in pipe.unet.modules()) == len(alphas) > 100
     adapted = draw()
-    assert plain.shape == adapted.shape == (1, 3, 128, 128)
+    assert plain.shape == adapted.shape == (1, 3, 256, 256)
     assert torch.isfinite(adapted).all()
     assert not torch.equal(plain, adapted)

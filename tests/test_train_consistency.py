@@ -12,6 +12,7 @@ from torch import nn
 
 from dev import diffusers_folders
 from train import adapters, consistency, score_card
+from train.base import NANO_LCM_LORA, open_base
 from train.consistency import consistency_loss, solver_steps
 from train.denoising import Batch
 from train.diffusion import Diffusion
@@ -226,6 +227,23 @@ def test_an_untrained_lora_is_the_base():
             assert torch.equal(unet(x, 500, context).sample, before)
         assert torch.equal(unet(x, 500, context).sample, changed)
     assert all(parameter.requires_grad for parameter in learned)
+
+
+@pytest.mark.model
+def test_a_lora_begins_with_the_weights_of_a_file():
+    """As diffusers reads the same file."""
+    base = open_base("vega-nano")
+    ours, theirs = base.unet(), base.unet()
+    adapters.add_lcm_lora(ours, 32, 32)
+    with torch.no_grad():
+        adapters.load_unet_weights(ours, NANO_LCM_LORA)
+    tensors, alphas = StableDiffusionXLPipeline.lora_state_dict(NANO_LCM_LORA, unet_config=theirs.config)
+    StableDiffusionXLPipeline.load_lora_into_unet(tensors, alphas, theirs)
+    added = {"text_embeds": torch.randn(1, 64), "time_ids": torch.full((1, 6), 128.0)}
+    given = torch.randn(1, 4, 8, 8), 500, torch.randn(1, 7, ours.config.cross_attention_dim)
+    with torch.no_grad():
+        found, expected = (unet(*given, added_cond_kwargs=added).sample for unet in (ours, theirs))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_some_prompts_are_kept_apart():

@@ -22,7 +22,7 @@ PICTURES, PROMPTS, DRAWN, SAMPLE_BATCH_SIZE = 400, 2000, 256, 32
 SETTINGS = {
     "steps": 200,
     "batch-size": 12,
-    "resolution": 96,
+    "resolution": 128,
     "gradient-accumulation-steps": 1,
     "rank": 32,
 }

@@ -24,7 +24,7 @@ from train.nano.captions import caption
 from train.nano.scenes import Scene, labels, split
 from train.sampling import Sampler
 
-PICTURES, HELD_OUT, SIDE, DRAWN, SEEDS = 400, 64, 96, 64, (0, 1, 2)
+PICTURES, HELD_OUT, SIDE, DRAWN, SEEDS = 400, 64, 128, 64, (0, 1, 2)
 T_OF_THREE = 4.303  # Student's t of 95 % with two degrees of freedom
 # Name -> (whether it begins with its teacher's weights, --output-weight, --feature-weight).
 KINDS = {

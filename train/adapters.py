@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .files import atomic_write
@@ -77,13 +77,25 @@ def kohya_state_dict(unet: nn.Module, encoders: list[nn.Module], alpha: float) -
         if not getattr(module, "peft_config", None):
             continue
         for key, value in get_peft_model_state_dict(module).items():
-            name, side = key.removesuffix(".weight").rsplit(".", 1)
-            if prefix != "lora_unet_" and not name.startswith("text_model."):
-                name = f"text_model.{name}"  # which transformers 5 leaves out
-            name = prefix + name.replace(".", "_")
-            tensors[f"{name}.lora_{'down' if side == 'lora_A' else 'up'}.weight"] = value.half().contiguous().cpu()
+            name, side = kohya_name(key, prefix)
+            tensors[f"{name}.{side}.weight"] = value.half().contiguous().cpu()
             tensors[f"{name}.alpha"] = torch.tensor(float(alpha), dtype=torch.float16)
     return tensors
+
+
+def kohya_name(key: str, prefix: str) -> tuple[str, str]:
+    """kohya's name of the module that PEFT's key is of, and of the matrix."""
+    name, side = key.removesuffix(".weight").rsplit(".", 1)
+    if prefix != "lora_unet_" and not name.startswith("text_model."):
+        name = f"text_model.{name}"  # which transformers 5 leaves out
+    return prefix + name.replace(".", "_"), "lora_down" if side == "lora_A" else "lora_up"
+
+
+def load_unet_weights(unet: nn.Module, file: Path) -> None:
+    """Gives the LoRA on the UNet the weights of a file in kohya's keys, of the same modules, rank and alpha."""
+    stored = load_file(file)
+    for key, value in get_peft_model_state_dict(unet).items():
+        value.copy_(stored[f"{'.'.join(kohya_name(key, 'lora_unet_'))}.weight"])
 
 
 def save(tensors: dict[str, torch.Tensor], out: Path, metadata: dict[str, str]) -> None:

@@ -20,7 +20,7 @@ from .files import sampled_fingerprint
 NANO = Path(__file__).resolve().parents[1] / "vega" / "nano"
 NANO_LCM_LORA = NANO / "lcm-lora" / "pytorch_lora_weights.safetensors"
 NANO_NAME = "vega-nano"
-NANO_PIXELS, XL_PIXELS, SD_PIXELS = 128, 1024, 512
+XL_PIXELS, SD_PIXELS = 1024, 512
 PIXELS_PER_LATENT = 8
 ENCODERS = {"clip_l": CLIPTextModel, "clip_g": CLIPTextModelWithProjection}
 FIRST_ENCODER = ("conditioner.embedders.0.transformer.", "cond_stage_model.transformer.")
@@ -55,8 +55,6 @@ class Base:
     @property
     def resolution(self) -> int:
         """The side in pixels of the square that the model was trained on."""
-        if self.path == NANO:
-            return NANO_PIXELS
         size = self.config.get("sample_size")
         return PIXELS_PER_LATENT * size if isinstance(size, int) else XL_PIXELS if self.is_xl else SD_PIXELS
 

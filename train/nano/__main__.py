@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from diffusers import LCMScheduler
 from diffusers.utils import logging as diffusers_logging
 
@@ -18,6 +19,7 @@ from . import autoencoder, base_unet, block_removal, classifier, evaluation, lcm
 from .export import LORA, export
 from .latents import LatentBatches
 from .sample_sheet import write_contact_sheet, write_sample_sheet
+from .start import INITIAL_LORA, start_from
 
 ROOT = Path(__file__).resolve().parents[2]
 NANO = ROOT / "vega" / "nano"
@@ -42,7 +44,8 @@ def distil(options) -> list[float]:
         write_sample_sheet(file, unet, encoders, batches.tokenizers, LCMScheduler, steps=4, guidance=1.0)
 
     work, steps = options.work, options.lcm_lora_steps
-    return lcm_lora.distil(work, work / LORA, batches, steps, work, log_samples=log_samples)
+    initial = work / INITIAL_LORA if (work / INITIAL_LORA).exists() else None
+    return lcm_lora.distil(work, work / LORA, batches, steps, work, log_samples=log_samples, initial=initial)
 
 
 def write_export(options) -> None:
@@ -67,24 +70,24 @@ class Stage(NamedTuple):
 STAGES = {
     "pictures": Stage("pictures.png", (), lambda o: write_contact_sheet(o.work / "pictures.png")),
     "autoencoder": Stage("autoencoder", (), lambda o: autoencoder.train(o.work, o.autoencoder_steps), 10000),
+    "sharpening": Stage(
+        "autoencoder-sharp", ("autoencoder",), lambda o: autoencoder.sharpen(o.work, o.sharpening_steps), 9000
+    ),
     "text-encoders": Stage("text_encoder_2", (), lambda o: text_encoders.train(o.work, NANO, o.text_encoders_steps), 300),
     "base": Stage(
-        "base", ("autoencoder", "text-encoders"), lambda o: base_unet.train(o.work, load_batches(o), o.base_steps), 3500
+        "base", ("sharpening", "text-encoders"), lambda o: base_unet.train(o.work, load_batches(o), o.base_steps), 3500
     ),
     "direct": Stage(
-        "direct", ("base",), lambda o: base_unet.continue_training(o.work, load_batches(o), o.direct_steps), 1000
+        "direct", ("base",), lambda o: base_unet.continue_training(o.work, load_batches(o), o.direct_steps), 3800
     ),
     "teacher": Stage(
         "teacher", ("base",), lambda o: block_removal.train_teacher(o.work, load_batches(o), o.teacher_steps), 400
     ),
     "student": Stage("student", ("teacher",), lambda o: block_removal.distil(o.work, load_batches(o), o.student_steps), 400),
     "unet": Stage("unet", (), choose_unet),
-    "lcm-lora": Stage(LORA, ("autoencoder", "text-encoders", "unet"), distil, 3900),
-    "decoder": Stage(
-        "autoencoder-refined", ("autoencoder",), lambda o: autoencoder.refine_decoder(o.work, o.decoder_steps), 600
-    ),
+    "lcm-lora": Stage(LORA, ("sharpening", "text-encoders", "unet"), distil, 3900),
     "classifier": Stage(classifier.WEIGHTS, (), lambda o: classifier.train(o.work, o.classifier_steps), 800),
-    "export": Stage("", ("text-encoders", "unet", "lcm-lora", "decoder", "classifier"), write_export),
+    "export": Stage("", ("text-encoders", "unet", "lcm-lora", "classifier"), write_export),
     "evaluation": Stage("scores.json", ("export",), evaluate),
     "card": Stage("", ("export", "evaluation"), lambda o: model_card.write(o.out, o.work)),
 }
@@ -156,7 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("stage", nargs="?", choices=STAGES)
     parser.add_argument("--work", type=Path, default=ROOT / "train" / "work", help="checkpoints and intermediate files")
     parser.add_argument("--out", type=Path, default=NANO, help="the diffusers folder to write")
-    parser.add_argument("--pictures", type=at_least(1), default=12000, help="pictures whose latents the base learns from")
+    parser.add_argument("--start", type=Path, help="a diffusers folder of vega-nano whose parts are trained on")
+    parser.add_argument("--pictures", type=at_least(1), default=6000, help="pictures whose latents the base learns from")
     for name, stage in STAGES.items():
         if stage.steps:
             parser.add_argument(f"--{name}-steps", type=at_least(1), default=stage.steps)
@@ -168,6 +172,10 @@ def main(arguments: list[str] | None = None) -> None:
         if folder.exists() and not folder.is_dir():
             parser.error(f"{folder} is a file; --work and --out are folders")
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.start and not (options.start / "unet").is_dir():
+        parser.error(f"--start {options.start} is no diffusers folder: it has no folder unet")
+    if options.start:
+        start_from(options.start, options.work)
     if options.stage:
         run(options.stage, options)
     else:
@@ -175,4 +183,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # The momentum of channels that have died decays into denormal numbers, with which a CPU computes many times slower.
+    torch.set_flush_denormal(True)
     main()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
 from diffusers import EulerDiscreteScheduler, LCMScheduler, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from ..device import default_device
 from ..files import atomic_write, fingerprint
 from ..images import to_tensor
-from . import classifier, metrics, render, seeds
+from . import autoencoder, classifier, metrics, render, seeds
 from .captions import caption
 from .export import LORA
 from .scenes import Scene, labels, split
@@ -29,7 +30,11 @@ FIRST_SEED = 1000
 SEARCH_PROMPTS = 128  # for choosing a guidance scale
 GUIDANCE_SCALES = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DIVERSITY_IMAGES = 64  # of one prompt
-OTHER_SIZES = ((96, 96), (192, 128), (128, 192), (192, 96), (96, 192), (160, 160), (192, 192), (256, 256))
+SQUARES = (128, 160, 192, 224, 288, 320)
+WIDE_SIZES = ((192, 128), (256, 128), (320, 128), (296, 168), (256, 192), (320, 192), (320, 256))
+OTHER_SIZES = (*((side, side) for side in SQUARES), *WIDE_SIZES, *((height, width) for width, height in WIDE_SIZES))
+# What decides a row beside the weights.
+CODE = ("autoencoder", "captions", "classifier", "evaluation", "render", "scenes")
 
 
 class SamplingConfig(NamedTuple):
@@ -51,12 +56,12 @@ class SamplingConfig(NamedTuple):
 
 def row_folders(folder: Path, work: Path, prompts: int) -> dict[bool, Path]:
     """Whether rows are drawn with the LoRA -> where they are cached, for these weights and this code."""
-    code = [Path(__file__).with_name(f"{name}.py") for name in ("captions", "classifier", "evaluation", "render", "scenes")]
+    code = [Path(__file__).with_name(f"{name}.py") for name in CODE]
     weights = sorted(folder.rglob("*.safetensors"))
     # Rows drawn without the LoRA, which take most of the time, do not depend on it.
     plain = [file for file in weights if file != folder / LORA]
     return {
-        lora: work / "evaluation" / f"{prompts} prompts, {fingerprint(code + files)}"
+        lora: work / "evaluation" / f"{prompts} prompts, {Accelerator().mixed_precision}, {fingerprint(code + files)}"
         for lora, files in ((True, weights), (False, plain))
     }
 
@@ -85,6 +90,9 @@ class PipelineSampler:
         # Together they nearly halve the time that decoding takes on a CPU.
         self.pipe.vae.enable_slicing()
         self.pipe.vae.to(memory_format=torch.channels_last)
+        self.autocast = Accelerator().autocast
+        for unet in self.unets.values():  # so that schedulers keep their latents in fp32 under autocast
+            unet.register_forward_hook(lambda module, given, out: tuple(part.float() for part in out))
 
     def draw(self, prompts: list[str], config: SamplingConfig, width=render.SIZE, height=render.SIZE) -> torch.Tensor:
         """[len(prompts), 3, height, width] in -1..1; picture i has seed FIRST_SEED + i with every config."""
@@ -94,15 +102,16 @@ class PipelineSampler:
         for start in range(0, len(prompts), BATCH_SIZE):
             part = prompts[start : start + BATCH_SIZE]
             generators = [torch.Generator("cpu").manual_seed(FIRST_SEED + start + i) for i in range(len(part))]
-            images = self.pipe(
-                part,
-                width=width,
-                height=height,
-                num_inference_steps=config.steps,
-                guidance_scale=config.guidance,
-                generator=generators,
-                output_type="pil",
-            ).images
+            with self.autocast():
+                images = self.pipe(
+                    part,
+                    width=width,
+                    height=height,
+                    num_inference_steps=config.steps,
+                    guidance_scale=config.guidance,
+                    generator=generators,
+                    output_type="pil",
+                ).images
             pixels.append(to_tensor(images))
         return torch.cat(pixels)
 
@@ -210,8 +219,8 @@ def real(scenes: list[Scene], seed: int = seeds.EVALUATION) -> torch.Tensor:
 
 
 def reconstruct(vae, pixels: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        parts = [vae.decode(vae.encode(part.to(vae.device)).latents).sample.cpu() for part in pixels.split(BATCH_SIZE)]
+    with torch.no_grad(), Accelerator().autocast():
+        parts = [autoencoder.decode(vae, autoencoder.encode(vae, part)).cpu() for part in pixels.split(BATCH_SIZE)]
     return torch.cat(parts)
 
 

@@ -24,7 +24,7 @@ def export(work: Path, folder: Path) -> None:
         "unet": UNet2DConditionModel.from_pretrained(work / "unet"),
         "text_encoder": CLIPTextModel.from_pretrained(work / "text_encoder"),
         "text_encoder_2": CLIPTextModelWithProjection.from_pretrained(work / "text_encoder_2"),
-        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder-refined"),
+        "vae": AutoencoderTiny.from_pretrained(work / "autoencoder-sharp"),
     }
     for name, model in parts.items():
         model.to(torch.float16).save_pretrained(folder / name)

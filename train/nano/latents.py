@@ -5,33 +5,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..device import default_device
-from ..files import atomic_write
+from ..files import atomic_write, fingerprint
 from ..images import to_tensor
 from ..text_encoding import load_tokenizers, tokenize
-from . import render
+from . import autoencoder, render
 from .captions import caption, corrupt
 from .scenes import split
 
-# (width, height) in pixels: share of the pictures. The native size and its smaller, cheaper neighbour are most of them.
+# (width, height) in pixels: share of the pictures. The native size and its smaller, cheaper neighbours are nearly half.
 SIZES = {
-    (128, 128): 0.34,
-    (96, 96): 0.30,
-    (128, 96): 0.06,
-    (96, 128): 0.06,
-    (160, 96): 0.03,
-    (96, 160): 0.03,
-    (192, 128): 0.035,
-    (128, 192): 0.035,
-    (192, 96): 0.02,
-    (96, 192): 0.02,
+    (256, 256): 0.25,
+    (192, 192): 0.10,
+    (128, 128): 0.10,
     (160, 160): 0.04,
-    (192, 192): 0.03,
+    (320, 320): 0.06,
+    (256, 192): 0.05,
+    (192, 256): 0.05,
+    (320, 256): 0.035,
+    (256, 320): 0.035,
+    (320, 192): 0.04,
+    (192, 320): 0.04,
+    (256, 128): 0.035,
+    (128, 256): 0.035,
+    (320, 128): 0.035,
+    (128, 320): 0.035,
+    (192, 128): 0.03,
+    (128, 192): 0.03,
 }
 CAPTION_DROPOUT = 0.1
 
@@ -50,11 +55,15 @@ class RenderedPictures(Dataset):
 
 
 def encode_all(work: Path, count: int) -> dict[tuple[int, int], torch.Tensor]:
-    """{(width, height): [N, 4, H/8, W/8]} of about `count` training pictures, kept in work/latents, a file for each size."""
-    bank = {}
+    """{(width, height): [N, 4, H/8, W/8]} of about `count` training pictures, kept in work, a file for each size.
+
+    The files' folder is of this autoencoder and this code, so that latents of others are not taken for theirs.
+    """
+    bank, made_of = {}, [*sorted((work / "autoencoder-sharp").glob("*.safetensors")), Path(render.__file__)]
+    folder = work / f"latents-{fingerprint(made_of)}"
     for (width, height), share in tqdm(SIZES.items(), desc="latents"):
         number = max(2, round(share * count))
-        file = work / "latents" / f"{number} of {width}x{height}.safetensors"
+        file = folder / f"{number} of {width}x{height}.safetensors"
         if not file.exists():
             with atomic_write(file) as partial:
                 save_file({"latents": encode_bucket(work, number, width, height)}, partial)
@@ -63,10 +72,11 @@ def encode_all(work: Path, count: int) -> dict[tuple[int, int], torch.Tensor]:
 
 
 def encode_bucket(work: Path, count: int, width: int, height: int) -> torch.Tensor:
-    encoder = AutoencoderTiny.from_pretrained(work / "autoencoder").to(default_device()).encoder
+    vae = autoencoder.to_device(AutoencoderTiny.from_pretrained(work / "autoencoder-sharp"))
     loader = DataLoader(RenderedPictures(count, width, height), batch_size=16, num_workers=1)
-    with torch.no_grad():
-        return torch.cat([encoder(pixels.to(default_device())).cpu() for pixels in loader])
+    with torch.no_grad(), Accelerator().autocast():
+        latents = [autoencoder.encode(vae, pixels).cpu() for pixels in loader]
+    return torch.cat(latents).contiguous()
 
 
 def size_ids(width: int, height: int, rng: np.random.Generator, batch: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tqdm import tqdm
 
@@ -41,12 +42,14 @@ def distil(
     seed: int = 0,
     rank: int = RANK,
     log_samples: Callable | None = None,
+    initial: Path | None = None,
 ) -> list[float]:
     """Distils folder's UNet into the LoRA file `out` and returns the loss of every step.
 
     folder holds a diffusers checkpoint (unet, text_encoder, text_encoder_2); get_batch(step, size) gives the clean
     latents [B, 4, h, w], two [B, 77] token id tensors and the [B, 6] size ids of a step. log_samples(unet, encoders)
-    draws what was learned so far. Work that was begun with other weights in folder is neither resumed nor learned from.
+    draws what was learned so far. The LoRA begins with the weights of the file `initial`, if there is one. Work that was
+    begun with other weights in folder is neither resumed nor learned from.
     """
     set_seed(seed)
     unet, encoders = load_unet(folder / "unet").requires_grad_(False), load_encoders(folder)
@@ -55,6 +58,8 @@ def distil(
     files = -(-steps * BATCH_SIZE // (EPOCHS_PER_POINT * POINTS_PER_FILE))
     cache = TrajectoryCache(work / f"lcm-lora-trajectories-{base}", files, unet, encoders, get_batch, seed)
     adapters.add_lcm_lora(unet, rank, rank)
+    if initial:
+        adapters.load_unet_weights(unet, initial)
 
     def compute_loss(step):
         x, t, target, ids, size_ids = cache.sample(np.random.default_rng(step), BATCH_SIZE)
@@ -92,7 +97,8 @@ class TrajectoryCache:
         clean, size_ids = clean.to(self.device), size_ids.to(self.device)
         t = trajectories.start_timesteps(len(clean)).to(self.device)
         w = torch.full((len(clean),), GUIDANCE, device=self.device)
-        found = trajectories.guided_trajectories(unet, diffusion, clean, t, text, empty, size_ids, w)
+        with Accelerator().autocast():
+            found = trajectories.guided_trajectories(unet, diffusion, clean, t, text, empty, size_ids, w)
         return {**found, "ids": ids[0], "ids_2": ids[1], "sizes": size_ids}
 
     def sample(self, rng: np.random.Generator, count: int):

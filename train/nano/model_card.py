@@ -1,4 +1,4 @@
-"""The model card of vega-nano: its sheet of samples and its table of scores."""
+"""The model card of vega-nano: its sheets of samples and its table of scores."""
 
 import json
 import re
@@ -9,12 +9,13 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler
 from PIL import Image, ImageDraw, ImageFont
 
 from ..images import make_grid, to_pil
-from .evaluation import PipelineSampler, SamplingConfig, as_markdown
+from .evaluation import PipelineSampler, SamplingConfig, as_markdown, held_out_prompts
 from .render import SIZE
 from .sample_sheet import PROMPTS
 
 MARGIN_PIXELS = 150  # for a row's label
 FONT_PIXELS = 14
+UNPICKED = 64
 
 
 def sampling_configs(guidance: float) -> list[SamplingConfig]:
@@ -34,13 +35,21 @@ def sample_sheet(sampler: PipelineSampler, rows: list[SamplingConfig]) -> Image.
     return page
 
 
+def unpicked_sheet(sampler: PipelineSampler) -> Image.Image:
+    """The LCM-LoRA's pictures, in four steps, of the first held-out prompts, each with the seed that the scores are of."""
+    _, prompts = held_out_prompts(UNPICKED)
+    return make_grid(to_pil(sampler.draw(prompts, SamplingConfig(True, LCMScheduler, 4))), SIZE)
+
+
 def write(folder: Path, work: Path) -> None:
-    """Writes samples.jpg and the scores between the marks of README.md, all in folder."""
+    """Writes samples.jpg, unpicked.jpg and the scores between the marks of README.md, all in folder."""
     readme = folder / "README.md"
     if not readme.exists():
         sys.exit(f"card writes the scores into {readme}, which is missing: copy vega/nano/README.md there first")
     result = json.loads((work / "scores.json").read_text())
     configs = sampling_configs(result["guidance"]["25"])
-    sample_sheet(PipelineSampler(folder), configs).save(folder / "samples.jpg", quality=92)
+    sampler = PipelineSampler(folder)
+    sample_sheet(sampler, configs).save(folder / "samples.jpg", quality=90)
+    unpicked_sheet(sampler).save(folder / "unpicked.jpg", quality=88)
     marked = re.compile(r"(<!-- scores -->\n).*?(<!-- end of scores -->)", re.DOTALL)
     readme.write_text(marked.sub(lambda m: m[1] + as_markdown(result) + "\n" + m[2], readme.read_text()))

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .scenes import Scene, sample_scene
 
-SIZE = 128
+SIZE = 256
 SUPERSAMPLING = 2
 
 # Sky colours from zenith to horizon, and the colour of the light that falls on everything else.
@@ -76,6 +76,8 @@ class SceneRenderer:
             getattr(self, scene.object)(x, y)
         if scene.water == "lake":
             self.lake()
+        if place and scene.water != "none":
+            self.glitter(place, self.shore if scene.water == "lake" else self.horizon)
         if scene.object == "boat":
             self.boat(x, self.shore + (self.height - self.shore) * self.rng.uniform(0.35, 0.55))
         return self.image
@@ -198,15 +200,22 @@ class SceneRenderer:
         for colour, base, tall in ((far, 0.02, 0.26), (middle, 0.09, 0.3)):
             foot = self.horizon + base * self.height
             for x in self.places(0.085, 0.3):
-                top, half = foot - tall * self.height * self.rng.uniform(0.5, 1), 0.075 * self.unit
-                self.draw.polygon([(x, top), (x - half, foot), (x + half, foot)], fill=colour)
+                self.fir(x, foot, tall * self.height * self.rng.uniform(0.5, 1), 0.075 * self.unit, colour)
             self.draw.rectangle([0, foot, self.width, self.height], fill=colour)
         self.below(np.full(self.width, self.horizon + 0.1 * self.height), near)
+
+    def fir(self, x, foot, tall, half, colour):
+        """Three tiers, each wider than the one above it, and lit from the left."""
+        lit = self.mixed(colour, tuple(int(255 * k) for k in self.light), 0.16)
+        for top, bottom, share in ((0.0, 0.45, 0.55), (0.22, 0.72, 0.78), (0.45, 1.0, 1.0)):
+            peak, base = foot - tall * (1 - top), foot - tall * (1 - bottom)
+            self.draw.polygon([(x, peak), (x - half * share, base), (x + half * share, base)], fill=colour)
+            self.draw.polygon([(x, peak), (x - half * share, base), (x - half * share * 0.3, base)], fill=lit)
 
     def city(self, far, middle, near):
         lit = self.scene.time in ("night", "sunset")
         window = (255, 218, 104) if lit else tint(middle, (0.66, 0.7, 0.8))
-        pane = 0.032 * self.unit
+        pane = 0.026 * self.unit
         for colour, tall, step in ((far, 0.36, 0.13), (middle, 0.27, 0.16)):
             for x in self.places(step, 0.1):
                 w, h = step * self.unit * self.rng.uniform(0.75, 1), self.height * tall * self.rng.uniform(0.45, 1)
@@ -223,11 +232,23 @@ class SceneRenderer:
         self.ripples(self.horizon, tint(far, (1.2, 1.15, 1.1)))
 
     def ripples(self, top, colour):
-        for _ in range(9):
-            y = top + (self.height - top) * self.rng.uniform(0.06, 0.97)
-            x, length = self.rng.uniform(-0.05, 0.95) * self.width, self.unit * self.rng.uniform(0.08, 0.2)
-            thick = self.unit * 0.007
-            self.draw.rounded_rectangle([x, y - thick, x + length, y + thick], thick, fill=colour)
+        """Waves, the nearer the longer and thicker."""
+        for _ in range(12):
+            near = self.rng.uniform(0.06, 0.97)
+            x, y = self.rng.uniform(-0.05, 0.95) * self.width, top + (self.height - top) * near
+            length = self.unit * self.rng.uniform(0.06, 0.1) * (1 + near)
+            self.wave_crest(x, y, length, self.unit * (0.004 + 0.006 * near), colour)
+
+    def wave_crest(self, x, y, length, thick, colour):
+        self.draw.rounded_rectangle([x, y - thick, x + length, y + thick], thick, fill=colour)
+
+    def glitter(self, place, top):
+        """The light of the sun or moon on the water below it, ever wider towards the viewer."""
+        colour = self.mixed(tint((196, 224, 246), self.light), LIGHT_COLOURS[self.scene.time], 0.75)
+        for near in np.arange(0.05, 0.95, 0.09):
+            length = place[2] * self.rng.uniform(0.5, 0.9) * (0.9 + near)
+            x = place[0] + place[2] * self.rng.uniform(-0.4, 0.4) - length / 2
+            self.wave_crest(x, top + (self.height - top) * near, length, self.unit * (0.004 + 0.006 * near), colour)
 
     def lake(self):
         """Mirrors what stands above the shore, bluer."""
@@ -264,6 +285,9 @@ class SceneRenderer:
         for dx, dy, r in ((-0.17, 0.52, 0.19), (0.17, 0.52, 0.19), (0, 0.72, 0.26)):
             cx, cy = x + dx * s, y - dy * s
             self.draw.ellipse([cx - r * s, cy - r * s, cx + r * s, cy + r * s], fill=tint(crown, self.light, 0.9 + 0.2 * dy))
+            bright, r = tint(crown, self.light, 1.12 + 0.2 * dy), r * 0.62
+            cx, cy = cx - 0.3 * r * s, cy - 0.3 * r * s
+            self.draw.ellipse([cx - r * s, cy - r * s, cx + r * s, cy + r * s], fill=bright)
 
     def cactus(self, x, y):
         s = self.unit * self.rng.uniform(0.33, 0.39)

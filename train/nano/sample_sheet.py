@@ -38,7 +38,7 @@ def write_contact_sheet(file: Path) -> None:
         scene, image = render.sample(i, training)
         x, y = i % COLUMNS * 2 * side, i // COLUMNS * side
         page.paste(image, (x, y))
-        draw.multiline_text((x + side + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 17), "black", font)
+        draw.multiline_text((x + side + 6, y + 6), textwrap.fill(caption(scene, random.Random(i)), 34), "black", font)
     page.save(file)
     print(f"see {file}")
 
@@ -47,7 +47,7 @@ def write_sample_sheet(
     file: Path, unet, encoders, tokenizers, scheduler: type = DDIMScheduler, steps: int = 12, guidance: float = 3.0
 ) -> None:
     """Writes the sheet `file`: PROMPTS as `unet` draws them now, decoded by the autoencoder in the same folder."""
-    vae = AutoencoderTiny.from_pretrained(file.parent / "autoencoder").to(unet.device)
+    vae = AutoencoderTiny.from_pretrained(file.parent / "autoencoder-sharp").to(unet.device)
     scheduler = scheduler(**NOISE_SCHEDULE, clip_sample=False, set_alpha_to_one=False)
     scheduler.set_timesteps(steps)
     texts = [*PROMPTS, *[""] * len(PROMPTS)]

@@ -4,7 +4,7 @@ A picture's number decides its scene, its shapes and its caption. Stages that le
 scored on what they were trained on.
 """
 
-DECODER_REFINEMENT = 10**7  # crops of the decoder's second training; its fixed samples are at twice that
+SHARPENING = 10**7  # crops of the autoencoder's second training; its fixed samples are at twice that
 CONTINUED_TRAINING = 10**8  # batches of the base's second training and of the teacher's; the student's at twice that
 CLASSIFIER = 10**9  # pictures that the attribute classifier learns from
 EVALUATION = 2 * 10**9  # real pictures of held-out scenes
