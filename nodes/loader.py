@@ -47,7 +47,7 @@ class VegaLoader(io.ComfyNode):
         path, approx = model_lists.model_path(model_name), model_lists.vae_approx_files()
         model, clip, autoencoder = checkpoint.load(path, vae, model_lists.embedding_folders(), approx)
         known_words.hook_tokenizer(clip, warn_unknown_words)
-        side = trained_size.of_model(model).best_side_px
+        side = trained_size.of_model(model).side_px
         face_notes.send_notes(
             face_notes.Note("loaded", {**model_facts.of_model(model)._asdict(), "size": f"{side} x {side}"})
         )

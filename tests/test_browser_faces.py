@@ -119,9 +119,9 @@ def test_a_far_size_is_told_with_the_one_to_use(page, reloaded_page):
         set_widget(page, side, "512")
     set_widget(page, "steps", "1")
     assert browser.run_workflow(page) == "execution_success"
-    warning(page, "192 x 192")
+    warning(page, "256 x 256")
     page.evaluate(f"window.app.canvas.openSubgraph({INSTANCE}.subgraph, {INSTANCE})")
-    note = warning(page, "192 x 192")
+    note = warning(page, "256 x 256")
     sampler = page.evaluate("window.app.canvas.graph.nodes.find(n => n.type === 'VegaLCMSampler').id")
     assert note.evaluate("note => note.parentElement.dataset.node") == str(sampler)
     assert len(page.locator(".vega-notes:visible").all()) >= 4

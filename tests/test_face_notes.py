@@ -77,28 +77,20 @@ def test_a_clip_that_knows_every_token_is_not_watched(small):
     assert "tokenize_with_weights" not in vars(clip.tokenizer)
 
 
-# vega/nano/README.md: one picture from 96 to 192 on a side, up to 224 wide and 208 tall; two horizons at 256.
+# vega/nano/README.md: what it was trained on and is scored at, 128 to 320 on a side.
 GOOD = {
-    trained_size.NANO_TRAINED_SIZE: [
-        (96, 96),
-        (96, 192),
-        (128, 128),
-        (192, 96),
-        (192, 192),
-        (160, 128),
-        (224, 160),
-        (208, 120),
-        (120, 208),
-    ],
+    trained_size.NANO_TRAINED_SIZE: [(128, 128), (128, 320), (192, 192), (256, 256), (320, 128), (320, 320), (232, 160)],
     trained_size.of_side(1024): [(1024, 1024), (768, 768), (1344, 768), (832, 1216), (640, 1536), (2048, 512), (1536, 1536)],
+    trained_size.of_side(552): [(552, 552), (1104, 144)],
     trained_size.of_side(512): [(512, 512), (512, 768), (768, 512), (768, 768), (384, 512), (640, 448)],
 }
 BAD = [  # the side that it was trained on, the size, the size to use
-    (trained_size.NANO_TRAINED_SIZE, (256, 256), (192, 192)),
-    (trained_size.NANO_TRAINED_SIZE, (512, 512), (192, 192)),
-    (trained_size.NANO_TRAINED_SIZE, (256, 128), (224, 96)),
-    (trained_size.NANO_TRAINED_SIZE, (64, 64), (192, 192)),
-    (trained_size.NANO_TRAINED_SIZE, (160, 232), (128, 192)),
+    (trained_size.NANO_TRAINED_SIZE, (512, 512), (256, 256)),
+    (trained_size.NANO_TRAINED_SIZE, (64, 64), (256, 256)),
+    (trained_size.NANO_TRAINED_SIZE, (192, 96), (320, 160)),
+    (trained_size.NANO_TRAINED_SIZE, (256, 512), (160, 320)),
+    (trained_size.NANO_TRAINED_SIZE, (640, 128), (320, 128)),
+    (trained_size.NANO_TRAINED_SIZE, (344, 200), (320, 192)),
     (trained_size.of_side(1024), (256, 256), (1024, 1024)),
     (trained_size.of_side(1024), (512, 512), (1024, 1024)),
     (trained_size.of_side(1024), (512, 768), (832, 1280)),
@@ -132,11 +124,11 @@ def test_the_size_to_use_is_always_a_fine_one():
 @pytest.mark.model
 def test_a_model_carries_its_size_through_clones(few_step, small):
     """And the sampler's note has it; a model of another loader has none."""
-    assert trained_size.of_model(few_step) == (128, 192, 224, 208)
+    assert trained_size.of_model(few_step) == (256, 128**2, 320**2, 128, 320)
     modules, model, _ = small["small-sd"]
     assert trained_size.of_model(model.clone()).side_px == 8 * modules["unet"].config.sample_size
     (note,) = size_notes(few_step, {"samples": torch.zeros(1, 4, 64, 64)})
-    assert (note.values, note.is_warning) == ({"size": "512 x 512", "better": "192 x 192"}, True)
+    assert (note.values, note.is_warning) == ({"size": "512 x 512", "better": "256 x 256"}, True)
     assert size_notes(few_step, {"samples": torch.zeros(1, 4, 24, 24)}) == []
     stranger = few_step.clone()
     stranger.remove_attachments(trained_size.ATTACHMENT_KEY)

@@ -9,7 +9,7 @@ from graphs import ACCELERATE, EMPTY, LOADER, LORA, SAMPLER, TEXT, text_to_image
 from dev import comfyui
 
 PAGE = {"supports_preview_metadata": True, "supports_manager_v4_ui": True}  # what the page announces
-NANO_LOADED = {"family": "vega-nano", "parameters": "6.7M", "size": "192 x 192"}
+NANO_LOADED = {"family": "vega-nano", "parameters": "6.7M", "size": "256 x 256"}
 
 
 def announce(client) -> None:
@@ -64,7 +64,7 @@ def test_the_page_gets_the_notes_also_of_cached_nodes(server, page_client):
     assert (applied["key"], applied["values"]) == ("applied", {"count": 182, "total": 182, "strength": "1.0"})
     assert (unknown["key"], unknown["is_warning"]) == ("unknown", True)
     assert unknown["values"] == {"words": "night, sunset, mountains, forest, lake"}
-    assert (size["values"], size["is_warning"]) == ({"size": "512 x 512", "better": "192 x 192"}, True)
+    assert (size["values"], size["is_warning"]) == ({"size": "512 x 512", "better": "256 x 256"}, True)
 
     prompt_id, again, cached = run(page_client, far_off(seed=2))
     assert {LOADER, LORA, TEXT, EMPTY} <= set(cached)

@@ -211,7 +211,7 @@ def test_a_prompt_and_a_request_look_into_no_model_folder(bases, tmp_path, monke
     looks.clear()
     valid, error, _, errors = asyncio.run(execution.validate_prompt("id", graph, None))
     assert valid, (error, errors)
-    assert native_resolution.read_pixels(model_lists.model_path("nano/")) == 128
+    assert native_resolution.read_pixels(model_lists.model_path("nano/")) == 256
     assert not looks
     assert listed(lcm_lora.VegaLCMLora, "lora_name")[2:] == ["sub/lcm.safetensors"]
     folders = [str(path) for base in bases for path in (base, *base.rglob("*/"))]

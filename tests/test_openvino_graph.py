@@ -67,7 +67,7 @@ def test_one_graph_serves_other_sizes(few_step, positive, size):
     assert len(cpu_unet_of(fast).graphs) == 1
 
 
-@pytest.mark.parametrize("side", [16, 24])
+@pytest.mark.parametrize("side", [16, 24, 32])
 def test_the_models_own_sizes_have_graphs_of_their_own(few_step, positive, side):
     own = dict(height=side, width=side)
     fast = graphed(few_step, positive)

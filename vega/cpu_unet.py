@@ -133,7 +133,7 @@ class CpuUNet:
         Its structure is converted beside the calls that follow, which takes seconds, once on a machine. Compiling it with
         these weights takes less than one and is waited for. A run that began without OpenVINO ends without it.
 
-        One serves all sizes except the model's own: those have graphs for them alone, a third faster.
+        One serves all sizes except the model's own squares: those have graphs for them alone, a third faster.
 
         In fp32 always: in bf16 OpenVINO rounds sums as well (43 dB on vega-nano's pictures), and saves a small UNet little.
         """
@@ -145,7 +145,7 @@ class CpuUNet:
         if not self.digest:
             return None
         shapes = [(1, *tensor.shape[1:]) for tensor in inputs if tensor is not None]
-        if not is_trained_size(patcher, inputs[0]):
+        if not has_own_graph(patcher, inputs[0]):
             shapes = []
         key = self.digest, *shapes
         if key in self.graphs:
@@ -188,11 +188,14 @@ def can_be_graph(modules: list[torch.nn.Module]) -> bool:
     )
 
 
-def is_trained_size(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
-    """Whether latents [B, 4, h, w] are of the square that the model was trained on, or that it draws best."""
+def has_own_graph(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
+    """Whether latents [B, 4, h, w] are of the square that the model draws best, or of three quarters or half of its side.
+
+    vega-nano's live templates draw at three quarters, and graphs that were saved for its first version at half.
+    """
     height, width = (PIXELS_PER_LATENT * side for side in x.shape[-2:])
     trained = trained_size.of_model(patcher)
-    return trained is not None and height == width and width in (trained.side_px, trained.best_side_px)
+    return trained is not None and height == width and width / trained.side_px in (0.5, 0.75, 1)
 
 
 def graph_file(unet_config: dict) -> Path:

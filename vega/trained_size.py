@@ -13,26 +13,24 @@ MAX_SIDE_RATIO = 2  # of the trained square's; the widest bucket of SDXL, 2048 x
 
 
 class TrainedSize(NamedTuple):
-    """The side of the square that a model was trained on, the best side, the widest and the tallest picture."""
+    """The side of the square that a model draws best, and what it draws well: areas in pixels, and sides.
+
+    A least side of 0 is one that the least area decides.
+    """
 
     side_px: int
-    best_side_px: int
-    max_width_px: int
-    max_height_px: int
-
-    def max_side_px(self, width: int, height: int) -> int:
-        """The longest for a picture of that shape."""
-        return self.max_width_px if width > height else self.max_height_px
+    min_area_px: int
+    max_area_px: int
+    min_side_px: int
+    max_side_px: int
 
 
-# vega/nano/README.md, its scores by size: all attributes are right in 85 % of pictures at 128 x 128, in 92 % at 192 x 192,
-# and in 59 % at 256 x 256, where two horizons are stacked. Wide pictures have room for one only: at 224 x 144 it is 86 %, at
-# 160 x 208 69 %, at 160 x 232 36 %.
-NANO_TRAINED_SIZE = TrainedSize(128, 192, 224, 208)
+# vega/nano/README.md, its scores by size.
+NANO_TRAINED_SIZE = TrainedSize(256, 128**2, 320**2, 128, 320)
 
 
 def of_side(side: int) -> TrainedSize:
-    return TrainedSize(side, side, MAX_SIDE_RATIO * side, MAX_SIDE_RATIO * side)
+    return TrainedSize(side, int(MIN_AREA_RATIO * side**2), int(MAX_AREA_RATIO * side**2), 0, MAX_SIDE_RATIO * side)
 
 
 def of_model(model: comfy.model_patcher.ModelPatcher) -> TrainedSize | None:
@@ -42,17 +40,17 @@ def of_model(model: comfy.model_patcher.ModelPatcher) -> TrainedSize | None:
 
 def suggest_size(width: int, height: int, trained: TrainedSize) -> tuple[int, int] | None:
     """A size of about that shape that the model draws well; None where this one is fine."""
-    area, longest = width * height / trained.side_px**2, trained.max_side_px(width, height)
-    if MIN_AREA_RATIO <= area <= MAX_AREA_RATIO and max(width, height) <= longest:
+    best, smallest, largest, shortest, longest = trained
+    if smallest <= width * height <= largest and shortest <= min(width, height) and max(width, height) <= longest:
         return None
-    step = 32 if trained.best_side_px < 512 else 64
-    widest = longest**2 / (MIN_AREA_RATIO * trained.side_px**2)  # a wider one has too few pixels at its longest
+    step = 32 if best < 512 else 64
+    widest = longest / max(shortest, smallest / longest)  # a wider one has too few pixels at its longest
     ratio = min(max(width / height, 1 / widest), widest)
-    sides = [trained.best_side_px * ratio**0.5, trained.best_side_px / ratio**0.5]
+    sides = [best * ratio**0.5, best / ratio**0.5]
     scale = min(1, longest / max(sides))
-    sides = [min(max(step, round(side * scale / step) * step), longest // step * step) for side in sides]
-    while sides[0] * sides[1] < MIN_AREA_RATIO * trained.side_px**2:
+    sides = [min(max(step, shortest, round(side * scale / step) * step), longest // step * step) for side in sides]
+    while sides[0] * sides[1] < smallest:
         sides[sides.index(min(sides))] += step
-    while sides[0] * sides[1] > MAX_AREA_RATIO * trained.side_px**2 and max(sides) > step:
+    while sides[0] * sides[1] > largest and max(sides) > step:
         sides[sides.index(max(sides))] -= step
     return tuple(sides)
