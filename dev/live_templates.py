@@ -3,7 +3,6 @@
 from .graph import Graph
 from .host import ROOT
 from .template_parts import (
-    NANO_MEGAPIXELS,
     SMALL,
     add_decode,
     add_image_output,
@@ -17,6 +16,7 @@ from .template_parts import (
     vae_link_route,
 )
 
+MEGAPIXELS = round(192**2 / 1024**2, 3)  # which vega-nano draws in half the time that its best size takes
 PAINTING = ROOT / "dev" / "live_painting.png"
 
 
@@ -35,7 +35,7 @@ def live(g: Graph, source: str, title: str, feedback: float = 0) -> None:
     with g.subgraph(title) as face:
         load, fast = few_step_model(g)
         text = prompt(g, 2, 240, load, "a bright day, rolling hills with a house and the sun")
-        scaled = start_size(g, 2, 510, frame["IMAGE"], NANO_MEGAPIXELS)
+        scaled = start_size(g, 2, 510, frame["IMAGE"], MEGAPIXELS)
         # The link of feedback would cross the frame's name on its way to a node further down.
         y = 640 if feedback else 510
         start = encode = g.node("VAEEncode", 3, y, pixels=scaled, vae=load["VAE"].via(*vae_link_route(load, 654)))

@@ -10,7 +10,7 @@ OUTPUT_DIR = ROOT / "docs" / "pictures"
 ICON_PIXELS = 400  # the largest that the registry takes
 TILE_PIXELS = 180
 COLUMNS, ROWS = 7, 3  # 21:9, as the registry wants it
-DRAWN_PIXELS = 160  # a little less than a tile, and what vega-nano draws well
+DRAWN_PIXELS = 256  # what vega-nano draws best
 STEPS = 8
 
 ICON_PROMPT = ("a sunset over the sea with a boat, sun", 7)

@@ -69,7 +69,7 @@ def img2img(g: Graph) -> None:
         text = prompt(g, 2, 240, load, "a bright day, pine trees with a calm lake, the sun")
         scaled = start_size(g, 2, 510, picture, OWN_MEGAPIXELS)
         encode = g.node("VAEEncode", 3, 510, pixels=scaled, vae=load["VAE"].via(*vae_link_route(load, 654)))
-        drawn = sampler(g, 4, 60, fast, text, encode, denoise=0.7, seed=3)
+        drawn = sampler(g, 4, 60, fast, text, encode, denoise=0.8, seed=6)
         decode = add_decode(g, 5, 60, load, drawn, 740)
         g.group("2. Prompt", text)
         g.group("3. Start picture", scaled, encode)

@@ -8,9 +8,8 @@ from .host import ROOT
 
 INPUT = ROOT / "input"
 NANO, NANO_LORA = "vega-nano (embedded)", "vega-nano LCM-LoRA (embedded)"
-NANO_SIDE = 192  # pixels: what vega-nano draws best
-NANO_MEGAPIXELS = round(NANO_SIDE**2 / 1024**2, 3)
-OWN_MEGAPIXELS = round(NANO_SIDE * 128 / 1024**2, 3)  # at 3:2, 192 wide: of a square's area a wide picture would be too long
+NANO_SIDE = 256  # pixels: what vega-nano draws best
+OWN_MEGAPIXELS = round(320 * 180 / 1024**2, 3)  # at 16:9, 320 wide: of a square's area a wide picture would be too long
 SMALL, LARGE, COMPARED = (250, 340), (560, 640), (340, 400)  # width and height of the nodes that show the result
 EXAMPLE, EXAMPLE_MASKED = "vega_example.png", "vega_example_masked.png"  # which extension.py puts into the input folder
 

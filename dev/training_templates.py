@@ -31,7 +31,7 @@ THINGS = ("a calm lake", "a house", "the sun", "a tree", "a boat", "clouds", "a 
 
 
 def train_lora(g: Graph) -> None:
-    settings = {"steps": 300, "learning_rate": 1e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
+    settings = {"steps": 300, "learning_rate": 2e-3, "batch_size": 4, "gradient_accumulation_steps": 1}
     shown_while = "a bright day, hills with a tree\na starry night over the sea with a boat"
     trained = g.node(
         "VegaTrainLora",
@@ -71,7 +71,7 @@ def train_lcm_lora(g: Graph) -> None:
     """Left what was learned, right the base alone in the same steps."""
     pairs = itertools.product(TIMES, PLACES)
     practised = [f"{time} over {place}, {thing}" for (time, place), thing in zip(pairs, itertools.cycle(THINGS))]
-    settings = {"steps": 400, "learning_rate": 1e-3, "rank": 32, "resolution": 96, "w_min": 3.0, "w_max": 3.0}
+    settings = {"steps": 400, "learning_rate": 1e-3, "rank": 32, "resolution": 128, "w_min": 3.0, "w_max": 3.0}
     settings |= {"batch_size": 8, "gradient_accumulation_steps": 1, "gradient_checkpointing": False}
     prompts = "\n".join(practised)
     distilled = g.node("VegaTrainLCMLora", 2, 0, model_name=NANO, prompts=prompts, name="my-nano-lcm", **settings)
