@@ -19,7 +19,7 @@ def post(server, path=RT, headers=None, **body):
 
 def long(server, headers=None, **body):
     """A request that keeps the server busy for seconds."""
-    fields = {"prompt": PROMPT, "num_inference_steps": 100, **body}
+    fields = {"prompt": PROMPT, "num_inference_steps": 100, "img_width": 128, "img_height": 128, **body}
     return post(server, BASE, headers, **fields)
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 TEXT_TO_IMAGE = json.loads((Path(__file__).parents[1] / "workflows" / "api" / "vega_txt2img.json").read_text())
-TEXT_TO_IMAGE["4"]["inputs"] |= {"width": 128, "height": 128}  # as /v1 draws by itself, and sooner than the shipped 192
+TEXT_TO_IMAGE["4"]["inputs"] |= {"width": 128, "height": 128}  # sooner drawn than the shipped 256
 LOADER, LORA, TEXT, EMPTY, SAMPLER, DECODE, SAVE = "1", "2", "3", "4", "5", "6", "7"
 ACCELERATE = "10"
 

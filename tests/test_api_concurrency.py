@@ -75,10 +75,20 @@ def test_waiting_requests_are_one_prompt(server):
 
 
 def test_what_somebody_else_interrupts_or_clears_is_drawn_again(server):
-    expected = post(server, BASE, prompt=PROMPT, num_inference_steps=30, seed=4).content
+    expected = post(server, BASE, prompt=PROMPT, num_inference_steps=30, img_width=128, img_height=128, seed=4).content
     with in_a_thread(long, server, seed=9) as first:
         wait_for(lambda: queue(server)[0])
-        with in_a_thread(post, server, BASE, prompt=PROMPT, num_inference_steps=30, seed=4, guidance_scale=9) as second:
+        with in_a_thread(
+            post,
+            server,
+            BASE,
+            prompt=PROMPT,
+            num_inference_steps=30,
+            img_width=128,
+            img_height=128,
+            seed=4,
+            guidance_scale=9,
+        ) as second:
             wait_for(lambda: queue(server)[1])
             server.post("/queue", {"clear": True})
             server.post("/interrupt", {})

@@ -107,8 +107,8 @@ def test_a_cancelled_request_leaves_the_queue_or_is_interrupted(server):
     with concurrent.futures.ThreadPoolExecutor() as pool:
         ahead = pool.submit(long, server, seed=1)
         wait_for(lambda: queue(server)[0])
-        running = submit(server, BASE, prompt=PROMPT, num_inference_steps=100, seed=2)
-        waiting = submit(server, BASE, prompt=PROMPT, num_inference_steps=100, seed=3)
+        running = submit(server, BASE, prompt=PROMPT, num_inference_steps=100, img_width=128, img_height=128, seed=2)
+        waiting = submit(server, BASE, prompt=PROMPT, num_inference_steps=100, img_width=128, img_height=128, seed=3)
         assert requests.get(waiting["status_url"]).json()["status"] == "QUEUED"
         assert requests.get(waiting["response_url"]).json()["status"] == "QUEUED"
         assert requests.get(running["status_url"]).json()["status"] == "PROCESSING"

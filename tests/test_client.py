@@ -55,7 +55,7 @@ def test_a_refusal_is_an_error_with_the_servers_words(python_client):
 def test_asynchronous_and_many_at_once(server):
     async def draw():
         async with AsyncClient(server.url) as client:
-            drawn = [client.generate(f"{PROMPT}, {k} stars", seed=k, format="png") for k in range(4)]
+            drawn = [client.generate(f"{PROMPT}, {k} stars", seed=k, format="png", width=128, height=128) for k in range(4)]
             queued = [client.queue(graph(k, CLIPTextEncode__text=f"{PROMPT}, {k} stars")) for k in range(4)]
             return await asyncio.gather(*drawn, *queued)
 

@@ -51,7 +51,7 @@ def test_connections_that_break_lose_nothing(server):
                 cut.append(network.disconnect_all())
             thread.join(60)
         assert sum(cut) >= 4
-        assert client.generate(PROMPT, seed=2).size == (128, 128)
+        assert client.generate(PROMPT, seed=2).size == (256, 256)
     server.free()  # what it has drawn, it has not kept
     with Client(server.url) as client:
         for workflow, image in zip(graphs_cut, drawn, strict=True):

@@ -186,7 +186,7 @@ def test_an_exception_in_a_callback_is_its_callers(server):
 def test_a_fork_can_not_use_the_client_and_ends(server):
     out, said = run(server.url, FORKED).communicate(timeout=60)
     elsewhere = "RuntimeError This client has worked in another event loop, or in another process: make one in each."
-    assert sorted(out.splitlines()) == ["(128, 128)", "0", elsewhere]
+    assert sorted(out.splitlines()) == ["(256, 256)", "0", elsewhere]
     assert "Traceback" not in said
 
 
@@ -203,4 +203,4 @@ def test_a_server_that_goes_away_under_its_work_and_forgets_it(server):
         time.sleep(1)  # some attempts
         network.target = server.port
         out, said = process.communicate(timeout=120)
-    assert (process.returncode, out, warned(said)) == (0, "1 (128, 128)\n", "")
+    assert (process.returncode, out, warned(said)) == (0, "1 (256, 256)\n", "")

@@ -40,7 +40,7 @@ def test_what_is_no_address_is_told_when_the_client_is_made(kind, url):
 @pytest.mark.parametrize("url", ["HTTP://LOCALHOST:{}/", " http://127.0.0.1:{} ", "http://127.0.0.1:{}//"])
 def test_an_address_may_be_written_otherwise(server, url):
     with Client(url.format(server.port)) as client:
-        assert client.generate(PROMPT, steps=2, on_progress=lambda *_: None).size == (128, 128)
+        assert client.generate(PROMPT, steps=2, on_progress=lambda *_: None).size == (256, 256)
 
 
 @pytest.mark.parametrize("more", [{}, {"on_progress": print}])

@@ -10,12 +10,13 @@ from client_graphs import PROMPT, graph, same
 from vega_client import RequestError, WorkflowError
 
 ROOT = Path(__file__).resolve().parents[1]
+SIDES = {"width": 128, "height": 128}  # of graphs.py
 
 
 def test_queue_draws_a_workflow_with_other_values(server, python_client, tmp_path):
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(graph(1)), encoding="utf-8")
-    expected = python_client.generate(PROMPT, seed=9, format="png")
+    expected = python_client.generate(PROMPT, seed=9, format="png", **SIDES)
     changes = {"VegaLCMSampler.seed": 9, f"{graphs.TEXT}.text": PROMPT}
     for workflow in (file, str(file), file.read_text(), json.loads(file.read_text())):
         (image,) = python_client.queue(workflow, changes)
@@ -36,7 +37,7 @@ def test_queue_takes_the_browsers_own_format(python_client):
 def test_files_as_windows_writes_them_are_read(python_client, tmp_path, encoding):
     """utf-8-sig is its editors'; PowerShell's > writes utf-16."""
     prompt = "Wüste, 月, 🌕"
-    expected = python_client.generate(prompt, seed=4, format="png")
+    expected = python_client.generate(prompt, seed=4, format="png", **SIDES)
     text = json.dumps(graph(4, CLIPTextEncode__text=prompt), ensure_ascii=False)
     file = tmp_path / "graph.json"
     file.write_bytes(text.encode(encoding))
@@ -103,7 +104,7 @@ def one_sentence(python_client, given: str | Path, said: str) -> None:
 
 def test_the_body_of_post_prompt_is_drawn_as_it_is(python_client):
     """With the workflow that it has for the pictures, and no more than the nodes it asks for."""
-    expected = python_client.generate(PROMPT, seed=9, format="png")
+    expected = python_client.generate(PROMPT, seed=9, format="png", **SIDES)
     prompt = graph(9, CLIPTextEncode__text=PROMPT)
     prompt["8"] = prompt[graphs.SAVE]
     extra = {"extra_pnginfo": {"workflow": {"nodes": []}}}

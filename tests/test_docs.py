@@ -32,14 +32,14 @@ def block(language: str, text: str = DOCS) -> str:
 def test_the_python_example(server, tmp_path):
     printed = run(tmp_path, sys.executable, str(ROOT / "docs" / "draw.py"), server.url)
     assert "step 4 of 4" in printed
-    for name, side in (("dawn.png", 128), ("night.png", 128), ("workflow.png", 192)):
+    for name, side in (("dawn.png", 256), ("night.png", 256), ("workflow.png", 256)):
         assert Image.open(tmp_path / name).size == (side, side)
 
 
 def test_the_javascript_example(server, tmp_path):
     printed = run(tmp_path, program("node"), str(ROOT / "docs" / "draw.mjs"), server.url)
     assert "seed 2" in printed
-    assert Image.open(tmp_path / "dawn.jpg").size == (128, 128)
+    assert Image.open(tmp_path / "dawn.jpg").size == (256, 256)
 
 
 @pytest.mark.parametrize("page", ["docs/api.md", "README.md"])

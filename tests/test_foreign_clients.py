@@ -104,7 +104,7 @@ def test_the_hosts_examples_get_the_shipped_graphs_picture(server, monkeypatch, 
 
 def is_drawn(file: bytes) -> bool:
     image = Image.open(io.BytesIO(file))
-    return (image.format, image.size) == ("JPEG", (192, 192))
+    return (image.format, image.size) == ("JPEG", (256, 256))
 
 
 def run(*command: str, folder: Path, **changes: str) -> str:

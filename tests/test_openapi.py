@@ -41,6 +41,7 @@ def small(case):
         case.body.setdefault("num_inference_steps", STEPS)
         lower(case.body, "num_inference_steps", STEPS, range(1, most_steps + 1))
         for side in ("img_width", "img_height"):
+            case.body.setdefault(side, LARGEST)
             lower(case.body, side, LARGEST, schema.SIZES)
     return case
 

@@ -190,7 +190,9 @@ def test_sigterm_finishes_what_has_begun(keyed, server):
     network, http = relay.Relay(keyed.port), requests.Session()
     with concurrent.futures.ThreadPoolExecutor() as pool, http, unfinished(keyed):
         assert http.get(f"{keyed.url}/healthz").status_code == 200  # and the connection stays open
-        asked = [(BASE, {"num_inference_steps": 40})] + [(RT, {"seed": seed}) for seed in range(4)]
+        asked = [(BASE, {"num_inference_steps": 40, "img_width": 128, "img_height": 128})] + [
+            (RT, {"seed": seed}) for seed in range(4)
+        ]
         pictures = [pool.submit(post, keyed, model, KEY, prompt=PROMPT, **fields) for model, fields in asked]
         submitted = requests.post(f"{keyed.url}/v2/{RT}", json={"prompt": PROMPT, "seed": 4}, headers=KEY).json()
         wait_for(lambda: depth(keyed) == len(asked) + 1)

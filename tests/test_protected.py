@@ -114,7 +114,7 @@ def count_given_up(server) -> int:
 
 def test_what_is_always_interrupted_is_503(open_server):
     """What others go on interrupting is 503 with Retry-After, and the client asks again."""
-    fields = {"num_inference_steps": 40, "format": "png"}
+    fields = {"num_inference_steps": 40, "img_width": 128, "img_height": 128, "format": "png"}
     with Client(open_server.url) as client, concurrent.futures.ThreadPoolExecutor() as pool:
         refused = pool.submit(post, open_server, BASE, prompt=PROMPT, seed=1, **fields)
         interrupt(open_server)

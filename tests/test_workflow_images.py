@@ -107,7 +107,7 @@ def test_the_picture_is_inpainted_whole_and_in_its_own_shape(server, client, inf
     file, masked = placed(server, "own.png", before, hole)
     drawn = drawn_by(client, with_own_picture("vega_inpaint", file, info), "VegaTinyVAEDecode")
     assert {side % 8 for side in drawn.size} == {0}
-    assert 0.8 * 192 * 128 <= math.prod(drawn.size) <= 1.2 * 192 * 128
+    assert 0.8 * 320 * 180 <= math.prod(drawn.size) <= 1.2 * 320 * 180
     assert abs(drawn.width / drawn.height * height / width - 1) < 0.1
     reach = math.ceil(12 * max(width / drawn.width, height / drawn.height))  # a latent and a half
     far = ~enlarged(masked, reach)
@@ -155,7 +155,7 @@ def test_picture_to_picture_takes_the_whole_of_an_own_picture(server, client, in
     prompt = with_own_picture("vega_img2img", placed(server, "own.png", before)[0], info)
     prompt[only(prompt, "VegaLCMSampler")]["inputs"]["denoise"] = 0.0  # nothing is drawn anew: what is left is its geometry
     after = saved_by(client, prompt)
-    assert 0.8 * 192 * 128 <= math.prod(after.size) <= 1.2 * 192 * 128
+    assert 0.8 * 320 * 180 <= math.prod(after.size) <= 1.2 * 320 * 180
     assert abs(after.width / after.height * height / width - 1) < 0.1
     assert psnr(np.asarray(after.resize((width, height), Image.Resampling.BICUBIC), float), before.astype(float)) > 22
 
