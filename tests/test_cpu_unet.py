@@ -9,9 +9,9 @@ import comfy.sample
 import pytest
 import torch
 from comfy.ldm.modules import attention
-from cpu_drawing import assert_close, cpu_unet_of, needs_bf16
+from cpu_drawing import assert_close, cpu_unet_of, graphed, needs_bf16
 from graph_recorder import LORA, draw
-from vega_pack.vega import accelerate, checkpoint, cpu_unet, lcm, lora, openvino_graph, packed_layers
+from vega_pack.vega import accelerate, checkpoint, cpu_unet, lcm, lora, packed_layers
 from vega_pack.vega.latent_formats import CPU_DTYPE_KEY
 
 from bench import processor
@@ -189,8 +189,8 @@ def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openv
 def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, installed):
     """Each goes on with what it has made; the memory of both is given back."""
     if not installed:
-        monkeypatch.setattr(openvino_graph, "INSTALLED", False)
-    fast, faster = (accelerate.apply(few_step, mode) for mode in ("auto", "bf16"))
+        monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 0)  # as of a large UNet
+    fast, faster = (graphed(few_step, positive, mode) for mode in ("auto", "bf16"))
     drawn = [draw(model, positive) for model in (fast, faster, fast, faster)]
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[1], drawn[3])
@@ -204,11 +204,21 @@ def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, install
 
 
 @needs_bf16
-def test_bf16_changes_pictures_slightly(nano, few_step, positive, without_openvino):
+def test_bf16_changes_pictures_slightly(few_step, positive, monkeypatch):
+    """Those of a large UNet, for which vega-nano's stands."""
+    monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 0)
     drawn = draw(accelerate.apply(few_step, "bf16"), positive)
     exact = draw(few_step, positive)
     error = (drawn - exact).abs().max() / exact.abs().max()
     assert 1e-4 < error < 5e-2
+
+
+@needs_bf16
+def test_a_small_unet_is_exact_in_bf16(few_step, positive, without_openvino):
+    """It would be hardly faster, and some pictures would be others."""
+    fast = accelerate.apply(few_step, "bf16")
+    assert_close(draw(fast, positive), draw(few_step, positive))
+    assert packs(fast) > 50
 
 
 def test_bf16_is_refused_where_the_chip_has_none(few_step, monkeypatch):

@@ -200,13 +200,7 @@ def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size)
 
 
 @needs_bf16
-@pytest.mark.parametrize(
-    "installed",
-    [
-        True,
-        pytest.param(False, marks=pytest.mark.xfail(reason="vega-nano at 256 is 40 to 51 dB from them: issue 27 is open")),
-    ],
-)
+@pytest.mark.parametrize("installed", [True, False])
 def test_bf16_pictures_are_near(nano, few_step, positive, monkeypatch, installed):
     """UNet and decoder in bf16: 50 dB and more from the exact pictures."""
     if not installed:
