@@ -152,6 +152,18 @@ REFUSED = {
         "the blocks that it keeps don't fit each other",
     ),
     "features": ({"features": {"down_blocks.9": "mid_block"}}, "down_blocks.9, which the student"),
+    "names of features": ({"features": {"mid_block": 3}}, "are no names of modules"),
+    "a list of blocks": (
+        {"features": {"down_blocks.1.attentions": "down_blocks.1.attentions"}},
+        "down_blocks.1.attentions, which gives no output in the student",
+    ),
+    "shapes": (
+        {"features": {"down_blocks.0": "down_blocks.1"}},
+        "gives [1, 64, 32, 32] of a picture of 512 pixels, with the base's down_blocks.1, which gives [1, 64, 16, 16]",
+    ),
+    "unknown key": ({"feature": {}}, "'feature' is no key of a plan, which has family, down_blocks"),
+    "spelling": ({"family": "sdxl"}, "the family 'sdxl' is none; write SD 1.5 or SDXL"),
+    "a layer twice": ({"up_blocks": {"0": {"0": [0, 0], "1": [0, 0]}}}, "[0, 0] keeps a layer twice"),
 }
 
 

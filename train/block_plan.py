@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PLANS = Path(__file__).parent / "plans"
+FAMILIES = ("SD 1.5", "SDXL")
+KEYS = ("family", "down_blocks", "mid_block", "up_blocks", "features")
 BLOCK_NAME_PATTERN = re.compile(r"(down|up)_blocks\.(\d+)(?:\.(resnets|attentions)\.(\d+)(?:\.transformer_blocks\.(\d+))?)?")
 MIDDLE_LAYER_PATTERN = re.compile(r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)")
 
@@ -93,11 +95,15 @@ def read(name_or_path: str) -> Plan:
         blocks = Blocks(
             levels_of(content["down_blocks"]), None if mid is None else numbers(mid), levels_of(content["up_blocks"])
         )
-        plan = Plan(path.stem, content["family"], blocks, None if features is None else dict(features))
+        plan = Plan(path.stem, content["family"], blocks, None if features is None else module_names(features))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"--to {name_or_path}: this is no plan ({error!r}). Write it as {PLANS / 'vega.json'} is written."
         ) from error
+    if unknown := [key for key in content if key not in KEYS]:
+        raise ValueError(f"--to {name_or_path}: {unknown[0]!r} is no key of a plan, which has {listed(KEYS)}.")
+    if plan.family not in FAMILIES:
+        raise ValueError(f"--to {name_or_path}: the family {plan.family!r} is none; write {' or '.join(FAMILIES)}.")
     if problem := validation_error(plan.blocks):
         raise ValueError(f"--to {name_or_path}: {problem}.")
     return plan
@@ -108,9 +114,17 @@ def levels_of(side: dict) -> dict[int, Level]:
 
 
 def numbers(values: list) -> list[int]:
-    if not isinstance(values, list) or not all(isinstance(value, int) for value in values):
+    if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError(f"{values} is no list of numbers")
+    if len(set(values)) < len(values):
+        raise ValueError(f"{values} keeps a layer twice")
     return values
+
+
+def module_names(features: dict) -> dict[str, str]:
+    if not isinstance(features, dict) or not all(isinstance(name, str) for name in features.values()):
+        raise ValueError(f"features, {features}, are no names of modules to names of modules")
+    return features
 
 
 def validation_error(blocks: Blocks) -> str | None:

@@ -1,5 +1,6 @@
 """The smaller UNet that a plan makes of a base: its config.json, and which of the base's weights are its own."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -8,11 +9,12 @@ from diffusers import UNet2DConditionModel
 from vega.weights import check
 
 from . import block_plan
-from .base import Base, loaded
+from .base import PIXELS_PER_LATENT, Base, loaded
 from .block_plan import Blocks, Level, Plan, listed
+from .distillation import capture_features
 
-FAMILIES = {True: "SDXL", False: "SD 1.5"}
 DOWN, UP = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}, {True: "CrossAttnUpBlock2D", False: "UpBlock2D"}
+META_SIDE_PIXELS = 512  # of the picture with which outputs are compared; any that all levels can halve
 MIDDLE = {True: "UNetMidBlock2DCrossAttn", False: "UNetMidBlock2D"}
 
 
@@ -59,9 +61,7 @@ def make_student(plan: Plan, base: Base) -> Student:
                 "that it keeps don't fit each other."
             )
     features = plan.feature_pairs(len(whole.down))
-    for side, unet, modules in (("student", made, features), ("base", teacher, features.values())):
-        if unknown := sorted(set(modules) - dict(unet.named_modules()).keys()):
-            raise ValueError(f"The plan {plan.name} compares {unknown[0]}, which the {side} has not.")
+    check_features(plan, made, teacher, features)
     return Student(config, names, features)
 
 
@@ -74,7 +74,7 @@ def load(student: Student, base: Base, dtype: torch.dtype) -> UNet2DConditionMod
 
 
 def check_family(plan: Plan, base: Base) -> None:
-    family = FAMILIES[base.is_xl]
+    family = block_plan.FAMILIES[base.is_xl]
     if plan.family != family:
         others = [name for name in block_plan.names() if block_plan.read(name).family == family]
         raise ValueError(
@@ -109,6 +109,41 @@ def check_layers(plan: Plan, base: Base, place: str, block: int, kept: list[int]
             f"The plan {plan.name} keeps {place}{lacking[0]}, which {base.path} lacks: it is not the whole {plan.family}. "
             "Make a plan for the blocks that it has."
         )
+
+
+def check_features(plan: Plan, made: UNet2DConditionModel, teacher: UNet2DConditionModel, features: dict[str, str]) -> None:
+    """ValueError where a feature is no module, or none with an output, or where two have outputs of different shapes."""
+    shapes = []
+    for side, unet, modules in (("student", made, features), ("base", teacher, features.values())):
+        if unknown := sorted(set(modules) - dict(unet.named_modules()).keys()):
+            raise ValueError(f"The plan {plan.name} compares {unknown[0]}, which the {side} has not.")
+        shapes.append(output_shapes(unet, modules))
+        if silent := sorted(set(modules) - shapes[-1].keys()):
+            raise ValueError(
+                f"The plan {plan.name} compares {silent[0]}, which gives no output in the {side}: name a block, or a module "
+                "in one."
+            )
+    ours, theirs = shapes
+    for name, there in features.items():
+        if ours[name] != theirs[there]:
+            raise ValueError(
+                f"The plan {plan.name} compares {name}, which gives {ours[name]} of a picture of {META_SIDE_PIXELS} pixels, "
+                f"with the base's {there}, which gives {theirs[there]}: only outputs of one shape can be compared."
+            )
+
+
+def output_shapes(unet: UNet2DConditionModel, names: Iterable[str]) -> dict[str, list[int]]:
+    """What each of these modules gives in a pass of a UNet on the meta device; those without an output are left out."""
+    config = unet.config
+    with torch.device("meta"), torch.no_grad(), capture_features(unet, names) as outputs:
+        added = None
+        if config.addition_embed_type:
+            pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+            added = {"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, 6)}
+        side = META_SIDE_PIXELS // PIXELS_PER_LATENT
+        context = torch.zeros(1, 77, config.cross_attention_dim)
+        unet(torch.zeros(1, 4, side, side), torch.zeros(1), context, added_cond_kwargs=added)
+    return {name: list(output.shape) for name, output in outputs.items() if isinstance(output, torch.Tensor)}
 
 
 def config_overrides(blocks: Blocks, config: dict) -> dict:
