@@ -61,9 +61,9 @@ class FullUnetRun:
         training.on_main_process(lambda: training.report_done(model_folder.check(training.folder.output, unet)))
 
     def fill_caches(self) -> None:
-        self.training.fill_latents(self.examples)
         captions = ["", *(picture.caption for picture in self.examples.pictures), *self.options.sample_prompts]
-        self.training.fill_texts(self.texts, captions)
+        self.training.fill_texts(self.texts, captions)  # first: a base that lacks an encoder is refused within seconds
+        self.training.fill_latents(self.examples)
 
     def write(self, unet: nn.Module, in_one_file: bool, output: Path) -> None:
         base, vae = self.training.base, self.training.open_vae()
