@@ -17,6 +17,8 @@ from .diffusion import NOISE_SCHEDULE
 
 MODEL_INDEX = "model_index.json"
 ENCODER_FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# What transformers 5 loads a text encoder in when nobody says: diffusers loads all else in fp32 then, whatever the files are.
+ENCODER_DTYPE = "float32"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 # Segmind-Vega's own scheduler_config.json.
 SCHEDULER = {
@@ -39,7 +41,8 @@ def write(
         save_half(module.state_dict(), folder / name / "diffusion_pytorch_model.safetensors")
     for name, encoder in base.stored_encoders().items():
         part = folder / ENCODER_FOLDERS[name]
-        config = CLIPTextConfig.from_dict(encoder.config).to_dict() | {"architectures": [ENCODERS[name].__name__]}
+        config = CLIPTextConfig.from_dict(encoder.config).to_dict()
+        config |= {"architectures": [ENCODERS[name].__name__], "dtype": ENCODER_DTYPE}
         write_json(part / "config.json", config)
         tensors = normalize_keys(encoder.state_dict, True, encoder.width)
         if name == "clip_l":  # some files hold a projection, which is never used

@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from ..model_folder import MODEL_INDEX, SCHEDULER, model_index, write_json
+from ..model_folder import ENCODER_DTYPE, MODEL_INDEX, SCHEDULER, model_index, write_json
 from . import classifier
 
 LORA = Path("lcm-lora/pytorch_lora_weights.safetensors")
@@ -31,6 +31,8 @@ def export(work: Path, folder: Path) -> None:
         config = folder / name / "config.json"
         settings = json.loads(config.read_text())
         settings.pop("_name_or_path", None)  # a path of the machine that trained it
+        if "dtype" in settings:
+            settings["dtype"] = ENCODER_DTYPE
         config.write_text(json.dumps(settings, indent=2) + "\n")
     write_json(folder / MODEL_INDEX, model_index(is_xl=True, vae="AutoencoderTiny", zero_unconditional=False))
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
