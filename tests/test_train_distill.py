@@ -10,14 +10,16 @@ import training_runs as runs
 from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from transformers.optimization import Adafactor
 from unet_steps import SCHEDULE, batches, trained
 from vega_pack.vega import checkpoint, lora
 
 from dev import diffusers_folders
-from train import block_plan, student_unet
+from train import block_plan, distill_run, optimization, student_unet
 from train.__main__ import main
 from train.base import open_base
 from train.distillation import distillation_loss
+from train.optimization import make_optimizer
 
 pytestmark = pytest.mark.model
 RATE, OUTPUT, FEATURE = 1e-4, 0.5, 0.3
@@ -92,15 +94,6 @@ def test_a_step_is_the_published_one(tmp_path, plan):
         assert not torch.equal(weight, given[made.names[name]]), name
 
 
-def test_features_of_two_shapes_are_named(tmp_path):
-    base = open_base("vega-nano")
-    plan = block_plan.read(str(runs.half_plan(tmp_path)))._replace(features={"down_blocks.0": "down_blocks.1"})
-    made = student_unet.make_student(plan, base)
-    student, batch = student_unet.load(made, base, torch.float32), batches(base.unet().config, 1, 1, torch.float32)[0]
-    with pytest.raises(ValueError, match=r"down_blocks\.0, which gives \[2, 64, 4, 4\], with the base's down_blocks\.1"):
-        distillation_loss(student, base.unet(), made.features, DDPMScheduler(**SCHEDULE), batch, 1.0, 1.0)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A folder with pictures and a student of vega-nano, after four steps."""
@@ -133,6 +126,32 @@ def test_load_vega_draws_what_diffusers_does(run):
     assert len(pipeline("a lake", height=64, width=64, num_inference_steps=2).images) == 1
 
 
+@pytest.mark.parametrize(
+    "plan", ["tiny-sd", *(pytest.param(name, marks=pytest.mark.soak) for name in ("small-sd", "ssd-1b", "vega"))]
+)
+@torch.inference_mode()
+def test_load_vega_opens_what_each_plan_makes(tmp_path, plan):
+    """And gives what diffusers does, of a narrow base of the plan's family."""
+    with torch.inference_mode(False):
+        runs.pictures(tmp_path / "pictures", 2)
+        diffusers_folders.write(tmp_path / "base", FAMILY[plan])
+        main(runs.arguments(tmp_path, tmp_path / "base", verb="distill", to=plan, steps=1))
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "test" / "unet", torch_dtype=torch.float32)
+    model = checkpoint.load(tmp_path / "test", "tiny", [])[0]
+    model.model.manual_cast_dtype = None
+    batch = batches(unet.config, 1, 1, torch.float32)[0]
+    (context, pooled), y, added = batch.text, None, None
+    if pooled is not None:
+        sizes = torch.tensor([[64, 64, 0, 0, 64, 64]] * len(pooled))
+        y, added = (
+            model.model.encode_adm(pooled_output=pooled, width=64, height=64),
+            dict(text_embeds=pooled, time_ids=sizes),
+        )
+    expected = unet(batch.noise, batch.timesteps, context, added_cond_kwargs=added).sample
+    found = model.model.diffusion_model.float()(batch.noise, batch.timesteps, context=context, y=y)
+    assert (found - expected).abs().max() < 1e-4
+
+
 def test_it_was_drawn_and_plotted(run):
     work = run / "work" / "test"
     assert [file.name for file in (work / "samples").iterdir()] == ["000004.png"]
@@ -157,6 +176,31 @@ def test_a_distillation_goes_on(run, tmp_path):
     plan = tmp_path / "half.json"
     plan.write_text(plan.read_text().replace('"mid_block": []', '"mid_block": null'))
     assert "to was half" in runs.refused(tmp_path, {"verb": "distill", "to": plan})
+
+
+def test_its_options_reach_the_loss(tmp_path, monkeypatch):
+    """And the teacher is in half precision, beside a student that learns in fp32 by the optimizer that was asked for."""
+    calls, optimizers = [], []
+
+    def compute(student, teacher, *given, **weights):
+        calls.append((weights, *(next(unet.parameters()).dtype for unet in (student, teacher))))
+        return distillation_loss(student, teacher, *given, **weights)
+
+    def make(*given):
+        optimizers.append(make_optimizer(*given))
+        return optimizers[-1]
+
+    monkeypatch.setattr(distill_run, "distillation_loss", compute)
+    monkeypatch.setattr(optimization, "make_optimizer", make)
+    runs.pictures(tmp_path / "pictures")
+    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
+    try:
+        options = dict(output_weight=0.7, feature_weight=0.2, optimizer="adafactor", mixed_precision="bf16", steps=1)
+        main(runs.arguments(tmp_path, verb="distill", **options))
+    finally:
+        AcceleratorState._reset_state()
+    assert calls == [({"output_weight": 0.7, "feature_weight": 0.2}, torch.float32, torch.bfloat16)]
+    assert [type(optimizer) for optimizer in optimizers] == [Adafactor]
 
 
 @pytest.mark.soak

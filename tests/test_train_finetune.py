@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_detection
 import comfy.ops
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 import training_files as files
 import training_runs as runs
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from diffusers import AutoencoderTiny, DDPMScheduler, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, DDPMScheduler, DiffusionPipeline, StableDiffusionPipeline
 from diffusers.training_utils import EMAModel, compute_snr
 from safetensors.torch import load_file
 from transformers.optimization import Adafactor
@@ -20,13 +21,14 @@ from vega_pack.vega import checkpoint
 from vega_pack.vega.encoder_files import Encoder
 
 from dev import diffusers_folders, single_files
-from train import ldm_checkpoint
+from train import finetune_run, ldm_checkpoint, training_loop, training_run
 from train.__main__ import main
 from train.denoising import denoising_loss
 from train.optimization import optimizer_state_fits
 
 pytestmark = pytest.mark.model
-RATE, GAMMA, STEPS, DECAY = 1e-4, 5.0, 2, 0.6
+RATE, GAMMA, STEPS = 1e-4, 5.0, 2
+DECAY = 0.1  # less than EMAModel has at the second step by itself, 2 / 11
 OPTIMIZERS = {
     "adamw": torch.optim.AdamW,
     "adafactor": lambda parameters, lr: Adafactor(parameters, lr, scale_parameter=False, relative_step=False),
@@ -150,6 +152,47 @@ def test_folder_and_file_are_one_model(tmp_path):
         assert all(torch.equal(loaded[key], kept[key].half().float()) for key in kept)
     assert pipeline.vae.config.scaling_factor == 0.18215
     assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}
+
+
+def test_its_options_reach_the_loss_and_the_loop(tmp_path, monkeypatch):
+    gammas, loops = [], []
+
+    def compute(unet, scheduler, batch, snr_gamma):
+        gammas.append(snr_gamma)
+        return denoising_loss(unet, scheduler, batch, snr_gamma)
+
+    def run(module, loss, optimizer, *given, **options):
+        loops.append((type(optimizer), options["ema_decay"]))
+        return training_loop.train(module, loss, optimizer, *given, **options)
+
+    monkeypatch.setattr(finetune_run, "denoising_loss", compute)
+    monkeypatch.setattr(training_run, "training_loop", SimpleNamespace(train=run))
+    runs.pictures(tmp_path / "pictures")
+    options = dict(steps=1, snr_gamma=3.0, ema_decay=0.9, optimizer="adafactor")
+    main(runs.arguments(tmp_path, verb="finetune", **options))
+    assert gammas == [3.0]
+    assert loops == [(Adafactor, 0.9)]
+
+
+@pytest.mark.parametrize("family", ["Segmind-Vega", pytest.param("SD 1.5", marks=pytest.mark.soak)])
+def test_a_checkpoint_file_becomes_a_folder(tmp_path, family):
+    """With an autoencoder of its own; text encoders are the file's, and diffusers and Load Vega open the folder."""
+    runs.pictures(tmp_path / "pictures", 2)
+    modules = single_files.write(tmp_path / "base.safetensors", family)
+    vae = diffusers_folders.write(tmp_path / "other", family)["vae"]
+    options = dict(verb="finetune", steps=1, vae=tmp_path / "other" / "vae")
+    main(runs.arguments(tmp_path, tmp_path / "base.safetensors", **options))
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "test", local_files_only=True)
+    for name in ("text_encoder", "text_encoder_2"):
+        if name in modules:
+            kept = {key.removeprefix("text_model."): weight for key, weight in modules[name].state_dict().items()}
+            found = getattr(pipeline, name).state_dict()
+            found = {key.removeprefix("text_model."): weight for key, weight in found.items()}
+            assert found.keys() == kept.keys()
+            assert all(torch.equal(found[key], kept[key].half().float()) for key in kept), name
+    assert all(torch.equal(a, b.half().float()) for a, b in zip(pipeline.vae.parameters(), vae.parameters(), strict=True))
+    assert len(pipeline("a lake", height=64, width=64, num_inference_steps=1).images) == 1
+    assert checkpoint.load(tmp_path / "test", "tiny", [])[1].encode("a lake").isfinite().all()
 
 
 @pytest.mark.soak
