@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from nano_stages import command, environment, here
+from nano_stages import arguments, command, environment, here
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -112,9 +112,8 @@ def test_training_goes_on_from_a_model(chain, tmp_path):
 @pytest.mark.soak
 def test_weights_of_another_route_are_refused(chain, capsys):
     """Weights of another route are not taken for those that are asked for."""
-    arguments = command(chain[0])[3:]
     with pytest.raises(SystemExit, match=r"unet is not \S+student"):
-        main([*arguments, "--route=block-removal"])
+        main([*arguments(chain[0]), "--route=block-removal"])
     assert "exported" not in capsys.readouterr().out
 
 
