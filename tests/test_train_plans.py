@@ -163,7 +163,11 @@ REFUSED = {
     ),
     "unknown key": ({"feature": {}}, "'feature' is no key of a plan, which has family, down_blocks"),
     "spelling": ({"family": "sdxl"}, "the family 'sdxl' is none; write SD 1.5 or SDXL"),
-    "a layer twice": ({"up_blocks": {"0": {"0": [0, 0], "1": [0, 0]}}}, "[0, 0] keeps a layer twice"),
+    "a layer twice": (
+        {"up_blocks": {"0": {"0": [0, 0], "2": [0]}, "1": {"0": [0], "2": [0]}, "2": {"0": [], "2": []}}},
+        "up_blocks.0.attentions.0 keeps a layer twice, [0, 0]",
+    ),
+    "another key": ({"mid_block": ..., "middle_block": []}, "'middle_block' is no key of a plan"),
 }
 
 

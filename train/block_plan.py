@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PLANS = Path(__file__).parent / "plans"
-FAMILIES = ("SD 1.5", "SDXL")
+FAMILIES = {False: "SD 1.5", True: "SDXL"}  # whether it is of SDXL's
 KEYS = ("family", "down_blocks", "mid_block", "up_blocks", "features")
 BLOCK_NAME_PATTERN = re.compile(r"(down|up)_blocks\.(\d+)(?:\.(resnets|attentions)\.(\d+)(?:\.transformer_blocks\.(\d+))?)?")
 MIDDLE_LAYER_PATTERN = re.compile(r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)")
@@ -91,22 +91,27 @@ def read(name_or_path: str) -> Plan:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        mid, features = content["mid_block"], content.get("features")
-        blocks = Blocks(
-            levels_of(content["down_blocks"]), None if mid is None else numbers(mid), levels_of(content["up_blocks"])
-        )
-        plan = Plan(path.stem, content["family"], blocks, None if features is None else module_names(features))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        unknown = content.keys() - set(KEYS)
+        plan = None if unknown else plan_of(path.stem, content)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"--to {name_or_path}: this is no plan ({error!r}). Write it as {PLANS / 'vega.json'} is written."
         ) from error
-    if unknown := [key for key in content if key not in KEYS]:
-        raise ValueError(f"--to {name_or_path}: {unknown[0]!r} is no key of a plan, which has {listed(KEYS)}.")
-    if plan.family not in FAMILIES:
-        raise ValueError(f"--to {name_or_path}: the family {plan.family!r} is none; write {' or '.join(FAMILIES)}.")
+    if unknown:
+        raise ValueError(f"--to {name_or_path}: {min(unknown)!r} is no key of a plan, which has {listed(KEYS)}.")
+    if plan.family not in FAMILIES.values():
+        raise ValueError(f"--to {name_or_path}: the family {plan.family!r} is none; write {' or '.join(FAMILIES.values())}.")
     if problem := validation_error(plan.blocks):
         raise ValueError(f"--to {name_or_path}: {problem}.")
     return plan
+
+
+def plan_of(name: str, content: dict) -> Plan:
+    mid, features = content["mid_block"], content.get("features")
+    blocks = Blocks(
+        levels_of(content["down_blocks"]), None if mid is None else numbers(mid), levels_of(content["up_blocks"])
+    )
+    return Plan(name, content["family"], blocks, None if features is None else module_names(features))
 
 
 def levels_of(side: dict) -> dict[int, Level]:
@@ -116,8 +121,6 @@ def levels_of(side: dict) -> dict[int, Level]:
 def numbers(values: list) -> list[int]:
     if not isinstance(values, list) or not all(type(value) is int for value in values):
         raise ValueError(f"{values} is no list of numbers")
-    if len(set(values)) < len(values):
-        raise ValueError(f"{values} keeps a layer twice")
     return values
 
 
@@ -141,6 +144,12 @@ def validation_error(blocks: Blocks) -> str | None:
     for level in (*down, *up):
         if len({bool(layers) for layers in level.values()}) > 1:
             return "a level keeps attention in some of its blocks and not in others; keep it in all of them or in none"
+    for side, levels in (("down", blocks.down), ("up", blocks.up), ("mid", {0: {0: blocks.mid or []}})):
+        for level, kept in levels.items():
+            for block, layers in kept.items():
+                if len(set(layers)) < len(layers):
+                    place = "mid_block" if side == "mid" else f"{side}_blocks.{level}.attentions.{block}"
+                    return f"{place} keeps a layer twice, {layers}; each may stay once"
     first = len(next(iter(down[-1].values())))
     if mid and first and len(mid) != first:
         return f"mid_block keeps {len(mid)} layers and the last level's blocks {first}; a UNet has as many in both"

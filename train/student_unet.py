@@ -120,8 +120,8 @@ def check_features(plan: Plan, made: UNet2DConditionModel, teacher: UNet2DCondit
         shapes.append(output_shapes(unet, modules))
         if silent := sorted(set(modules) - shapes[-1].keys()):
             raise ValueError(
-                f"The plan {plan.name} compares {silent[0]}, which gives no output in the {side}: name a block, or a module "
-                "in one."
+                f"The plan {plan.name} compares {silent[0]}, which gives no output in the {side}: if it is a list, name "
+                f"one of its blocks, such as {silent[0]}.0."
             )
     ours, theirs = shapes
     for name, there in features.items():
