@@ -1,6 +1,7 @@
 """Fine-tuning the whole UNet: steps against the same arithmetic from public classes, the files, and what is refused."""
 
 import copy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,6 +232,24 @@ def test_what_would_be_overwritten(tmp_path):
     assert "is what the run reads from" in runs.refused(tmp_path, own, "--overwrite", finetune | {"name": "own"})
     assert "exists, and" in runs.refused(tmp_path, "vega-nano", finetune | {"name": "own"})
     assert (own / "unet" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("verb", ["finetune", "distill"])
+def test_a_base_without_a_part_is_refused_at_once(tmp_path, verb):
+    """With --overwrite the run that was there stays."""
+    runs.pictures(tmp_path / "pictures", 2)
+    diffusers_folders.write(tmp_path / "whole", "SD 1.5")
+    lacking = {"vae": "autoencoder", "text_encoder": "lacks a text encoder"}
+    options = {"verb": verb, "steps": 1} | ({"to": "tiny-sd"} if verb == "distill" else {})
+    main(runs.arguments(tmp_path, tmp_path / "whole", **options))
+    kept = runs.weights(tmp_path)
+    for part, words in lacking.items():
+        shutil.copytree(tmp_path / "whole", tmp_path / part)
+        shutil.rmtree(tmp_path / part / part)
+        said = runs.refused(tmp_path, tmp_path / part, "--overwrite", options)
+        assert words in said or f"{tmp_path / part / part}" in said
+    assert runs.largest_difference(runs.weights(tmp_path), kept) == 0
+    assert runs.saved(tmp_path / "work", "test") == 1
 
 
 def test_bad_calls_get_one_sentence(tmp_path):

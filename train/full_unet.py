@@ -38,6 +38,7 @@ class FullUnetRun:
         self.training, self.options = training, training.options
         dataset = dataset_check.load(self.options, quiet=not training.is_main)
         training.events.send("pictures", count=len(dataset.pictures), left_out=dataset.left_out)
+        training.on_main_process(training.open_vae)
         self.options.optimizer = self.options.optimizer or optimizer_for(training, parameters, frozen_bytes)
         training.begin(dataset_fingerprint(dataset))
         self.texts = training.cached_texts()
@@ -61,9 +62,9 @@ class FullUnetRun:
         training.on_main_process(lambda: training.report_done(model_folder.check(training.folder.output, unet)))
 
     def fill_caches(self) -> None:
-        captions = ["", *(picture.caption for picture in self.examples.pictures), *self.options.sample_prompts]
-        self.training.fill_texts(self.texts, captions)  # first: a base that lacks an encoder is refused within seconds
         self.training.fill_latents(self.examples)
+        captions = ["", *(picture.caption for picture in self.examples.pictures), *self.options.sample_prompts]
+        self.training.fill_texts(self.texts, captions)
 
     def write(self, unet: nn.Module, in_one_file: bool, output: Path) -> None:
         base, vae = self.training.base, self.training.open_vae()

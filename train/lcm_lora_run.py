@@ -113,10 +113,10 @@ class LcmLoraRun:
         training.on_main_process(lambda: training.check_lora(unet, []))
 
     def fill_caches(self) -> None:
-        captions = ["", *self.captions, *self.held_out, *self.options.sample_prompts]
-        self.training.fill_texts(self.texts, captions)
         if self.dataset:
             self.training.fill_latents(self.training.examples(self.dataset, self.texts))
+        captions = ["", *self.captions, *self.held_out, *self.options.sample_prompts]
+        self.training.fill_texts(self.texts, captions)
 
     def objective(self, unet: nn.Module) -> Callable[[int], torch.Tensor]:
         loss = LOSSES[self.options.loss_type]

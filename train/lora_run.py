@@ -70,11 +70,11 @@ class LoraRun:
         training.on_main_process(lambda: training.check_lora(unet, self.encoders))
 
     def fill_caches(self, examples: Examples) -> None:
+        self.training.fill_latents(examples)
         if not self.encoders:
             captions = ["", *(picture.caption for picture in examples.pictures)]
             captions += [*self.options.class_prompt, *self.options.sample_prompts]
             self.training.fill_texts(self.texts, captions)
-        self.training.fill_latents(examples)
 
     def prior(self, unet: nn.Module) -> Examples:
         """The class pictures, drawn where they are missing."""

@@ -57,6 +57,7 @@ class TrainingRun:
         self.vae_fingerprint = vae_fingerprint(options.vae, self.base)
         self.done = 0
         # Now, and not when all is learned.
+        self.on_main_process(self.base.stored_encoders)
         self.on_main_process(partial(check_writable, options.output_dir, "--output-dir"))
         self.on_main_process(partial(check_writable, options.work, "--work"))
         self.on_main_process(self.folder.lock)
