@@ -119,7 +119,8 @@ def test_an_interrupt_stops_within_a_call(few_step, positive, without_openvino):
     assert torch.equal(draw(fast, positive), expected)
 
 
-def test_where_memory_is_short_nothing_is_packed(few_step, positive, without_openvino, monkeypatch):
+@pytest.mark.parametrize("mode", ["auto", pytest.param("bf16", marks=needs_bf16)])
+def test_where_memory_is_short_nothing_is_packed(few_step, positive, without_openvino, monkeypatch, mode):
     """What the host says is free stands for a small machine's memory."""
     weights = sum(weight.nbytes for weight in few_step.model.diffusion_model.parameters())
     for factor, packed in ((1.4, False), (1.6, True)):
@@ -130,13 +131,14 @@ def test_where_memory_is_short_nothing_is_packed(few_step, positive, without_ope
 
         with monkeypatch.context() as patched:
             patched.setattr(comfy.model_management, "get_free_memory", get_free_memory)
-            fast = accelerate.apply(few_step, "auto")
+            fast = accelerate.apply(few_step, mode)
             assert_close(draw(fast, positive), draw(few_step, positive))
             assert bool(packs(fast)) == packed
 
 
 @needs_bf16
-def test_one_mode_makes_room_for_the_other(few_step, positive, without_openvino, monkeypatch):
+def test_one_mode_makes_room_for_the_other(few_step, positive, monkeypatch):
+    monkeypatch.setattr(cpu_unet, "MAX_SMALL_PARAMETERS", 0)  # as of a large UNet
     exact, fast = (accelerate.apply(few_step, mode) for mode in ("auto", "bf16"))
     draw(exact, positive)
 
@@ -185,18 +187,18 @@ def test_the_users_choice_of_attention_is_kept(few_step, positive, without_openv
 
 
 @needs_bf16
-@pytest.mark.parametrize("installed", [True, False])
-def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, installed):
+@pytest.mark.parametrize("small", [True, False])
+def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, small):
     """Each goes on with what it has made; the memory of both is given back."""
-    if not installed:
-        monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 0)  # as of a large UNet
+    if not small:
+        monkeypatch.setattr(cpu_unet, "MAX_SMALL_PARAMETERS", 0)
     fast, faster = (graphed(few_step, positive, mode) for mode in ("auto", "bf16"))
     drawn = [draw(model, positive) for model in (fast, faster, fast, faster)]
     assert torch.equal(drawn[0], drawn[2])
     assert torch.equal(drawn[1], drawn[3])
     assert_close(drawn[0], draw(few_step, positive))
     assert cpu_unet_of(fast) is not cpu_unet_of(faster)
-    if not installed:
+    if not small:
         assert packs(fast) == packs(faster) > 50
         assert not torch.equal(drawn[0], drawn[1])
     comfy.model_management.unload_all_models()
@@ -206,7 +208,7 @@ def test_two_modes_of_one_model_in_turn(few_step, positive, monkeypatch, install
 @needs_bf16
 def test_bf16_changes_pictures_slightly(few_step, positive, monkeypatch):
     """Those of a large UNet, for which vega-nano's stands."""
-    monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 0)
+    monkeypatch.setattr(cpu_unet, "MAX_SMALL_PARAMETERS", 0)
     drawn = draw(accelerate.apply(few_step, "bf16"), positive)
     exact = draw(few_step, positive)
     error = (drawn - exact).abs().max() / exact.abs().max()

@@ -106,7 +106,7 @@ def test_only_so_many_graphs_are_kept(nano, positive, monkeypatch):
 @pytest.mark.soak
 @pytest.mark.parametrize("family", ["tiny-sd", "SD 1.5", "SDXL"])
 def test_other_small_unets_are_served(tmp_path, monkeypatch, family):
-    monkeypatch.setattr(cpu_unet, "MAX_GRAPH_PARAMETERS", 50_000_000)
+    monkeypatch.setattr(cpu_unet, "MAX_SMALL_PARAMETERS", 50_000_000)
     folders.write(tmp_path, family)
     model, clip, _ = checkpoint.load(tmp_path, "tiny", [])
     model = model.clone()
@@ -202,7 +202,7 @@ def test_the_decoder_gives_the_same_pictures(nano, monkeypatch, installed, size)
 @needs_bf16
 @pytest.mark.parametrize("installed", [True, False])
 def test_bf16_pictures_are_near(nano, few_step, positive, monkeypatch, installed):
-    """UNet and decoder in bf16: 50 dB and more from the exact pictures."""
+    """The decoder in bf16: 50 dB and more from the exact pictures."""
     if not installed:
         monkeypatch.setattr(openvino_graph, "INSTALLED", False)
     fast = graphed(few_step, positive, "bf16")

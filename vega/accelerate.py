@@ -73,7 +73,8 @@ def apply(
 ) -> comfy.model_patcher.ModelPatcher:
     """A clone whose UNet calls are replayed ("cuda graph"), compiled and replayed ("compile"), or as they were ("off").
 
-    What can't be replayed runs eagerly. No picture changes, except in "bf16": there the processor's products are in bf16.
+    What can't be replayed runs eagerly. No picture changes, except in "bf16": there the processor's products are in bf16, in
+    the tiny decoder and in UNets that are not small.
     report(one of STATES, width, height in pixels) is called whenever a run comes to another state.
     ValueError for "bf16" where the processor has none, or the model is on another device.
     """
@@ -119,7 +120,7 @@ def get_cache(model: comfy.model_patcher.ModelPatcher) -> "GraphCache | None":
 
 
 def cpu_dtype(model: comfy.model_patcher.ModelPatcher) -> torch.dtype | None:
-    """The dtype of the products of a model that is accelerated on a processor, else None."""
+    """Of the mode of a model that is accelerated on a processor: in it the tiny decoder computes. Else None."""
     cache = get_cache(model)
     return cache.cpu.dtype if cache and cache.cpu else None
 

@@ -19,8 +19,9 @@ from .latent_formats import PIXELS_PER_LATENT
 from .packed_layers import PackedLayers
 
 MAX_GRAPHS = 8  # of so many strengths of a LoRA, and sizes that have graphs of their own, the last used
-# Beyond it arithmetic takes nearly all of the time: packed layers are as fast, without a second copy of the weights.
-MAX_GRAPH_PARAMETERS = 20_000_000
+# Of a small UNet. In a larger one arithmetic takes nearly all of the time: packed layers are as fast as a graph, without a
+# second copy of the weights, and bf16 saves most of it.
+MAX_SMALL_PARAMETERS = 20_000_000
 MEMORY_FACTOR = 1.5  # of the packed weights must be free before the first is packed
 CPU_DEVICE = torch.device("cpu")
 
@@ -86,6 +87,8 @@ class CpuUNet:
             except Exception as error:  # OpenVINO's, above all of memory; what it compiled is of no use any more
                 self.graphs.clear()
                 self.record_failure(error)
+        if not self.packed.forwards:
+            self.packed.dtype = torch.float32 if is_small(module_tree.modules(unet)) else self.dtype
         if not self.packed.forwards and not self.ensure_memory(patcher.model, unet):
             if self.packed.dtype != torch.float32:
                 raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
@@ -115,7 +118,6 @@ class CpuUNet:
         if modules != self.modules:
             self.clear()
             self.modules = modules
-            self.packed.dtype = torch.float32 if is_small(modules) else self.dtype
         self.packed.check(modules)
         if self.digest and not can_be_graph(modules):
             self.digest = ""
@@ -194,8 +196,8 @@ def can_be_graph(modules: list[torch.nn.Module]) -> bool:
 
 
 def is_small(modules: list[torch.nn.Module]) -> bool:
-    """Whether the UNet of these modules has so few weights that a call takes more than their products."""
-    return sum(weight.numel() for weight in module_tree.parameters(modules)) <= MAX_GRAPH_PARAMETERS
+    """Whether the UNet of these modules has at most MAX_SMALL_PARAMETERS weights."""
+    return sum(weight.numel() for weight in module_tree.parameters(modules)) <= MAX_SMALL_PARAMETERS
 
 
 def has_own_graph(patcher: comfy.model_patcher.ModelPatcher, x: torch.Tensor) -> bool:
