@@ -12,7 +12,7 @@ from train.nano import latents
 from train.nano.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
-SIZES = {(128, 128): 0.5, (192, 128): 0.25, (128, 192): 0.25}
+SIZES = {(128, 128): 0.5, (128, 192): 0.3, (256, 256): 0.1, (320, 256): 0.1}
 REDUCED = {
     "pictures": 40,
     "autoencoder-steps": 24,

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from train.nano import evaluation
+from train.nano import evaluation, latents
 from train.nano.__main__ import main
 from train.nano.export import LORA
 
@@ -61,7 +61,7 @@ def evaluated(chain, few_rows):
 def pipe(chain):
     from diffusers import StableDiffusionXLPipeline
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(chain[0] / "nano", add_watermarker=False, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(chain[0] / "nano", add_watermarker=False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -76,6 +76,10 @@ def losses(stage: str, printed: str) -> tuple[float, float]:
 def test_stage_lowers_its_loss(chain, stage):
     first, last = losses(stage, chain[1])
     assert last < LEARNS[stage] * first
+
+
+def test_shares_of_the_sizes_make_a_whole():
+    assert sum(latents.SIZES.values()) == pytest.approx(1)
 
 
 @pytest.mark.soak
@@ -205,7 +209,7 @@ QUIET = dict(cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def run_killed(command: list[str], is_time: Callable[[], bool]) -> None:
-    """Starts the command as a person does, and kills it when it is time, unless it has ended before."""
+    """Starts the command in a process of its own, and kills it when it is time, unless it has ended before."""
     process = subprocess.Popen(command, env=environment(), **QUIET)
     while process.poll() is None and not is_time():
         time.sleep(0.02)

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import training_runs as runs
-from accelerate.state import AcceleratorState
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers.optimization import Adafactor
@@ -193,12 +192,9 @@ def test_its_options_reach_the_loss(tmp_path, monkeypatch):
     monkeypatch.setattr(distill_run, "distillation_loss", compute)
     monkeypatch.setattr(optimization, "make_optimizer", make)
     runs.pictures(tmp_path / "pictures")
-    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
-    try:
+    with runs.fresh_accelerator_state():
         options = dict(output_weight=0.7, feature_weight=0.2, optimizer="adafactor", mixed_precision="bf16", steps=1)
         main(runs.arguments(tmp_path, verb="distill", **options))
-    finally:
-        AcceleratorState._reset_state()
     assert calls == [({"output_weight": 0.7, "feature_weight": 0.2}, torch.float32, torch.bfloat16)]
     assert [type(optimizer) for optimizer in optimizers] == [Adafactor]
 
@@ -214,11 +210,8 @@ def test_a_student_with_checkpointing(run, tmp_path):
 def test_a_student_in_bf16(run, tmp_path):
     """The student learns in fp32 all the same, and comes close to what it learns without."""
     runs.pictures(tmp_path / "pictures")
-    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
-    try:
+    with runs.fresh_accelerator_state():
         main(runs.arguments(tmp_path, verb="distill", mixed_precision="bf16"))
-    finally:
-        AcceleratorState._reset_state()
     state = load_file(tmp_path / "work" / "test" / "training" / "4" / "model.safetensors")
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
     found, expected = runs.weights(tmp_path), runs.weights(run)

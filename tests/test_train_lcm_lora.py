@@ -7,7 +7,6 @@ import pytest
 import torch
 import training_files as files
 import training_runs as runs
-from accelerate.state import AcceleratorState
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from host_loras import host_modules
 from PIL import Image
@@ -125,13 +124,9 @@ def test_the_method_is_chosen_by_the_samples(run, tmp_path):
 def test_autocast_keeps_no_weights(tmp_path):
     """The teacher's evaluations under no_grad leave the student none that learn nothing, whatever torch's version."""
     given = runs.arguments(tmp_path, "vega-nano", verb="lcm-lora", mixed_precision="bf16")
-    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
-    try:
-        with TrainingRun(parser().parse_args(given)).accelerator.autocast():
-            assert torch.is_autocast_enabled("cpu")
-            assert not torch.is_autocast_cache_enabled()
-    finally:
-        AcceleratorState._reset_state()
+    with runs.fresh_accelerator_state(), TrainingRun(parser().parse_args(given)).accelerator.autocast():
+        assert torch.is_autocast_enabled("cpu")
+        assert not torch.is_autocast_cache_enabled()
 
 
 def test_zero_is_what_the_untrained_draws(tmp_path):
@@ -289,12 +284,6 @@ def test_one_picture_and_a_file_without_autoencoder(tmp_path):
     files.write(tmp_path / "pictures", {"a.png": files.png(1, (64, 64))})
     vae = tmp_path / "base" / "vae"
     given = dict(steps=1, batch_size=1, instance_prompt="a lake", mixed_precision="bf16", name="other", vae=vae)
-    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
-    try:
-        with torch.enable_grad():
-            main(
-                runs.arguments(tmp_path, tmp_path / "base.safetensors", "--gradient-checkpointing", verb="lcm-lora", **given)
-            )
-    finally:
-        AcceleratorState._reset_state()
+    with runs.fresh_accelerator_state(), torch.enable_grad():
+        main(runs.arguments(tmp_path, tmp_path / "base.safetensors", "--gradient-checkpointing", verb="lcm-lora", **given))
     assert all(tensor.isfinite().all() for tensor in runs.weights(tmp_path, "other").values())

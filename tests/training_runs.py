@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import torch
 import training_files as files
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from train.__main__ import main
@@ -53,6 +55,16 @@ def half_plan(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "half.json").write_text(re.search(r"```json\n(.*?)```", text, re.DOTALL)[1])
     return folder / "half.json"
+
+
+@contextmanager
+def fresh_accelerator_state() -> Iterator[None]:
+    """For a run in another precision: accelerate keeps the first that the process was asked for."""
+    AcceleratorState._reset_state()
+    try:
+        yield
+    finally:
+        AcceleratorState._reset_state()
 
 
 def refused(*given) -> str:

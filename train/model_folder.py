@@ -17,7 +17,8 @@ from .diffusion import NOISE_SCHEDULE
 
 MODEL_INDEX = "model_index.json"
 ENCODER_FOLDERS = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-# What transformers 5 loads a text encoder in when nobody says: diffusers loads all else in fp32 then, whatever the files are.
+# What transformers 5 loads a text encoder in when nobody says: diffusers then loads all else in fp32, whatever the files
+# hold.
 ENCODER_DTYPE = "float32"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 # Segmind-Vega's own scheduler_config.json.

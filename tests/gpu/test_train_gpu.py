@@ -3,7 +3,6 @@
 import pytest
 import torch
 import training_runs as runs
-from accelerate.state import AcceleratorState
 from linear_training import trained
 
 from train.__main__ import parser
@@ -26,9 +25,6 @@ def test_a_moving_average_goes_on(tmp_path):
 def test_bf16_where_the_gpu_has_it(tmp_path):
     """Since Ampere, and on AMD's; where it is emulated fp32 is faster."""
     has_it = bool(torch.version.hip) or torch.cuda.get_device_capability() >= (8, 0)
-    AcceleratorState._reset_state()  # it is one for the process, of the first precision that it was asked for
-    try:
+    with runs.fresh_accelerator_state():
         training = TrainingRun(parser().parse_args(runs.arguments(tmp_path)))
-    finally:
-        AcceleratorState._reset_state()
     assert training.options.mixed_precision == ("bf16" if has_it else "no")

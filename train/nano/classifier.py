@@ -16,8 +16,7 @@ from ..device import default_device
 from ..files import atomic_write
 from ..images import to_tensor
 from ..training_loop import constant_then_cosine
-from . import render, seeds
-from .latents import SIZES
+from . import latents, render, seeds
 from .scenes import SCENES, VALUES, labels
 
 BATCH_SIZE = 32
@@ -73,7 +72,7 @@ def train(work: Path, steps: int, seed: int = 0) -> list[float]:
     set_seed(seed)
     device = default_device()
     model = AttributeClassifier().to(device)
-    sizes = list(SIZES)
+    sizes = list(latents.SIZES)
 
     def compute_loss(step):
         model.train()
