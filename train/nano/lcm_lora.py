@@ -20,9 +20,9 @@ from ..muon import Muon
 from ..text_encoding import empty_prompt_ids, load_encoders
 from ..training_loop import constant_then_cosine, train
 
-# w of the LCM paper; the guidance scale is 1 + w. With it a perfect student of vega-nano would come closest to the real
-# pictures: on 256 prompts their distance was 15.7, with 4 20.2.
-GUIDANCE = 3.0
+# w of the LCM paper; the guidance scale is 1 + w. Of 512 held-out prompts' attributes the LoRA's pictures in four steps had
+# 98.3 % with 3.5, at a Frechet distance of 23.8 from the real ones, and 97.3 % with 2.5, at 20.0.
+GUIDANCE = 2.5
 BATCH_SIZE = 24  # points of trajectories
 IMAGES_PER_FILE = 24  # one trajectory each; fewer of large ones
 EPOCHS_PER_POINT = 2  # how often each point is learned from
