@@ -34,7 +34,7 @@ test: $(ENVIRONMENT)
 
 # What a ComfyUI can break, on the oldest one that the pack is for and on later ones, each with what it requires itself;
 # `make 0.24.1` on that one alone.
-CORE := accelerate accelerate_patches api_concurrency api_failures api_keys api_limits api_pictures api_validation \
+CORE := accelerate accelerate_patches api_concurrency api_failures api_keys api_pictures api_validation \
     bad_input batch client client_live composition embeddings exactness face_notes_sent few_step_adapters host_version \
     incomplete_files lcm lcm_lora_files live live_refusals live_sessions loading lora lora_refused model_paths nodes \
     operators progress received recipe_nodes recipe_sampling recipes recipes_exact request_queue said_elsewhere \
@@ -42,7 +42,7 @@ CORE := accelerate accelerate_patches api_concurrency api_failures api_keys api_
     send_image_metadata send_image_stored server single_cond tiny_decoder train_node
 hosts: $(HOSTS)
 $(HOSTS): %: .host/venv-%/installed
-	COMFYUI_PATH=$(CURDIR)/.host/ComfyUI-$@ OMP_NUM_THREADS=1 .host/venv-$@/bin/python -m pytest $(WORKERS) $(CORE:%=tests/test_%.py)
+	COMFYUI_PATH=$(CURDIR)/.host/ComfyUI-$@ OMP_NUM_THREADS=1 .host/venv-$@/bin/python -m pytest $(WORKERS) -m "not browser" $(CORE:%=tests/test_%.py)
 
 soak: $(ENVIRONMENT)
 	$(BIN)/python -m pytest -m soak

@@ -289,7 +289,8 @@ def pytest_collection_modifyitems(config, items):
         for name in tiers.of(item):
             item.add_marker(name)
     config.stash[tiers.COLLECTED] = list(items)
-    longest = ("train", "serve", "nano", "beside_a_stranger", "api_concurrency", "bases", "fuzz", "tiny_decoder", "lora")
-    longest += ("train_parts", "accelerate", "browser_templates", "browser", "operators", "protected", "server", "openapi")
+    longest = ("train", "serve", "nano", "train_node", "beside_a_stranger", "api_keys", "api_concurrency", "bases", "fuzz")
+    longest += ("lora", "train_parts", "accelerate", "browser_templates", "browser", "browser_faces", "operators")
+    longest += ("protected", "server", "openapi")
     place = {f"test_{name}": k for k, name in enumerate(longest)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))

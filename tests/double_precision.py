@@ -13,6 +13,7 @@ class DoubleExamples(Examples):
         return batch._replace(latents=batch.latents.double(), noise=batch.noise.double())
 
 
-training_run.DTYPES["no"] = torch.float64
-training_run.Examples = DoubleExamples
-main()
+if __name__ == "__main__":
+    training_run.DTYPES["no"] = torch.float64
+    training_run.Examples = DoubleExamples
+    main()

@@ -18,7 +18,8 @@ def in_a_thread(call, *args, **kwargs):
 
 
 def test_concurrent_clients_get_their_own_pictures(server):
-    request = {seed: dict(prompt=f"{PROMPT}, {'snow' if seed % 2 else 'sea'}", seed=seed) for seed in range(8)}
+    sides = {"img_width": 128, "img_height": 128}
+    request = {seed: dict(prompt=f"{PROMPT}, {'snow' if seed % 2 else 'sea'}", seed=seed, **sides) for seed in range(8)}
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda body: post(server, **body).content, request.values()))
     alone = [post(server, **body).content for body in request.values()]

@@ -41,7 +41,7 @@ def test_segminds_own_client_works(server):
     assert response.headers["X-remaining-credits"]
 
 
-@pytest.mark.parametrize("seed", [7, 0, 2**64 - 2, 2**64 - 1])
+@pytest.mark.parametrize("seed", [7, 2**64 - 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in (0, 2**64 - 2))])
 def test_the_picture_is_the_graphs(server, client, seed):
     """The same as the shipped workflow's with this prompt and seed, but that core's SaveImage cuts where we round."""
     (file,) = comfyui.output_images(client.run(graphs.text_to_image(VegaLCMSampler__seed=seed, CLIPTextEncode__text=PROMPT)))
@@ -81,7 +81,7 @@ def test_pictures_drawn_together_have_their_own_seeds(server, client):
 
 
 def test_samples_are_pictures_of_consecutive_seeds(server):
-    request = dict(prompt=PROMPT, num_inference_steps=3, guidance_scale=2)
+    request = dict(prompt=PROMPT, num_inference_steps=3, guidance_scale=2, img_width=64, img_height=64)
     several = post(server, BASE, **request, seed=2**64 - 2, samples=2).json()["image"]
     alone = [post(server, BASE, **request, seed=seed).content for seed in (2**64 - 2, 0)]
     assert [base64.b64decode(picture) for picture in several] == alone

@@ -22,11 +22,19 @@ def calm(page):
     page.set_viewport_size({"width": 1600, "height": 900})
 
 
+@pytest.fixture(scope="module")
+def used_renderers() -> list[str]:
+    """In which the page was used."""
+    return []
+
+
 @pytest.fixture
-def reloaded_page(page, renderer):
-    """The page loaded anew in a renderer, since it keeps the view of each graph that was open."""
-    page.reload()
-    browser.wait_until_ready(page)
+def fresh_page(page, renderer, used_renderers):
+    """The page in a renderer, loaded anew if it was used, since it keeps the view of each graph that was open."""
+    if used_renderers:
+        page.reload()
+        browser.wait_until_ready(page)
+    used_renderers.append(renderer)
 
 
 each_renderer = pytest.mark.parametrize(
@@ -72,7 +80,7 @@ def colours(page, note) -> tuple[str, str]:
     ],
     indirect=["renderer"],
 )
-def test_unknown_words_are_told_on_the_closed_subgraph(page, reloaded_page, width, height, tmp_path):
+def test_unknown_words_are_told_on_the_closed_subgraph(page, fresh_page, width, height, tmp_path):
     page.set_viewport_size({"width": width, "height": height})
     open_card(page, "vega_txt2img")
     sizes = "window.app.graph.nodes.map(n => [n.id, ...n.pos, ...n.size].join())"
@@ -112,7 +120,7 @@ def test_unknown_words_are_told_on_the_closed_subgraph(page, reloaded_page, widt
 
 
 @each_renderer
-def test_a_far_size_is_told_with_the_one_to_use(page, reloaded_page):
+def test_a_far_size_is_told_with_the_one_to_use(page, renderer):
     """On the closed subgraph; when it is opened, on the sampler's own face."""
     open_card(page, "vega_txt2img")
     for side in ("width", "height"):
@@ -160,23 +168,26 @@ def test_notes_stay_with_their_own_tab(page):
     page.locator(".vega-note-info:visible").first.wait_for()  # though the host had all nodes in its cache
 
 
-def test_a_note_is_in_the_language_of_the_page(page):
+@pytest.fixture(scope="module")
+def before(page) -> str:
+    """What is saved of a workflow before the run after which a note stands in it."""
     open_card(page, "vega_txt2img")
-    set_widget(page, "prompt", "'a dog'")
-    assert browser.run_workflow(page) == "execution_success"
-    warning(page, "The model knows none of these words")
-    page.evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'fr')")
-    page.evaluate("window.app.canvas.setDirty(true, true)")
-    warning(page, "Le modèle ne connaît aucun de ces mots")
-
-
-def test_no_note_is_saved_with_the_workflow(page):
-    open_card(page, "vega_txt2img")
-    before = page.evaluate("JSON.stringify(window.app.graph.serialize())")
+    saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     set_widget(page, "prompt", "'a dog'")
     assert browser.run_workflow(page) == "execution_success"
     warning(page, UNKNOWN)
+    return saved
+
+
+def test_no_note_is_saved_with_the_workflow(page, before):
     saved = page.evaluate("JSON.stringify(window.app.graph.serialize())")
     assert "vega.note" not in saved
     assert UNKNOWN not in saved
     assert abs(len(saved) - len(before)) < 100  # the prompt and the seed
+
+
+def test_a_note_is_in_the_language_of_the_page(page, before):
+    warning(page, "The model knows none of these words")
+    page.evaluate("window.app.extensionManager.setting.set('Comfy.Locale', 'fr')")
+    page.evaluate("window.app.canvas.setDirty(true, true)")
+    warning(page, "Le modèle ne connaît aucun de ces mots")

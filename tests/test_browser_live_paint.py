@@ -90,7 +90,7 @@ def test_a_palm_beside_the_pen_paints_nothing(page):
     assert pixel(page, 0.5, 0.5 + 70 / side) == [255, 255, 255]
 
 
-@pytest.mark.parametrize("renderer", ["classic", "Nodes 2.0"], indirect=True)
+@pytest.mark.parametrize("renderer", [pytest.param("classic", marks=pytest.mark.soak), "Nodes 2.0"], indirect=True)
 def test_the_side_panel_leaves_the_painting_its_width(page, renderer):
     load(page, "vega_live_paint")
     width = page.locator(CANVAS).bounding_box()["width"]

@@ -34,7 +34,8 @@ def calm(page):
     page.evaluate("window.app.extensionManager.queueSettings.mode = 'disabled'")
 
 
-@pytest.mark.parametrize("format", ["jpeg", "webp", "png"])
+# Others show a JPEG (test_browser.py), and drop a PNG of Send Image (below).
+@pytest.mark.parametrize("format", ["webp", *(pytest.param(one, marks=pytest.mark.soak) for one in ("jpeg", "png"))])
 def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
     """A sent picture is shown on its node, and dropped on the canvas it is the graph again."""
     browser.load_workflow(page, SAVED["vega_send_image_api"])
@@ -49,7 +50,7 @@ def test_a_sent_picture_is_shown_and_is_the_graph(page, format):
         page.wait_for_function(f"{widget_js('VegaSendImage', 'format')}?.value === '{format}'")
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("other", [pytest.param("another workflow", marks=pytest.mark.soak), "the same workflow twice"])
 def test_a_picture_stays_with_its_own_tab(page, server, other):
     """A picture that comes while another tab is open is shown in its own alone."""
     browser.load_workflow(page, SAVED[OTHERS[other]])

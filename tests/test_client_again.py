@@ -14,6 +14,7 @@ from dev import comfyui
 from vega_client import Client, RequestError, retry
 
 PROMPT = "night, desert, full moon"
+SMALL = {"seed": 3, "format": "png", "width": 64, "height": 64}
 ROUTES = b"Path '/v1/segmind-vega-rt-v1' not found. Ping http://.../-/routes for available routes."
 
 
@@ -29,7 +30,7 @@ def json_response(status: str, *headers: str, **body: str) -> bytes:
 @pytest.fixture(scope="module")
 def expected(server) -> Image.Image:
     with Client(server.url) as client:
-        return client.generate(PROMPT, seed=3, format="png")
+        return client.generate(PROMPT, **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_a_foreign_answer_is_asked_for_again(server, expected, answer):
     """An answer that is not the API's is asked for again, under one id."""
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [answer, answer]
-        image = client.generate(PROMPT, seed=3, format="png")
+        image = client.generate(PROMPT, **SMALL)
     assert not ImageChops.difference(image, expected).getbbox()
     heard = [asked.decode().partition("\r\n\r\n")[0].lower().split("\r\n") for asked in network.asked]
     first, second = ([line for line in lines if line.startswith("x-request-id: ")] for lines in heard)
@@ -112,7 +113,7 @@ def test_a_server_that_is_busy_has_answered(server, expected, monkeypatch):
     busy = json_response("429 Too Many Requests", "Retry-After: 1", error="Too many requests are waiting.")
     with relay.to(server.port) as network, Client(f"http://127.0.0.1:{network.port}") as client:
         network.answers = [busy, busy]
-        assert not ImageChops.difference(client.generate(PROMPT, seed=3, format="png"), expected).getbbox()
+        assert not ImageChops.difference(client.generate(PROMPT, **SMALL), expected).getbbox()
 
 
 def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog):
@@ -120,8 +121,7 @@ def test_a_servers_first_request_waits_for_it_to_start(server, expected, caplog)
     assert retry.FIRST_RESPONSE_SECONDS >= 1.5 * 36
     port, found = comfyui.free_port(), []
     with Client(f"http://127.0.0.1:{port}") as one, Client(f"http://127.0.0.1:{port}") as other:
-        options = {"seed": 3, "format": "png"}
-        calls = [lambda: one.generate(PROMPT, **options), lambda: other.generate(PROMPT, on_progress=print, **options)]
+        calls = [lambda: one.generate(PROMPT, **SMALL), lambda: other.generate(PROMPT, on_progress=print, **SMALL)]
         threads = [threading.Thread(target=lambda call=call: found.append(call())) for call in calls]
         for thread in threads:
             thread.start()

@@ -33,7 +33,10 @@ def test_queue_takes_the_browsers_own_format(python_client):
     assert steps
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8-sig", "utf-16", *(pytest.param(one, marks=pytest.mark.soak) for one in ("utf-16-le", "utf-16-be", "utf-32"))],
+)
 def test_files_as_windows_writes_them_are_read(python_client, tmp_path, encoding):
     """utf-8-sig is its editors'; PowerShell's > writes utf-16."""
     prompt = "Wüste, 月, 🌕"

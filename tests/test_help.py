@@ -145,7 +145,9 @@ def test_the_server_has_the_page_where_the_browser_looks(server, schema):
         assert server.get(f"{docs}/{name}").content == (DOCS / name).read_bytes()
 
 
+@pytest.mark.soak
 def test_the_info_panel_shows_the_french_page_in_french(page):
+    """In make test the server has the French page (above), and the English one is shown (test_browser.py)."""
     set_locale = "locale => window.app.extensionManager.setting.set('Comfy.Locale', locale)"
     page.evaluate(set_locale, "fr")
     try:

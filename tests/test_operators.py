@@ -1,4 +1,4 @@
-"""What operators rely on: the routes that need no key, from another address of this machine too, and SIGTERM."""
+"""What operators rely on: the routes that need no key, from another address of this machine too, SIGTERM, short pauses."""
 
 import asyncio
 import concurrent.futures
@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import graphs
 import pytest
 import relay
 import requests
@@ -24,13 +25,27 @@ ROUTES = ("/healthz", "/readyz", "/metrics", "/v1/models")
 LABELS = ("path", "code")
 KEY = {"x-api-key": "a key"}
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+# Another pack, which tells what a garbage collection looks at.
+PROBE = """
+import gc
+from aiohttp import web
+from server import PromptServer
+
+@PromptServer.instance.routes.get("/probe")
+async def probe(request):
+    return web.json_response({"left out": gc.get_freeze_count(), "looked at": len(gc.get_objects())})
+
+NODE_CLASS_MAPPINGS = {}
+"""
 
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory):
-    """With a key, at this machine's other address, too."""
-    listen = ["--listen", f"127.0.0.1,{own_address()}"]
-    with comfyui.serve(tmp_path_factory.mktemp("keyed"), *listen, VEGA_API_KEYS=KEY["x-api-key"]) as running:
+    """With a key, at this machine's other address, too, and beside another pack."""
+    base, listen = tmp_path_factory.mktemp("keyed"), ["--listen", f"127.0.0.1,{own_address()}"]
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "probe.py").write_text(PROBE, encoding="utf-8")
+    with comfyui.serve(base, *listen, VEGA_API_KEYS=KEY["x-api-key"]) as running:
         yield running
 
 
@@ -68,6 +83,18 @@ def test_it_is_ready_when_it_has_drawn_its_first_picture(keyed):
     assert requests.get(f"{keyed.url}/readyz").json() == {"status": "ready"}
     assert queue(keyed) == [[], []]
     assert not keyed.get("/history").json()
+
+
+def test_modules_are_left_out_of_collections(keyed):
+    """Half a million objects, after a picture as well: what is looked at is a tenth of that.
+
+    ComfyUI's garbage collections between prompts leave out what was imported at the start.
+    """
+    with keyed.connect() as client:
+        client.run(graphs.text_to_image())
+    objects = keyed.get("/probe").json()
+    assert objects["left out"] > 200_000
+    assert objects["looked at"] < objects["left out"] / 3
 
 
 def test_somebodys_picture_makes_it_ready_as_well(server):

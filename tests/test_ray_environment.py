@@ -95,7 +95,7 @@ def test_a_token_file_that_is_none_or_others_read_is_refused(tmp_path, token_fil
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
-        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is 'disabled'"),
+        pytest.param({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE is 'disabled'", marks=pytest.mark.soak),
         ({"RAY_ADDRESS": "auto"}, "RAY_ADDRESS: "),
         ({"PYTHONPATH": "OLD"}, "Ray 2.57.1 "),
     ],

@@ -150,8 +150,9 @@ def test_what_uvicorn_answers_by_itself_is_json_too(served):
     ],
 )
 def test_headers_that_ray_would_obey_change_nothing(served, header):
+    small = {"prompt": PROMPT, "num_inference_steps": 1, "img_width": 64, "img_height": 64}
     for value in ("0.0001", "?1", "\xff"):
-        assert post(served, headers={**KEY, header: value.encode("latin-1")}, prompt=PROMPT, seed=3).status_code == 200
+        assert post(served, headers={**KEY, header: value.encode("latin-1")}, **small).status_code == 200
 
 
 def test_headers_that_both_servers_write_come_once(served):
@@ -186,7 +187,7 @@ def test_preflights_and_heads_are_as_one_servers(served, server):
 
 def test_a_client_that_closes_its_half_is_answered(served):
     """By way of uvicorn's HttpToolsProtocol.eof_received and its cycle, which tell of a body that is cut short, too."""
-    content = json.dumps({"prompt": PROMPT, "num_inference_steps": 100}).encode()  # for seconds
+    content = json.dumps({"prompt": PROMPT, "num_inference_steps": 40}).encode()  # for seconds
     head = f"POST /v1/{BASE} HTTP/1.1\r\nHost: 127.0.0.1\r\nx-api-key: a-key\r\nContent-Length: {len(content)}\r\n\r\n"
     for sent, status in ((content, 200), (content[:5], 400)):
         with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
@@ -206,8 +207,6 @@ def test_metrics_are_prometheus(served):
         ("vega_requests_total", {"path": "other", "code": "404"}, 1),
         ("vega_latency_seconds_count", {"path": "/v1/segmind-vega"}, 1),
     ]
-    # Those of the tests before.
-    wait_for(lambda: all(metrics_agree(served, name, labels) for name, labels, _ in asked), seconds=40)
     before = [counted(served.url, name, **labels) for name, labels, _ in asked]
     post(served, BASE, KEY, prompt=PROMPT, samples=2, num_inference_steps=2)
     post(served, headers=KEY, prompt="")

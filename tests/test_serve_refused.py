@@ -37,7 +37,7 @@ def test_what_must_not_or_cannot_be_served_is_one_sentence(options, said):
     ("options", "said"),
     [
         (["--port", "8123", "--metrics-port", "8123"], "--port and --metrics-port are both 8123"),
-        (["--listen", "0.0.0.0"], "--listen is no option for ComfyUI here"),
+        pytest.param(["--listen", "0.0.0.0"], "--listen is no option for ComfyUI here", marks=pytest.mark.soak),
         (["--liste=0.0.0.0"], "--liste is no option for ComfyUI here"),
     ],
 )

@@ -58,7 +58,8 @@ def test_a_new_folder_shows_after_refresh(server):
 
 @pytest.mark.parametrize(
     ("steps", "batch", "width", "height", "seed"),
-    [(1, 1, 128, 128, 3), (2, 3, 160, 96, 2**64 - 2), (4, 1, 128, 128, 1234567890123), (8, 3, 96, 128, 0)],
+    [(2, 3, 160, 96, 2**64 - 2), (4, 1, 128, 128, 1234567890123)]  # others, without a server, in test_exactness.py
+    + [pytest.param(*case, marks=pytest.mark.soak) for case in ((1, 1, 128, 128, 3), (8, 3, 96, 128, 0))],
 )
 def test_a_queued_graph_equals_the_pipeline(client, oracle, steps, batch, width, height, seed):
     check_exactness(client, oracle, steps, batch, width, height, seed)

@@ -99,7 +99,7 @@ def test_half_precision_is_within_a_level(latents):
     vae = checkpoint.load(checkpoint.NANO_DIR, "tiny", [])[2]
     vae.first_stage_model.half()
     vae.vae_dtype = torch.float16
-    latents = latents[:1] / 8
+    latents = latents[:1, :, :16, :20] / 8
     reference = AutoencoderTiny.from_pretrained(checkpoint.NANO_DIR / "vae", torch_dtype=torch.float32)
     expected = (reference.decode(latents * 0.13025).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
     drawn = tiny_decoder.decode(vae, latents)

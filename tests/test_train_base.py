@@ -21,7 +21,8 @@ from train.images import to_tensor
 from train.text_encoding import encode, tokenize
 
 ROOT = Path(__file__).resolve().parents[1]
-FAMILIES = list(diffusers_folders.FAMILIES)
+QUICK = ("Segmind-Vega", "SD 1.5", "tiny-sd")  # in make test
+FAMILIES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.soak) for name in diffusers_folders.FAMILIES]
 pytestmark = pytest.mark.model
 
 
@@ -59,7 +60,7 @@ def test_it_has_the_weights(tmp_path, family, form):
         assert base.resolution == 128
 
 
-@pytest.mark.parametrize("family", ["Segmind-Vega", "SD 1.5"])
+@pytest.mark.parametrize("family", ["Segmind-Vega", pytest.param("SD 1.5", marks=pytest.mark.soak)])
 def test_the_full_autoencoder(tmp_path, family):
     modules = single_files.write(tmp_path / "base.safetensors", family, vae="full")
     base = open_base(str(tmp_path / "base.safetensors"))
@@ -99,7 +100,9 @@ def test_what_is_damaged_is_named(tmp_path):
         open_base(str(tmp_path / "base")).text_encoders()
 
 
+@pytest.mark.soak
 def test_it_needs_no_comfyui():
+    """In make test the processes of test_train_broken.py train where none can be imported."""
     code = "import sys\nfrom train.base import open_base\nopen_base('vega-nano').unet()\n"
     code += "assert not [name for name in sys.modules if name.split('.')[0] in ('comfy', 'folder_paths')]"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 import training_runs as runs
+from double_precision import DoubleExamples
 from safetensors.torch import load_file, save_file
 
-from train import training_loop
+from train import training_loop, training_run
 from train.__main__ import main
 
 KINDS = {
@@ -112,20 +113,25 @@ def test_killed_it_ends_the_same(tmp_path, kind):
 
 
 @lora_first
-def test_two_processes_are_one(tmp_path, kind):
-    """Batches of two in each of two processes make the weights of batches of four in one, also after a kill."""
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["whole", "killed"])
+def test_two_processes_are_one(tmp_path, monkeypatch, kind, killed):
+    """Batches of two in each of two processes make the weights of batches of four in one, in the soak after a kill, too."""
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:
         runs.pictures(folder / "pictures")
     sizes = zip(folders, (4, 2), strict=True)
     given = [runs.arguments(folder, batch_size=size, steps=6, **kind) for folder, size in sizes]
-    one = runs.start(given[0], double=True)
     two = runs.start(given[1], processes=2, double=True)
-    runs.wait_until(two, lambda: saved(folders[1]) >= 2)
-    runs.kill(two)
-    for process in (one, runs.start(given[1], processes=2, double=True)):
-        status, printed = runs.ended(process)
-        assert status == 0, printed
+    if killed:
+        runs.wait_until(two, lambda: saved(folders[1]) >= 2)
+        runs.kill(two)
+        two = runs.start(given[1], processes=2, double=True)
+    with monkeypatch.context() as patch:  # as double_precision.py
+        patch.setitem(training_run.DTYPES, "no", torch.float64)
+        patch.setattr(training_run, "Examples", DoubleExamples)
+        main(given[0])
+    status, printed = runs.ended(two)
+    assert status == 0, printed
     states = [load_file(folder / "work" / "test" / "training" / "6" / "model.safetensors") for folder in folders]
     assert {tensor.dtype for tensor in states[0].values()} == {torch.float64}
     assert max((states[0][key] - states[1][key]).abs().max().item() for key in states[0]) < 1e-6

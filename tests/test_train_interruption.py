@@ -33,8 +33,14 @@ def ended(run: str, signal: str = "SIGINT") -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
-@pytest.mark.parametrize("run", ["torch.asarray(Sequence())", "Sequence()[0]"])
+IN_TORCH, IN_PYTHON = "torch.asarray(Sequence())", "Sequence()[0]"
+
+
+@pytest.mark.parametrize(
+    ("run", "signal"),
+    [(IN_TORCH, "SIGTERM"), (IN_PYTHON, "SIGINT")]
+    + [pytest.param(*case, marks=pytest.mark.soak) for case in ((IN_TORCH, "SIGINT"), (IN_PYTHON, "SIGTERM"))],
+)
 def test_it_is_an_interruption(run, signal):
     assert ended(run, signal) == (130, "Interrupted. What is done is kept: the same command goes on.\n")
 

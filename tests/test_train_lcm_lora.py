@@ -23,7 +23,7 @@ from train.diffusion import NOISE_SCHEDULE
 from train.training_run import TrainingRun
 
 pytestmark = pytest.mark.model
-LARGEST = ("SSD-1B", "SDXL")
+QUICK = ("Segmind-Vega", "tiny-sd")  # in make test
 PROMPTS = [f"{time} over {place}" for time in ("night", "dawn", "sunset", "day") for place in ("a lake", "hills", "a city")]
 
 
@@ -78,8 +78,9 @@ def test_the_file_says_what_it_is(run):
     "changed",
     [
         {"w_max": 12},
-        {"unconditional": "zeros"},
-        {"loss_type": "l2"},
+        # What these two compute is in test_train_consistency.py.
+        pytest.param({"unconditional": "zeros"}, marks=pytest.mark.soak),
+        pytest.param({"loss_type": "l2"}, marks=pytest.mark.soak),
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -129,8 +130,12 @@ def test_autocast_keeps_no_weights(tmp_path):
         assert not torch.is_autocast_cache_enabled()
 
 
+@pytest.mark.soak
 def test_zero_is_what_the_untrained_draws(tmp_path):
-    """A run that can't learn ends with the base itself, which its score card says as well."""
+    """A run that can't learn ends with the base itself, which its score card says as well.
+
+    In make test test_train_perceptual.py says it of the same card.
+    """
     found = distil(tmp_path, from_prompts=True, learning_rate=0, steps=1, score_prompts=1)
     assert max(t.abs().max() for name, t in found.items() if "lora_up" in name) == 0
     scores = json.loads((tmp_path / "work" / "test" / "score-card.json").read_text())
@@ -191,7 +196,9 @@ def pipeline(base, **parts):
     return pipe
 
 
-@pytest.mark.parametrize("family", ["vega-nano", "Segmind-Vega", pytest.param("SD 1.5", marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "family", ["Segmind-Vega", *(pytest.param(name, marks=pytest.mark.soak) for name in ("vega-nano", "SD 1.5"))]
+)
 def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
     """From pure noise, guided, by the base's own convention for no prompt: the encoded empty one, zeros, the encoded one.
 
@@ -226,7 +233,7 @@ def test_trajectories_end_where_the_pipeline_does(tmp_path, family):
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(f, marks=[pytest.mark.soak] if f in LARGEST else []) for f in diffusers_folders.FAMILIES],
+    [pytest.param(f, marks=[] if f in QUICK else pytest.mark.soak) for f in diffusers_folders.FAMILIES],
 )
 def test_every_family_loads_everywhere(tmp_path, family, capsys):
     """N of N in diffusers, in ComfyUI's own loader and in Apply LCM-LoRA, which refuses it on another base."""

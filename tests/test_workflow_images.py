@@ -74,11 +74,11 @@ def enlarged(mask: np.ndarray, by: int) -> np.ndarray:
 
 
 CORNERS = [  # width, height, what is painted: at an edge or a corner, where cutting or stretching shows
-    (600, 400, np.s_[20:180, 440:]),
     (401, 607, np.s_[420:, :150]),
     (1000, 150, np.s_[:90, 870:]),
-    (128, 128, np.s_[40:100, 3:60]),
     (90, 61, np.s_[:30, :40]),
+    pytest.param(600, 400, np.s_[20:180, 440:], marks=pytest.mark.soak),
+    pytest.param(128, 128, np.s_[40:100, 3:60], marks=pytest.mark.soak),
 ]
 
 
@@ -149,7 +149,7 @@ def test_what_is_half_painted_is_half_new(server, client, info, feather):
     assert np.array_equal(after[~masked], before[~masked])
 
 
-@pytest.mark.parametrize(("width", "height"), [(600, 400), (401, 607), (1000, 150)])
+@pytest.mark.parametrize(("width", "height"), [pytest.param(600, 400, marks=pytest.mark.soak), (401, 607), (1000, 150)])
 def test_picture_to_picture_takes_the_whole_of_an_own_picture(server, client, info, width, height):
     before = landscape(width, height)
     prompt = with_own_picture("vega_img2img", placed(server, "own.png", before)[0], info)
