@@ -11,6 +11,7 @@ from vega_pack.vega.diffusers_config import host_config
 
 from dev import diffusers_folders, single_files
 from train import block_plan, student_unet
+from train.__main__ import main
 from train.base import Base, open_base
 
 pytestmark = pytest.mark.model
@@ -177,6 +178,13 @@ def test_what_is_no_plan_for_it(tmp_path, to, words):
     said = runs.refused(tmp_path, {"verb": "distill", "to": to if isinstance(to, str) else written(tmp_path, **to)})
     assert words in said
     assert "\n" not in said
+
+
+def test_features_that_are_not_compared_may_differ(tmp_path):
+    runs.pictures(tmp_path / "pictures", 2)
+    plan = written(tmp_path, features={"down_blocks.0": "down_blocks.1"})
+    main(runs.arguments(tmp_path, verb="distill", to=plan, feature_weight=0, steps=1))
+    assert (tmp_path / "test" / "model_index.json").is_file()
 
 
 def test_what_is_small_already(tmp_path):

@@ -17,6 +17,8 @@ def run(options: Namespace) -> None:
     plan = block_plan.read(options.to)
     training = start(options)
     student = student_unet.make_student(plan, training.base)
+    if options.feature_weight:
+        student_unet.check_features(plan, student, training.base)
     options.to = f"{plan.name} {key_of(plan)[:12]}"  # in the settings, so that a plan can't change within a run
     kept, whole = (on_meta(config).num_parameters() for config in (student.config, training.base.config))
     if training.is_main:

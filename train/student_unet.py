@@ -61,7 +61,9 @@ def make_student(plan: Plan, base: Base) -> Student:
                 "that it keeps don't fit each other."
             )
     features = plan.feature_pairs(len(whole.down))
-    check_features(plan, made, teacher, features)
+    for side, unet, modules in (("student", made, features), ("base", teacher, features.values())):
+        if unknown := sorted(set(modules) - dict(unet.named_modules()).keys()):
+            raise ValueError(f"The plan {plan.name} compares {unknown[0]}, which the {side} has not.")
     return Student(config, names, features)
 
 
@@ -111,13 +113,11 @@ def check_layers(plan: Plan, base: Base, place: str, block: int, kept: list[int]
         )
 
 
-def check_features(plan: Plan, made: UNet2DConditionModel, teacher: UNet2DConditionModel, features: dict[str, str]) -> None:
-    """ValueError where a feature is no module, or none with an output, or where two have outputs of different shapes."""
-    shapes = []
-    for side, unet, modules in (("student", made, features), ("base", teacher, features.values())):
-        if unknown := sorted(set(modules) - dict(unet.named_modules()).keys()):
-            raise ValueError(f"The plan {plan.name} compares {unknown[0]}, which the {side} has not.")
-        shapes.append(output_shapes(unet, modules))
+def check_features(plan: Plan, student: Student, base: Base) -> None:
+    """ValueError where what is compared has no output, or where two outputs have different shapes."""
+    features, shapes = student.features, []
+    for side, config, modules in (("student", student.config, features), ("base", base.config, features.values())):
+        shapes.append(output_shapes(on_meta(config), modules))
         if silent := sorted(set(modules) - shapes[-1].keys()):
             raise ValueError(
                 f"The plan {plan.name} compares {silent[0]}, which gives no output in the {side}: if it is a list, name "
