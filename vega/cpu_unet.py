@@ -89,10 +89,10 @@ class CpuUNet:
                 self.record_failure(error)
         if not self.packed.forwards:
             self.packed.dtype = torch.float32 if is_small(module_tree.modules(unet)) else self.dtype
-        if not self.packed.forwards and not self.ensure_memory(patcher.model, unet):
-            if self.packed.dtype != torch.float32:
-                raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
-            return by_host(), "notUsed"
+            if not self.ensure_memory(patcher.model, unet):
+                if self.packed.dtype != torch.float32:
+                    raise torch.OutOfMemoryError("there is no memory for the UNet's weights in bf16")
+                return by_host(), "notUsed"
         return self.call_packed(unet, *inputs), "packed"
 
     def ensure_memory(self, model: torch.nn.Module, unet: torch.nn.Module) -> bool:
