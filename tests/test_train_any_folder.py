@@ -83,7 +83,7 @@ def check(path: Path, tree) -> None:
         assert 1 <= picture.repeats <= folder.MAX_REPEATS
     for _, reason in dataset.left_out:
         assert reason
-    assert report.lines(dataset, 128)
+    assert report.lines(dataset, [128, 64])
 
 
 def check_anew(path: Path, tree) -> None:

@@ -1,13 +1,19 @@
 """Buckets, crops and their time ids, and the order of batches."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from train.cache import Cache
 from train.data.batches import Batches
 from train.data.buckets import bucket_of, resize_and_crop, resolutions
+from train.data.dataset import TrainingImage
+from train.examples import Examples
+from train.prompts import PromptBatches
 
 # kohya's library/model_util.py: make_bucket_resolutions((1024, 1024), min_size=256, max_size=2048, divisible=64).
 KOHYA_1024 = """256x2048 320x2048 384x2048 448x2048 512x1856 512x1920 512x1984 512x2048 576x1664 576x1728 576x1792 640x1536
@@ -98,3 +104,25 @@ def test_every_picture_is_in_every_epoch():
 
 def test_one_picture_fills_a_batch():
     assert Batches([(64, 64)], [1], 3, seed=0)(7) == [0, 0, 0]
+
+
+def test_each_picture_is_learned_at_each_resolution(tmp_path):
+    """Each once an epoch, in its bucket of each, without those of one resolution beside those of another."""
+    shapes = {"square": (200, 200), "wide": (300, 150)}
+    pictures = [TrainingImage(Path(name), name, name, "", 1, None, *shape, name) for name, shape in shapes.items()]
+    examples = Examples(pictures, [128, 64], Cache(tmp_path), "", None, 1, seed=0)
+    wanted = {(picture.name, bucket) for picture, bucket, _ in examples.wanted()}
+    assert wanted == {("square", (128, 128)), ("square", (64, 64)), ("wide", (160, 96)), ("wide", (96, 32))}
+    epoch = [examples.batches(number) for number in range(4)]
+    assert {(examples.pictures[k].name, examples.buckets[k]) for (k,) in epoch} == wanted
+
+
+def test_each_prompt_is_drawn_at_each_resolution():
+    texts = lambda prompts: (torch.tensor([[float(len(prompt))] for prompt in prompts]), None)  # noqa: E731
+    batches = PromptBatches(["a", "bb", "ccc"], texts, 3, [128, 64], 0, torch.device("cpu"))
+    found = [batches(number) for number in range(2)]
+    assert sorted(batch.latents.shape[-1] for batch in found) == [8, 16]
+    for batch in found:
+        side = 8 * batch.latents.shape[-1]
+        assert batch.time_ids.tolist() == [[side, side, 0, 0, side, side]] * 3
+        assert sorted(batch.text[0].flatten().tolist()) == [1, 2, 3]

@@ -6,6 +6,7 @@ from tqdm import tqdm
 
 from .data import folder, report
 from .data.dataset import Dataset, TrainingImage, checked
+from .options import resolutions
 
 RESOLUTION = 1024
 CAPTION_TOKENS = 75  # that CLIP's text encoders read
@@ -23,7 +24,7 @@ def load(options: Namespace, quiet: bool = False) -> Dataset:
     dataset = checked(found, progress)
     if not quiet:
         dataset.notes.extend(truncated_captions_note(dataset.pictures))
-        for line in report.lines(dataset, options.resolution):
+        for line in report.lines(dataset, resolutions(options)):
             print(line, flush=True)
     if not dataset.pictures:
         raise ValueError(f"{options.pictures} has no picture to train on: {no_images_reason(dataset)}.")

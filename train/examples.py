@@ -46,7 +46,7 @@ class Examples:
     def __init__(
         self,
         pictures: list[TrainingImage],
-        resolution: int,
+        sides: list[int],
         cache: Cache,
         vae: str,
         texts: Callable[[list[str]], tuple],
@@ -59,10 +59,11 @@ class Examples:
         device: torch.device | str = "cpu",
         timestep_weights: torch.Tensor | None = None,
     ):
-        sizes = resolutions(resolution)
-        self.pictures, self.buckets = pictures, [bucket_of(p.width, p.height, sizes) for p in pictures]
+        """sides: the resolutions; each picture is in one bucket of each."""
+        places = [(p, bucket_of(p.width, p.height, resolutions(side))) for side in sides for p in pictures]
+        self.pictures, self.buckets = [p for p, _ in places], [bucket for _, bucket in places]
         self.cache, self.vae, self.texts, self.device = cache, vae, texts, device
-        self.batches = Batches(self.buckets, [p.repeats for p in pictures], batch_size * processes, seed)
+        self.batches = Batches(self.buckets, [p.repeats for p in self.pictures], batch_size * processes, seed)
         self.rows = range(process * batch_size, (process + 1) * batch_size)
         self.seed, self.caption_dropout, self.random_flip = seed, caption_dropout, random_flip
         self.timestep_weights = timestep_weights

@@ -163,7 +163,7 @@ class LcmLoraRun:
         if self.dataset:
             batches = training.examples(self.dataset, self.texts, batch_size=size)
         else:
-            batches = prompts.PromptBatches(self.captions, self.texts, size, training.side, options.seed, training.device)
+            batches = prompts.PromptBatches(self.captions, self.texts, size, training.sides, options.seed, training.device)
 
         def compute(index: int) -> dict[str, torch.Tensor]:
             batch = batches(index)

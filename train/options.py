@@ -45,7 +45,14 @@ def add_data(command: argparse.ArgumentParser, optional: bool = False) -> None:
     help_text = f"a folder of pictures, or a .tar{'; without it, --prompts' if optional else ''}"
     command.add_argument("pictures", nargs="?" if optional else None, type=Path, help=help_text)
     command.add_argument("--resolution", type=at_least(64), help="side of a square of the buckets' area (the base's)")
+    help_text = "at which each picture is learned as well"
+    command.add_argument("--more-resolutions", nargs="+", action="extend", type=at_least(64), default=[], help=help_text)
     command.add_argument("--instance-prompt", default="", help="the caption of pictures that have none")
+
+
+def resolutions(options: argparse.Namespace) -> list[int]:
+    """At which each picture is learned, each once: first that of what is drawn."""
+    return list(dict.fromkeys([options.resolution, *options.more_resolutions]))
 
 
 def add_training(command: argparse.ArgumentParser, result: str = "NAME.safetensors") -> None:

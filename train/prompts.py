@@ -23,15 +23,20 @@ def read(path: Path) -> list[str]:
 
 
 class PromptBatches:
-    """number -> a Batch of prompts in a new order in each epoch, with empty latents of a square of `side` pixels."""
+    """number -> a Batch of prompts in a new order in each epoch, with empty latents of a square.
 
-    def __init__(self, prompts: list[str], texts, batch_size: int, side: int, seed: int, device: torch.device):
-        self.prompts, self.texts, self.side, self.device = prompts, texts, side, device
-        self.batches = Batches([(side, side)] * len(prompts), [1] * len(prompts), batch_size, seed)
+    sides: of the squares, in pixels; each prompt comes with each of them.
+    """
+
+    def __init__(self, prompts: list[str], texts, batch_size: int, sides: list[int], seed: int, device: torch.device):
+        self.texts, self.device = texts, device
+        self.rows = [(prompt, side) for side in sides for prompt in prompts]
+        self.batches = Batches([(side, side) for _, side in self.rows], [1] * len(self.rows), batch_size, seed)
 
     def __call__(self, number: int) -> Batch:
-        context, pooled = self.texts([self.prompts[index] for index in self.batches(number)])
-        cells, side = self.side // PIXELS_PER_LATENT, self.side
+        prompts, sides = zip(*(self.rows[index] for index in self.batches(number)), strict=True)
+        context, pooled = self.texts(list(prompts))
+        side, cells = sides[0], sides[0] // PIXELS_PER_LATENT
         latents = torch.zeros(len(context), 4, cells, cells, device=self.device)
         time_ids = torch.tensor([[side, side, 0, 0, side, side]] * len(context), device=self.device)
         text = context.to(self.device), None if pooled is None else pooled.to(self.device)

@@ -15,6 +15,7 @@ RESUME_MUTABLE_OPTIONS |= {"sample_prompts", "sample_every", "lcm_lora"}
 # What runs of older versions did, whose settings lack these options.
 OLDER_DEFAULTS = {
     "prior_prediction": False,
+    "more_resolutions": [],
     "timestep_bias_strategy": "none",
     "timestep_bias_multiplier": TIMESTEP_BIAS_MULTIPLIER,
     "timestep_bias_portion": TIMESTEP_BIAS_PORTION,

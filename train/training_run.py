@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from . import adapters, lora_round_trip, loss_plot, training_loop
 from .base import Base, open_base, open_vae
 from .cache import Cache, cache_latents, cache_texts, key_of
-from .data.buckets import bucket_of, resolutions
+from .data.buckets import square
 from .data.dataset import Dataset
 from .diffusion import prepare_for_device
 from .events import Events
@@ -27,6 +27,7 @@ from .examples import CachedTexts, Examples
 from .files import atomic_write, check_writable, sampled_fingerprint
 from .images import make_grid
 from .optimization import adamw_8bit, schedule
+from .options import resolutions
 from .run_folder import RunFolder
 from .sampling import Sampler
 from .timesteps import timestep_weights
@@ -95,7 +96,7 @@ class TrainingRun:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         return Examples(
             dataset.pictures,
-            self.options.resolution,
+            resolutions(self.options),
             Cache(self.folder.cache / "latents"),
             self.vae_fingerprint,
             texts,
@@ -123,9 +124,14 @@ class TrainingRun:
         return open_vae(self.options.vae, self.base.is_xl) if self.options.vae else self.base.vae()
 
     @property
+    def sides(self) -> list[int]:
+        """In pixels, of the square pictures of each resolution."""
+        return [square(resolution) for resolution in resolutions(self.options)]
+
+    @property
     def side(self) -> int:
         """In pixels, of the square pictures that are drawn."""
-        return bucket_of(1, 1, resolutions(self.options.resolution))[0]
+        return self.sides[0]
 
     def sampler(self, unet: nn.Module, texts: Callable, zero_unconditional: bool = False) -> Sampler:
         return Sampler(unet, self.open_vae, texts, self.base.is_xl, self.side, zero_unconditional)

@@ -35,6 +35,11 @@ def resolutions(resolution: int) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+def square(resolution: int) -> int:
+    """The side of the square one."""
+    return bucket_of(1, 1, resolutions(resolution))[0]
+
+
 def bucket_of(width: int, height: int, buckets: list[tuple[int, int]]) -> tuple[int, int]:
     """The bucket whose aspect ratio is the nearest; of those of the same, the largest."""
     return min(buckets, key=lambda bucket: (abs(bucket[0] / bucket[1] - width / height), -bucket[0]))

@@ -8,17 +8,23 @@ from .dataset import Dataset
 EXAMPLES = 5
 
 
-def lines(dataset: Dataset, resolution: int) -> list[str]:
-    """The report: how many pictures, what their captions are from, repeats, buckets, examples, and each file left out."""
+def lines(dataset: Dataset, sides: list[int]) -> list[str]:
+    """The report: how many pictures, what their captions are from, repeats, buckets, examples, and each file left out.
+
+    sides: the resolutions.
+    """
     pictures = dataset.pictures
-    buckets = resolutions(resolution)
-    of = [bucket_of(picture.width, picture.height, buckets) for picture in pictures]
-    small = [p.name for p, bucket in zip(pictures, of, strict=True) if p.width < bucket[0] or p.height < bucket[1]]
+    of = {side: [bucket_of(picture.width, picture.height, resolutions(side)) for picture in pictures] for side in sides}
+    small = [
+        p.name
+        for p, *buckets in zip(pictures, *of.values(), strict=True)
+        if any(p.width < w or p.height < h for w, h in buckets)
+    ]
     said = [f"{len(pictures)} pictures, {sum(p.repeats for p in pictures)} with repeats; {len(dataset.left_out)} left out"]
     if pictures:
         said.append(f"captions: {counted(p.source for p in pictures)}")
         said.append(f"repeats: {counted(p.repeats for p in pictures)}")
-        said.append(f"buckets of {resolution} pixels: {counted(f'{width}x{height}' for width, height in of)}")
+        said += [f"buckets of {side} pixels: {counted(f'{w}x{h}' for w, h in buckets)}" for side, buckets in of.items()]
         said += [f'for example {p.name}: "{p.caption}"' for p in pictures[:: max(1, len(pictures) // EXAMPLES)][:EXAMPLES]]
     if small:
         said.append(f"note: {len(small)} pictures are smaller than their bucket, and are enlarged ({small[0]} is one)")
