@@ -115,7 +115,7 @@ def test_a_run_of_an_older_version_goes_on(run, tmp_path):
     file = tmp_path / "work" / "test" / "settings.json"
     settings = json.loads(file.read_text())
     added = ("prior_prediction", "timestep_bias_strategy", "timestep_bias_multiplier", "timestep_bias_portion")
-    added += ("more_resolutions",)
+    added += ("more_resolutions", "noise_offset")
     file.write_text(json.dumps({name: value for name, value in settings.items() if name not in added}))
     given = ("--prior-prediction", "--class-prompt", "a lake")
     assert "prior_prediction was False and is True" in runs.refused(tmp_path, "vega-nano", *given, {})

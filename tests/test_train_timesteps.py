@@ -4,7 +4,6 @@ import pytest
 import torch
 import training_runs as runs
 
-from train import finetune_run, lora_run
 from train.__main__ import main, parser
 from train.timesteps import sample_timestep, timestep_weights
 
@@ -63,17 +62,6 @@ def test_a_bias_that_does_nothing_is_refused(tmp_path, verb, flags, words):
 @pytest.mark.parametrize("verb", ["lora", "finetune"])
 def test_pictures_and_class_pictures_are_biased(tmp_path, monkeypatch, verb):
     """What reaches the objective is of the portion that is drawn a thousand times as often: 99 of 100."""
-    seen = []
-    run, objective = (lora_run, "prior_preserving_loss") if verb == "lora" else (finetune_run, "denoising_loss")
-    compute = getattr(run, objective)
-
-    def noting(unet, scheduler, *given):
-        seen.extend(part.timesteps for part in given if hasattr(part, "timesteps"))
-        return compute(unet, scheduler, *given)
-
-    monkeypatch.setattr(run, objective, noting)
-    runs.pictures(tmp_path / "pictures")
-    classes = ["--class-prompt=a lake", "--num-class-images=2"] if verb == "lora" else []
-    main(runs.arguments(tmp_path, "vega-nano", *bias("earlier", 1000, 0.1), *classes, verb=verb, steps=3))
-    assert len(seen) == (6 if classes else 3)
+    seen = [batch.timesteps for batch in runs.objective_batches(tmp_path, monkeypatch, verb, *bias("earlier", 1000, 0.1))]
+    assert len(seen) == (6 if verb == "lora" else 3)
     assert (torch.cat(seen) < 100).float().mean() > 0.8

@@ -15,7 +15,9 @@ import training_files as files
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from train import finetune_run, lora_run
 from train.__main__ import main
+from train.denoising import Batch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {"resolution": 64, "rank": 2, "steps": 4, "gradient-accumulation-steps": 1, "batch-size": 2, "save-every": 1}
@@ -47,6 +49,23 @@ def arguments(
     given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     where = [f"--output-dir={folder}", f"--work={folder / 'work'}"]
     return [verb, str(base), *([str(folder / "pictures")] if has_pictures else []), *given, *where, *flags]
+
+
+def objective_batches(folder: Path, monkeypatch, verb: str, *flags: str) -> list[Batch]:
+    """What reaches the objective in three steps: with `lora`, which has class pictures as well, two batches a step."""
+    seen = []
+    run, objective = (lora_run, "prior_preserving_loss") if verb == "lora" else (finetune_run, "denoising_loss")
+    compute = getattr(run, objective)
+
+    def noting(unet, scheduler, *given):
+        seen.extend(part for part in given if isinstance(part, Batch))
+        return compute(unet, scheduler, *given)
+
+    monkeypatch.setattr(run, objective, noting)
+    pictures(folder / "pictures")
+    classes = ["--class-prompt=a lake", "--num-class-images=2"] if verb == "lora" else []
+    main(arguments(folder, "vega-nano", *classes, *flags, verb=verb, steps=3))
+    return seen
 
 
 def half_plan(folder: Path) -> Path:

@@ -58,6 +58,7 @@ class Examples:
         processes: int = 1,
         device: torch.device | str = "cpu",
         timestep_weights: torch.Tensor | None = None,
+        noise_offset: float = 0.0,
     ):
         """sides: the resolutions; each picture is in one bucket of each."""
         places = [(p, bucket_of(p.width, p.height, resolutions(side))) for side in sides for p in pictures]
@@ -66,7 +67,7 @@ class Examples:
         self.batches = Batches(self.buckets, [p.repeats for p in self.pictures], batch_size * processes, seed)
         self.rows = range(process * batch_size, (process + 1) * batch_size)
         self.seed, self.caption_dropout, self.random_flip = seed, caption_dropout, random_flip
-        self.timestep_weights = timestep_weights
+        self.timestep_weights, self.noise_offset = timestep_weights, noise_offset
 
     def wanted(self) -> Iterable[tuple[TrainingImage, tuple[int, int], bool]]:
         """What the cache must hold: each picture in its bucket, mirrored as well where that is asked for."""
@@ -84,7 +85,7 @@ class Examples:
             picture, bucket = self.pictures[chosen[row]], self.buckets[chosen[row]]
             mirrored = self.random_flip and flip < 0.5
             stored = self.cache.load(latent_key(picture, bucket, mirrored, self.vae))
-            noise = torch.randn(stored["latents"].shape, generator=generator)
+            noise = random_noise(stored["latents"].shape, self.noise_offset, generator)
             caption = "" if drop < self.caption_dropout else picture.caption
             columns.append((stored["latents"], noise, timestep, stored["size_ids"], caption))
         latents, noise, timesteps, time_ids, captions = zip(*columns, strict=True)
@@ -94,6 +95,16 @@ class Examples:
         context, pooled = self.texts(list(captions))
         text = context.to(self.device), None if pooled is None else pooled.to(self.device)
         return Batch(latents, noise, timesteps, text, time_ids)
+
+
+def random_noise(shape: torch.Size, offset: float, generator: torch.Generator) -> torch.Tensor:
+    """[C, h, w] normal noise; with an offset each channel's mean is random too, with that standard deviation.
+
+    The latter is diffusers' and kohya's noise_offset (Guttenberg 2023, "Diffusion with offset noise"): it shows a model
+    pictures that are dark or bright as a whole through noise that else leaves their mean as it is.
+    """
+    noise = torch.randn(shape, generator=generator)
+    return noise + offset * torch.randn(shape[0], 1, 1, generator=generator) if offset else noise
 
 
 def row_seed(seed: int, number: int, row: int) -> int:

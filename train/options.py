@@ -95,6 +95,9 @@ def add_denoising(command: argparse.ArgumentParser) -> None:
     """What LoRA and fine-tuning have, whose objective is the noise in pictures."""
     option = command.add_argument
     option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
+    option(
+        "--noise-offset", type=at_least(0, float), default=0.0, help="noise that moves the mean of a channel, too; 0: none"
+    )
     help_text = "draw timesteps of much noise (later) or of little (earlier) more often"
     option("--timestep-bias-strategy", choices=TIMESTEP_BIAS_STRATEGIES, default="none", help=help_text)
     option("--timestep-bias-multiplier", type=at_least(0, float), default=TIMESTEP_BIAS_MULTIPLIER, help="how many times")

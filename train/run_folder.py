@@ -16,6 +16,7 @@ RESUME_MUTABLE_OPTIONS |= {"sample_prompts", "sample_every", "lcm_lora"}
 OLDER_DEFAULTS = {
     "prior_prediction": False,
     "more_resolutions": [],
+    "noise_offset": 0.0,
     "timestep_bias_strategy": "none",
     "timestep_bias_multiplier": TIMESTEP_BIAS_MULTIPLIER,
     "timestep_bias_portion": TIMESTEP_BIAS_PORTION,

@@ -108,6 +108,7 @@ class TrainingRun:
             1 if batch_size else processes,
             self.device,
             timestep_weights(self.options),
+            getattr(self.options, "noise_offset", 0.0),  # which runs of other objectives lack
         )
 
     def cached_texts(self) -> CachedTexts:
