@@ -16,11 +16,11 @@ FONT_PT, DPI = 8, 110  # the smallest letters, in points
 
 
 def draw(data: dict, path: Path) -> None:
-    """Times of the run in which most variants were measured: at its main case, by steps, by pixels."""
+    """Times of the last run in which most variants were measured: at its main case, by steps, by pixels."""
     runs = [run for run in data["runs"] if run["ends"]]
     if not runs:
         return
-    run = max(runs, key=lambda r: len({row["variant"] for row in r["ends"]}))
+    run = max(reversed(runs), key=lambda r: len({row["variant"] for row in r["ends"]}))
     main = Case(*run["ends"][0]["case"])
     medians = {(row["variant"], Case(*row["case"])): row["p50_ms"] for row in run["ends"]}
     floor = {Case(*row["case"]): row["ms"] for row in run["roofline"]}
