@@ -28,7 +28,6 @@ from . import machine, roofline, weights
 from .weights import NANO_DIR
 
 ROUNDS = 9
-MATRIX_SIZE = 2048  # side of the product whose rate is the roofline's
 MIB = 2**20
 
 
@@ -214,14 +213,6 @@ def decode_variants(size: int) -> list[Variant]:
     return variants
 
 
-def matmul_flop_per_second(dtype: torch.dtype) -> float:
-    """FLOP/s of a product of two large matrices by oneDNN, its weight packed."""
-    a, b = (torch.randn(MATRIX_SIZE, MATRIX_SIZE).to(dtype) for _ in range(2))
-    packed = torch.ops.mkldnn._reorder_linear_weight(b)
-    product = lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], "")  # noqa: E731
-    return 2 * MATRIX_SIZE**3 / roofline.min_seconds(product)
-
-
 def table(rows: list[Result], operations: list[roofline.Operation], rates: dict[torch.dtype, float]) -> str:
     core = statistics.median(rows[0].seconds)
     flop = sum(operation.flop for operation in operations)
@@ -252,7 +243,7 @@ def main() -> None:
     with torch.inference_mode():
         before, *kept, after = resident_mib(vega_unet(), options.size)
         gc.collect()
-        rates = {dtype: matmul_flop_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
+        rates = {dtype: roofline.matmul_flop_per_second(dtype) for dtype in (torch.float32, torch.bfloat16)}
         tables = {"decode": table(measure(decode_variants(options.size), options.rounds), counted["decode"], rates)}
         gc.collect()
         variants = unet_variants(vega_unet(), options.size, options.compile)
@@ -265,7 +256,8 @@ def main() -> None:
         f"load average {began:.1f} before, {os.getloadavg()[0]:.1f} after; "
         f"{options.size} x {options.size} pixels, {options.rounds} calls each in turns; "
         f"{rates[torch.float32] / 1e9:.0f} GFLOP/s in fp32 and {rates[torch.bfloat16] / 1e9:.0f} in bf16 in a product of "
-        f"{MATRIX_SIZE} x {MATRIX_SIZE} matrices; peak memory of the process {process.memory_info().rss / MIB:.0f} MiB.",
+        f"{roofline.MATRIX_SIZE} x {roofline.MATRIX_SIZE} matrices; "
+        f"peak memory of the process {process.memory_info().rss / MIB:.0f} MiB.",
         "",
         "The error is the largest difference from core's output by its largest value. A roofline is a dtype's own.",
         "",

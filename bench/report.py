@@ -56,7 +56,7 @@ def models_table(run: dict) -> Table | None:
     note = (
         "Milliseconds of the UNet's calls and the decoder's together, the GPU waited for around each call; in brackets, how "
         "many times the roofline it is. Measured in this run: "
-        f"{rates['flop_per_second'] / 1e12:.4g} TFLOP/s in a matrix product or a convolution, "
+        f"{rates['flop_per_second'] / 1e12:.4g} TFLOP/s in a matrix product, "
         f"{rates['bytes_per_second'] / 1e9:.4g} GB/s in a copy. Caches can beat the roofline where pictures are small."
     )
     headers, rows = pivot(run["models"], lambda row: f"{row['ms']:.1f} ({row['ms'] / roofline[Case(*row['case'])]:.2f})")
