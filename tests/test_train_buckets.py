@@ -10,7 +10,7 @@ from PIL import Image
 
 from train.cache import Cache
 from train.data.batches import Batches
-from train.data.buckets import bucket_of, resize_and_crop, resolutions
+from train.data.buckets import bucket_of, resize_and_crop, sizes
 from train.data.dataset import TrainingImage
 from train.examples import Examples
 from train.prompts import PromptBatches
@@ -26,12 +26,12 @@ def both_ways(sizes: str) -> set[tuple[int, int]]:
 
 
 def test_buckets_are_kohyas():
-    assert set(resolutions(1024)) == both_ways(KOHYA_1024)
+    assert set(sizes(1024)) == both_ways(KOHYA_1024)
 
 
 @pytest.mark.parametrize("resolution", [96, 128, 192, 256, 512, 768, 1024])
 def test_buckets_fit_the_unet_and_the_area(resolution):
-    found = resolutions(resolution)
+    found = sizes(resolution)
     assert (resolution, resolution) in found
     for width, height in found:
         assert width % 32 == height % 32 == 0
@@ -42,7 +42,7 @@ def test_buckets_fit_the_unet_and_the_area(resolution):
     ("size", "bucket"), [((3000, 2000), (1216, 832)), ((500, 500), (1024, 1024)), ((9, 90), (256, 2048))]
 )
 def test_the_nearest_shape(size, bucket):
-    assert bucket_of(*size, resolutions(1024)) == bucket
+    assert bucket_of(*size, sizes(1024)) == bucket
 
 
 def coordinates(width: int, height: int) -> Image.Image:

@@ -189,11 +189,14 @@ def test_the_report_names_everything(tmp_path, capsys):
     captions = {name.replace("png", "txt"): "a boat" for name in broken}
     wide = files.encoded(Image.new("RGB", (300, 100)))
     files.write(tmp_path, {**broken, **captions, "good.png": wide, "good.txt": "a wide boat", "x.psd": b""})
-    printed, ending = run(capsys, "inspect", tmp_path, "--resolution", "128")
+    printed, ending = run(capsys, "inspect", tmp_path, "--resolution", "128", "--more-resolutions", "64", "256")
     assert ending == ""
     assert "1 pictures, 1 with repeats; 5 left out" in printed
     assert "captions: .txt x 1" in printed
     assert "buckets of 128 pixels: 192x64 x 1" in printed
+    assert "buckets of 64 pixels: 96x32 x 1" in printed
+    assert "note: 1 pictures are smaller than their bucket of 256 pixels, and are enlarged (good.png is one)" in printed
+    assert "smaller than their bucket of 128" not in printed
     assert 'for example good.png: "a wide boat"' in printed
     for name in (*broken, "x.psd"):
         assert f"left out: {name}: " in printed

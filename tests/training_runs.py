@@ -51,8 +51,8 @@ def arguments(
     return [verb, str(base), *([str(folder / "pictures")] if has_pictures else []), *given, *where, *flags]
 
 
-def objective_batches(folder: Path, monkeypatch, verb: str, *flags: str) -> list[Batch]:
-    """What reaches the objective in three steps: with `lora`, which has class pictures as well, two batches a step."""
+def objective_batches(folder: Path, monkeypatch, verb: str, *flags: str, steps: int = 3) -> list[Batch]:
+    """What reaches the objective: with `lora`, which has class pictures as well, two batches a step."""
     seen = []
     run, objective = (lora_run, "prior_preserving_loss") if verb == "lora" else (finetune_run, "denoising_loss")
     compute = getattr(run, objective)
@@ -64,7 +64,7 @@ def objective_batches(folder: Path, monkeypatch, verb: str, *flags: str) -> list
     monkeypatch.setattr(run, objective, noting)
     pictures(folder / "pictures")
     classes = ["--class-prompt=a lake", "--num-class-images=2"] if verb == "lora" else []
-    main(arguments(folder, "vega-nano", *classes, *flags, verb=verb, steps=3))
+    main(arguments(folder, "vega-nano", *classes, *flags, verb=verb, steps=steps))
     return seen
 
 

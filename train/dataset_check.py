@@ -5,8 +5,8 @@ from argparse import Namespace
 from tqdm import tqdm
 
 from .data import folder, report
+from .data.buckets import square
 from .data.dataset import Dataset, TrainingImage, checked
-from .options import resolutions
 
 RESOLUTION = 1024
 CAPTION_TOKENS = 75  # that CLIP's text encoders read
@@ -29,6 +29,20 @@ def load(options: Namespace, quiet: bool = False) -> Dataset:
     if not dataset.pictures:
         raise ValueError(f"{options.pictures} has no picture to train on: {no_images_reason(dataset)}.")
     return dataset
+
+
+def resolutions(options: Namespace) -> list[int]:
+    """At which each picture is learned: first that of what is drawn. ValueError for two with the same square pictures."""
+    of_square: dict[int, int] = {}
+    for resolution in (options.resolution, *sorted(options.more_resolutions)):
+        side = square(resolution)
+        if side in of_square:
+            raise ValueError(
+                f"Square pictures have {side} x {side} pixels both at {of_square[side]} and at {resolution}: leave "
+                f"{resolution} out of --more-resolutions."
+            )
+        of_square[side] = resolution
+    return list(of_square.values())
 
 
 def no_images_reason(dataset: Dataset) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from .cache import Cache, latent_key, text_key
 from .data.batches import Batches
-from .data.buckets import bucket_of, resolutions
+from .data.buckets import bucket_of, sizes
 from .data.dataset import TrainingImage
 from .denoising import Batch
 from .text_encoding import encode, tokenize
@@ -46,7 +46,7 @@ class Examples:
     def __init__(
         self,
         pictures: list[TrainingImage],
-        sides: list[int],
+        resolutions: list[int],
         cache: Cache,
         vae: str,
         texts: Callable[[list[str]], tuple],
@@ -60,9 +60,10 @@ class Examples:
         timestep_weights: torch.Tensor | None = None,
         noise_offset: float = 0.0,
     ):
-        """sides: the resolutions; each picture is in one bucket of each."""
-        places = [(p, bucket_of(p.width, p.height, resolutions(side))) for side in sides for p in pictures]
-        self.pictures, self.buckets = [p for p, _ in places], [bucket for _, bucket in places]
+        """Each picture is in one bucket of each of the resolutions."""
+        self.pictures, self.buckets = pictures * len(resolutions), []
+        for buckets in map(sizes, resolutions):
+            self.buckets += [bucket_of(p.width, p.height, buckets) for p in pictures]
         self.cache, self.vae, self.texts, self.device = cache, vae, texts, device
         self.batches = Batches(self.buckets, [p.repeats for p in self.pictures], batch_size * processes, seed)
         self.rows = range(process * batch_size, (process + 1) * batch_size)
@@ -98,10 +99,10 @@ class Examples:
 
 
 def random_noise(shape: torch.Size, offset: float, generator: torch.Generator) -> torch.Tensor:
-    """[C, h, w] normal noise; with an offset each channel's mean is random too, with that standard deviation.
+    """[C, h, w] normal noise, and a shift of each channel's mean, normal with the standard deviation `offset`.
 
-    The latter is diffusers' and kohya's noise_offset (Guttenberg 2023, "Diffusion with offset noise"): it shows a model
-    pictures that are dark or bright as a whole through noise that else leaves their mean as it is.
+    The shift is diffusers' and kohya's noise_offset (Guttenberg 2023, "Diffusion with offset noise"). Without it a model can
+    read in the noisiest latents how bright the picture is as a whole, which no sampler's first noise tells it.
     """
     noise = torch.randn(shape, generator=generator)
     return noise + offset * torch.randn(shape[0], 1, 1, generator=generator) if offset else noise

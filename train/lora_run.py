@@ -83,7 +83,9 @@ class LoraRun:
         with training.accelerator.autocast():
             make_sampler = partial(training.sampler, unet, self.texts)
             training.on_main_process(lambda: prior.draw(directory, prompts, count, make_sampler, training.events))
-        examples = training.examples(prior.dataset(directory, prompts, count), self.texts, SEED_OF_PRIOR)
+        # Not at others, at which what the base drew would be resized.
+        class_pictures, drawn_at = prior.dataset(directory, prompts, count), [self.options.resolution]
+        examples = training.examples(class_pictures, self.texts, SEED_OF_PRIOR, resolutions=drawn_at)
         training.on_main_process(partial(self.fill_caches, examples))
         return examples
 

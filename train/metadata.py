@@ -59,6 +59,7 @@ def of_lora(options: Namespace, base: Base, dataset: Dataset, steps: int) -> dic
         "ss_total_batch_size": options.batch_size * options.gradient_accumulation_steps,
         "ss_mixed_precision": options.mixed_precision,
         "ss_min_snr_gamma": options.snr_gamma,
+        "ss_noise_offset": options.noise_offset,
         "ss_caption_dropout_rate": options.caption_dropout,
         "ss_seed": options.seed,
         "ss_resolution": f"({options.resolution}, {options.resolution})",

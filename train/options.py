@@ -45,14 +45,9 @@ def add_data(command: argparse.ArgumentParser, optional: bool = False) -> None:
     help_text = f"a folder of pictures, or a .tar{'; without it, --prompts' if optional else ''}"
     command.add_argument("pictures", nargs="?" if optional else None, type=Path, help=help_text)
     command.add_argument("--resolution", type=at_least(64), help="side of a square of the buckets' area (the base's)")
-    help_text = "at which each picture is learned as well"
+    help_text = "further ones, at which each picture or prompt is learned as well"
     command.add_argument("--more-resolutions", nargs="+", action="extend", type=at_least(64), default=[], help=help_text)
     command.add_argument("--instance-prompt", default="", help="the caption of pictures that have none")
-
-
-def resolutions(options: argparse.Namespace) -> list[int]:
-    """At which each picture is learned, each once: first that of what is drawn."""
-    return list(dict.fromkeys([options.resolution, *options.more_resolutions]))
 
 
 def add_training(command: argparse.ArgumentParser, result: str = "NAME.safetensors") -> None:
@@ -95,9 +90,8 @@ def add_denoising(command: argparse.ArgumentParser) -> None:
     """What LoRA and fine-tuning have, whose objective is the noise in pictures."""
     option = command.add_argument
     option("--snr-gamma", type=at_least(0, float), default=5.0, help="of min-SNR weights; 0: none")
-    option(
-        "--noise-offset", type=at_least(0, float), default=0.0, help="noise that moves the mean of a channel, too; 0: none"
-    )
+    help_text = "standard deviation of a shift of each channel's noise, 0.05 for example; 0: none"
+    option("--noise-offset", type=at_least(0, float), default=0.0, help=help_text)
     help_text = "draw timesteps of much noise (later) or of little (earlier) more often"
     option("--timestep-bias-strategy", choices=TIMESTEP_BIAS_STRATEGIES, default="none", help=help_text)
     option("--timestep-bias-multiplier", type=at_least(0, float), default=TIMESTEP_BIAS_MULTIPLIER, help="how many times")

@@ -21,13 +21,13 @@ from .base import Base, open_base, open_vae
 from .cache import Cache, cache_latents, cache_texts, key_of
 from .data.buckets import square
 from .data.dataset import Dataset
+from .dataset_check import resolutions
 from .diffusion import prepare_for_device
 from .events import Events
 from .examples import CachedTexts, Examples
 from .files import atomic_write, check_writable, sampled_fingerprint
 from .images import make_grid
 from .optimization import adamw_8bit, schedule
-from .options import resolutions
 from .run_folder import RunFolder
 from .sampling import Sampler
 from .timesteps import timestep_weights
@@ -48,6 +48,7 @@ class TrainingRun:
         transformers_logging.set_verbosity_error()
         self.options, self.base = options, open_base(options.base)
         options.resolution = options.resolution or self.base.resolution
+        options.more_resolutions = resolutions(options)[1:]  # in their order: another one is no other run
         output = options.output_dir / (result or f"{options.name}.safetensors")
         self.folder = RunFolder(options.work, options.name, output)
         self.accelerator = make_accelerator(options, self.folder)
@@ -91,12 +92,19 @@ class TrainingRun:
         """The base's, in the run's precision unless another is asked for."""
         return prepare_for_device(self.base.unet(dtype or self.dtype), self.device)
 
-    def examples(self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0) -> Examples:
+    @property
+    def resolutions(self) -> list[int]:
+        """Of the pictures that are learned from; what is drawn has the first."""
+        return [self.options.resolution, *self.options.more_resolutions]
+
+    def examples(
+        self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0, resolutions: list[int] | None = None
+    ) -> Examples:
         """Batches of the data set; seed is added to the run's. Those of another batch_size are not shared by processes."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         return Examples(
             dataset.pictures,
-            resolutions(self.options),
+            resolutions or self.resolutions,
             Cache(self.folder.cache / "latents"),
             self.vae_fingerprint,
             texts,
@@ -127,7 +135,7 @@ class TrainingRun:
     @property
     def sides(self) -> list[int]:
         """In pixels, of the square pictures of each resolution."""
-        return [square(resolution) for resolution in resolutions(self.options)]
+        return [square(resolution) for resolution in self.resolutions]
 
     @property
     def side(self) -> int:

@@ -22,7 +22,7 @@ class Crop(NamedTuple):
     target_size: tuple[int, int]  # (height, width) of the bucket
 
 
-def resolutions(resolution: int) -> list[tuple[int, int]]:
+def sizes(resolution: int) -> list[tuple[int, int]]:
     """The (width, height) of all buckets, sorted."""
     step = STEP_PIXELS if resolution >= SMALL_RESOLUTION else SMALL_STEP_PIXELS
     least, most = (max(step, int(resolution * share) // step * step) for share in (MIN_SIDE_RATIO, MAX_SIDE_RATIO))
@@ -37,7 +37,7 @@ def resolutions(resolution: int) -> list[tuple[int, int]]:
 
 def square(resolution: int) -> int:
     """The side of the square one."""
-    return bucket_of(1, 1, resolutions(resolution))[0]
+    return bucket_of(1, 1, sizes(resolution))[0]
 
 
 def bucket_of(width: int, height: int, buckets: list[tuple[int, int]]) -> tuple[int, int]:
