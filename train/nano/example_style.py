@@ -15,11 +15,13 @@ from .scenes import split
 FOLDER = Path(__file__).resolve().parents[2] / "input" / "vega_example_style"
 PICTURES = 12
 FIRST = 70_000  # in the endless data set
-INK, PAPER = (14, 40, 108), (246, 248, 242)  # darkest and lightest
+INK, WASH, PAPER = (14, 50, 120), (120, 165, 215), (250, 250, 246)  # darkest, in the middle, and lightest
+GAMMA = 0.55  # lightens them: dark blue prints are to vega-nano its nights, and what it draws after them is murky
 
 
 def cyanotype(picture: Image.Image) -> Image.Image:
-    return ImageOps.colorize(ImageOps.autocontrast(picture.convert("L"), 1), INK, PAPER)
+    grey = ImageOps.autocontrast(picture.convert("L"), 2)
+    return ImageOps.colorize(grey.point([round(255 * (level / 255) ** GAMMA) for level in range(256)]), INK, PAPER, WASH)
 
 
 def write(folder: Path) -> None:
