@@ -19,7 +19,7 @@ DRAWN = 64
 # As docs/train.md has it.
 COMMAND = "--resolution 128 --rank 16 --steps 600 --batch-size 4 --gradient-accumulation-steps 1"
 COMMAND += " --learning-rate 2e-3 --ema-decay 0.99 --train-text-encoder --text-encoder-lr 2e-3 --caption-dropout 0"
-COMMAND += " --timestep-bias-strategy later --timestep-bias-multiplier 4 --prior-loss-weight 3"
+COMMAND += " --timestep-bias-strategy later --timestep-bias-multiplier 4 --prior-loss-weight 8 --noise-offset 0.05"
 COMMAND += " --target-modules attn2.to_q attn2.to_k attn2.to_v attn2.to_out.0"
 
 
