@@ -56,8 +56,8 @@ def models_table(run: dict) -> Table | None:
     note = (
         "Milliseconds of the UNet's calls and the decoder's together, the GPU waited for around each call; in brackets, how "
         "many times the roofline it is. Measured in this run: "
-        f"{rates['flop_per_second'] / 1e12:.4g} TFLOP/s in a matrix product, "
-        f"{rates['bytes_per_second'] / 1e9:.4g} GB/s in a copy. Caches can beat the roofline where pictures are small."
+        f"{rates['flop_per_second'] / 1e12:.4g} TFLOP/s in a matrix product, {rates['bytes_per_second'] / 1e9:.4g} GB/s in "
+        "a copy. Caches can beat the roofline where pictures are small."
     )
     headers, rows = pivot(run["models"], lambda row: f"{row['ms']:.1f} ({row['ms'] / roofline[Case(*row['case'])]:.2f})")
     cases = list(dict.fromkeys(Case(*row["case"]) for row in run["models"]))

@@ -48,7 +48,8 @@ class TrainingRun:
         transformers_logging.set_verbosity_error()
         self.options, self.base = options, open_base(options.base)
         options.resolution = options.resolution or self.base.resolution
-        options.more_resolutions = resolutions(options)[1:]  # in their order: another one is no other run
+        self.resolutions = resolutions(options)  # of what is learned from; what is drawn has the first
+        options.more_resolutions = self.resolutions[1:]  # in their order: another one is no other run
         output = options.output_dir / (result or f"{options.name}.safetensors")
         self.folder = RunFolder(options.work, options.name, output)
         self.accelerator = make_accelerator(options, self.folder)
@@ -91,11 +92,6 @@ class TrainingRun:
     def unet(self, dtype: torch.dtype | None = None) -> nn.Module:
         """The base's, in the run's precision unless another is asked for."""
         return prepare_for_device(self.base.unet(dtype or self.dtype), self.device)
-
-    @property
-    def resolutions(self) -> list[int]:
-        """Of the pictures that are learned from; what is drawn has the first."""
-        return [self.options.resolution, *self.options.more_resolutions]
 
     def examples(
         self, dataset: Dataset, texts: Callable, seed: int = 0, batch_size: int = 0, resolutions: list[int] | None = None
