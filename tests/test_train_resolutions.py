@@ -6,6 +6,7 @@ import training_runs as runs
 
 from train import prompts
 from train.__main__ import main
+from train.nano import picture_folder
 
 pytestmark = pytest.mark.model
 
@@ -50,3 +51,14 @@ def test_the_same_square_twice_is_refused(tmp_path, more):
     said = runs.refused(tmp_path, "vega-nano", f"--more-resolutions={more}", {})
     assert f"64 x 64 pixels both at 64 and at {more}: leave {more} out of --more-resolutions" in said
     assert not (tmp_path / "work").exists()
+
+
+def test_vega_nanos_drawings_are_large_enough(tmp_path, capsys):
+    """At the resolutions that its card trains at, from 128 to 320 on a side."""
+    picture_folder.write(tmp_path, len(picture_folder.SHAPES))
+    main(["inspect", str(tmp_path), "--resolution=256", "--more-resolutions", "128", "192", "320"])
+    printed = capsys.readouterr().out
+    count = len(picture_folder.SHAPES)
+    assert f"{count} pictures, {count} with repeats; 0 left out\ncaptions: .txt x {count}\n" in printed
+    assert f"buckets of 320 pixels: 320x320 x {count // 2}, " in printed
+    assert "note:" not in printed
